@@ -1,0 +1,101 @@
+"""Profiles: the one place that sets the scale of every chapter, test and command."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+_NAMES = ("smoke", "book", "gpu")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Scale, seed, hardware and artifact folder of a run.
+
+    `Profile.named("book")` gives a profile by name; keyword arguments replace single fields:
+    `Profile.named("book", seed=7)`. Without a name, the environment variable `ECOMKD_PROFILE`
+    decides, and without that it is `book`.
+    """
+
+    name: str
+    seed: int = 0
+    """Seed of the simulated shop, of initialisation and of the order of batches."""
+    products: int = 3_000
+    queries: int = 900
+    judged_per_query: int = 10
+    unlabelled_pairs: int = 20_000
+    """Query–product pairs without a label that the shop gives, or that are mined where it has none."""
+    live_pairs: int = 6_000
+    """How many of the unlabelled pairs the chapters use while the reader waits."""
+    teacher: str = "minilm"
+    """A bundled checkpoint, a name on the model hub, or a folder."""
+    teacher_epochs: int = 4
+    teacher_learning_rate: float = 5e-5
+    student_layers: tuple[int, ...] = (0, 5)
+    """The layers of the teacher that a student starts from, counted from 0."""
+    student_epochs: int = 3
+    """Passes over labelled and unlabelled pairs together; it sets the number of steps of each row."""
+    student_learning_rate: float = 1e-4
+    alpha: float = 1.0
+    temperature: float = 1.0
+    batch_size: int = 32
+    max_length: int = 64
+    """Tokens of a query–product pair; what is longer is cut at the product's end."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `mps`."""
+    precision: str = "auto"
+    """`auto`, `fp32`, `bf16` or `fp16`; `auto` takes bf16 where the processor computes in it."""
+    streaming: bool = False
+    """Read data from the hub row by row instead of downloading all of it first."""
+    artifacts: Path = Path("artifacts")
+
+    @classmethod
+    def named(cls, name: str | None = None, **overrides) -> Profile:
+        """The profile `smoke`, `book` or `gpu`, with single fields replaced.
+
+        Raises ValueError for an unknown name and TypeError for an unknown field.
+        """
+        name = name or os.environ.get("ECOMKD_PROFILE") or "book"
+        if name not in _NAMES:
+            raise ValueError(
+                f"Unknown profile {name!r}: set ECOMKD_PROFILE, or pass, one of {', '.join(_NAMES)}."
+            )
+        known = {field.name for field in fields(cls)} - {"name"}
+        for key in overrides:
+            if key not in known:
+                raise TypeError(
+                    f"Unknown profile field {key!r}: the fields are {', '.join(sorted(known))}."
+                )
+        folder = Path(os.environ.get("ECOMKD_ARTIFACTS", "artifacts"))
+        return replace(cls(name=name, artifacts=folder, **_SCALES[name]), **overrides)
+
+
+_SCALES: dict[str, dict] = {
+    "smoke": {
+        "seed": 900,
+        "products": 200,
+        "queries": 60,
+        "judged_per_query": 6,
+        "unlabelled_pairs": 200,
+        "live_pairs": 100,
+        "teacher_epochs": 1,
+        "student_epochs": 1,
+        "max_length": 40,
+    },
+    "book": {},
+    "gpu": {
+        "products": 50_000,
+        "queries": 20_000,
+        "judged_per_query": 20,
+        "unlabelled_pairs": 1_000_000,
+        "live_pairs": 1_000_000,
+        "teacher": "google-bert/bert-base-uncased",
+        "student_layers": (0, 5, 11),
+        "teacher_epochs": 2,
+        "student_epochs": 2,
+        "batch_size": 64,
+        "max_length": 128,
+        "streaming": True,
+    },
+}
