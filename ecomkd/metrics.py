@@ -1,0 +1,338 @@
+"""Classification and ranking metrics, and intervals around them.
+
+Nothing here depends on the order of the rows. Sizes: N pairs, C classes.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+
+import numpy as np
+import pandas as pd
+
+DEPTH = 10  # the rank at which nDCG@10 stops
+
+
+def classification(labels, probabilities) -> dict:
+    """Accuracy, precision, recall and F1 of the most probable class.
+
+    The predicted class is the one of the highest probability, the first of them where several
+    share it. Macro means run over all C classes; a class for which a value is undefined (never
+    predicted, or without a pair) counts as 0. Micro-F1 equals accuracy where each pair has one
+    label, as here; it is given because the literature reports it.
+
+    Args:
+        labels: (N,) integers in 0..C-1.
+        probabilities: (N, C).
+
+    Returns:
+        `accuracy`, `macro_f1`, `micro_f1`, `macro_recall`, `macro_precision` as floats in 0..1,
+        and `per_class`, a frame indexed by class with precision, recall, f1, support (pairs with
+        this label) and predicted (pairs given it).
+
+    Raises:
+        ValueError: no pairs, shapes that do not fit, labels outside 0..C-1, NaN.
+    """
+    from sklearn.metrics import precision_recall_fscore_support
+
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities)
+    if probabilities.ndim != 2 or probabilities.size == 0:
+        raise ValueError(
+            f"classification: probabilities is {probabilities.shape}; give (pairs, classes), "
+            "neither of them 0."
+        )
+    pairs, classes = probabilities.shape
+    if labels.shape != (pairs,):
+        raise ValueError(
+            f"classification: labels is {labels.shape}; give one per pair, ({pairs},)."
+        )
+    if labels.dtype.kind not in "iu":
+        raise ValueError(f"classification: labels are {labels.dtype}; give class numbers.")
+    if labels.min() < 0 or labels.max() >= classes:
+        wrong = labels[(labels < 0) | (labels >= classes)][0]
+        raise ValueError(f"classification: label {wrong} is outside 0..{classes - 1}.")
+    if np.isnan(probabilities).any():
+        row = int(np.isnan(probabilities).any(axis=1).argmax())
+        raise ValueError(
+            f"classification: the probabilities of row {row} hold NaN; mend the model."
+        )
+    predicted = probabilities.argmax(axis=1)
+    precision, recall, f1, support = precision_recall_fscore_support(
+        labels, predicted, labels=range(classes), zero_division=0
+    )
+    accuracy = float((labels == predicted).mean())
+    return {
+        "accuracy": accuracy,
+        "macro_f1": float(f1.mean()),
+        "micro_f1": accuracy,
+        "macro_recall": float(recall.mean()),
+        "macro_precision": float(precision.mean()),
+        "per_class": pd.DataFrame(
+            {
+                "precision": precision,
+                "recall": recall,
+                "f1": f1,
+                "support": support,
+                "predicted": np.bincount(predicted, minlength=classes),
+            },
+            index=pd.RangeIndex(classes, name="class"),
+        ),
+    }
+
+
+def expected_gain(probabilities, gains: Sequence[float] | Mapping) -> np.ndarray:
+    """The score of a pair by which a classifier ranks: Σ over classes of probability · gain.
+
+    Args:
+        probabilities: (N, C).
+        gains: C gains in the order of the classes, or a mapping whose values stand in it.
+
+    Returns:
+        (N,) float64.
+
+    Raises:
+        ValueError: the number of gains is not C.
+    """
+    values = list(gains.values()) if isinstance(gains, Mapping) else list(gains)
+    probabilities = np.asarray(probabilities, dtype=np.float64)
+    if probabilities.ndim != 2 or probabilities.shape[1] != len(values):
+        raise ValueError(
+            f"expected_gain: probabilities is {probabilities.shape} and there are {len(values)} "
+            "gains; give one gain per class."
+        )
+    return probabilities @ np.asarray(values, dtype=np.float64)
+
+
+def ranking(frame: pd.DataFrame, gains: Mapping) -> dict:
+    """nDCG, nDCG@10 and MRR per query, their means, and what a random order would score.
+
+    DCG is Σ gain / log₂(rank + 1), divided by the DCG of the best order of the same candidates
+    (Järvelin & Kekäläinen 2002; as trec_eval computes it). Candidates with equal scores share the
+    mean discount of the ranks that they occupy, which is the expectation over all their orders
+    (McSherry & Najork 2008); the reciprocal rank of the first relevant candidate is the same
+    expectation. So a constant scorer gets exactly the score of a random order.
+
+    A candidate is relevant, for MRR, if its gain is at least half the largest gain of `gains`; a
+    query with positive gains but no relevant candidate has reciprocal rank 0. A query without any
+    positive gain has no best order: it is left out of every mean and of `per_query`, and counted.
+
+    Args:
+        frame: one row per pair, with `query_id`, `product_id`, `score` (higher is better), and
+            `esci_label`, or where there is none, `grade`.
+        gains: label or grade -> gain, 0 or more.
+
+    Returns:
+        `ndcg@10`, `ndcg`, `mrr`, `random_ndcg@10` (expected over all orders) and `lift@10` =
+        ndcg@10 - random_ndcg@10 as floats, NaN if no query has a positive gain;
+        `n_without_positives`, an integer; `per_query`, a frame of the same five columns, indexed
+        and sorted by query_id.
+
+    Raises:
+        ValueError: no rows, a missing column or id, a score that is NaN or no number, a pair that
+            stands twice, a label without a gain, a negative gain.
+    """
+    label = "grade" if "grade" in frame and "esci_label" not in frame else "esci_label"
+    _check_frame(frame, label, gains)
+    queries, names = pd.factorize(frame["query_id"], sort=True)
+    gain = np.array([gains[x] for x in frame[label]], dtype=np.float64)
+    positive = np.bincount(queries, gain) > 0
+    keep = positive[queries]
+    # Renumbered, so that the queries kept are 0..n-1 in the order of their ids.
+    queries = (positive.cumsum() - 1)[queries[keep]]
+    gain, score = gain[keep], frame["score"].to_numpy(np.float64)[keep]
+    relevant = (gain >= max(gains.values()) / 2).astype(np.int64)
+    same = np.zeros_like(score)
+
+    per_query = pd.DataFrame(
+        {
+            "ndcg@10": _ndcg(queries, score, gain, DEPTH),
+            "ndcg": _ndcg(queries, score, gain, None),
+            "mrr": _reciprocal_rank(queries, score, relevant),
+            "random_ndcg@10": _ndcg(queries, same, gain, DEPTH),
+        },
+        index=pd.Index(names[positive], name="query_id"),
+    )
+    per_query["lift@10"] = per_query["ndcg@10"] - per_query["random_ndcg@10"]
+    means = {name: float(per_query[name].mean()) for name in per_query}
+    means["lift@10"] = means["ndcg@10"] - means["random_ndcg@10"]
+    return {**means, "n_without_positives": int((~positive).sum()), "per_query": per_query}
+
+
+def share_of_gap_closed(student: float, teacher: float, baseline: float) -> float:
+    """(student - baseline) / (teacher - baseline): how much of what there was to gain was gained.
+
+    `baseline` is the same small model without distillation. 1 is as good as the teacher, below 0
+    is worse than the baseline. NaN where the teacher is not above the baseline: there is no gap.
+    """
+    return (student - baseline) / (teacher - baseline) if teacher > baseline else float("nan")
+
+
+def paired_bootstrap(
+    a: pd.Series, b: pd.Series, resamples: int = 10_000, seed: int = 0
+) -> dict[str, float]:
+    """Mean difference between two systems on the same queries, with a 95 % interval.
+
+    Queries are drawn with replacement and the mean of their differences is taken, `resamples`
+    times; the interval runs from the 2.5th to the 97.5th percentile (Efron & Tibshirani 1993,
+    chapter 13). It speaks of other queries of the same kind, not of other training runs: for those
+    see `seed_interval`.
+
+    Args:
+        a, b: one value per query, indexed by query_id, in any order.
+        resamples: how many times to draw.
+        seed: of the draws.
+
+    Returns:
+        `difference` = mean(a - b), `low`, `high`.
+
+    Raises:
+        ValueError: not the same queries in both, a query twice, NaN, fewer than two queries.
+    """
+    for name, series in (("a", a), ("b", b)):
+        if not isinstance(series, pd.Series):
+            raise ValueError(f"paired_bootstrap: {name} must be a Series indexed by query_id.")
+        if not series.index.is_unique:
+            twice = series.index[series.index.duplicated()][0]
+            raise ValueError(f"paired_bootstrap: query {twice!r} stands twice in {name}.")
+        if series.isna().any():
+            raise ValueError(
+                f"paired_bootstrap: {name} is NaN for query {series.index[series.isna()][0]!r}; "
+                "leave it out of both."
+            )
+    odd = a.index.symmetric_difference(b.index)
+    if len(odd):
+        raise ValueError(
+            f"paired_bootstrap: {len(odd)} queries stand in one series only, the first {odd[0]!r}; "
+            "give the same queries to both."
+        )
+    if len(a) < 2 or resamples < 1:
+        raise ValueError(
+            f"paired_bootstrap: {len(a)} queries and {resamples} resamples; give at least 2 and 1."
+        )
+    a = a.sort_index()
+    difference = a.to_numpy(np.float64) - b.loc[a.index].to_numpy(np.float64)
+    draw = np.random.default_rng(seed)
+    rows = max(1, 2_000_000 // len(a))  # keeps the table of draws near 16 MB
+    means = [
+        difference[draw.integers(len(a), size=(min(rows, resamples - done), len(a)))].mean(axis=1)
+        for done in range(0, resamples, rows)
+    ]
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
+    return {"difference": float(difference.mean()), "low": float(low), "high": float(high)}
+
+
+def seed_interval(values: Sequence[float]) -> dict[str, float]:
+    """Mean over seeds with a 95 % interval of Student's t: it speaks of other training runs.
+
+    Args:
+        values: one per seed, at least 3.
+
+    Returns:
+        `mean`, `low`, `high`.
+
+    Raises:
+        ValueError: fewer than 3 values, or one that is not finite.
+    """
+    from scipy.stats import t
+
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 1 or len(values) < 3 or not np.isfinite(values).all():
+        raise ValueError(
+            f"seed_interval: got {values.tolist()}; give at least 3 finite values, one per seed."
+        )
+    half = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    mean = values.mean()
+    return {"mean": float(mean), "low": float(mean - half), "high": float(mean + half)}
+
+
+def _check_frame(frame: pd.DataFrame, label: str, gains: Mapping) -> None:
+    for column in ("query_id", "product_id", label, "score"):
+        if column not in frame:
+            raise ValueError(
+                f"ranking: the frame has no column {column!r}; it needs query_id, product_id, "
+                "esci_label (or grade) and score."
+            )
+    if frame.empty:
+        raise ValueError("ranking: the frame has no rows; give at least one judged pair.")
+    for column in ("query_id", "product_id"):
+        if frame[column].isna().any():
+            raise ValueError(f"ranking: row {int(frame[column].isna().argmax())} has no {column}.")
+    wrong = {k: g for k, g in gains.items() if not (isfinite(g) and g >= 0)}
+    if wrong:
+        raise ValueError(f"ranking: gains must be finite and 0 or more, not {wrong}.")
+    strange = [x for x in frame[label].unique().tolist() if x not in gains]
+    if strange:
+        raise ValueError(
+            f"ranking: {label} {strange[0]!r} has no gain; gains are given for {list(gains)}."
+        )
+    if not pd.api.types.is_numeric_dtype(frame["score"]):
+        raise ValueError(f"ranking: score is {frame['score'].dtype}; give numbers.")
+    if frame["score"].isna().any():
+        query, product = frame.loc[frame["score"].isna(), ["query_id", "product_id"]].iloc[0]
+        raise ValueError(
+            f"ranking: the score of query {query}, product {product} is NaN; mend the scorer."
+        )
+    twice = frame.duplicated(["query_id", "product_id"])
+    if twice.any():
+        query, product = frame.loc[twice, ["query_id", "product_id"]].iloc[0]
+        raise ValueError(
+            f"ranking: query {query}, product {product} stands twice; keep one row per pair."
+        )
+
+
+def _order(queries: np.ndarray, score: np.ndarray, value: np.ndarray):
+    """Sorts by query, then score (best first), then value, so that row order leaves no trace.
+
+    Returns the order, each row's rank from 1 within its query, the first row of each query, and
+    the first row of each group of equal scores.
+    """
+    order = np.lexsort((-value, -score, queries))
+    queries, score = queries[order], score[order]
+    rows = np.arange(len(order))
+    new_query = np.diff(queries, prepend=-1) != 0
+    new_group = new_query | np.r_[True, score[1:] != score[:-1]][: len(order)]
+    first_of_query = np.flatnonzero(new_query)
+    rank = rows - first_of_query[queries] + 1
+    return order, rank, first_of_query, np.flatnonzero(new_group)
+
+
+def _ndcg(
+    queries: np.ndarray, score: np.ndarray, gain: np.ndarray, depth: int | None
+) -> np.ndarray:
+    if not len(queries):
+        return np.empty(0)
+
+    def dcg(by: np.ndarray) -> np.ndarray:
+        order, rank, first, groups = _order(queries, by, gain)
+        discount = 1 / np.log2(rank + 1)
+        if depth is not None:
+            discount[rank > depth] = 0
+        size = np.diff(np.r_[groups, len(rank)])
+        shared = np.repeat(np.add.reduceat(discount, groups) / size, size)
+        return np.add.reduceat(gain[order] * shared, first)
+
+    # Rounding could lift the quotient of a perfect order above 1 by one unit in the last place.
+    return np.minimum(dcg(score) / dcg(gain), 1.0)
+
+
+def _reciprocal_rank(queries: np.ndarray, score: np.ndarray, relevant: np.ndarray) -> np.ndarray:
+    if not len(queries):
+        return np.empty(0)
+    order, rank, first, groups = _order(queries, score, relevant)
+    hits = np.add.reduceat(relevant[order], groups)
+    size = np.diff(np.r_[groups, len(rank)])
+    query, above = queries[order][groups], rank[groups] - 1
+    result = np.zeros(len(first))
+    found = np.flatnonzero(hits)
+    # Of each query the first group of equal scores that holds a relevant candidate.
+    for group in found[np.unique(query[found], return_index=True)[1]]:
+        result[query[group]] = _expected_reciprocal(above[group], size[group], hits[group])
+    return result
+
+
+def _expected_reciprocal(above: int, size: int, hits: int) -> float:
+    """E[1 / rank of the first of `hits` relevant among `size` tied, `above` of others before."""
+    position = np.arange(1, size - hits + 2)
+    # The first hit stands at j if j-1 misses were drawn, without replacement, and then a hit.
+    misses_left, left = size - hits - position[:-1] + 1, size - position[:-1] + 1
+    none_before = np.r_[1.0, np.cumprod(misses_left / left)]
+    return float((none_before * hits / (size - position + 1) / (above + position)).sum())
