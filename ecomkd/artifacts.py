@@ -1,4 +1,4 @@
-"""Everything that is made once and kept: `artifacts/<stage>-<hash>/`, written whole or not at all."""
+"""What is made once and kept: `artifacts/<stage>-<hash>/`, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -100,6 +100,17 @@ def _fault(folder: Path) -> str | None:
         if path.stat().st_size != size or file_digest(path) != sha:
             return f"{name} has changed since it was written"
     return None
+
+
+def data_digest(dataset, columns: Iterable[str]) -> str:
+    """A SHA-256 in hex over the rows of `dataset` (a `datasets.Dataset`), in order.
+
+    It depends on the content of `columns` alone, not on how the rows are stored.
+    """
+    sha = hashlib.sha256()
+    for batch in dataset.select_columns(list(columns)).iter(10_000):
+        sha.update(json.dumps(batch, sort_keys=True).encode())
+    return sha.hexdigest()
 
 
 def write_text(path: Path | str, text: str) -> None:

