@@ -82,7 +82,7 @@ def read(path: Path | str, scratch: Path | str | None = None) -> Tables:
     The Arrow files go into `scratch`, or else into a temporary folder that lives until the
     process ends. Raises DataError, whose one sentence names file, row, column and mend.
     """
-    judged, catalogue, unjudged = _files(Path(path))
+    judged, catalogue, unjudged = data_files(Path(path))
     if scratch is None:
         _temporary.append(tempfile.TemporaryDirectory(prefix="ecomkd-", ignore_cleanup_errors=True))
         scratch = _temporary[-1].name
@@ -112,7 +112,8 @@ def to_dataset(tables: Tables) -> datasets.DatasetDict:
 _temporary: list[tempfile.TemporaryDirectory] = []
 
 
-def _files(path: Path) -> tuple[Path, Path | None, Path | None]:
+def data_files(path: Path) -> tuple[Path, Path | None, Path | None]:
+    """The files of judgments, products and unlabelled pairs that a path stands for."""
     if path.is_file():
         if path.suffix not in (".csv", ".parquet"):
             raise DataError(f"{path}: cannot read this kind of file; give a .csv or a .parquet.")

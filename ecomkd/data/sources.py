@@ -1,0 +1,210 @@
+"""Every way to load data: the simulated shop, ESCI from the hub, or the reader's own files."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm.auto import tqdm
+
+from ecomkd.artifacts import file_digest, stage
+from ecomkd.config import Profile
+from ecomkd.data import files, schema, shop
+from ecomkd.data.files import MAX_CHARACTERS, DataError
+from ecomkd.data.schema import (
+    LABELS,
+    TEXT,
+    Tables,
+    data_files,
+    normalise_query,
+    read,
+    to_dataset,
+)
+
+ESCI = "tasksource/esci"
+"""The Shopping Queries Dataset on the hub: examples and products joined, splits train and test."""
+
+_ESCI_LABELS = dict(zip(("Exact", "Substitute", "Complement", "Irrelevant"), LABELS, strict=True))
+_ESCI_FURTHER = ("product_locale", "small_version", "large_version")
+_BATCH = 2_000
+
+
+def load(source: str | Path = "shop", profile: Profile | None = None) -> datasets.DatasetDict:
+    """The splits train, validation, test and, where there are any pairs, unlabelled.
+
+    `source` is "shop" (simulated, from the profile's seed and sizes), "esci" (from the hub, US
+    locale) or the path of a folder or file that keeps the data contract. Columns: query_id,
+    product_id, query, product_title, product_description, product_bullet_point, product_brand,
+    product_color, `label` (ClassLabel; -1 in unlabelled), then further ones. Checked once, then
+    memory-mapped from the profile's artifact folder.
+
+    Raises DataError for an unknown source or for data that break the contract, ConnectionError
+    where the hub is out of reach.
+    """
+    return datasets.load_from_disk(str(_prepared(source, profile) / "splits"))
+
+
+def catalogue(source: str | Path = "shop", profile: Profile | None = None) -> datasets.Dataset:
+    """The products of a source: product_id, the five texts, then further columns.
+
+    Without a `products` file these are the distinct products of the pairs, each with the text of
+    the first pair that names it. Raises as `load` does.
+    """
+    return datasets.load_from_disk(str(_prepared(source, profile) / "products"))
+
+
+def product_text(rows: dict) -> str | list[str]:
+    """What models read of a product: title . brand . colour . bullets . description.
+
+    `rows` is one row or a batch (a mapping of columns to lists); a row gives a string, a batch a
+    list. Brand and colour are left out where the title names them, as are empty texts.
+    """
+    columns = [rows[name] for name in TEXT]
+    if isinstance(columns[0], str):
+        return _joined(*columns)
+    return [_joined(*row) for row in zip(*columns, strict=True)]
+
+
+def _joined(title: str, description: str, bullets: str, brand: str, color: str) -> str:
+    parts = [title]
+    parts += [part for part in (brand, color) if part.casefold() not in title.casefold()]
+    parts += [bullets, description]
+    return " . ".join(text for part in parts if (text := " ".join(part.split())))
+
+
+def map_esci(batch: dict[str, list], split: str, locale: str = "us") -> dict[str, list]:
+    """Rows of ESCI in the contract's columns; those of other locales or without a title left out.
+
+    `batch` maps the published columns to lists. Labels come as words or as letters, ids as
+    integers, missing texts as None. `split` holds for the whole batch, as on the hub; the
+    original file's own `split` column goes before it. Texts are cut at the contract's limit.
+    """
+    size = len(batch["query_id"])
+    keep = [
+        row
+        for row in range(size)
+        if batch["product_locale"][row] == locale and (batch["product_title"][row] or "").strip()
+    ]
+    mapped = {name: [str(batch[name][row]) for row in keep] for name in ("query_id", "product_id")}
+    for name in ("query", *TEXT):
+        mapped[name] = [(batch[name][row] or "")[:MAX_CHARACTERS] for row in keep]
+    labels = batch["esci_label"]
+    mapped["esci_label"] = [_ESCI_LABELS.get(labels[row], labels[row]) for row in keep]
+    splits = batch.get("split") or [split] * size
+    mapped["split"] = [splits[row] for row in keep]
+    for name in _ESCI_FURTHER:
+        mapped[name] = [batch[name][row] for row in keep]
+    return mapped
+
+
+def _prepared(source: str | Path, profile: Profile | None) -> Path:
+    """The artefact of a source: `splits` and `products`, each written by `save_to_disk`."""
+    profile = profile or Profile.named()
+    root = profile.artifacts
+    if source == "shop":
+        size = {
+            "seed": profile.seed,
+            "products": profile.products,
+            "queries": profile.queries,
+            "judged_per_query": profile.judged_per_query,
+            "unlabelled_pairs": profile.unlabelled_pairs,
+        }
+
+        def simulate(scratch: Path) -> Path:
+            shop.write(scratch / "shop", **size)
+            return scratch / "shop"
+
+        return _stage(simulate, [source, shop.generator_hash(), size], root)
+    if source == "esci":
+
+        def fetch(scratch: Path) -> Path:
+            return _write_esci(_esci_batches(profile.streaming), scratch / "judgments.parquet")
+
+        return _stage(fetch, [source, map_esci, _write_esci], root)
+    if not Path(source).exists():
+        raise DataError(
+            f"Unknown source {str(source)!r}: give 'shop', 'esci', or the path of a folder or a "
+            "CSV or Parquet file that exists."
+        )
+    path = Path(source)
+    contents = [[file.name, file_digest(file)] for file in data_files(path) if file]
+    return _stage(lambda scratch: path, contents, root)
+
+
+def _stage(tables: Callable[[Path], Path], parts: list, root: Path) -> Path:
+    def make(folder: Path) -> None:
+        scratch = folder / "scratch"
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        _save(read(tables(scratch), scratch), folder)
+        shutil.rmtree(scratch)
+
+    return stage("data", [*parts, files, schema], make, root)
+
+
+def _save(tables: Tables, folder: Path) -> None:
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        to_dataset(tables).save_to_disk(folder / "splits")
+        (tables.products or _distinct_products(tables)).save_to_disk(folder / "products")
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+
+
+def _distinct_products(tables: Tables) -> datasets.Dataset:
+    seen, parts = set(), []
+    for part in (tables.judgments, tables.unlabelled):
+        if part is not None:
+            ids = part["product_id"]
+            rows = [row for row, key in enumerate(ids) if not (key in seen or seen.add(key))]
+            parts.append(part.select_columns(["product_id", *TEXT]).select(rows))
+    return datasets.concatenate_datasets(parts)
+
+
+def _esci_batches(streaming: bool) -> Iterator[tuple[str, dict[str, list]]]:
+    try:
+        for split in ("test", "train"):
+            rows = datasets.load_dataset(ESCI, split=split, streaming=streaming)
+            for batch in rows.iter(batch_size=_BATCH):
+                yield split, batch
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise ConnectionError(
+            f"{ESCI} cannot be read from the hub ({error}): connect to the network, or give the "
+            "path of a copy that keeps the data contract."
+        ) from error
+
+
+def _write_esci(batches: Iterator[tuple[str, dict[str, list]]], path: Path) -> Path:
+    """Write the batches, test first, without the training pairs whose query test has too."""
+    held_out: set[str] = set()
+    dropped = 0
+    texts = ("query_id", "product_id", "query", *TEXT, "esci_label", "split", "product_locale")
+    columns = [(name, pa.string()) for name in texts]
+    columns += [(name, pa.int64()) for name in ("small_version", "large_version")]
+    with pq.ParquetWriter(path, pa.schema(columns)) as writer:
+        for split, batch in tqdm(batches, desc="ESCI", unit=f" × {_BATCH} rows"):
+            table = pa.table(map_esci(batch, split), schema=writer.schema)
+            queries = [normalise_query(query) for query in table["query"].to_pylist()]
+            if split == "test":
+                held_out.update(queries)
+            else:
+                fresh = [query not in held_out for query in queries]
+                dropped += len(fresh) - sum(fresh)
+                table = table.filter(pa.array(fresh, pa.bool_()))
+            writer.write_table(table)
+    if dropped:
+        warnings.warn(
+            f"ESCI: {dropped} training pairs are left out, for their query is also in test.",
+            stacklevel=2,
+        )
+    return path
