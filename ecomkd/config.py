@@ -34,6 +34,10 @@ class Profile:
     teacher_learning_rate: float = 5e-5
     student_layers: tuple[int, ...] = (0, 5)
     """The layers of the teacher that a student starts from, counted from 0."""
+    student_width: int | None = None
+    """Hidden size of a narrow student; None keeps the teacher's."""
+    student_start: str = "checkpoint"
+    """Whose layers a student starts from: the pretrained `checkpoint`'s, or the `teacher`'s."""
     student_epochs: int = 3
     """Passes over labelled and unlabelled pairs together: the number of steps of each row."""
     student_learning_rate: float = 1e-4

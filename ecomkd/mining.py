@@ -1,0 +1,102 @@
+"""Unlabelled pairs for a shop without a query log: queries from its catalogue, near neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+from datasets import ClassLabel, Dataset
+from sentence_transformers import SentenceTransformer
+
+from ecomkd import models
+from ecomkd.config import Profile
+from ecomkd.data.schema import normalise_query
+from ecomkd.data.sources import product_text
+
+_NEIGHBOURS = 40
+"""Nearest products from which a query's candidates are drawn: the near ones are the hard ones."""
+
+
+def catalogue_queries(catalogue: Dataset, count: int, seed: int) -> list[str]:
+    """Up to `count` distinct queries made of words that the catalogue itself has.
+
+    In equal parts: a product type (where the catalogue has `product_type`), a type with a brand or
+    a colour, and a phrase of two to four words of a title that starts near its beginning, where
+    sellers say what the thing is. Duplicates in normal form are left out.
+    """
+    rng = np.random.default_rng(seed)
+    columns = {name: list(catalogue[name]) for name in catalogue.column_names}
+    types = columns.get("product_type")
+    queries: dict[str, None] = {}
+    for _ in range(20 * count):
+        if len(queries) == count:
+            break
+        row = int(rng.integers(len(catalogue)))
+        words = columns["product_title"][row].replace(",", " ").replace("|", " ").split()
+        brand, colour = columns["product_brand"][row], columns["product_color"][row]
+        kind = rng.integers(3)
+        if kind == 0 and types:
+            query = types[row]
+        elif kind == 1 and types:
+            query = f"{colour if colour and rng.random() < 0.5 else brand} {types[row]}"
+        else:
+            length = int(rng.integers(2, 5))
+            start = int(rng.integers(0, max(1, min(4, len(words) - length + 1))))
+            query = " ".join(words[start : start + length])
+        if query := normalise_query(query):
+            queries[query] = None
+    return list(queries)
+
+
+def mine(
+    catalogue: Dataset,
+    taken: Collection[str],
+    labels: ClassLabel,
+    profile: Profile,
+    per_query: int = 8,
+    random_share: float = 0.25,
+) -> Dataset:
+    """`profile.unlabelled_pairs` pairs of catalogue queries and products, without labels.
+
+    Each query meets `per_query` products: most of them drawn from its nearest by embedding (the
+    pretrained bi-encoder), the rest at random. Random products are nearly all irrelevant, and the
+    teacher's certainty about them teaches little. Queries in `taken` (the judged ones) are left
+    out, so that no split meets another.
+
+    Returns columns as `load` gives them, with label −1.
+    """
+    rng = np.random.default_rng(profile.seed)
+    wanted = -(-profile.unlabelled_pairs // per_query)
+    taken = {normalise_query(query) for query in taken}
+    candidates = catalogue_queries(catalogue, wanted + len(taken), profile.seed)
+    queries = [query for query in candidates if query not in taken][:wanted]
+    encoder = SentenceTransformer(models.checkpoint("minilm"), device=str(models.device(profile)))
+    settings = {"normalize_embeddings": True, "show_progress_bar": False}
+    products = encoder.encode(product_text(catalogue[:]), batch_size=64, **settings)
+    vectors = encoder.encode(queries, batch_size=64, **settings)
+    near = min(_NEIGHBOURS, len(catalogue))
+    rows: list[int] = []
+    ids: list[str] = []
+    texts: list[str] = []
+    for start in range(0, len(queries), 256):
+        similarity = vectors[start : start + 256] @ products.T
+        nearest = np.argpartition(-similarity, near - 1, axis=1)[:, :near]
+        for offset, neighbours in enumerate(nearest):
+            drawn = rng.choice(
+                neighbours, min(near, round(per_query * (1 - random_share))), replace=False
+            )
+            spare = rng.integers(len(catalogue), size=per_query - len(drawn))
+            chosen = dict.fromkeys([*drawn.tolist(), *spare.tolist()])
+            rows += chosen
+            ids += [f"mined-{start + offset}"] * len(chosen)
+            texts += [queries[start + offset]] * len(chosen)
+    kept = [
+        name
+        for name in catalogue.column_names
+        if name == "product_id" or name in ("product_title", "product_description")
+        or name in ("product_bullet_point", "product_brand", "product_color")
+    ]  # fmt: skip
+    pairs = catalogue.select_columns(kept).select(rows)
+    pairs = pairs.add_column("query_id", ids).add_column("query", texts)
+    pairs = pairs.add_column("label", [-1] * len(rows)).cast_column("label", labels)
+    return pairs.select(range(min(len(pairs), profile.unlabelled_pairs)))

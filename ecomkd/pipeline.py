@@ -1,0 +1,297 @@
+"""The stages from a data set to an evaluated student, each made once and kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pandas as pd
+import torch
+import transformers
+from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
+
+from ecomkd import distill, losses, metrics, models
+from ecomkd.artifacts import data_digest, digest, stage
+from ecomkd.config import Profile
+from ecomkd.data.schema import GAINS, GRADE_GAINS, TEXT
+
+ROWS = ("none", "kd", "kd_unlabelled", "hard", "kd_hidden")
+"""How a student learns. `none`: from labels alone. `kd`: also from the teacher's outputs on the
+labelled pairs. `kd_unlabelled`: also from its outputs on pairs without a label. `hard`: from labels
+and, on the pairs without one, from the teacher's most probable class. `kd_hidden`: `kd_unlabelled`
+and the teacher's last hidden state."""
+
+_COLUMNS = ("query_id", "product_id", "query", *TEXT, "label")
+
+
+def gains(dataset: Dataset) -> dict:
+    """The gain of each label, in the order of the classes: ESCI's, or (2^g − 1)/7 for grades."""
+    names = dataset.features["label"].names
+    return dict(GAINS) if names == list(GAINS) else dict(GRADE_GAINS)
+
+
+def teacher(
+    data: DatasetDict,
+    profile: Profile,
+    *,
+    train_pairs: int | None = None,
+    pretrained: bool = True,
+) -> Path:
+    """The folder of the teacher, a cross-encoder fine-tuned on `data["train"]`.
+
+    `train_pairs` takes the first so many training pairs, for a learning curve. With
+    `pretrained=False` the same architecture starts from random weights.
+    """
+    train = data["train"]
+    if train_pairs is not None:
+        train = train.select(range(min(train_pairs, len(train))))
+    labels = train.features["label"].names
+    tokenizer = models.load_tokenizer(profile.teacher)
+    build = models.build_teacher if pretrained else models.build_untrained
+
+    def make(folder: Path) -> None:
+        pairs = distill.encode(train, tokenizer, profile.max_length)
+        distill.fit(
+            build(profile.teacher, labels, profile.seed),
+            pairs,
+            distill.encode(data["validation"], tokenizer, profile.max_length),
+            tokenizer,
+            profile,
+            folder,
+            steps=profile.teacher_epochs * _batches(len(pairs), profile),
+            learning_rate=profile.teacher_learning_rate,
+            quality=partial(quality, data["validation"]),
+            alpha=0.0,
+        )
+
+    parts = [
+        _digests(train, data["validation"]),
+        _settings(profile, "teacher", "teacher_epochs", "teacher_learning_rate"),
+        pretrained,
+    ]
+    return stage("teacher", [*parts, *_code()], make, profile.artifacts)
+
+
+def teacher_pairs(
+    data: DatasetDict,
+    profile: Profile,
+    teacher_folder: Path,
+    split: str,
+    pairs: int | None = None,
+    hidden_states: tuple[int, ...] = (),
+) -> Dataset:
+    """The encoded pairs of a split (the first `pairs` of them) with the teacher's outputs."""
+    rows = data[split] if pairs is None else data[split].select(range(min(pairs, len(data[split]))))
+
+    def make(folder: Path) -> None:
+        tokenizer = models.load_tokenizer(str(teacher_folder))
+        encoded = distill.encode(rows, tokenizer, profile.max_length)
+        model = models.load(teacher_folder)
+        distill.teacher_outputs(encoded, model, tokenizer, profile, hidden_states).save_to_disk(
+            str(folder / "pairs")
+        )
+
+    parts = [teacher_folder.name, _digests(rows), _settings(profile), list(hidden_states)]
+    folder = stage("teacher_outputs", [*parts, *_code()], make, profile.artifacts)
+    return load_from_disk(str(folder / "pairs"))
+
+
+def student(
+    data: DatasetDict,
+    profile: Profile,
+    row: str = "kd_unlabelled",
+    *,
+    teacher_folder: Path | None = None,
+    unlabelled: int | None = None,
+) -> Path:
+    """The folder of a student trained as `row` says (see `ROWS`).
+
+    Every row starts from the same weights and takes the same number of steps: `student_epochs`
+    passes over the labelled pairs and the `unlabelled` first pairs without a label (all of them by
+    default). Raises ValueError for an unknown row.
+    """
+    if row not in ROWS:
+        raise ValueError(f"Unknown row {row!r}: choose one of {', '.join(ROWS)}.")
+    if teacher_folder is None:
+        teacher_folder = teacher(data, profile)
+    available = len(data["unlabelled"]) if "unlabelled" in data else 0
+    unlabelled = available if unlabelled is None else min(unlabelled, available)
+    steps = profile.student_epochs * _batches(len(data["train"]) + unlabelled, profile)
+
+    def make(folder: Path) -> None:
+        tokenizer = models.load_tokenizer(str(teacher_folder))
+        learner = start(profile, teacher_folder)
+        pairs, options = _lesson(data, profile, teacher_folder, row, unlabelled, learner)
+        distill.fit(
+            learner,
+            pairs,
+            distill.encode(data["validation"], tokenizer, profile.max_length),
+            tokenizer,
+            profile,
+            folder,
+            steps=steps,
+            learning_rate=profile.student_learning_rate,
+            quality=partial(quality, data["validation"]),
+            **options,
+        )
+
+    # The row that no teacher touches is the same whoever the teacher is.
+    upstream = teacher_folder.name if row != "none" or profile.student_start == "teacher" else None
+    used = unlabelled if row in ("kd_unlabelled", "hard", "kd_hidden") else 0
+    parts = [
+        row,
+        upstream,
+        steps,
+        _digests(data["train"], data["validation"]),
+        _digests(data["unlabelled"].select(range(used))) if used else None,
+        _settings(
+            profile,
+            "teacher",
+            "student_layers",
+            "student_width",
+            "student_start",
+            "student_learning_rate",
+            "alpha",
+            "temperature",
+        ),
+    ]
+    return stage("student", [*parts, *_code()], make, profile.artifacts)
+
+
+def start(profile: Profile, teacher_folder: Path) -> torch.nn.Module:
+    """The weights from which every row of a profile starts."""
+    tuned = models.load(teacher_folder)
+    if profile.student_start == "teacher":
+        source, head = tuned, None
+    elif profile.student_start == "checkpoint":
+        labels = list(tuned.config.id2label.values())
+        source, head = models.build_teacher(profile.teacher, labels, profile.seed), profile.seed
+    else:
+        raise ValueError(
+            f"student_start={profile.student_start!r}: choose 'checkpoint' or 'teacher'."
+        )
+    if profile.student_width is not None:
+        return models.build_narrow_student(
+            source, profile.student_width, len(profile.student_layers), profile.seed
+        )
+    return models.build_student(source, profile.student_layers, head)
+
+
+def predict(folder: Path, pairs: Dataset, profile: Profile) -> np.ndarray:
+    """Class probabilities (N, C) of a saved teacher or student on pairs as `load` gives them."""
+    tokenizer = models.load_tokenizer(str(folder))
+    model = models.load(folder, pairs.features["label"].num_classes)
+    encoded = distill.encode(pairs, tokenizer, profile.max_length)
+    return softmax(distill.predict(model, encoded, tokenizer, profile))
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities (N, C), float64, of logits (N, C)."""
+    return torch.from_numpy(logits).double().softmax(-1).numpy()
+
+
+def frame(pairs: Dataset, scores: np.ndarray) -> pd.DataFrame:
+    """What `metrics.ranking` reads: ids, label or grade, and the score of each pair."""
+    names = pairs.features["label"].names
+    graded = names != list(GAINS)
+    labels = [names[label] for label in pairs["label"]]
+    return pd.DataFrame(
+        {
+            "query_id": pairs["query_id"],
+            "product_id": pairs["product_id"],
+            "grade" if graded else "esci_label": [int(x) for x in labels] if graded else labels,
+            "score": scores,
+        }
+    )
+
+
+def rankable(pairs: Dataset) -> bool:
+    """Whether some query has two candidates of different gain, so that their order matters."""
+    labels = pd.DataFrame({"query_id": pairs["query_id"], "label": pairs["label"]})
+    return bool((labels.groupby("query_id")["label"].nunique() > 1).any())
+
+
+def evaluate(pairs: Dataset, probabilities: np.ndarray, scores: np.ndarray | None = None) -> dict:
+    """`classification` and, where an order matters, `ranking` on labelled pairs.
+
+    The ranking goes by the expected gain of the probabilities (N, C), or by `scores` (N,).
+    """
+    result = {"classification": metrics.classification(pairs["label"], probabilities)}
+    if rankable(pairs):
+        weights = gains(pairs)
+        if scores is None:
+            scores = metrics.expected_gain(probabilities, weights)
+        result["ranking"] = metrics.ranking(frame(pairs, scores), weights)
+    return result
+
+
+def quality(pairs: Dataset, logits: np.ndarray) -> dict[str, float]:
+    """What picks a checkpoint: the mean of macro-F1 and, where an order matters, nDCG@10."""
+    result = evaluate(pairs, softmax(logits))
+    found = {"macro_f1": result["classification"]["macro_f1"]}
+    if "ranking" in result:
+        found["ndcg@10"] = result["ranking"]["ndcg@10"]
+    return found | {"quality": float(np.mean(list(found.values())))}
+
+
+def training_log(folder: Path) -> pd.DataFrame:
+    """The log of a training run: step, loss, learning rate, and quality where it was measured."""
+    return pd.DataFrame(json.loads((folder / "training.json").read_text(encoding="utf-8")))
+
+
+def _lesson(
+    data: DatasetDict,
+    profile: Profile,
+    teacher_folder: Path,
+    row: str,
+    unlabelled: int,
+    learner: torch.nn.Module,
+) -> tuple[Dataset, Mapping]:
+    depth = models.load(teacher_folder).config.num_hidden_layers
+    hidden = (depth,) if row == "kd_hidden" else ()
+    taught: Callable = partial(teacher_pairs, data, profile, teacher_folder, hidden_states=hidden)
+    parts = [taught("train")]
+    if row in ("kd_unlabelled", "hard", "kd_hidden") and unlabelled:
+        extra = taught("unlabelled", pairs=unlabelled)
+        if row == "hard":
+            best = np.argmax(np.asarray(extra["teacher_logits"]), axis=1).tolist()
+            extra = extra.remove_columns("labels").add_column("labels", best)
+            extra = extra.cast(parts[0].features.copy())
+        parts.append(extra)
+    pairs = concatenate_datasets([part.select_columns(parts[0].column_names) for part in parts])
+    if hidden:
+        names = [f"teacher_hidden_{depth}"]
+        pairs = pairs.with_format("numpy", columns=names, output_all_columns=True)
+    if row in ("none", "hard"):
+        return pairs.remove_columns("teacher_logits"), {"alpha": 0.0}
+    options: dict = {"alpha": profile.alpha, "temperature": profile.temperature}
+    if hidden:
+        options["hidden_map"] = {learner.config.num_hidden_layers: depth}
+        options["teacher_width"] = models.load(teacher_folder).config.hidden_size
+    return pairs, options
+
+
+def _batches(pairs: int, profile: Profile) -> int:
+    return -(-pairs // profile.batch_size)
+
+
+def _digests(*parts: Dataset) -> list[str]:
+    return [data_digest(part, _COLUMNS) for part in parts]
+
+
+def _settings(profile: Profile, *names: str) -> dict:
+    common = ("seed", "batch_size", "max_length")
+    chosen = {name: getattr(profile, name) for name in (*common, *names)}
+    return chosen | {
+        "precision": models.precision(profile),
+        "device": models.device(profile).type,
+        "versions": [torch.__version__, transformers.__version__, datasets.__version__],
+    }
+
+
+def _code() -> list[str]:
+    return [digest(distill, losses, models)]

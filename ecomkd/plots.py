@@ -1,0 +1,86 @@
+"""One look for every figure: transparent, legible on light and dark pages, one palette."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+
+PALETTE = {
+    "teacher": "#3366aa",
+    "student": "#d95f0e",
+    "baseline": "#7a7a9d",
+    "random": "#9a9a9a",
+    "bm25": "#4d9078",
+    "bi-encoder": "#a05195",
+}
+"""Each role keeps its colour through the book. `baseline` is the student without distillation."""
+
+
+def style() -> None:
+    """Set matplotlib and seaborn to the book's look, for the figures that follow."""
+    sns.set_theme(
+        context="notebook",
+        style="ticks",
+        rc={
+            "figure.figsize": (7.0, 3.6),
+            "figure.dpi": 120,
+            "figure.facecolor": "none",
+            "savefig.facecolor": "none",
+            "axes.facecolor": "none",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlesize": 12,
+            "axes.labelsize": 11,
+            "xtick.labelsize": 10,
+            "ytick.labelsize": 10,
+            "legend.fontsize": 10,
+            "legend.frameon": False,
+            "figure.constrained_layout.use": True,
+        },
+    )
+
+
+def frontier(
+    table: pd.DataFrame, quality: str = "lift@10", latency: str = "p50_ms", size: str = "megabytes"
+) -> Axes:
+    """Quality against latency, area by size: one disc for each row of `table`.
+
+    The index names the rows; the column `role` picks the colour from `PALETTE`. Latency is on a
+    logarithmic axis.
+    """
+    axes = plt.figure().gca()
+    scale = 900 / table[size].max()
+    for name, row in table.iterrows():
+        axes.scatter(
+            row[latency],
+            row[quality],
+            s=max(25, scale * row[size]),
+            color=PALETTE[row["role"]],
+            alpha=0.75,
+            linewidth=0,
+        )
+        axes.annotate(
+            name, (row[latency], row[quality]), xytext=(0, 12), textcoords="offset points",
+            ha="center", fontsize=10,
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.margins(0.2)
+    axes.set_xlabel("milliseconds for one pair (p50, logarithmic)")
+    axes.set_ylabel(quality)
+    return axes
+
+
+def intervals(table: pd.DataFrame, label: str) -> Axes:
+    """Values with their intervals, one row each: columns `value`, `low`, `high` and `role`."""
+    axes = plt.figure(figsize=(7.0, 0.6 + 0.42 * len(table))).gca()
+    for place, (_, row) in enumerate(table.iterrows()):
+        colour = PALETTE[row["role"]]
+        axes.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=2)
+        axes.plot(row["value"], place, "o", color=colour)
+    axes.set_yticks(range(len(table)), table.index)
+    axes.set_ylim(-0.6, len(table) - 0.4)
+    axes.invert_yaxis()
+    axes.set_xlabel(label)
+    return axes
