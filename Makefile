@@ -1,0 +1,63 @@
+# Plain make, venv and pip. `make book` and `make test` set up .venv by themselves.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ONLY ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help book test lint unit smoke notebooks cells teaching constraints clean
+
+help:
+	@echo "make book       set up .venv, execute what is stale, render _build/html/index.html"
+	@echo "make test       everything that CI checks"
+	@echo "make notebooks  execute the chapters, store their outputs and run times (ONLY=01_concepts for one)"
+	@echo "make cells      write the setup and run-time cells of the notebooks"
+	@echo "make teaching   write the class pack to teaching/"
+	@echo "make clean      remove what was built; .venv and artifacts/ stay"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ecomkd needs Python 3.11 or newer: try make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+# The stamps make pip run again only when the requirements change.
+$(VENV)/.book: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[book]"
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.book
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[book,test]"
+	@touch $@
+
+book: $(VENV)/.book
+	$(BIN)/python tools/book.py build
+
+test: lint unit smoke
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/codespell
+
+unit: $(VENV)/.test
+	$(BIN)/python tools/book.py stored
+	$(BIN)/python -m pytest tests
+
+smoke: $(VENV)/.test
+	ECOMKD_PROFILE=smoke $(BIN)/python -m pytest --nbval-lax --nbval-current-env \
+	  --nbval-cell-timeout=120 -p no:cacheprovider notebooks
+
+notebooks: $(VENV)/.test
+	$(BIN)/python tools/book.py store $(ONLY)
+
+cells: $(VENV)/.book
+	$(BIN)/python tools/book.py cells
+
+teaching: $(VENV)/.book
+	$(BIN)/python tools/teaching.py
+
+# The tested pins, from a .venv whose tests have passed. torch is left out, so that Colab keeps its own.
+constraints: $(VENV)/.test
+	$(BIN)/python -m pip freeze --exclude-editable | grep -v -i -E '^(torch|triton|nvidia|cuda)|@' > constraints.new
+	mv constraints.new constraints.txt
+
+clean:
+	rm -rf _build build dist teaching ecomkd.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,75 @@
+"""What the book needs from Sphinx beyond the published extensions.
+
+The directive `mermaid` turns a diagram into SVG when the book is built: no browser, no script. The
+page's own style sheet colours the SVG, so that it follows the light and the dark theme. The text
+alternative is the diagram's `accDescr` line, which Jupyter reads too, or the option `:alt:`; a
+diagram without one breaks the build.
+"""
+
+from __future__ import annotations
+
+import re
+from html import escape
+from pathlib import Path
+
+import mermaidx
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.util.docutils import SphinxDirective
+
+
+class Mermaid(SphinxDirective):
+    has_content = True
+    option_spec = {  # noqa: RUF012
+        "alt": directives.unchanged_required,
+        "caption": directives.unchanged_required,
+        "name": directives.unchanged_required,
+    }
+
+    def run(self) -> list[nodes.Node]:
+        source = "\n".join(self.content)
+        described = re.search(r"^\s*accDescr:\s*(.+)$", source, flags=re.MULTILINE)
+        alt = self.options.get("alt") or (described and described[1])
+        if not alt:
+            raise self.error("A diagram needs a text alternative: add a line `accDescr: ...`.")
+        titled = re.search(r"^\s*accTitle:\s*(.+)$", source, flags=re.MULTILINE)
+        caption = self.options.get("caption") or (titled and titled[1])
+        try:
+            picture = svg(source, alt, f"diagram-{self.env.new_serialno('mermaid')}")
+        except RuntimeError as fault:
+            raise self.error(f"Mermaid cannot draw this diagram: {fault}") from fault
+        figure = nodes.figure("", nodes.raw("", picture, format="html"), classes=["mermaid"])
+        self.set_source_info(figure)
+        if caption:
+            parsed, messages = self.state.inline_text(caption, self.lineno)
+            figure += nodes.caption(caption, "", *parsed)
+            figure += messages
+        self.add_name(figure)
+        return [figure]
+
+
+def svg(source: str, alt: str, name: str) -> str:
+    """The diagram as one SVG element without colours of its own; `name` makes its ids unique."""
+    drawn = mermaidx.render(source).svg()
+    drawn = re.sub(r"<style>.*?</style>", "", drawn, flags=re.DOTALL)
+    drawn = re.sub(r"<(title|desc)\b.*?</\1>", "", drawn, flags=re.DOTALL)
+    drawn = re.sub(r' (?:role|aria-\w+|data-points)="[^"]*"', "", drawn)
+    drawn = drawn.replace("my-svg", name)
+    return drawn.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)
+
+
+def drop_font_preloads(app, exception) -> None:
+    """Browsers refuse to preload fonts from `file://`; the style sheet loads them all the same."""
+    if exception or app.builder.format != "html":
+        return
+    for path in Path(app.outdir).rglob("*.html"):
+        page = path.read_text("utf-8")
+        lean = re.sub(r'<link rel="preload" as="font"[^>]*>\s*', "", page)
+        if lean != page:
+            path.write_text(lean, "utf-8")
+
+
+def setup(app) -> dict:
+    app.add_directive("mermaid", Mermaid)
+    app.connect("build-finished", drop_font_preloads)
+    return {"version": "1", "env_version": 1, "parallel_read_safe": True}
