@@ -69,7 +69,7 @@ class TableFile:
         try:
             for batch in self._parquet.iter_batches(batch_size=_BATCH):
                 yield pa.Table.from_batches([batch])
-        except OSError as error:
+        except (OSError, pa.ArrowInvalid) as error:
             raise DataError(f"{self.path}: cut short or damaged; copy it again.") from error
 
     def _csv_batches(self) -> Iterator[pa.Table]:

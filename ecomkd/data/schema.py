@@ -325,8 +325,8 @@ class _Pairs:
                 )
         if len(pool) <= len(held_out):
             raise DataError(
-                f"{file}: {len(pool)} queries are too few to hold some out for "
-                f"{' and '.join(held_out)}; give at least {len(held_out) + 1}."
+                f"{file}: too few queries to hold some out for {' and '.join(held_out)} "
+                f"({len(pool)} found); give at least {len(held_out) + 1}."
             )
         part = max(1, round(HELD_OUT * len(pool)))
         drawn = {}

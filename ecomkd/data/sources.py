@@ -118,6 +118,8 @@ def _prepared(source: str | Path, profile: Profile | None) -> Path:
 
         def simulate(scratch: Path) -> Path:
             shop.write(scratch / "shop", **size)
+            if not profile.unlabelled_pairs:
+                (scratch / "shop" / "unlabelled.parquet").unlink()
             return scratch / "shop"
 
         return _stage(simulate, [source, shop.generator_hash(), size], root)
