@@ -14,19 +14,16 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
-import datetime
 import functools
 import hashlib
 import json
 import os
-import platform
 import re
 import shutil
 import subprocess
 import sys
 import threading
 import time
-from importlib import metadata
 from pathlib import Path
 
 import nbformat
@@ -36,6 +33,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 import ecomkd
+from ecomkd import report
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -108,6 +106,10 @@ def dependencies(code: str) -> list[Path]:
         if packaged and re.search(rf"\b{re.escape(path.stem)}\b", text):
             files.add(path)
     return sorted(files)
+
+
+def tags(cell) -> list[str]:
+    return cell.metadata.get("tags", [])
 
 
 def code_of(notebook) -> str:
@@ -302,12 +304,13 @@ def setup_cell() -> str:
 def run_time_cell(name: str) -> str:
     """The sentence on a chapter's run time and memory, from the recorded run."""
     record = json.loads(RUN_TIMES.read_text("utf-8")) if RUN_TIMES.exists() else {}
-    row = next((row for row in record.get("notebooks", []) if row["name"] == name), None)
-    if row is None:
+    rows = {row["name"]: row for row in record["data"]["notebooks"]} if record else {}
+    if name not in rows:
         return "Run time: not measured yet. `make notebooks` measures it."
+    row = rows[name]
     return (
-        f"Run time: {duration(row['seconds'])} and {row['peak_mib'] / 1024:.1f} GiB of memory "
-        f"in profile `{row['profile']}` on {record['hardware']}, "
+        f"Run time: {duration(row['seconds'])} and {gibibytes(row['peak_mib'])} of memory "
+        f"in profile `{row['profile']}` on {machine(record)}, "
         "as [recorded](../book/run_times.md)."
     )
 
@@ -316,13 +319,16 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
+def gibibytes(mib: float) -> str:
+    return f"{mib / 1024:.1f} GiB"
+
+
 def write_cells(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
-        tags = cell.metadata.get("tags", [])
-        if "setup" in tags:
+        if "setup" in tags(cell):
             cell.source = setup_cell()
-        elif "run-time" in tags:
+        elif "run-time" in tags(cell):
             cell.source = run_time_cell(path.stem)
     write(path, dump(notebook))
 
@@ -330,33 +336,34 @@ def write_cells(path: Path) -> None:
 # Generated pages ----------------------------------------------------------------------------------
 
 
-def hardware() -> str:
-    """The processor and its cores, for people."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        named = re.search(r"model name\s*:\s*(.+)", info.read_text())
-        model = named[1] if named else model
-    return f"{len(psutil.Process().cpu_affinity() or [0])} cores of {model}"
+def machine(record: dict) -> str:
+    """The recorded hardware, for people."""
+    hardware = record["hardware"]
+    named = f"{hardware['cores']} cores of {hardware['cpu']} with {hardware['memory_gib']} GiB"
+    return f"{named} and a {hardware['gpu']}" if "gpu" in hardware else named
 
 
 def record_run_times(costs: dict[str, dict]) -> None:
+    from ecomkd import bench  # here, for it loads torch
+    from ecomkd.config import Profile
+    from ecomkd.data import shop
+
     rows = [{"name": name, "profile": PROFILE, **cost} for name, cost in costs.items()]
-    packages = ("torch", "transformers", "datasets", "numpy")
-    record = {
-        "command": "make notebooks",
-        "created": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "seeds": [],
-        "hardware": hardware(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in packages},
-        },
-        "generator": None,
-        "notebooks": rows,
-        "goals": [],
-    }
-    write(RUN_TIMES, json.dumps(record, indent=1) + "\n")
+    minutes = sum(row["seconds"] for row in rows if row["name"] < "06") / 60
+    gib = max(row["peak_mib"] for row in rows) / 1024
+    core = "The five core chapters together, minutes"
+    report.write_recorded(
+        RUN_TIMES,
+        command="make notebooks",
+        seeds=[Profile.named(PROFILE).seed],
+        hardware=bench.hardware(),
+        generator=shop.generator_hash(),
+        data={"notebooks": rows},
+        goals=[
+            report.goal(core, minutes, None, None, "≤ 20", minutes <= 20),
+            report.goal("Memory of the largest chapter, GiB", gib, None, None, "≤ 6", gib <= 6),
+        ],
+    )
 
 
 def records() -> dict[str, dict]:
@@ -368,7 +375,7 @@ def records() -> dict[str, dict]:
 def provenance(record: dict) -> str:
     versions = ", ".join(f"{name} {value}" for name, value in record["versions"].items())
     lines = [
-        f"Remade by `{record['command']}`. Recorded on {record['created']}, {record['hardware']}.",
+        f"Remade by `{record['command']}`. Recorded on {record['created']}, {machine(record)}.",
         f"Versions: {versions}.",
     ]
     if record.get("seeds"):
@@ -406,7 +413,7 @@ def results_page() -> str:
 
 
 def number(value) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return value if isinstance(value, str) else report.number(value)
 
 
 def run_times_page() -> str:
@@ -420,14 +427,14 @@ def run_times_page() -> str:
     if not RUN_TIMES.exists():
         return "\n\n".join([*parts, "No run is recorded yet.\n"])
     record = json.loads(RUN_TIMES.read_text("utf-8"))
-    rows = ["| Chapter | Time | Memory |", "| --- | ---: | ---: |"]
-    for row in record["notebooks"]:
+    rows = record["data"]["notebooks"]
+    table = ["| Chapter | Time | Memory |", "| --- | ---: | ---: |"]
+    for row in rows:
         link = f"[](../notebooks/{row['name']}.ipynb)"
-        rows.append(f"| {link} | {duration(row['seconds'])} | {row['peak_mib'] / 1024:.1f} GiB |")
-    total = duration(sum(row["seconds"] for row in record["notebooks"]))
-    peak = max(row["peak_mib"] for row in record["notebooks"]) / 1024
-    rows.append(f"| **all** | {total} | {peak:.1f} GiB |")
-    return "\n\n".join([*parts, "\n".join(rows), provenance(record)]) + "\n"
+        table.append(f"| {link} | {duration(row['seconds'])} | {gibibytes(row['peak_mib'])} |")
+    total = duration(sum(row["seconds"] for row in rows))
+    table.append(f"| **all** | {total} | {gibibytes(max(row['peak_mib'] for row in rows))} |")
+    return "\n\n".join([*parts, "\n".join(table), provenance(record)]) + "\n"
 
 
 # Rendering ------------------------------------------------------------------------------------
@@ -486,6 +493,7 @@ def render(output: Path, notebooks: dict[str, nbformat.NotebookNode]) -> Path:
     command += ["-q", "--path-output", str(html.parent), "--config", str(ROOT / "_config.yml")]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if done.returncode:
+        shutil.rmtree(html / "html", ignore_errors=True)
         sys.exit(f"{done.stdout}\nThe book was not rendered; the messages above say why.")
     html.mkdir(exist_ok=True)
     stamp.write_text(state)

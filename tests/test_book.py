@@ -1,0 +1,138 @@
+"""The rendered book, opened in a browser from file://. `make test` renders it before these run."""
+
+import re
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import yaml
+
+from book import chapters, pages
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILT = ROOT / "_build" / "stored" / "_build" / "html"
+SHOTS = ROOT / "_build" / "screenshots"
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+VIEWS = {  # width, height, colour scheme
+    "light": (1280, 900, "light"),
+    "dark": (1280, 900, "dark"),
+    "phone": (375, 800, "light"),
+}
+
+pytestmark = pytest.mark.skipif(
+    not BUILT.exists(), reason="no rendered book: run `python tools/book.py stored` first"
+)
+
+
+def test_jupyter_book_is_version_1():
+    assert version("jupyter-book").split(".")[0] == "1"
+
+
+def test_every_page_of_the_toc_was_written():
+    assert len(pages()) > 5
+    missing = [page for page in pages() if not (BUILT / f"{page}.html").is_file()]
+    assert not missing
+    assert f"{pages()[0]}.html" in (BUILT / "index.html").read_text("utf-8")
+
+
+def test_every_chapter_is_in_the_toc():
+    assert set(chapters()) == set((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def test_every_page_of_the_book_is_in_the_toc():
+    written = {f"book/{path.stem}" for path in (ROOT / "book").glob("*.md")}
+    assert written <= set(pages())
+
+
+def test_colab_buttons_only_with_a_repository():
+    config = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
+    html = (BUILT / f"{chapters()[0].relative_to(ROOT).with_suffix('')}.html").read_text("utf-8")
+    button = re.search(r'href="https://colab\.research\.google\.com/github/[^"]+"', html)
+    assert bool(button) == bool(config["repository"]["url"])
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
+    if path is None:
+        pytest.skip("no browser: install Debian's package chromium, or Chrome")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("page", pages())
+def test_a_page_in_the_browser(browser, page, view):
+    width, height, scheme = VIEWS[view]
+    context = browser.new_context(
+        viewport={"width": width, "height": height}, color_scheme=scheme, offline=True
+    )
+    tab = context.new_page()
+    faults, outside = [], []
+    tab.on("console", lambda line: line.type == "error" and faults.append(line.text))
+    tab.on("pageerror", lambda error: faults.append(str(error)))
+    tab.on("requestfailed", lambda request: faults.append(f"failed: {request.url}"))
+    tab.on(
+        "request",
+        lambda request: request.url.startswith(("file:", "data:")) or outside.append(request.url),
+    )
+    source = BUILT / f"{page}.html"
+    html = source.read_text("utf-8")
+    tab.goto(source.as_uri(), wait_until="load")
+    if 'class="math' in html:
+        tab.wait_for_function("document.querySelector('mjx-container') !== null")
+        tab.evaluate("MathJax.startup.promise")
+        unset = tab.evaluate(
+            "[...document.querySelectorAll('.math')]"
+            ".filter(node => !node.querySelector('mjx-container')).map(node => node.innerText)"
+        )
+        assert not unset, "mathematics that MathJax has not set"
+        assert tab.locator("mjx-merror").count() == 0
+    for diagram in tab.locator("figure.mermaid svg").all():
+        box = diagram.bounding_box()
+        assert box["width"] > 100 and box["height"] > 50
+        assert diagram.get_attribute("aria-label")
+    for image in tab.locator(".bd-article img").all():
+        assert image.evaluate("node => node.naturalWidth") > 0
+        assert image.get_attribute("alt")
+    assert tab.evaluate("document.documentElement.dataset.theme") == scheme
+    assert tab.evaluate("document.scrollingElement.scrollWidth") <= width
+    if view == "phone":
+        assert wider_than_their_place(tab) == []
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    tab.screenshot(path=SHOTS / f"{page.replace('/', '-')}-{view}.png", full_page=True)
+    context.close()
+    assert not faults
+    assert not outside
+
+
+def wider_than_their_place(tab) -> list[str]:
+    """What would have to be scrolled sideways inside the article."""
+    return tab.evaluate(
+        """() => [...document.querySelectorAll('.bd-article *')]
+            .filter(node => node.scrollWidth > node.clientWidth + 1 && node.clientWidth > 0
+                && ['auto', 'scroll'].includes(getComputedStyle(node).overflowX))
+            .map(node => `${node.tagName}.${node.className}: ${node.innerText.slice(0, 60)}`)"""
+    )
+
+
+def test_the_diagrams_of_the_sources_are_on_the_pages():
+    for page in pages():
+        drawn = (BUILT / f"{page}.html").read_text("utf-8").count('<figure class="mermaid')
+        source = ROOT / f"{page}.md"
+        if source.exists():
+            assert drawn == source.read_text("utf-8").count("```mermaid"), page

@@ -1,0 +1,310 @@
+"""The form of the stored chapters, and that each runs with nothing but the wheel."""
+
+import ast
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+import book
+import teaching
+
+ROOT = Path(__file__).resolve().parent.parent
+PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+
+
+def read(path: Path):
+    return nbformat.read(path, as_version=4)
+
+
+def cells(path: Path, kind: str) -> list:
+    return [cell for cell in read(path).cells if cell.cell_type == kind]
+
+
+def prose(path: Path) -> str:
+    """The Markdown without directives' options, code, mathematics, roles, links' targets."""
+    text = "\n\n".join(cell.source for cell in cells(path, "markdown"))
+    text = re.sub(r"```mermaid.*?```", "", text, flags=re.DOTALL)
+    text = re.sub(r"^[:`]{3,}.*$|^:[a-z-]+:.*$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"\$\$.*?\$\$|\$[^$\n]+\$", "", text, flags=re.DOTALL)
+    text = re.sub(r"\{[a-z:]+\}`[^`]*`|`[^`]*`", "", text)
+    return re.sub(r"\]\([^)]*\)", "]", text)
+
+
+def stored_text(cell) -> str:
+    """All text that a code cell shows."""
+    parts = []
+    for output in cell.outputs:
+        parts.append(output.get("text", ""))
+        data = output.get("data", {})
+        parts += [value for mime, value in data.items() if mime.startswith("text")]
+    return "\n".join(parts)
+
+
+@each_notebook
+def test_size(path):
+    sources = [cell.source for cell in cells(path, "code")]
+    lengths = [len([line for line in source.splitlines() if line.strip()]) for source in sources]
+    assert 15 <= len(sources) <= 40
+    assert statistics.median(lengths) <= 6
+    assert max(lengths) <= 25
+    assert not [line for source in sources for line in source.splitlines() if len(line) > 88]
+    assert 1500 <= len(prose(path).split()) <= 3500
+
+
+@each_notebook
+def test_every_code_cell_was_executed_in_order_in_profile_book(path):
+    counts = [cell.execution_count for cell in cells(path, "code")]
+    assert counts == list(range(1, len(counts) + 1))
+    # `make notebooks` notes what it ran; code that was edited later has another hash.
+    notebook = read(path)
+    assert notebook.metadata["ecomkd"] == {"profile": "book", "code": book.code_hash(notebook)}
+
+
+@each_notebook
+def test_three_or_more_cells_are_compared_by_nbval(path):
+    compared = [cell for cell in cells(path, "code") if "nbval-check-output" in book.tags(cell)]
+    assert len(compared) >= 3
+    for cell in compared:
+        assert cell.execution_count
+        assert stored_text(cell).strip()
+
+
+@each_notebook
+def test_figures_have_caption_and_text_alternative(path):
+    for cell in cells(path, "code"):
+        if any("image/png" in output.get("data", {}) for output in cell.outputs):
+            options = cell.metadata.get("mystnb", {})
+            assert len(options["image"]["alt"]) > 30, cell.source
+            assert options["figure"]["caption"], cell.source
+    for cell in cells(path, "markdown"):
+        assert cell.source.count("```mermaid") == cell.source.count("accDescr:")
+
+
+@each_notebook
+def test_outputs_hold_no_debris(path):
+    for cell in cells(path, "code"):
+        assert not [o for o in cell.outputs if o.output_type == "error"], cell.source
+        errors = [o.text for o in cell.outputs if o.get("name") == "stderr"]
+        assert not errors, f"{cell.source}\n{errors}"
+        text = stored_text(cell)
+        found = re.search(
+            r"/home/|/root/|/tmp/|/Users/|[A-Z]:\\|site-packages|0x[0-9a-f]{8,}|Warning:|"
+            r"it/s|s/it|\d+%\|",
+            text,
+        )
+        assert not found, f"{cell.source}\n{found}"
+
+
+@each_notebook
+def test_generated_cells_are_as_generated(path):
+    notebook = read(path)
+    setup = [cell for cell in notebook.cells if "setup" in book.tags(cell)]
+    assert [cell.source for cell in setup] == [book.setup_cell()]
+    assert cells(path, "code")[0].source == book.setup_cell()
+    timed = [cell for cell in notebook.cells if "run-time" in book.tags(cell)]
+    assert [cell.source for cell in timed] == [book.run_time_cell(path.stem)]
+
+
+def test_setup_cell_installs_on_colab_alone_and_from_the_repository(monkeypatch):
+    monkeypatch.setattr(book, "repository_url", lambda: "https://example.org/shop/book")
+    cell = book.setup_cell()
+    version = book.ecomkd.__version__
+    assert f'%pip install -q "ecomkd @ git+https://example.org/shop/book@v{version}"' in cell
+    assert cell.splitlines()[2] == 'if "google.colab" in sys.modules:'
+    assert all(line.startswith("    ") for line in cell.splitlines()[3:])
+    monkeypatch.setattr(book, "repository_url", lambda: "")
+    assert "no repository.url in _config.yml" in book.setup_cell()
+    assert "pip" not in book.setup_cell()
+
+
+@each_notebook
+def test_exercises_have_solution_and_check(path):
+    notebook = read(path)
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    labels = re.findall(r"\{exercise\}.*\n:label: (\S+)", text)
+    assert len(labels) >= 2
+    assert len(labels) == len(re.findall(r"\{exercise\}", text))
+    assert re.findall(r"\{solution-start\} (\S+)\n:class: dropdown", text) == labels
+    kinds = [next((tag for tag in ("solution", "check") if tag in book.tags(c)), "")
+             for c in notebook.cells]  # fmt: skip
+    # One letter for each cell: every run of solution cells is followed by a check.
+    letters = "".join(kind[:1] or "-" for kind in kinds)
+    assert len(re.findall(r"s+c", letters)) == len(labels)
+    assert not re.search(r"s+-", letters)
+    for cell in notebook.cells:
+        if "check" in book.tags(cell):
+            assert any(isinstance(n, ast.Assert) for n in ast.walk(ast.parse(cell.source)))
+
+
+METRIC = re.compile(
+    r"nDCG|\bF1\b|accuracy|\bMRR\b|precision|recall|lift|latency|throughput|speed-?up|"
+    r"\bp50\b|\bp95\b|milliseconds?|\bms\b",
+    re.IGNORECASE,
+)
+MEASURED = re.compile(r"(?<![\w@.§])\d+\.\d+|\d+(\.\d+)?\s?(%|ms\b|milliseconds|points?\b|×)")
+
+
+@each_notebook
+def test_no_metric_is_typed_by_hand(path):
+    for sentence in re.split(r"(?<=[.!?])\s+|\n\n|\n(?=[-*|#])", prose_with_citations(path)):
+        typed = METRIC.search(sentence) and MEASURED.search(sentence)
+        assert not typed or "{cite" in sentence, sentence
+
+
+def prose_with_citations(path: Path) -> str:
+    marked = []
+    for cell in cells(path, "markdown"):
+        if "run-time" not in book.tags(cell):
+            source = re.sub(r"\{(cite[a-z:]*)\}`[^`]*`", r"{\1}", cell.source)
+            source = re.sub(r"\{[a-z:]+\}`[^`]*`|`[^`]*`", "", source)
+            marked.append(re.sub(r"\$\$.*?\$\$|\$[^$\n]+\$", "", source, flags=re.DOTALL))
+    return "\n\n".join(marked)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "typed"),
+    [
+        ("The student reaches an nDCG@10 of 0.91.", True),
+        ("It keeps 97 % of the accuracy.", True),
+        ("One pair takes 3 ms of latency.", True),
+        ("nDCG@10 looks at the first ten products.", False),
+        ("The student has 2 of 6 layers.", False),
+    ],
+)
+def test_the_check_for_typed_metrics_finds_them(sentence, typed):
+    assert bool(METRIC.search(sentence) and MEASURED.search(sentence)) == typed
+
+
+def test_spelling(tmp_path):
+    for path in PATHS:
+        text = "\n\n".join(cell.source for cell in read(path).cells)
+        (tmp_path / f"{path.stem}.txt").write_text(text, "utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "codespell_lib", str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+
+
+# The class pack ---------------------------------------------------------------------------------
+
+
+@each_notebook
+def test_students_and_solutions_are_two_cuts_of_one_notebook(path):
+    source = {cell.id: (cell.source, "solution" in book.tags(cell)) for cell in read(path).cells}
+    pack, solved = teaching.students(read(path)), teaching.solutions(read(path))
+    added = {"profile", "answer"}
+    ours = {cell.id: cell.source for cell in pack.cells if not added & set(book.tags(cell))}
+    theirs = {cell.id: cell.source for cell in solved.cells if not added & set(book.tags(cell))}
+    assert list(ours) == [name for name, (_, solution) in source.items() if not solution]
+    assert {name for name, (_, solution) in source.items() if solution} <= set(theirs)
+    for half in (ours, theirs):
+        assert all(text == source[name][0] for name, text in half.items())
+    blanks = [cell for cell in pack.cells if "answer" in book.tags(cell)]
+    assert len(blanks) == len([c for c in pack.cells if "check" in book.tags(c)]) > 0
+    for half in (pack, solved):
+        nbformat.validate(half)
+        assert not [c for c in half.cells if c.cell_type == "code" and c.outputs]
+
+
+def test_make_teaching_writes_the_pack(tmp_path):
+    teaching.main(tmp_path / "pack")
+    written = {str(p.relative_to(tmp_path / "pack")) for p in (tmp_path / "pack").rglob("*.*")}
+    names = [path.name for path in book.chapters()]
+    expected = {f"{half}/{name}" for half in ("students", "solutions") for name in names}
+    assert written == expected | {"plan.md"}
+
+
+# What a notebook depends on -----------------------------------------------------------------------
+
+
+def test_a_change_of_code_or_of_what_it_imports_makes_a_notebook_stale(tmp_path, monkeypatch):
+    package = tmp_path / "ecomkd"
+    (package / "recorded").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "losses.py").write_text("A = 1\n")
+    (package / "distill.py").write_text("from ecomkd import losses\n")
+    (package / "bench.py").write_text("B = 1\n")
+    (package / "recorded" / "core_shop.json").write_text("{}")
+    monkeypatch.setattr(book, "ROOT", tmp_path)
+    monkeypatch.setattr(book, "PACKAGE", package)
+
+    def key(code: str, text: str = "Prose.") -> str:
+        book._imports_of.cache_clear()
+        cells = [nbformat.v4.new_markdown_cell(text), nbformat.v4.new_code_cell(code)]
+        return book.key(nbformat.v4.new_notebook(cells=cells))
+
+    code = "from ecomkd import distill"
+    before, reading = key(code), key("from ecomkd import bench\n'core_shop'")
+    assert key(code, "Other prose.") == before
+    assert key(code + "\n1") != before
+    (package / "bench.py").write_text("B = 2\n")
+    assert key(code) == before
+    (package / "recorded" / "core_shop.json").write_text("[]")
+    assert key(code) == before
+    assert key("from ecomkd import bench\n'core_shop'") != reading
+    (package / "losses.py").write_text("A = 2\n")
+    assert key(code) != before
+    book._imports_of.cache_clear()
+
+
+def test_stored_outputs_are_cleaned():
+    output = nbformat.v4.new_output
+    cell = nbformat.v4.new_code_cell("1", execution_count=1)
+    cell.outputs = [
+        output("stream", name="stderr", text="\r 10%|#    | 1/10 [00:01<00:09, 1.0it/s]\n"),
+        output("stream", name="stdout", text=f"saved to {book.ROOT}/artifacts\n"),
+        output("display_data", data={"application/vnd.jupyter.widget-view+json": {}}),
+        output("execute_result", data={"text/plain": "1"}, execution_count=1),
+    ]
+    cleaned = book.clean(nbformat.v4.new_notebook(cells=[cell])).cells[0]
+    assert [o.get("text") or o.data["text/plain"] for o in cleaned.outputs] == [
+        "saved to artifacts\n",
+        "1",
+    ]
+
+
+# Nothing but the wheel ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def wheel_folder(tmp_path_factory) -> Path:
+    """A folder that holds the built wheel's content and goes before everything else on the path."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(
+        ROOT / "ecomkd", source / "ecomkd", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    quiet = {"stdout": subprocess.DEVNULL, "check": True}
+    build = [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(source)]
+    subprocess.run(build, **quiet)
+    (wheel,) = folder.glob("*.whl")
+    site = folder / "site"
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site)]
+    subprocess.run([*pip, str(wheel)], **quiet)
+    return site
+
+
+@each_notebook
+def test_runs_from_an_empty_folder_with_the_wheel(path, wheel_folder, tmp_path):
+    notebook = book.clear(read(path))
+    where = "import ecomkd\n\necomkd.__file__"
+    notebook.cells.append(nbformat.v4.new_code_cell(where))
+    environment = dict(os.environ, PYTHONPATH=str(wheel_folder), ECOMKD_PROFILE="smoke")
+    environment.pop("ECOMKD_ARTIFACTS", None)
+    here = {"metadata": {"path": str(tmp_path)}}
+    client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources=here)
+    client.execute(env=environment)
+    assert str(wheel_folder) in notebook.cells[-1].outputs[0].data["text/plain"]

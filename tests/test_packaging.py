@@ -1,0 +1,199 @@
+"""What is promised about the package as a whole: requirements, light import, order, names."""
+
+import ast
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Data flows down this list; a module imports only from those above it.
+ORDER = (
+    "ecomkd",
+    "ecomkd.config",
+    "ecomkd.artifacts",
+    "ecomkd.data",
+    "ecomkd.data.files",
+    "ecomkd.data.schema",
+    "ecomkd.data.shop",
+    "ecomkd.data.sources",
+    "ecomkd.models",
+    "ecomkd.losses",
+    "ecomkd.distill",
+    "ecomkd.metrics",
+    "ecomkd.bench",
+    "ecomkd.export",
+    "ecomkd.report",
+    "ecomkd.plots",
+    "ecomkd.mining",
+    "ecomkd.baselines",
+    "ecomkd.pipeline",
+    "ecomkd.cli",
+)
+
+PUBLIC = {
+    "losses.soft_kl": "(student_logits, teacher_logits, temperature=1.0)",
+    "losses.distillation": (
+        "(student_logits, teacher_logits, labels=None, alpha=1.0, temperature=1.0)"
+    ),
+    "losses.hidden_mse": "(student_hidden, teacher_hidden, mask, projection=None)",
+    "losses.margin_mse": "(student_pos, student_neg, teacher_pos, teacher_neg)",
+    "losses.listwise_kl": "(student_scores, teacher_scores, mask, temperature=1.0)",
+    "metrics.classification": "(labels, probabilities)",
+    "metrics.ranking": "(frame, gains)",
+    "metrics.paired_bootstrap": "(a, b, resamples=10000, seed=0)",
+    "export.to_onnx": "(model, tokenizer, path)",
+    "export.quantize": "(path)",
+    "report.record": "(name, value, unit=None)",
+}
+
+
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+
+
+def required() -> list[Requirement]:
+    extras = project()["optional-dependencies"]
+    lines = [*project()["dependencies"], *extras["book"], *extras["test"]]
+    return [Requirement(line) for line in lines]
+
+
+def test_environment_yml_has_the_requirements_of_pyproject():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))
+    listed = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    assert "-e ." in listed
+    listed = [Requirement(line) for line in listed if line != "-e ."]
+    assert sorted(map(str, listed)) == sorted(set(map(str, required())))
+
+
+def test_constraints_pin_every_requirement_but_torch():
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    pinned = {canonicalize_name(pin.name): pin for pin in pins}
+    assert all(len(pin.specifier) == 1 and str(pin.specifier).startswith("==") for pin in pins)
+    assert "torch" not in pinned
+    for requirement in required():
+        name = canonicalize_name(requirement.name)
+        if name == "torch":
+            assert str(requirement.specifier) == ">=2.6"
+            continue
+        version = str(pinned[name].specifier).removeprefix("==")
+        assert requirement.specifier.contains(version), f"{requirement} excludes {version}"
+
+
+def test_import_is_light():
+    heavy = ("torch", "pandas", "transformers", "datasets", "numpy", "matplotlib")
+    code = f"import sys, ecomkd; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_top_level_names_are_there():
+    import ecomkd
+    from ecomkd.config import Profile
+    from ecomkd.data.sources import load
+    from ecomkd.report import record
+
+    assert (ecomkd.Profile, ecomkd.load, ecomkd.record) == (Profile, load, record)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        ecomkd.nothing  # noqa: B018
+
+
+def test_every_module_is_in_the_order():
+    files = (ROOT / "ecomkd").rglob("*.py")
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files}
+    names = {name.removesuffix(".__init__") for name in names}
+    assert names <= set(ORDER), "name the new modules in ORDER, where the data flow"
+
+
+def existing_modules() -> list[str]:
+    from book import module_file
+
+    return [name for name in ORDER if module_file(name)]
+
+
+@pytest.mark.parametrize("name", existing_modules())
+def test_a_module_imports_only_from_those_above_it(name):
+    from book import module_file, modules_used
+
+    above = ORDER[: ORDER.index(name)]
+    source = module_file(name).read_text("utf-8")
+    used = modules_used(source, name) - {"ecomkd", "ecomkd.data"}
+    assert used <= set(above)
+
+
+def test_the_order_check_sees_every_kind_of_import():
+    from book import modules_used
+
+    code = (
+        "from ecomkd import metrics\n"
+        "import ecomkd.losses as losses\n"
+        "def later():\n    from .data.shop import generate\n"
+        "profile = ecomkd.Profile.named()\n"
+        "%pip install ecomkd.bench\n"
+    )
+    assert modules_used(code, "ecomkd.cli") == {
+        "ecomkd", "ecomkd.metrics", "ecomkd.losses", "ecomkd.data", "ecomkd.data.shop",
+        "ecomkd.config",
+    }  # fmt: skip
+
+
+def test_losses_imports_torch_alone():
+    tree = ast.parse((ROOT / "ecomkd" / "losses.py").read_text("utf-8"))
+    imported = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(node.module.split(".")[0])
+    assert imported - set(sys.stdlib_module_names) == {"torch"}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_names_have_these_parameters(name):
+    module, function = name.split(".")
+    signature = inspect.signature(getattr(importlib.import_module(f"ecomkd.{module}"), function))
+    bare = [
+        parameter.replace(annotation=inspect.Parameter.empty)
+        for parameter in signature.parameters.values()
+    ]
+    plain = inspect.Signature(bare)
+    assert str(plain) == PUBLIC[name]
+    assert signature.return_annotation is not inspect.Signature.empty
+
+
+def test_latency_takes_a_call_inputs_warmup_and_repeats():
+    from ecomkd.bench import latency
+
+    parameters = inspect.signature(latency).parameters
+    assert list(parameters)[:4] == ["call", "inputs", "warmup", "repeats"]
+    assert all(parameters[name].default is not inspect._empty for name in ("warmup", "repeats"))
+
+
+def test_readme_names_commands_that_exist():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    named = set(re.findall(r"^make ([a-z]+)|`make ([a-z]+)", readme, re.MULTILINE))
+    named = {first or second for first, second in named}
+    assert {"book", "test"} <= named <= targets
+    assert "make test" in (ROOT / ".ci" / "run").read_text("utf-8")
+
+
+def test_citation_has_the_package_version():
+    import ecomkd
+
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    assert citation["version"] == ecomkd.__version__ == project()["version"]
+    assert citation["license"] == project()["license"]
