@@ -341,7 +341,7 @@ class _Pairs:
     def tables(self) -> Tables:
         how, keep = self._draw(), self._merged()
         names = np.array(SPLITS)[self.split]
-        data = self._together().add_column("split", names.tolist())
+        data = self._together().add_column("split", names)
         labelled = np.array(self.label)[keep] >= 0
         unlabelled = keep[~labelled]
         queries, kept = np.array(self.query)[keep], names[keep]

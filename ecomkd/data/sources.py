@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
@@ -165,9 +166,9 @@ def _distinct_products(tables: Tables) -> datasets.Dataset:
     seen, parts = set(), []
     for part in (tables.judgments, tables.unlabelled):
         if part is not None:
-            ids = part["product_id"]
+            ids = part.with_format("arrow")["product_id"].to_pylist()
             rows = [row for row, key in enumerate(ids) if not (key in seen or seen.add(key))]
-            parts.append(part.select_columns(["product_id", *TEXT]).select(rows))
+            parts.append(part.select_columns(["product_id", *TEXT]).select(np.array(rows, int)))
     return datasets.concatenate_datasets(parts)
 
 
