@@ -16,6 +16,7 @@ from datasets import Sequence as SequenceFeature
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import is_in_notebook
 
@@ -164,12 +165,42 @@ def _forward(model: nn.Module, tokenizer, profile: Profile) -> Callable:
     return run
 
 
+_PER_STEP = ("labelled", "pairs", "tokens")
+
+
+def _count(batch: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """Over what the three parts of the loss are means."""
+    labels = batch["labels"]
+    counts = (int((labels != -100).sum()), len(labels), int(batch["attention_mask"].sum()))
+    return dict(zip(_PER_STEP, counts, strict=True))
+
+
+class _LengthGroups(LengthGroupedSampler):
+    """Batches of pairs of like length, in an order that seed and epoch alone decide.
+
+    The library's own draws from the global generator, and so a run that resumes after its first
+    epoch would meet its pairs in another order than an unbroken one.
+    """
+
+    def __init__(self, plain: LengthGroupedSampler, trainer: Trainer):
+        super().__init__(plain.batch_size, lengths=plain.lengths)
+        self.trainer = trainer
+
+    def __iter__(self):
+        epoch = int(self.trainer.state.epoch or 0)
+        args = self.trainer.args
+        seed = args.seed if args.data_seed is None else args.data_seed
+        order = torch.Generator().manual_seed(seed + epoch)
+        return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=order))
+
+
 class DistillationTrainer(Trainer):
     """A Trainer whose loss is L = CE(y, ŷ_s) + α·T²·KL(p ‖ q) + β·(hidden-state loss).
 
-    Cross entropy is the mean over labelled pairs, the divergence the mean over all pairs of a
-    step, whatever the number of accumulation steps. The teacher's outputs come as the columns
-    that `teacher_outputs` adds, or, where `teacher` is given, from a forward pass in every step.
+    In each step cross entropy is the mean over the labelled pairs, the divergence over all pairs
+    and the hidden loss over all tokens, whatever the number of accumulation steps. The teacher's
+    outputs come as the columns that `teacher_outputs` adds, or, where `teacher` is given, from a
+    forward pass in every step.
 
     Args:
         alpha: weight α of the soft term; 0 is plain fine-tuning and needs no teacher.
@@ -205,12 +236,13 @@ class DistillationTrainer(Trainer):
         if self.hidden_map:
             if teacher_width is None:
                 raise ValueError("hidden_map needs teacher_width, the teacher's hidden size.")
-            model.hidden_projection = nn.ModuleDict(
-                {
-                    str(student): nn.Linear(model.config.hidden_size, teacher_width)
-                    for student in self.hidden_map
-                }
-            )
+            with models.seeded(profile.seed):
+                model.hidden_projection = nn.ModuleDict(
+                    {
+                        str(student): nn.Linear(model.config.hidden_size, teacher_width)
+                        for student in self.hidden_map
+                    }
+                )
         super().__init__(model, **options)
         if alpha > 0 and self.args.label_smoothing_factor > 0:
             warnings.warn(
@@ -228,12 +260,18 @@ class DistillationTrainer(Trainer):
             teacher.requires_grad_(False).to(self.args.device).eval()
         # compute_loss normalises over all pairs of a step itself.
         self.loss_is_scaled_for_ga = True
-        self._counts: tuple[int, int] | None = None
+        self._counts: dict[str, int] | None = None
+
+    def _get_train_sampler(self, train_dataset=None):
+        sampler = super()._get_train_sampler(train_dataset)
+        if isinstance(sampler, LengthGroupedSampler):
+            return _LengthGroups(sampler, self)
+        return sampler
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        labelled = sum(int((batch["labels"] != -100).sum()) for batch in batches)
-        self._counts = (labelled, sum(len(batch["labels"]) for batch in batches))
+        counts = [_count(batch) for batch in batches]
+        self._counts = {name: sum(count[name] for count in counts) for name in _PER_STEP}
         return batches, items
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -254,21 +292,23 @@ class DistillationTrainer(Trainer):
                 "or pass teacher=."
             )
         outputs = model(**inputs, output_hidden_states=bool(hidden))
-        labelled, pairs = self._counts or (int((labels != -100).sum()), len(labels))
-        share = len(labels) / pairs
+        # This batch's share of its step: a step may be made of several.
+        here = _count({**inputs, "labels": labels})
+        share = {name: here[name] / max(1, (self._counts or here)[name]) for name in _PER_STEP}
         student = outputs.logits
         loss = student.float().sum() * 0.0
-        if (here := int((labels != -100).sum())) > 0:
+        if here["labelled"]:
             smoothing = self.args.label_smoothing_factor
             cross_entropy = nn.functional.cross_entropy(
                 student.float(), labels, ignore_index=-100, label_smoothing=smoothing
             )
-            loss = loss + cross_entropy * (here / labelled)
+            loss = loss + cross_entropy * share["labelled"]
         if self.alpha > 0:
             soft = losses.soft_kl(student, logits, self.temperature)
-            loss = loss + self.alpha * soft * share
+            loss = loss + self.alpha * soft * share["pairs"]
         if hidden:
-            loss = loss + self.hidden_weight * self._hidden_loss(outputs, hidden, inputs) * share
+            error = self._hidden_loss(outputs, hidden, inputs)
+            loss = loss + self.hidden_weight * error * share["tokens"]
         return (loss, outputs) if return_outputs else loss
 
     def _hidden_loss(self, outputs, hidden: dict, inputs: dict) -> torch.Tensor:

@@ -56,7 +56,7 @@ def mine(
     per_query: int = 8,
     random_share: float = 0.25,
 ) -> Dataset:
-    """`profile.unlabelled_pairs` pairs of catalogue queries and products, without labels.
+    """Up to `profile.unlabelled_pairs` pairs of catalogue queries and products, without labels.
 
     Each query meets `per_query` products: most of them drawn from its nearest by embedding (the
     pretrained bi-encoder), the rest at random. Random products are nearly all irrelevant, and the

@@ -78,7 +78,7 @@ def build_teacher(name: str, labels: Sequence[str], seed: int = 0) -> nn.Module:
     As a cross-encoder it reads a query and a product in one sequence and gives logits (N, C).
     The head is drawn from `seed`; the encoder's weights are the checkpoint's.
     """
-    with _seeded(seed):
+    with seeded(seed):
         return _from_pretrained(
             AutoModelForSequenceClassification, name, **_label_maps(labels), ignore_mismatch=True
         )
@@ -87,7 +87,7 @@ def build_teacher(name: str, labels: Sequence[str], seed: int = 0) -> nn.Module:
 def build_untrained(name: str, labels: Sequence[str], seed: int = 0) -> nn.Module:
     """The teacher's architecture with random weights: what transfer is compared with."""
     config = _from_pretrained(AutoConfig, name, **_label_maps(labels))
-    with _seeded(seed):
+    with seeded(seed):
         return AutoModelForSequenceClassification.from_config(config)
 
 
@@ -110,7 +110,7 @@ def build_student(teacher: nn.Module, layers: Sequence[int], seed: int | None = 
     config = type(teacher.config).from_dict(
         teacher.config.to_dict() | {"num_hidden_layers": len(layers)}
     )
-    with _seeded(0 if seed is None else seed):
+    with seeded(0 if seed is None else seed):
         student = AutoModelForSequenceClassification.from_config(config)
     fresh = student.state_dict()
     prefix = _layer_prefix(teacher)
@@ -145,7 +145,7 @@ def build_narrow_student(
             "num_attention_heads": max(1, hidden // 32),
         }
     )
-    with _seeded(seed), torch.no_grad():
+    with seeded(seed), torch.no_grad():
         student = AutoModelForSequenceClassification.from_config(config)
         table = teacher.get_input_embeddings().weight.detach().float()
         centred = table - table.mean(0)
@@ -244,7 +244,8 @@ def _layer_prefix(model: nn.Module) -> str:
 
 
 @contextmanager
-def _seeded(seed: int):
+def seeded(seed: int):
+    """What is drawn inside comes from `seed`; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

@@ -14,8 +14,8 @@ import torch
 import transformers
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
 
-from ecomkd import distill, losses, metrics, models
-from ecomkd.artifacts import data_digest, digest, stage
+from ecomkd import distill, losses, metrics, mining, models
+from ecomkd.artifacts import data_digest, digest, file_digest, stage
 from ecomkd.config import Profile
 from ecomkd.data.schema import GAINS, GRADE_GAINS, TEXT
 
@@ -76,6 +76,28 @@ def teacher(
     return stage("teacher", [*parts, *_code()], make, profile.artifacts)
 
 
+def with_unlabelled(data: DatasetDict, catalogue: Dataset, profile: Profile) -> DatasetDict:
+    """`data` with unlabelled pairs: its own, or mined from the catalogue where it has none."""
+    if "unlabelled" in data:
+        return data
+    judged = [data[split] for split in ("train", "validation", "test")]
+    taken = {query for split in judged for query in split["query"]}
+
+    def make(folder: Path) -> None:
+        label = data["train"].features["label"]
+        mining.mine(catalogue, taken, label, profile).save_to_disk(str(folder / "pairs"))
+
+    parts = [
+        sorted(taken),
+        data_digest(catalogue, ("product_id", *TEXT)),
+        profile.seed,
+        profile.unlabelled_pairs,
+        digest(mining),
+    ]
+    folder = stage("mined", parts, make, profile.artifacts)
+    return DatasetDict({**data, "unlabelled": load_from_disk(str(folder / "pairs"))})
+
+
 def teacher_pairs(
     data: DatasetDict,
     profile: Profile,
@@ -95,7 +117,7 @@ def teacher_pairs(
             str(folder / "pairs")
         )
 
-    parts = [teacher_folder.name, _digests(rows), _settings(profile), list(hidden_states)]
+    parts = [_identity(teacher_folder), _digests(rows), _settings(profile), list(hidden_states)]
     folder = stage("teacher_outputs", [*parts, *_code()], make, profile.artifacts)
     return load_from_disk(str(folder / "pairs"))
 
@@ -140,7 +162,8 @@ def student(
         )
 
     # The row that no teacher touches is the same whoever the teacher is.
-    upstream = teacher_folder.name if row != "none" or profile.student_start == "teacher" else None
+    touched = row != "none" or profile.student_start == "teacher"
+    upstream = _identity(teacher_folder) if touched else None
     used = unlabelled if row in ("kd_unlabelled", "hard", "kd_hidden") else 0
     parts = [
         row,
@@ -281,6 +304,17 @@ def _batches(pairs: int, profile: Profile) -> int:
 
 def _digests(*parts: Dataset) -> list[str]:
     return [data_digest(part, _COLUMNS) for part in parts]
+
+
+def _identity(folder: Path) -> list:
+    """What makes a saved model itself: its weights, shape and tokenizer, not its folder's name."""
+    return [
+        [path.name, file_digest(path)]
+        for path in sorted(folder.iterdir())
+        if path.suffix == ".safetensors"
+        or path.name == "config.json"
+        or path.name.startswith("tokenizer")
+    ]
 
 
 def _settings(profile: Profile, *names: str) -> dict:

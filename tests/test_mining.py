@@ -1,0 +1,107 @@
+"""Queries made of a catalogue's own words, and the products that they meet."""
+
+import pytest
+import tiny_models
+from datasets import Dataset
+
+from ecomkd import mining
+from ecomkd.config import Profile
+from ecomkd.data.schema import TEXT, normalise_query
+
+KINDS = ["yoga mat", "desk lamp", "tea pot", "running shoe", "wool scarf", "frying pan"]
+COLOURS = ["red", "blue", "green", ""]
+PRODUCTS = [
+    {
+        "product_id": f"p{kind}-{variant}",
+        "product_title": f"Acme{variant} {KINDS[kind].title()}, Large | {COLOURS[variant]} Deluxe",
+        "product_description": "",
+        "product_bullet_point": "",
+        "product_brand": f"Acme{variant}",
+        "product_color": COLOURS[variant],
+        "product_type": KINDS[kind],
+        "price": 1.0,
+    }
+    for kind in range(6)
+    for variant in range(4)
+]
+
+
+@pytest.fixture(scope="module")
+def catalogue() -> Dataset:
+    return Dataset.from_list(PRODUCTS)
+
+
+def mined(catalogue, taken=(), pairs=60, **options):
+    profile = Profile.named("smoke", device="cpu", unlabelled_pairs=pairs)
+    return mining.mine(catalogue, taken, tiny_models.CLASSES, profile, **options)
+
+
+def kind_of(product_id: str) -> str:
+    return KINDS[int(product_id[1])]
+
+
+def test_queries_are_distinct_normal_and_of_the_catalogues_words(catalogue):
+    queries = mining.catalogue_queries(catalogue, 60, seed=1)
+    assert len(queries) == len(set(queries)) == 60
+    assert all(query == normalise_query(query) for query in queries)
+    words = {w for p in PRODUCTS for text in p.values() for w in normalise_query(str(text)).split()}
+    words |= {word.strip(",") for word in words}
+    assert {word for query in queries for word in query.split()} <= words
+    # Each of the sources is there: a type alone, one with a brand or colour, a phrase of a title.
+    assert set(KINDS) & set(queries)
+    assert {"red desk lamp", "acme1 desk lamp", "blue desk lamp"} & set(queries)
+    assert any("large" in query for query in queries)
+
+
+def test_queries_follow_the_seed(catalogue):
+    assert mining.catalogue_queries(catalogue, 30, 1) == mining.catalogue_queries(catalogue, 30, 1)
+    assert mining.catalogue_queries(catalogue, 30, 1) != mining.catalogue_queries(catalogue, 30, 2)
+
+
+def test_a_catalogue_without_types_gives_phrases_of_titles(catalogue):
+    plain = catalogue.remove_columns("product_type")
+    titles = [" ".join(p["product_title"].replace(",", " ").replace("|", " ").split())
+              for p in PRODUCTS]  # fmt: skip
+    titles = [normalise_query(title) for title in titles]
+    for query in mining.catalogue_queries(plain, 40, seed=1):
+        assert any(query in title for title in titles)
+        assert 2 <= len(query.split()) <= 4
+
+
+def test_asking_for_more_queries_than_there_are_ends(catalogue):
+    one = catalogue.select(range(1)).remove_columns("product_type")
+    assert 0 < len(mining.catalogue_queries(one, 1_000, seed=1)) < 30
+
+
+def test_mined_pairs_keep_the_contract(catalogue):
+    pairs = mined(catalogue)
+    assert 50 <= len(pairs) <= 60
+    assert set(pairs.column_names) == {"query_id", "product_id", "query", "label", *TEXT}
+    assert pairs.features["label"] == tiny_models.CLASSES
+    assert set(pairs["label"]) == {-1}
+    keys = list(zip(pairs["query_id"], pairs["product_id"], strict=True))
+    assert len(set(keys)) == len(keys)
+    assert len(set(pairs["query_id"])) == len(set(pairs["query"]))
+    by_id = {product["product_id"]: product for product in PRODUCTS}
+    assert all(row["product_title"] == by_id[row["product_id"]]["product_title"] for row in pairs)
+    assert pairs[:] == mined(catalogue)[:]
+
+
+def test_no_mined_query_is_a_judged_one(catalogue):
+    before = mined(catalogue)["query"]
+    taken = [f"  {query.upper()} " for query in before[:30]]
+    after = mined(catalogue, taken)["query"]
+    assert after
+    assert not {normalise_query(query) for query in taken} & set(after)
+
+
+def test_near_products_are_of_the_querys_kind_and_random_ones_are_not(catalogue, monkeypatch):
+    monkeypatch.setattr(mining, "_NEIGHBOURS", 4)  # as many as there are products of a kind
+
+    def right(**options) -> float:
+        pairs = [row for row in mined(catalogue, per_query=4, **options) if row["query"] in KINDS]
+        assert len(pairs) >= 12
+        return sum(kind_of(row["product_id"]) == row["query"] for row in pairs) / len(pairs)
+
+    assert right(random_share=0.0) > 0.9
+    assert right(random_share=1.0) < 0.5
