@@ -248,15 +248,28 @@ class _Assortment:
 
 
 def _assortment(seed: int, products: int) -> _Assortment:
-    """Choose the shop's types. A small shop sells a few whole departments, not one of each."""
+    """Choose the shop's types: one for every 15 products, in at most one department for every 12.
+
+    A type is chosen together with its substitutes, so that labels S have something to stand on.
+    """
     rng = _stream(seed, ASSORTMENT)
-    by_department = defaultdict(list)
-    for kind in vocabulary().types:
-        by_department[kind.department].append(kind)
-    departments = list(by_department)
-    order = [k for i in rng.permutation(len(departments)) for k in by_department[departments[i]]]
-    chosen = order[: max(6, products // 12)]
-    types = [chosen[i] for i in rng.permutation(len(chosen))]
+    kinds = {kind.key: kind for kind in vocabulary().types}
+    wanted = min(len(kinds), max(6, products // 15))
+    departments = list(dict.fromkeys(kind.department for kind in vocabulary().types))
+    kept = rng.permutation(departments)[: max(1, wanted // 12)]
+    pools = [
+        [keys[i] for i in rng.permutation(len(keys))]
+        for keys in ([k for k in kinds if kinds[k].department == d] for d in kept)
+    ]
+    chosen: dict[str, None] = {}
+    while len(chosen) < wanted and any(pools):
+        for pool in filter(None, pools):
+            key = pool.pop()
+            for other in (key, *kinds[key].instead):
+                if kinds[other].department in kept and len(chosen) < wanted:
+                    chosen[other] = None
+    keys = list(chosen)
+    types = [kinds[keys[i]] for i in rng.permutation(len(keys))]
     values = [
         {
             name: tuple(listed[j] for j in rng.permutation(len(listed)))
