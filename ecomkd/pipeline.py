@@ -129,12 +129,13 @@ def student(
     *,
     teacher_folder: Path | None = None,
     unlabelled: int | None = None,
+    steps: int | None = None,
 ) -> Path:
     """The folder of a student trained as `row` says (see `ROWS`).
 
     Every row starts from the same weights and takes the same number of steps: `student_epochs`
     passes over the labelled pairs and the `unlabelled` first pairs without a label (all of them by
-    default). Raises ValueError for an unknown row.
+    default), unless `steps` gives a number. Raises ValueError for an unknown row.
     """
     if row not in ROWS:
         raise ValueError(f"Unknown row {row!r}: choose one of {', '.join(ROWS)}.")
@@ -142,7 +143,8 @@ def student(
         teacher_folder = teacher(data, profile)
     available = len(data["unlabelled"]) if "unlabelled" in data else 0
     unlabelled = available if unlabelled is None else min(unlabelled, available)
-    steps = profile.student_epochs * _batches(len(data["train"]) + unlabelled, profile)
+    if steps is None:
+        steps = profile.student_epochs * _batches(len(data["train"]) + unlabelled, profile)
 
     def make(folder: Path) -> None:
         tokenizer = models.load_tokenizer(str(teacher_folder))

@@ -6,9 +6,12 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from html import escape
 from importlib import metadata, resources
 from numbers import Integral, Real
 from pathlib import Path
+
+import pandas as pd
 
 from ecomkd.artifacts import write_text
 
@@ -103,3 +106,39 @@ def write_recorded(
         "goals": [dict(entry) for entry in goals],
     }
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def html(
+    rows: pd.DataFrame, clock: pd.DataFrame, goals: Sequence[Mapping], verdict: str, command: str
+) -> str:
+    """A self-contained page with the verdict, the systems, their speed and the goals."""
+    columns = ["ndcg@10", "ndcg@10 low", "ndcg@10 high", "lift@10", "mrr"]
+    columns += ["accuracy", "macro_precision", "macro_recall", "macro_f1"]
+    shown = rows[[column for column in columns if column in rows]]
+    aims = pd.DataFrame(goals).set_index("name")
+    parts = [
+        f"<p><strong>{escape(verdict)}</strong></p>",
+        "<h2>Quality on held-out queries</h2>",
+        shown.to_html(float_format="{:.3f}".format, border=0),
+        "<h2>Speed and size</h2>",
+        clock.drop(columns="role").to_html(float_format="{:.2f}".format, na_rep="", border=0),
+        "<h2>Goals</h2>",
+        aims.to_html(float_format="{:.3f}".format, border=0),
+        f"<p>Made by <code>{escape(command)}</code>.</p>",
+    ]
+    return _PAGE.replace("BODY", "\n".join(parts))
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Distillation report</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; display: block; overflow-x: auto; font-size: 0.9rem; }
+th, td { padding: 0.3rem 0.7rem; text-align: right; border-bottom: 1px solid #8884; }
+th:first-child { text-align: left; }
+</style></head><body><h1>Distillation report</h1>
+BODY
+</body></html>
+"""

@@ -1,0 +1,103 @@
+"""The command line: `ecomkd check`, `ecomkd run`, `ecomkd shop`."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns 0, or 1 with one sentence on stderr for input it cannot use."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        options.command(options)
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        print(f"ecomkd: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ecomkd",
+        description="Transfer learning and distillation for a shop's search.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    check = _command(commands, "check", _check, "Validate a folder or file.", "check my_shop/")
+    check.add_argument("data", metavar="DATA", help="a folder, or a CSV or Parquet file")
+
+    run = _command(
+        commands,
+        "run",
+        _run,
+        "Train, distil, evaluate and export on one catalogue; write a report with a verdict.",
+        "run my_shop/ --profile book --seeds 3 --out report/",
+    )
+    run.add_argument("data", metavar="DATA", help="shop, esci, or a path")
+    run.add_argument("--profile", default=None, help="smoke, book or gpu (default: book)")
+    run.add_argument("--seeds", type=_positive, default=1, metavar="N", help="how many seeds")
+    run.add_argument(
+        "--first-seed", type=int, default=1, metavar="K", help="seeds run from K (default: 1)"
+    )
+    run.add_argument("--out", type=Path, required=True, metavar="DIR", help="where results go")
+
+    shop = _command(
+        commands, "shop", _shop, "Write the simulated shop.", "shop my_shop/ --products 10000"
+    )
+    shop.add_argument("out", metavar="OUT", type=Path, help="a folder to write")
+    shop.add_argument("--products", type=_positive, default=3_000, metavar="N")
+    shop.add_argument("--seed", type=int, default=1)
+    return parser
+
+
+def _command(commands, name: str, function, text: str, example: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name, help=text, description=text, epilog=f"Example: ecomkd {example}"
+    )
+    parser.set_defaults(command=function)
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give a whole number of at least 1")
+    return number
+
+
+def _check(options: argparse.Namespace) -> None:
+    from ecomkd.data.schema import read
+
+    tables = read(options.data)
+    print(f"{options.data}: keeps the data contract.")
+    for name, value in tables.report.items():
+        print(f"  {name}: {value}")
+
+
+def _run(options: argparse.Namespace) -> None:
+    from ecomkd.config import Profile
+    from ecomkd.run import run
+
+    profile = Profile.named(options.profile)
+    seeds = list(range(options.first_seed, options.first_seed + options.seeds))
+    source = options.data if options.data in ("shop", "esci") else Path(options.data)
+    name = source.name if isinstance(source, Path) else source
+    arguments = f"--profile {profile.name} --seeds {options.seeds} --first-seed {seeds[0]}"
+    command = f"ecomkd run {shlex.quote(name)} {arguments} --out {shlex.quote(options.out.name)}"
+    print(run(source, profile, seeds, options.out, command))
+    print(f"Report: {options.out / 'report.html'}")
+
+
+def _shop(options: argparse.Namespace) -> None:
+    from ecomkd.data import shop
+
+    shop.write(options.out, options.products, options.seed)
+    print(f"Wrote {options.products:,} products to {options.out}.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
