@@ -35,6 +35,7 @@ VOCABULARY = Path(__file__).with_name("shop_vocabulary.toml")
 CHUNK = 1000  # products drawn from one random stream
 POOL = 20_000  # judgments are about the first POOL products, so that they need no more memory
 SHOPPERS = 200
+TRIES = 400  # at a query that nobody has typed before
 SPLITS = {"train": 0.5, "validation": 0.14, "test": 0.36}  # shares of the judged queries
 KINDS = {
     "plain": 0.14,  # a seller's word
@@ -46,7 +47,7 @@ KINDS = {
 }
 UNSEEN_SHARE = 0.34  # of test and unlabelled queries: a word that training never shows
 # Expected shares of E, S, C, I among the candidates of a query, around which each query varies.
-JUDGED_MIX = (0.66, 0.18, 0.045, 0.115)
+JUDGED_MIX = (0.60, 0.23, 0.045, 0.125)
 UNLABELLED_MIX = (0.40, 0.25, 0.10, 0.25)
 SAME, SUBSTITUTE, COMPLEMENT, UNRELATED = range(4)
 # One stream of random numbers per purpose, so that a change in one leaves the others alone.
@@ -569,12 +570,12 @@ def _traffic(
 
 
 def _new_query(rng, unseen_words: bool, pool: _Pool, taken: set[str]) -> _Query | None:
-    """A query whose normalised text nobody has typed before; None after 400 tries."""
+    """A query whose normalised text nobody has typed before; None after TRIES."""
     kinds, shares = list(KINDS), list(KINDS.values())
-    for attempt in range(400):
+    for attempt in range(TRIES):
         unseen = unseen_words and rng.random() < UNSEEN_SHARE
         kind = "unseen_synonym" if unseen else str(rng.choice(kinds, p=shares))
-        query = _draw_query(rng, kind, pool, hurry=min(1.0, attempt / 100))
+        query = _draw_query(rng, kind, pool, hurry=min(1.0, attempt * 4 / TRIES))
         if query is not None and (text := normalise_query(query.text)) not in taken:
             taken.add(text)
             return query
