@@ -44,7 +44,7 @@ class Profile:
     alpha: float = 1.0
     temperature: float = 1.0
     batch_size: int = 32
-    max_length: int = 48
+    max_length: int = 40
     """Tokens of a query–product pair; what is longer is cut at the product's end."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `mps`."""

@@ -328,7 +328,8 @@ def _per_query(results, names: list[str], column: str = "ndcg@10") -> pd.DataFra
             )
             for name in names
         }
-        parts.append(pd.DataFrame(columns).set_index(_units(result, columns[names[0]].index)))
+        values = pd.DataFrame(columns)
+        parts.append(values.set_axis(_units(result, values.index)))
     return pd.concat(parts).groupby(level=0).mean()
 
 
