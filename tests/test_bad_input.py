@@ -161,8 +161,8 @@ BAD = {
         "{dir}/unlabelled.csv, line 2, column 'split': unknown split 'train'; use unlabelled.",
     ),
     "not UTF-8": (
-        {"judgments.csv": (GOOD + "q4,p4,caf\u00e9,Pot,E,train\n").encode("latin-1")},
-        "{dir}/judgments.csv, line 5: the byte 0xe9 at position 10 is not UTF-8; "
+        {"judgments.csv": (GOOD + "q4,p4,na\u00efve,Pot,E,train\n").encode("latin-1")},
+        "{dir}/judgments.csv, line 5: the byte 0xef at position 9 is not UTF-8; "
         "save the file as UTF-8.",
     ),
     "UTF-16": (
