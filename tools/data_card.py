@@ -31,6 +31,7 @@ SEED = 900
 
 COLOURS = {"shop (simulated)": "#0f8b8d", "ESCI sample": "#d98e04", "Icecat": "#9b6fc4"}
 SIZE = (5, 2.8)  # inches: narrow, so that the text stays legible on a phone
+ABOVE = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": 2}
 INK = "#010203"  # stands for the page's own colour of text
 STYLE = "display: block; width: 100%; max-width: 35rem; height: auto; margin: auto"
 WORD = re.compile(r"\w+")
@@ -95,7 +96,7 @@ def label_shares(tables: dict[str, pd.DataFrame]) -> None:
         linewidth=0,
     )
     axes.set(xlabel="label", ylabel="per cent of the judged pairs")
-    axes.legend(title=None)
+    axes.legend(title=None, **ABOVE)
     figure(
         "labels",
         "Bars of the shares of the labels E, S, C and I in the simulated shop and in the ESCI "
@@ -106,7 +107,7 @@ def label_shares(tables: dict[str, pd.DataFrame]) -> None:
 
 
 def lengths(tables: dict[str, pd.DataFrame]) -> None:
-    _, axes = plt.subplots(1, 2, figsize=SIZE, sharey=True)
+    drawing, axes = plt.subplots(1, 2, figsize=SIZE, sharey=True)
     for name, frame in tables.items():
         queries = frame.drop_duplicates("query_id")["query"]
         for axis, texts in zip(axes, (queries, frame.product_title), strict=True):
@@ -114,7 +115,7 @@ def lengths(tables: dict[str, pd.DataFrame]) -> None:
             sns.ecdfplot(counts, ax=axis, color=COLOURS[name], label=name)
     axes[0].set(xlabel="words in a query", ylabel="share with at most so many", xlim=(0, 15))
     axes[1].set(xlabel="words in a title", xlim=(0, 45))
-    axes[1].legend(loc="lower right")
+    drawing.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     figure(
         "lengths",
         "Two cumulative curves for each of the simulated shop, the ESCI sample and Icecat: the "
@@ -144,7 +145,7 @@ def gap(tables: dict[str, pd.DataFrame]) -> None:
         linewidth=0, errorbar=("ci", 95), seed=0, err_kws={"color": INK, "linewidth": 1.2},
     )  # fmt: skip
     axes.set(xlabel="label", ylabel="per cent of a query's\nwords that the title has")
-    axes.legend(title=None)
+    axes.legend(title=None, **ABOVE)
     figure(
         "gap",
         "Bars of the share of a query's words that stand in the title, by label, in the simulated "
@@ -164,7 +165,7 @@ def tail(made: shop.Shop) -> None:
     plt.yscale("log")
     plt.xlabel("rank of the product type, the most common first")
     plt.ylabel("number")
-    plt.legend()
+    plt.legend(**ABOVE)
     figure(
         "tail",
         "Two falling curves on logarithmic axes: the number of products and of queries of each "
@@ -180,16 +181,18 @@ def counts(made: shop.Shop) -> None:
         {
             "queries": pairs.groupby("split").query_id.nunique(),
             "pairs": pairs.groupby("split").size(),
-            "exact, %": made.judgments.groupby("split").esci_label.agg(
-                lambda labels: round(100 * (labels == "E").mean(), 1)
-            ),
+            "exact, %": 100
+            * made.judgments.esci_label.eq("E").groupby(made.judgments.split).mean(),
         }
     ).loc[list(SPLITS)]
     kinds = pairs.drop_duplicates("query_id").groupby(["split", "query_kind"]).size().unstack()
     unseen = kinds["unseen_synonym"].reindex(table.index).fillna(0)
-    table["asked by an unseen synonym, %"] = (100 * unseen / table.queries).round(1)
-    text = table.map(lambda value: "" if pd.isna(value) else f"{value:,g}").to_csv()
-    write_text(FIGURES / "shop_counts.csv", text)
+    table["asked by an unseen synonym, %"] = 100 * unseen / table.queries
+    text = table.copy()
+    for name in table:
+        form = "{:.1f}" if name.endswith("%") else "{:,}"
+        text[name] = [form.format(value).replace("nan", "") for value in table[name]]
+    write_text(FIGURES / "shop_counts.csv", text.to_csv())
     facts = {
         "products": len(made.products),
         "product types on sale": made.products.product_type.nunique(),
