@@ -41,7 +41,7 @@ def to_onnx(model: nn.Module, tokenizer, path: Path | str) -> Path:
         warnings.simplefilter("ignore")
         expected = model(**inputs).logits.numpy()
         torch.onnx.export(
-            _Logits(model, tuple(inputs)),
+            _Logits(model, tuple(inputs)).eval(),
             tuple(inputs.values()),
             path,
             input_names=list(inputs),

@@ -416,3 +416,94 @@ def test_seed_interval():
     for bad in ([1.0, 2.0], [1.0, 2.0, math.nan]):
         with pytest.raises(ValueError, match="at least 3 finite values"):
             metrics.seed_interval(bad)
+
+
+def per_query_frame(seed=0, queries=300) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    return pd.DataFrame({"a": rng.normal(0.8, 0.1, queries), "b": rng.normal(0.7, 0.1, queries)})
+
+
+def test_bootstrap_of_means_is_the_paired_bootstrap_for_a_difference():
+    values = per_query_frame()
+    found = metrics.bootstrap_of_means(values, lambda m: m["a"] - m["b"])
+    plain = metrics.paired_bootstrap(values["a"], values["b"])
+    assert found["value"] == pytest.approx(plain["difference"])
+    assert found["low"] == pytest.approx(plain["low"], abs=0.001)
+    assert found["high"] == pytest.approx(plain["high"], abs=0.001)
+    assert all(type(x) is float for x in found.values())
+
+
+def test_bootstrap_of_means_takes_a_ratio_of_means_and_not_a_mean_of_ratios():
+    """Means 2 and 4 give 1/2; the mean of 1/2 and 3/6 … would need no means at all."""
+    values = pd.DataFrame({"a": [1.0, 3.0], "b": [6.0, 2.0]})
+    found = metrics.bootstrap_of_means(values, lambda m: m["a"] / m["b"])
+    assert found["value"] == 0.5
+    # Both draws of one query alone have a chance of 1/4: 1/6 and 3/2.
+    assert (found["low"], found["high"]) == pytest.approx((1 / 6, 3 / 2))
+
+
+def test_bootstrap_of_means_draws_all_columns_together():
+    values = per_query_frame()
+    values["b"] = values["a"] - 0.1
+    found = metrics.bootstrap_of_means(values, lambda m: m["a"] - m["b"])
+    assert list(found.values()) == pytest.approx([0.1, 0.1, 0.1])
+
+
+def predictions(seed=0, pairs=400, classes=4):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(classes, size=pairs)
+    a, b = (np.where(rng.random(pairs) < p, labels, rng.integers(classes, size=pairs))
+            for p in (0.8, 0.4))  # fmt: skip
+    return labels, a, b, [f"q{i // 8}" for i in range(pairs)]
+
+
+def test_macro_f1_difference_is_scikit_learns():
+    labels, a, b, queries = predictions()
+    found = metrics.macro_f1_difference(labels, a, b, queries, 4, resamples=500)
+    wanted = f1_score(labels, a, average="macro") - f1_score(labels, b, average="macro")
+    assert found["difference"] == pytest.approx(wanted, abs=1e-12)
+    assert found["low"] < wanted < found["high"]
+    assert found["low"] > 0
+    back = metrics.macro_f1_difference(labels, b, a, queries, 4, resamples=500)
+    assert back["difference"] == pytest.approx(-wanted)
+    assert back["low"] == pytest.approx(-found["high"])
+
+
+def test_macro_f1_counts_a_class_that_is_never_seen_or_named_as_zero():
+    labels, a = [0, 0, 1, 1], [0, 0, 1, 2]
+    found = metrics.macro_f1_difference(labels, a, labels, ["x", "x", "y", "y"], 4, resamples=10)
+    wanted = [f1_score(labels, p, average="macro", labels=range(4), zero_division=0)
+              for p in (a, labels)]  # fmt: skip
+    assert found["difference"] == pytest.approx(wanted[0] - wanted[1])
+
+
+def test_macro_f1_difference_of_equal_predictions_is_zero():
+    labels, a, _, queries = predictions()
+    found = metrics.macro_f1_difference(labels, a, a, queries, 4, resamples=100)
+    assert found == {"difference": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_macro_f1_difference_draws_whole_queries():
+    """Pairs of a query that stand and fall together make the interval wider."""
+    labels, a, b, queries = predictions()
+    spread = {}
+    for name, units in (("queries", queries), ("pairs", range(len(labels)))):
+        right = np.repeat(np.random.default_rng(1).random(50) < 0.6, 8)
+        c = np.where(right, labels, (labels + 1) % 4)
+        found = metrics.macro_f1_difference(labels, c, b, units, 4, resamples=2000)
+        spread[name] = found["high"] - found["low"]
+    assert spread["queries"] > 1.5 * spread["pairs"]
+
+
+def test_macro_f1_interval_covers():
+    """Of 40 samples of 60 queries the 95 % interval holds the difference of the whole in most."""
+    labels, a, b, queries = predictions(3, pairs=40_000)
+    whole = metrics.macro_f1_difference(labels, a, b, queries, 4, resamples=2)["difference"]
+    covered = 0
+    for part in range(40):
+        rows = slice(480 * part, 480 * (part + 1))
+        found = metrics.macro_f1_difference(
+            labels[rows], a[rows], b[rows], queries[rows], 4, resamples=400, seed=part
+        )
+        covered += found["low"] <= whole <= found["high"]
+    assert covered >= 34
