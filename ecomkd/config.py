@@ -30,15 +30,18 @@ class Profile:
     """How many of the unlabelled pairs the chapters use while the reader waits."""
     teacher: str = "minilm"
     """A bundled checkpoint, a name on the model hub, or a folder."""
-    teacher_epochs: int = 4
-    teacher_learning_rate: float = 5e-5
+    teacher_epochs: int = 5
+    teacher_learning_rate: float = 1e-4
+    train_embeddings: bool = False
+    """Whether fine-tuning moves the word embeddings. With few labels it had better not: words that
+    training shows would move away from their neighbours that it does not show."""
     student_layers: tuple[int, ...] = (0, 5)
     """The layers of the teacher that a student starts from, counted from 0."""
     student_width: int | None = None
     """Hidden size of a narrow student; None keeps the teacher's."""
     student_start: str = "checkpoint"
     """Whose layers a student starts from: the pretrained `checkpoint`'s, or the `teacher`'s."""
-    student_epochs: int = 3
+    student_epochs: int = 2
     """Passes over labelled and unlabelled pairs together: the number of steps of each row."""
     student_learning_rate: float = 1e-4
     alpha: float = 1.0
@@ -98,6 +101,8 @@ _SCALES: dict[str, dict] = {
         "teacher": "google-bert/bert-base-uncased",
         "student_layers": (0, 5, 11),
         "teacher_epochs": 2,
+        "teacher_learning_rate": 5e-5,
+        "train_embeddings": True,
         "student_epochs": 2,
         "batch_size": 64,
         "max_length": 128,

@@ -43,20 +43,26 @@ def teacher(
 ) -> Path:
     """The folder of the teacher, a cross-encoder fine-tuned on `data["train"]`.
 
+    Its word embeddings stay as they are unless `profile.train_embeddings`.
+
     `train_pairs` takes the first so many training pairs, for a learning curve. With
-    `pretrained=False` the same architecture starts from random weights.
+    `pretrained=False` the same architecture starts from random weights, all of them trained.
     """
     train = data["train"]
     if train_pairs is not None:
         train = train.select(range(min(train_pairs, len(train))))
     labels = train.features["label"].names
     tokenizer = models.load_tokenizer(profile.teacher)
-    build = models.build_teacher if pretrained else models.build_untrained
 
     def make(folder: Path) -> None:
+        if pretrained:
+            model = models.build_teacher(profile.teacher, labels, profile.seed)
+            model.get_input_embeddings().requires_grad_(profile.train_embeddings)
+        else:
+            model = models.build_untrained(profile.teacher, labels, profile.seed)
         pairs = distill.encode(train, tokenizer, profile.max_length)
         distill.fit(
-            build(profile.teacher, labels, profile.seed),
+            model,
             pairs,
             distill.encode(data["validation"], tokenizer, profile.max_length),
             tokenizer,
@@ -70,7 +76,9 @@ def teacher(
 
     parts = [
         _digests(train, data["validation"]),
-        _settings(profile, "teacher", "teacher_epochs", "teacher_learning_rate"),
+        _settings(
+            profile, "teacher", "teacher_epochs", "teacher_learning_rate", "train_embeddings"
+        ),
         pretrained,
     ]
     return stage("teacher", [*parts, *_code()], make, profile.artifacts)
@@ -149,6 +157,7 @@ def student(
     def make(folder: Path) -> None:
         tokenizer = models.load_tokenizer(str(teacher_folder))
         learner = start(profile, teacher_folder)
+        learner.get_input_embeddings().requires_grad_(profile.train_embeddings)
         pairs, options = _lesson(data, profile, teacher_folder, row, unlabelled, learner)
         distill.fit(
             learner,
@@ -180,6 +189,7 @@ def student(
             "student_width",
             "student_start",
             "student_learning_rate",
+            "train_embeddings",
             "alpha",
             "temperature",
         ),
