@@ -1,0 +1,198 @@
+"""Quality against the number of labels: a pretrained teacher and the same one from scratch.
+
+    python benchmarks/learning_curve.py --seeds 1      one seed, into its own file
+    python benchmarks/learning_curve.py --seeds 2 3    further seeds, in turn
+    python benchmarks/learning_curve.py --merge        all files into the recorded result
+
+The profile comes from ECOMKD_PROFILE. Every model is judged on the test queries of its seed. Small
+training sets take more passes, so that no model stops before `--min-steps` optimiser steps. Three
+further runs guard the comparison. `longer` gives the model from scratch more steps and a higher
+learning rate. `embeddings` is the pretrained model with word embeddings that move. `leak` trains on
+half of the pairs of some test queries and is judged on the other half, beside a model that saw as
+many pairs of other queries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from datasets import Dataset, DatasetDict
+
+from ecomkd import bench, load, metrics, pipeline, report
+from ecomkd.artifacts import write_text
+from ecomkd.config import Profile
+from ecomkd.data import shop
+
+SIZES = (250, 500, 1000, 2000)
+LEAK_PAIRS = 1000
+LONGER = {"epochs": 3, "learning_rate": 3}  # factors on the teacher's
+UNSEEN = "unseen_synonym"
+RECORDED = Path(report.__file__).parent / "recorded" / "learning_curve.json"
+
+
+def judge(folder: Path, pairs: Dataset, profile: Profile) -> dict:
+    """Quality of a saved model on labelled pairs, over all queries and over each kind of them."""
+    found = pipeline.evaluate(pairs, pipeline.predict(folder, pairs, profile))
+    per_query = found["ranking"]["per_query"]
+    kinds = dict(zip(pairs["query_id"], pairs["query_kind"], strict=True))
+    lifts = per_query["lift@10"].groupby(per_query.index.map(kinds)).mean()
+    return {
+        "macro_f1": found["classification"]["macro_f1"],
+        "f1": found["classification"]["per_class"]["f1"].tolist(),
+        "ndcg@10": found["ranking"]["ndcg@10"],
+        "lift@10": found["ranking"]["lift@10"],
+        "lift@10 by kind": lifts.to_dict(),
+    }
+
+
+def measure(seed: int, sizes: list[int], min_steps: int) -> dict:
+    """All models of one seed: the curve, the longer run from scratch, the leak."""
+    profile = Profile.named(seed=seed)
+    data = load("shop", profile)
+    labels = len(data["train"])
+
+    def run(pairs: int, start: str, settings: Profile) -> dict:
+        folder = pipeline.teacher(
+            data, settings, train_pairs=pairs, pretrained=start == "pretrained"
+        )
+        return {
+            "seed": seed,
+            "start": start,
+            "pairs": pairs,
+            "epochs": settings.teacher_epochs,
+            "learning_rate": settings.teacher_learning_rate,
+            **judge(folder, data["test"], profile),
+        }
+
+    curve = [
+        run(pairs, start, long_enough(profile, pairs, min_steps))
+        for start in ("pretrained", "scratch")
+        for pairs in (*[n for n in sizes if n < labels], labels)
+    ]
+    longer = replace(
+        profile,
+        teacher_epochs=LONGER["epochs"] * profile.teacher_epochs,
+        teacher_learning_rate=LONGER["learning_rate"] * profile.teacher_learning_rate,
+    )
+    return {
+        "curve": curve,
+        "longer": [run(labels, "scratch", longer)],
+        "embeddings": [run(labels, "pretrained", replace(profile, train_embeddings=True))],
+        "leak": leak(data, profile, min_steps),
+    }
+
+
+def long_enough(profile: Profile, pairs: int, min_steps: int) -> Profile:
+    """The profile with as many epochs as `min_steps` steps need, and no fewer than it had."""
+    batches = -(-pairs // profile.batch_size)
+    return replace(profile, teacher_epochs=max(profile.teacher_epochs, -(-min_steps // batches)))
+
+
+def leak(data: DatasetDict, profile: Profile, min_steps: int) -> list[dict]:
+    """Two teachers with as many labels; one of them has seen the queries it is judged on."""
+    query = pd.Series(data["test"]["query_id"][:])
+    place = query.groupby(query).cumcount()
+    seen = data["test"].select(np.flatnonzero(place % 2 == 0)[:LEAK_PAIRS])
+    rest = data["test"].select(np.flatnonzero(place % 2 == 1))
+    queries = set(seen["query_id"])
+    rest = rest.select([row for row, query in enumerate(rest["query_id"]) if query in queries])
+    settings = long_enough(profile, len(seen), min_steps)
+    rows = []
+    for split, train in (("by query", data["train"]), ("by pair", seen)):
+        splits = DatasetDict(train=train, validation=data["validation"])
+        folder = pipeline.teacher(splits, settings, train_pairs=len(seen))
+        row = {"seed": profile.seed, "split": split, "pairs": len(seen)}
+        rows.append(row | judge(folder, rest, profile))
+    return rows
+
+
+def goals(curve: pd.DataFrame, longer: pd.DataFrame) -> list[dict]:
+    """The guard of the simulated shop: its grammar cannot simply be learnt from the labels."""
+    full = curve[curve.pairs == curve.groupby("seed").pairs.transform("max")]
+    teacher, scratch, further = (
+        rows.set_index("seed")["lift@10 by kind"].map(lambda lifts: lifts[UNSEEN])
+        for rows in (full[full.start == "pretrained"], full[full.start == "scratch"], longer)
+    )
+    found = []
+    for name, other in (("From scratch", scratch), ("From scratch, longer run", further)):
+        lost = (teacher - other) / teacher
+        several = len(lost) >= 3
+        interval = metrics.seed_interval(lost) if several else {"low": None, "high": None}
+        found.append(
+            report.goal(
+                name=f"{name}: share of the teacher's lift on unseen synonyms that is lost",
+                value=float(lost.mean()),
+                low=interval["low"],
+                high=interval["high"],
+                wanted="≥ 1/3",
+                met=bool(lost.mean() >= 1 / 3),
+            )
+        )
+    return found
+
+
+def merge(folder: Path, out: Path) -> None:
+    """Write the recorded result from the files of single seeds."""
+    files = sorted(folder.glob("seed*.json"))
+    if not files:
+        raise SystemExit(f"{folder}: no file of a seed; run this script with --seeds first.")
+    parts = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    same = ("profile", "generator", "min_steps")
+    if len({json.dumps([part[name] for name in same]) for part in parts}) > 1:
+        raise SystemExit(
+            f"{folder}: the files come from different profiles, generators or --min-steps; "
+            "remove the old ones."
+        )
+    data = {
+        name: [row for part in parts for row in part["data"][name]]
+        for name in ("curve", "longer", "embeddings", "leak")
+    }
+    seeds = sorted(part["seed"] for part in parts)
+    report.write_recorded(
+        out,
+        command="python benchmarks/learning_curve.py --seeds "
+        f"{' '.join(map(str, seeds))} && python benchmarks/learning_curve.py --merge",
+        seeds=seeds,
+        hardware=parts[0]["hardware"],
+        generator=parts[0]["generator"],
+        data={"profile": parts[0]["profile"], "min_steps": parts[0]["min_steps"], **data},
+        goals=goals(pd.DataFrame(data["curve"]), pd.DataFrame(data["longer"])),
+    )
+    print(f"{out}: seeds {', '.join(map(str, seeds))}")
+
+
+def main() -> None:
+    folder = Profile.named().artifacts / "learning_curve"
+    parser = argparse.ArgumentParser(description="Quality against the number of labels.")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[], help="seeds of the shop")
+    parser.add_argument(
+        "--sizes", type=int, nargs="*", default=SIZES, help="training pairs; all is added"
+    )
+    parser.add_argument("--min-steps", type=int, default=150, help="steps of each model at least")
+    parser.add_argument("--folder", type=Path, default=folder, help="of the single seeds' files")
+    parser.add_argument("--merge", action="store_true", help="write the recorded result")
+    parser.add_argument("--out", type=Path, default=RECORDED, help="where --merge writes")
+    arguments = parser.parse_args()
+    if not arguments.seeds and not arguments.merge:
+        parser.error("give --seeds, --merge, or both")
+    for seed in arguments.seeds:
+        result = {
+            "seed": seed,
+            "profile": Profile.named().name,
+            "generator": shop.generator_hash(),
+            "hardware": bench.hardware(),
+            "min_steps": arguments.min_steps,
+            "data": measure(seed, arguments.sizes, arguments.min_steps),
+        }
+        write_text(arguments.folder / f"seed{seed}.json", json.dumps(result, indent=1))
+    if arguments.merge:
+        merge(arguments.folder, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
