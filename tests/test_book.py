@@ -81,6 +81,7 @@ def test_a_page_in_the_browser(browser, page, view):
     context = browser.new_context(
         viewport={"width": width, "height": height}, color_scheme=scheme, offline=True
     )
+    context.set_default_timeout(120_000)
     tab = context.new_page()
     faults, outside = [], []
     tab.on("console", lambda line: line.type == "error" and faults.append(line.text))

@@ -305,6 +305,6 @@ def test_runs_from_an_empty_folder_with_the_wheel(path, wheel_folder, tmp_path):
     environment = dict(os.environ, PYTHONPATH=str(wheel_folder), ECOMKD_PROFILE="smoke")
     environment.pop("ECOMKD_ARTIFACTS", None)
     here = {"metadata": {"path": str(tmp_path)}}
-    client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources=here)
+    client = NotebookClient(notebook, timeout=900, kernel_name="python3", resources=here)
     client.execute(env=environment)
     assert str(wheel_folder) in notebook.cells[-1].outputs[0].data["text/plain"]

@@ -37,6 +37,7 @@ ORDER = (
     "ecomkd.mining",
     "ecomkd.baselines",
     "ecomkd.pipeline",
+    "ecomkd.run",
     "ecomkd.cli",
 )
 
