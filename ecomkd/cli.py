@@ -43,6 +43,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--first-seed", type=int, default=1, metavar="K", help="seeds run from K (default: 1)"
     )
+    run.add_argument(
+        "--unlabelled",
+        type=_positive,
+        metavar="N",
+        help="learn from the first N unlabelled pairs (default: all)",
+    )
     run.add_argument("--out", type=Path, required=True, metavar="DIR", help="where results go")
 
     shop = _command(
@@ -63,7 +69,7 @@ def _command(commands, name: str, function, text: str, example: str) -> argparse
 
 
 def _positive(text: str) -> int:
-    number = int(text)
+    number = int(text) if text.isdecimal() else 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text}: give a whole number of at least 1")
     return number
@@ -87,8 +93,10 @@ def _run(options: argparse.Namespace) -> None:
     source = options.data if options.data in ("shop", "esci") else Path(options.data)
     name = source.name if isinstance(source, Path) else source
     arguments = f"--profile {profile.name} --seeds {options.seeds} --first-seed {seeds[0]}"
+    if options.unlabelled is not None:
+        arguments += f" --unlabelled {options.unlabelled}"
     command = f"ecomkd run {shlex.quote(name)} {arguments} --out {shlex.quote(options.out.name)}"
-    print(run(source, profile, seeds, options.out, command))
+    print(run(source, profile, seeds, options.out, command, options.unlabelled))
     print(f"Report: {options.out / 'report.html'}")
 
 

@@ -35,15 +35,15 @@ class Profile:
     train_embeddings: bool = False
     """Whether fine-tuning moves the word embeddings. With few labels it had better not: words that
     training shows would move away from their neighbours that it does not show."""
-    student_layers: tuple[int, ...] = (0, 5)
+    student_layers: tuple[int, ...] = (0, 1, 2)
     """The layers of the teacher that a student starts from, counted from 0."""
     student_width: int | None = None
     """Hidden size of a narrow student; None keeps the teacher's."""
-    student_start: str = "checkpoint"
+    student_start: str = "teacher"
     """Whose layers a student starts from: the pretrained `checkpoint`'s, or the `teacher`'s."""
     student_epochs: int = 2
     """Passes over labelled and unlabelled pairs together: the number of steps of each row."""
-    student_learning_rate: float = 1e-4
+    student_learning_rate: float = 5e-4
     alpha: float = 1.0
     temperature: float = 1.0
     batch_size: int = 32
@@ -99,7 +99,8 @@ _SCALES: dict[str, dict] = {
         "unlabelled_pairs": 1_000_000,
         "live_pairs": 1_000_000,
         "teacher": "google-bert/bert-base-uncased",
-        "student_layers": (0, 5, 11),
+        "student_layers": (0, 1, 2, 3),
+        "student_learning_rate": 1e-4,
         "teacher_epochs": 2,
         "teacher_learning_rate": 5e-5,
         "train_embeddings": True,

@@ -26,7 +26,8 @@ def catalogue_queries(catalogue: Dataset, count: int, seed: int) -> list[str]:
     """
     rng = np.random.default_rng(seed)
     columns = {name: list(catalogue[name]) for name in catalogue.column_names}
-    types = columns.get("product_type")
+    # Some shops write their types as identifiers: yoga_mat.
+    types = [kind.replace("_", " ") for kind in columns.get("product_type", [])]
     queries: dict[str, None] = {}
     for _ in range(20 * count):
         if len(queries) == count:

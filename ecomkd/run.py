@@ -43,8 +43,10 @@ _SPEED_PAIRS = 50
 _THROUGHPUT_BATCH = 32
 
 
-def one_seed(source: str | Path, profile: Profile) -> dict:
+def one_seed(source: str | Path, profile: Profile, unlabelled: int | None = None) -> dict:
     """Train and evaluate every system once; the result is kept like any other artefact.
+
+    `unlabelled` is how many of the pairs without a label the students learn from; None is all.
 
     Returns `seed`, `data` (a digest of the test pairs), `query_id`, `label` and `kind` of the test
     pairs, and for each system its predicted classes, `classification` means and, where an order
@@ -53,7 +55,8 @@ def one_seed(source: str | Path, profile: Profile) -> dict:
     data, catalogue = _data(source, profile)
     teacher = pipeline.teacher(data, profile)
     students = {
-        row: pipeline.student(data, profile, row, teacher_folder=teacher) for row in STUDENTS
+        row: pipeline.student(data, profile, row, teacher_folder=teacher, unlabelled=unlabelled)
+        for row in STUDENTS
     }
 
     def make(folder: Path) -> None:
@@ -64,7 +67,7 @@ def one_seed(source: str | Path, profile: Profile) -> dict:
         teacher.name,
         [path.name for path in students.values()],
         data_digest(data["test"], ("query_id", "product_id", "query", "label")),
-        digest(one_seed, _evaluated, baselines, export, metrics, pipeline),
+        digest(one_seed, _evaluated, predict_onnx, baselines, export, metrics, pipeline),
     ]
     folder = stage("result", parts, make, profile.artifacts)
     return json.loads((folder / "result.json").read_text(encoding="utf-8"))
@@ -139,18 +142,20 @@ def exports(folder: Path, profile: Profile) -> Path:
 
 
 def predict_onnx(path: Path, pairs, profile: Profile) -> np.ndarray:
-    """Class probabilities (N, C) of an exported model, pair by pair in batches of equal length."""
+    """Class probabilities (N, C) of an exported model, each pair by itself, as a shop serves it.
+
+    The activations of an int8 model share one scale per tensor: in a batch, the logits of a pair
+    would depend on what else is in it.
+    """
     tokenizer = models.load_tokenizer(str(path.parent))
     encoded = distill.encode(pairs, tokenizer, profile.max_length)
-    model = export.OnnxClassifier(path)
-    order = np.argsort(encoded["length"], kind="stable")
-    logits = np.empty((len(pairs), pairs.features["label"].num_classes), dtype=np.float32)
+    model = export.OnnxClassifier(path, torch.get_num_threads())
     names = [name for name in encoded.column_names if name in ("input_ids", "token_type_ids")]
-    for start in range(0, len(order), profile.batch_size):
-        rows = order[start : start + profile.batch_size]
-        batch = tokenizer.pad(encoded.select_columns(names)[rows], return_tensors="np")
-        logits[rows] = model(**batch)
-    return pipeline.softmax(logits)
+    logits = [
+        model(**tokenizer.pad({name: [row[name]] for name in names}, return_tensors="np"))
+        for row in encoded.select_columns(names)
+    ]
+    return pipeline.softmax(np.concatenate(logits))
 
 
 def speed(teacher: Path, student: Path, pairs, profile: Profile) -> pd.DataFrame:
@@ -424,21 +429,30 @@ for score, product in sorted(zip(scores, products), reverse=True):
 """
 
 
-def run(source: str | Path, profile: Profile, seeds: Sequence[int], out: Path, command: str) -> str:
+def run(
+    source: str | Path,
+    profile: Profile,
+    seeds: Sequence[int],
+    out: Path,
+    command: str,
+    unlabelled: int | None = None,
+) -> str:
     """Everything on one catalogue, over several seeds; returns the verdict.
 
     Each seed's results go to `out/seed-K.json` as soon as it is done; the report comes at the end.
-    What an earlier, killed run finished is not done again.
+    What an earlier, killed run finished is not done again. `unlabelled` is as in `one_seed`.
     """
     results = []
     for seed in seeds:
-        result = one_seed(source, replace(profile, seed=seed))
+        result = one_seed(source, replace(profile, seed=seed), unlabelled)
         write_text(out / f"seed-{seed}.json", json.dumps(result))
         results.append(result)
     first = replace(profile, seed=seeds[0])
     data, _ = _data(source, first)
     teacher = pipeline.teacher(data, first)
-    student = pipeline.student(data, first, "kd_unlabelled", teacher_folder=teacher)
+    student = pipeline.student(
+        data, first, "kd_unlabelled", teacher_folder=teacher, unlabelled=unlabelled
+    )
     clock = speed(teacher, student, data["test"], first)
     rows = table(results)
     kinds = by_kind(results)

@@ -508,6 +508,10 @@ def test_every_row_starts_alike_and_takes_the_same_steps(profile, tmp_path, monk
     assert hard["labels"][:24] == data["train"]["label"]
     assert hard["labels"][24:] == np.argmax(soft["teacher_logits"][24:], axis=1).tolist()
     assert soft["labels"][24:] == [-100] * 16
+    row = "kd_unlabelled"
+    longer = pipeline.student(data, profile, row, teacher_folder=teacher, unlabelled=8, steps=7)
+    assert pipeline.training_log(longer)["step"].max() == 7
+    assert len(steps[row][1]) == 32
     with pytest.raises(ValueError) as error:
         pipeline.student(data, profile, "kd_magic", teacher_folder=teacher)
     assert str(error.value) == (

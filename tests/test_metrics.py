@@ -485,7 +485,7 @@ def test_macro_f1_difference_of_equal_predictions_is_zero():
 
 def test_macro_f1_difference_draws_whole_queries():
     """Pairs of a query that stand and fall together make the interval wider."""
-    labels, a, b, queries = predictions()
+    labels, _, b, queries = predictions()
     spread = {}
     for name, units in (("queries", queries), ("pairs", range(len(labels)))):
         right = np.repeat(np.random.default_rng(1).random(50) < 0.6, 8)

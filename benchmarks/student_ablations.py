@@ -1,0 +1,235 @@
+"""What makes a good student: row, loss, layers, width, start, and the unlabelled pairs.
+
+    python benchmarks/student_ablations.py --seeds 1      one seed, into its own file
+    python benchmarks/student_ablations.py --seeds 2 3    further seeds, in turn
+    python benchmarks/student_ablations.py --merge        all files into the recorded result
+
+The profile comes from ECOMKD_PROFILE. All students of a seed learn from the same teacher, see the
+same labelled pairs and take the same number of steps, that of `live_pairs` unlabelled pairs. One
+setting at a time moves away from the profile's. What is best is chosen on the validation queries;
+the test queries are for the report. A run that is started again goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from datasets import Dataset, DatasetDict, load_from_disk
+
+from ecomkd import bench, load, metrics, mining, models, pipeline, report
+from ecomkd.artifacts import stage, write_text
+from ecomkd.config import Profile
+from ecomkd.data import shop
+from ecomkd.data.sources import catalogue
+
+RECORDED = Path(report.__file__).parent / "recorded" / "student_ablations.json"
+VARIED = {
+    "alpha": (0.25, 1.0, 4.0),
+    "temperature": (1.0, 2.0, 4.0),
+    "student_layers": ((5,), (0, 1), (4, 5), (0, 5), (0, 2, 5)),
+    "student_width": (None, 128),
+    "student_start": ("checkpoint", "teacher"),
+    "train_embeddings": (False, True),
+}
+"""Values of profile fields. Those of width and start are tried without a teacher too."""
+SHARES = (0, 0.25, 1, 2, 10 / 3)
+"""Amounts of unlabelled pairs, as multiples of `live_pairs`."""
+SOURCES = {"log": None, "mined": 0.25, "mined at random": 1.0}
+"""Where unlabelled pairs come from: the shop's log, or `mining.mine` with this share at random."""
+
+
+def judge(folder: Path, pairs: Dataset, profile: Profile) -> dict:
+    found = pipeline.evaluate(pairs, pipeline.predict(folder, pairs, profile))
+    f1, ranking = found["classification"]["macro_f1"], found["ranking"]
+    return {
+        "macro_f1": f1,
+        "ndcg@10": ranking["ndcg@10"],
+        "lift@10": ranking["lift@10"],
+        "quality": (f1 + ranking["ndcg@10"]) / 2,
+    }
+
+
+def mined(data: DatasetDict, profile: Profile, random_share: float) -> Dataset:
+    """`live_pairs` pairs from the catalogue alone, as a shop without a log would get them."""
+    taken = {query for split in ("train", "validation", "test") for query in data[split]["query"]}
+    wanted = replace(profile, unlabelled_pairs=profile.live_pairs)
+
+    def make(folder: Path) -> None:
+        label = data["train"].features["label"]
+        products = catalogue("shop", profile)
+        pairs = mining.mine(products, taken, label, wanted, random_share=random_share)
+        pairs.save_to_disk(str(folder / "pairs"))
+
+    sizes = (profile.seed, profile.products, profile.queries, profile.live_pairs)
+    parts = [list(sizes), sorted(taken), random_share, shop.generator_hash(), mining]
+    return load_from_disk(str(stage("mined_pairs", parts, make, profile.artifacts) / "pairs"))
+
+
+def plan(data: DatasetDict, profile: Profile, depth: int) -> list[dict]:
+    """All runs: group, value, row, and what differs from the profile."""
+    live = profile.live_pairs
+    runs = [{"group": "row", "value": row, "row": row} for row in pipeline.ROWS]
+    for field, values in VARIED.items():
+        for value in values:
+            if field == "student_layers" and max(value) >= depth:
+                continue
+            rows = ["kd_unlabelled"]
+            rows += ["none"] if field in ("student_width", "student_start") else []
+            runs += [
+                {"group": field, "value": value, "row": row, "profile": {field: value}}
+                for row in rows
+            ]
+    amounts = sorted({min(round(share * live), len(data["unlabelled"])) for share in SHARES})
+    runs += [
+        {
+            "group": "unlabelled",
+            "value": amount,
+            "row": "kd_unlabelled" if amount else "kd",
+            "unlabelled": amount,
+        }
+        for amount in amounts
+    ]
+    runs += [
+        {"group": "source", "value": name, "row": "kd_unlabelled", "random_share": share}
+        for name, share in SOURCES.items()
+    ]
+    return runs
+
+
+def measure(seed: int, groups: list[str]) -> list[dict]:
+    profile = Profile.named(seed=seed)
+    data = load("shop", profile)
+    teacher = pipeline.teacher(data, profile)
+    depth = models.load(teacher).config.num_hidden_layers
+    pairs = len(data["train"]) + min(profile.live_pairs, len(data["unlabelled"]))
+    steps = profile.student_epochs * -(-pairs // profile.batch_size)
+    splits = ("validation", "test")
+
+    def entry(run: dict, folder: Path) -> dict:
+        found = {split: judge(folder, data[split], profile) for split in splits}
+        shape = models.load(folder)
+        return {
+            "seed": seed,
+            "group": run["group"],
+            "value": _text(run["value"]),
+            "row": run["row"],
+            "steps": steps,
+            "parameters": sum(weight.numel() for weight in shape.parameters()),
+            **found,
+        }
+
+    entries = []
+    for run in plan(data, profile, depth):
+        if run["group"] not in groups:
+            continue
+        settings = replace(profile, **run.get("profile", {}))
+        lesson = data
+        if run.get("random_share") is not None:
+            extra = mined(data, profile, run["random_share"])
+            lesson = DatasetDict({**data, "unlabelled": extra})
+        folder = pipeline.student(
+            lesson,
+            settings,
+            run["row"],
+            teacher_folder=teacher,
+            unlabelled=run.get("unlabelled", profile.live_pairs),
+            steps=steps,
+        )
+        entries.append(entry(run, folder))
+        print(f"seed {seed}, {len(entries)}: {run['group']} {run['value']}, {run['row']}")
+    return [entry({"group": "teacher", "value": "", "row": "teacher"}, teacher), *entries]
+
+
+def _text(value) -> str | float | int:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    names = {None: "as the teacher", False: "frozen", True: "trained"}
+    return names[value] if value is None or isinstance(value, bool) else value
+
+
+def summary(entries: pd.DataFrame) -> list[dict]:
+    """Means over seeds, with an interval from three seeds on, and what validation chooses."""
+    rows = []
+    for (group, value, row), runs in entries.groupby(["group", "value", "row"], sort=False):
+        found = {"group": group, "value": value, "row": row, "seeds": len(runs)}
+        found |= {name: int(runs[name].iloc[0]) for name in ("steps", "parameters")}
+        for split in ("validation", "test"):
+            for name in ("macro_f1", "ndcg@10", "lift@10", "quality"):
+                values = [quality[name] for quality in runs[split]]
+                span = {"mean": float(np.mean(values)), "low": None, "high": None}
+                if len(values) >= 3:
+                    span = metrics.seed_interval(values)
+                found[f"{split} {name}"] = span
+        rows.append(found)
+    best = {}
+    for row in rows:
+        if row["group"] == "row" or row["row"] in ("kd_unlabelled", "kd"):
+            rival = best.get(row["group"])
+            score = row["validation quality"]["mean"]
+            if rival is None or score > rival["validation quality"]["mean"]:
+                best[row["group"]] = row
+    return [{**row, "chosen": best.get(row["group"]) is row} for row in rows]
+
+
+def merge(folder: Path, out: Path) -> None:
+    """Write the recorded result from the files of single seeds."""
+    files = sorted(folder.glob("seed*.json"))
+    if not files:
+        raise SystemExit(f"{folder}: no file of a seed; run this script with --seeds first.")
+    parts = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    if len({json.dumps([part["profile"], part["generator"]]) for part in parts}) > 1:
+        raise SystemExit(
+            f"{folder}: the files come from different profiles or generators; remove the old ones."
+        )
+    seeds = sorted(part["seed"] for part in parts)
+    entries = [entry for part in parts for entry in part["entries"]]
+    script = "python benchmarks/student_ablations.py"
+    report.write_recorded(
+        out,
+        command=f"{script} --seeds {' '.join(map(str, seeds))} && {script} --merge",
+        seeds=seeds,
+        hardware=parts[0]["hardware"],
+        generator=parts[0]["generator"],
+        data={
+            "profile": parts[0]["profile"],
+            "summary": summary(pd.DataFrame(entries)),
+            "entries": entries,
+        },
+        goals=[],
+    )
+    print(f"{out}: seeds {', '.join(map(str, seeds))}")
+
+
+def main() -> None:
+    groups = ["row", *VARIED, "unlabelled", "source"]
+    parser = argparse.ArgumentParser(description="What makes a good student.")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[], help="seeds of the shop")
+    parser.add_argument("--groups", nargs="*", default=groups, choices=groups, help="what to vary")
+    parser.add_argument("--folder", type=Path, help="of the single seeds' files")
+    parser.add_argument("--merge", action="store_true", help="write the recorded result")
+    parser.add_argument("--out", type=Path, default=RECORDED, help="where --merge writes")
+    arguments = parser.parse_args()
+    folder = arguments.folder or Profile.named().artifacts / "student_ablations"
+    if not arguments.seeds and not arguments.merge:
+        parser.error("give --seeds, --merge, or both")
+    for seed in arguments.seeds:
+        profile = asdict(Profile.named())
+        result = {
+            "seed": seed,
+            "profile": {k: v for k, v in profile.items() if k not in ("seed", "artifacts")},
+            "generator": shop.generator_hash(),
+            "hardware": bench.hardware(),
+            "entries": measure(seed, arguments.groups),
+        }
+        write_text(folder / f"seed{seed}.json", json.dumps(result, indent=1))
+    if arguments.merge:
+        merge(folder, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
