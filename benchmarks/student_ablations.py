@@ -31,10 +31,11 @@ RECORDED = Path(report.__file__).parent / "recorded" / "student_ablations.json"
 VARIED = {
     "alpha": (0.25, 1.0, 4.0),
     "temperature": (1.0, 2.0, 4.0),
-    "student_layers": ((5,), (0, 1), (4, 5), (0, 5), (0, 2, 5)),
+    "student_layers": ((0,), (0, 1), (0, 1, 2), (0, 5), (0, 2, 5), (3, 4, 5)),
     "student_width": (None, 128),
     "student_start": ("checkpoint", "teacher"),
     "train_embeddings": (False, True),
+    "student_learning_rate": (1e-4, 5e-4),
 }
 """Values of profile fields. Those of width and start are tried without a teacher too."""
 SHARES = (0, 0.25, 1, 2, 10 / 3)
@@ -78,11 +79,13 @@ def plan(data: DatasetDict, profile: Profile, depth: int) -> list[dict]:
         for value in values:
             if field == "student_layers" and max(value) >= depth:
                 continue
+            changes = {field: value}
+            if field == "student_width" and value is not None:
+                changes["student_layers"] = (0, 1)  # no layer is copied: two new ones
             rows = ["kd_unlabelled"]
             rows += ["none"] if field in ("student_width", "student_start") else []
             runs += [
-                {"group": field, "value": value, "row": row, "profile": {field: value}}
-                for row in rows
+                {"group": field, "value": value, "row": row, "profile": changes} for row in rows
             ]
     amounts = sorted({min(round(share * live), len(data["unlabelled"])) for share in SHARES})
     runs += [

@@ -68,6 +68,13 @@ def test_a_catalogue_without_types_gives_phrases_of_titles(catalogue):
         assert 2 <= len(query.split()) <= 4
 
 
+def test_types_written_as_identifiers_become_words(catalogue):
+    named = catalogue.map(lambda row: {"product_type": row["product_type"].replace(" ", "_")})
+    queries = mining.catalogue_queries(named, 60, seed=1)
+    assert queries == mining.catalogue_queries(catalogue, 60, seed=1)
+    assert not any("_" in query for query in queries)
+
+
 def test_asking_for_more_queries_than_there_are_ends(catalogue):
     one = catalogue.select(range(1)).remove_columns("product_type")
     assert 0 < len(mining.catalogue_queries(one, 1_000, seed=1)) < 30
