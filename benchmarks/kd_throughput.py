@@ -4,10 +4,11 @@
     python benchmarks/kd_throughput.py
 
 The profile comes from ECOMKD_PROFILE. All learn from the logits of one teacher on unlabelled pairs,
-with copies of one student, the same fused AdamW, gradients clipped at norm 1, and batches padded to
-their longest pair. A round draws pairs and gives each of them once to every system, in an order
-that turns from round to round. The clock runs from the first batch asked for to the last optimiser
-step. Weights do not change the speed, so the teacher is not fine-tuned.
+with copies of one student, whose word embeddings move or not as the profile says, the same fused
+AdamW, gradients clipped at norm 1, and batches padded to their longest pair. A round draws pairs
+and gives each of them once to every system, in an order that turns from round to round. The clock
+runs from the first batch asked for to the last optimiser step. Weights do not change the speed, so
+the teacher is not fine-tuned.
 
 - The plain loop runs the teacher in every step; in bf16 too, for which no goal is set.
 - TextBrewer: `GeneralDistiller` as in its quick start, and with cached outputs as in its manual
@@ -28,6 +29,7 @@ import copy
 import gc
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -88,6 +90,8 @@ def ecomkd(work: SimpleNamespace, precision: str) -> None:
 def cross_encoder(work: SimpleNamespace, precision: str) -> None:
     length = work.profile.max_length
     model = cross.CrossEncoder(work.scorer, num_labels=1, max_length=length, device="cpu")
+    embeddings = model.transformers_model.get_input_embeddings()
+    embeddings.requires_grad_(work.profile.train_embeddings)
     trainer = cross.CrossEncoderTrainer(
         model,
         cross.CrossEncoderTrainingArguments(**options(work, precision)),
@@ -216,6 +220,7 @@ def prepare(profile: Profile, pairs: int | None, folder: str) -> SimpleNamespace
     labels = pool.features["label"].names
     teacher = models.build_teacher(profile.teacher, labels, profile.seed).eval()
     student = models.build_student(teacher, profile.student_layers)
+    student.get_input_embeddings().requires_grad_(profile.train_embeddings)
     scorer = models.build_teacher(profile.teacher, ["score"], profile.seed)
     for part in (models.build_student(scorer, profile.student_layers), tokenizer):
         part.save_pretrained(f"{folder}/scorer")
@@ -284,9 +289,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="over which medians are taken")
     parser.add_argument("--steps", type=int, default=100, help="of each system in a round")
     parser.add_argument("--pairs", type=int, help="pool that rounds draw from (all unlabelled)")
+    parser.add_argument("--max-length", type=int, help="tokens of a pair (the profile's)")
     parser.add_argument("--out", type=Path, default=RECORDED, help="JSON file to write")
     arguments = parser.parse_args()
     profile = Profile.named(device="cpu")
+    profile = replace(profile, max_length=arguments.max_length or profile.max_length)
     best = models.precision(profile)
     found = [System("ecomkd", best, True, None, ecomkd)]
     found += [system for system in SYSTEMS if system.precision in ("fp32", best)]
@@ -308,13 +315,14 @@ def main() -> None:
     report.write_recorded(
         arguments.out,
         command=f"python benchmarks/kd_throughput.py --rounds {arguments.rounds} "
-        f"--steps {arguments.steps} --pairs {pool}",
+        f"--steps {arguments.steps} --pairs {pool} --max-length {profile.max_length}",
         seeds=[profile.seed],
         hardware=bench.hardware(),
         generator=shop.generator_hash(),
         data={
             "profile": profile.name,
             "batch_size": profile.batch_size,
+            "max_length": profile.max_length,
             "student_layers": profile.student_layers,
             "packages": {name: metadata.version(name) for name in PACKAGES},
             "rounds": rounds,

@@ -43,14 +43,18 @@ def style() -> None:
 
 
 def frontier(
-    table: pd.DataFrame, quality: str = "lift@10", latency: str = "p50_ms", size: str = "megabytes"
+    table: pd.DataFrame,
+    quality: str = "lift@10",
+    latency: str = "p50_ms",
+    size: str = "megabytes",
+    axes: Axes | None = None,
 ) -> Axes:
     """Quality against latency, area by size: one disc for each row of `table`.
 
     The index names the rows; the column `role` picks the colour from `PALETTE`. Latency is on a
-    logarithmic axis.
+    logarithmic axis. Drawn on `axes`, or on a figure of its own.
     """
-    axes = plt.figure().gca()
+    axes = axes or plt.figure().gca()
     scale = 900 / table[size].max()
     for name, row in table.iterrows():
         axes.scatter(

@@ -151,7 +151,9 @@ METRIC = re.compile(
     r"\bp50\b|\bp95\b|milliseconds?|\bms\b",
     re.IGNORECASE,
 )
-MEASURED = re.compile(r"(?<![\w@.§])\d+\.\d+|\d+(\.\d+)?\s?(%|ms\b|milliseconds|points?\b|×)")
+MEASURED = re.compile(
+    r"(?<![\w@.§])\d+\.\d+|\d+(\.\d+)?\s?(%(?! interval)|ms\b|milliseconds|points?\b|×)"
+)
 
 
 @each_notebook
@@ -178,6 +180,7 @@ def prose_with_citations(path: Path) -> str:
         ("It keeps 97 % of the accuracy.", True),
         ("One pair takes 3 ms of latency.", True),
         ("nDCG@10 looks at the first ten products.", False),
+        ("nDCG@10 rises (95 % interval over queries).", False),
         ("The student has 2 of 6 layers.", False),
     ],
 )
