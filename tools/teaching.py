@@ -73,7 +73,8 @@ def main(folder: Path) -> None:
         notebook = nbformat.read(path, as_version=4)
         write(folder / "students" / path.name, dump(students(notebook)))
         write(folder / "solutions" / path.name, dump(solutions(notebook)))
-    write(folder / "plan.md", (ROOT / "book" / "teaching.md").read_text("utf-8"))
+    plan = (ROOT / "book" / "teaching.md").read_text("utf-8")
+    write(folder / "plan.md", re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", plan))
     print(f"The class pack is in {folder}: {len(chapters())} chapters, their solutions, plan.md.")
 
 
