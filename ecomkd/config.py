@@ -43,7 +43,7 @@ class Profile:
     """Whose layers a student starts from: the pretrained `checkpoint`'s, or the `teacher`'s."""
     student_epochs: int = 2
     """Passes over labelled and unlabelled pairs together: the number of steps of each row."""
-    student_learning_rate: float = 5e-4
+    student_learning_rate: float = 2e-4
     alpha: float = 1.0
     temperature: float = 1.0
     batch_size: int = 32

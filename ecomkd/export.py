@@ -59,8 +59,9 @@ def quantize(path: Path | str) -> Path:
     """Quantise an ONNX classifier to int8 (weights per channel, activations on the fly).
 
     Writes `<name>.int8.onnx` beside it and returns that path. On four sample pairs the class
-    probabilities agree with the fp32 file's to 0.1 absolute, or RuntimeError is raised and no file
-    is left; what int8 costs in quality is measured on a test set, not here.
+    probabilities agree with the fp32 file's to 0.35 absolute, or RuntimeError is raised and no file
+    is left. That finds a broken export, no more: an undecided pair may move by 0.2 and more, and
+    what int8 costs in quality is measured on a test set.
     """
     path = Path(path)
     target = path.with_suffix(".int8.onnx")
@@ -76,7 +77,7 @@ def quantize(path: Path | str) -> Path:
         prepared.unlink(missing_ok=True)
     inputs = _sample(load_tokenizer(str(path.parent)))
     expected = _softmax(OnnxClassifier(path)(**inputs))
-    _check_parity(target, inputs, expected, tolerance=0.1, of_probabilities=True)
+    _check_parity(target, inputs, expected, tolerance=0.35, of_probabilities=True)
     return target
 
 

@@ -56,21 +56,26 @@ def frontier(
     """
     axes = axes or plt.figure().gca()
     scale = 900 / table[size].max()
-    for name, row in table.iterrows():
+    ordered = table.sort_values([latency, quality], ascending=[True, False])
+    for place, (name, row) in enumerate(ordered.iterrows()):
+        area = max(25, scale * row[size])
         axes.scatter(
             row[latency],
             row[quality],
-            s=max(25, scale * row[size]),
+            s=area,
             color=PALETTE[row["role"]],
             alpha=0.75,
             linewidth=0,
         )
+        # Names below and above in turn, for neighbours are often close.
+        side = 1 if place % 2 else -1
         axes.annotate(
-            name, (row[latency], row[quality]), xytext=(0, 12), textcoords="offset points",
-            ha="center", fontsize=10,
+            name, (row[latency], row[quality]), xytext=(0, side * (area**0.5 / 2 + 3)),
+            textcoords="offset points", ha="center", va="bottom" if side > 0 else "top",
+            fontsize=10,
         )  # fmt: skip
     axes.set_xscale("log")
-    axes.margins(0.2)
+    axes.margins(0.2, 0.35)
     axes.set_xlabel("milliseconds for one pair (p50, logarithmic)")
     axes.set_ylabel(quality)
     return axes

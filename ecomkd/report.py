@@ -45,6 +45,7 @@ def number(value: Real, unit: str | None = None) -> str:
 
     The unit `%` multiplies by 100 first. The unit follows after a no-break space.
     """
+    value = value + 0  # no minus before a zero
     if unit == "%":
         return f"{100 * value:.1f} %"
     if isinstance(value, Integral):
