@@ -37,7 +37,7 @@ VARIED = {
     "train_embeddings": (False, True),
     "student_learning_rate": (1e-4, 5e-4),
 }
-"""Values of profile fields. Those of width and start are tried without a teacher too."""
+"""Values of profile fields; the profile's own joins them. Width and start also without KD."""
 SHARES = (0, 0.25, 1, 2, 10 / 3)
 """Amounts of unlabelled pairs, as multiples of `live_pairs`."""
 SOURCES = {"log": None, "mined": 0.25, "mined at random": 1.0}
@@ -76,7 +76,7 @@ def plan(data: DatasetDict, profile: Profile, depth: int) -> list[dict]:
     live = profile.live_pairs
     runs = [{"group": "row", "value": row, "row": row} for row in pipeline.ROWS]
     for field, values in VARIED.items():
-        for value in values:
+        for value in dict.fromkeys((*values, getattr(profile, field))):
             if field == "student_layers" and max(value) >= depth:
                 continue
             changes = {field: value}
