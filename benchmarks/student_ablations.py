@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,6 @@ VARIED = {
     "student_width": (None, 128),
     "student_start": ("checkpoint", "teacher"),
     "train_embeddings": (False, True),
-    "student_learning_rate": (1e-4, 5e-4),
 }
 """Values of profile fields; the profile's own joins them. Width and start also without KD."""
 SHARES = (0, 0.25, 1, 2, 10 / 3)
@@ -111,10 +111,12 @@ def measure(seed: int, groups: list[str]) -> list[dict]:
     depth = models.load(teacher).config.num_hidden_layers
     pairs = len(data["train"]) + min(profile.live_pairs, len(data["unlabelled"]))
     steps = profile.student_epochs * -(-pairs // profile.batch_size)
-    splits = ("validation", "test")
+
+    @cache  # the profile's own student stands in every group
+    def judged(folder: Path) -> dict:
+        return {split: judge(folder, data[split], profile) for split in ("validation", "test")}
 
     def entry(run: dict, folder: Path) -> dict:
-        found = {split: judge(folder, data[split], profile) for split in splits}
         shape = models.load(folder)
         return {
             "seed": seed,
@@ -123,7 +125,7 @@ def measure(seed: int, groups: list[str]) -> list[dict]:
             "row": run["row"],
             "steps": steps,
             "parameters": sum(weight.numel() for weight in shape.parameters()),
-            **found,
+            **judged(folder),
         }
 
     entries = []
