@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from datasets import Dataset, DatasetDict, load_from_disk
+from datasets import Dataset, DatasetDict
 
-from ecomkd import bench, load, metrics, mining, models, pipeline, report
-from ecomkd.artifacts import stage, write_text
+from ecomkd import bench, load, metrics, models, pipeline, report
+from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
 from ecomkd.data import shop
 from ecomkd.data.sources import catalogue
@@ -53,22 +53,6 @@ def judge(folder: Path, pairs: Dataset, profile: Profile) -> dict:
         "lift@10": ranking["lift@10"],
         "quality": (f1 + ranking["ndcg@10"]) / 2,
     }
-
-
-def mined(data: DatasetDict, profile: Profile, random_share: float) -> Dataset:
-    """`live_pairs` pairs from the catalogue alone, as a shop without a log would get them."""
-    taken = {query for split in ("train", "validation", "test") for query in data[split]["query"]}
-    wanted = replace(profile, unlabelled_pairs=profile.live_pairs)
-
-    def make(folder: Path) -> None:
-        label = data["train"].features["label"]
-        products = catalogue("shop", profile)
-        pairs = mining.mine(products, taken, label, wanted, random_share=random_share)
-        pairs.save_to_disk(str(folder / "pairs"))
-
-    sizes = (profile.seed, profile.products, profile.queries, profile.live_pairs)
-    parts = [list(sizes), sorted(taken), random_share, shop.generator_hash(), mining]
-    return load_from_disk(str(stage("mined_pairs", parts, make, profile.artifacts) / "pairs"))
 
 
 def plan(data: DatasetDict, profile: Profile, depth: int) -> list[dict]:
@@ -135,7 +119,9 @@ def measure(seed: int, groups: list[str]) -> list[dict]:
         settings = replace(profile, **run.get("profile", {}))
         lesson = data
         if run.get("random_share") is not None:
-            extra = mined(data, profile, run["random_share"])
+            wanted = replace(profile, unlabelled_pairs=profile.live_pairs)
+            products = catalogue("shop", profile)
+            extra = pipeline.mined(data, products, wanted, run["random_share"])
             lesson = DatasetDict({**data, "unlabelled": extra})
         folder = pipeline.student(
             lesson,

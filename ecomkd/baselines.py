@@ -10,13 +10,12 @@ import lightgbm
 import numpy as np
 import Stemmer
 from datasets import Dataset
-from sentence_transformers import SentenceTransformer
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from ecomkd import models
 from ecomkd.config import Profile
 from ecomkd.data.sources import product_text
+from ecomkd.mining import embed
 
 
 def random_scores(pairs: Dataset, seed: int = 0) -> np.ndarray:
@@ -48,11 +47,8 @@ def bm25_scores(pairs: Dataset, catalogue: Dataset) -> np.ndarray:
 
 def bi_encoder_scores(pairs: Dataset, profile: Profile, name: str = "minilm") -> np.ndarray:
     """Cosine between query and product under a pretrained sentence encoder, untrained, (N,)."""
-    encoder = SentenceTransformer(
-        models.checkpoint(name), device=str(models.device(profile)), local_files_only=True
-    )
-    query = _embed(encoder, pairs["query"], profile)
-    product = _embed(encoder, _texts(pairs), profile)
+    query = embed(pairs["query"], profile, name)
+    product = embed(_texts(pairs), profile, name)
     return (query * product).sum(axis=1)
 
 
@@ -128,18 +124,6 @@ def _tokens(texts: list[str], ids: bool = True):
     return bm25s.tokenize(
         texts, stopwords="en", stemmer=stemmer, return_ids=ids, show_progress=False
     )
-
-
-def _embed(encoder: SentenceTransformer, texts: Sequence[str], profile: Profile) -> np.ndarray:
-    distinct = list(dict.fromkeys(texts))
-    vectors = encoder.encode(
-        distinct,
-        batch_size=profile.batch_size,
-        normalize_embeddings=True,
-        show_progress_bar=False,
-    )
-    row = {text: index for index, text in enumerate(distinct)}
-    return vectors[[row[text] for text in texts]]
 
 
 def _share_found(asked: list[set[str]], texts: Sequence[str]) -> np.ndarray:

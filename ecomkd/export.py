@@ -12,6 +12,7 @@ import onnxruntime
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.shape_inference import quant_pre_process
+from scipy.special import softmax
 from torch import nn
 
 from ecomkd.models import load_tokenizer
@@ -76,7 +77,7 @@ def quantize(path: Path | str) -> Path:
         root.setLevel(level)
         prepared.unlink(missing_ok=True)
     inputs = _sample(load_tokenizer(str(path.parent)))
-    expected = _softmax(OnnxClassifier(path)(**inputs))
+    expected = softmax(OnnxClassifier(path)(**inputs), axis=1)
     _check_parity(target, inputs, expected, tolerance=0.35, of_probabilities=True)
     return target
 
@@ -130,7 +131,7 @@ def _check_parity(
     onnx.checker.check_model(str(path))
     found = OnnxClassifier(path)(**inputs)
     if of_probabilities:
-        found = _softmax(found)
+        found = softmax(found, axis=1)
     worst = float(np.abs(found - expected).max())
     if not worst <= tolerance:
         path.unlink()
@@ -138,8 +139,3 @@ def _check_parity(
             f"{path}: the export differs from its origin by {worst:.2g}, more than {tolerance:g}; "
             "the file was removed: serve the model in its former format."
         )
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)

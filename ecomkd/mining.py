@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from datasets import ClassLabel, Dataset
@@ -10,11 +10,30 @@ from sentence_transformers import SentenceTransformer
 
 from ecomkd import models
 from ecomkd.config import Profile
-from ecomkd.data.schema import normalise_query
+from ecomkd.data.schema import TEXT, normalise_query
 from ecomkd.data.sources import product_text
 
 _NEIGHBOURS = 40
 """Nearest products from which a query's candidates are drawn: the near ones are the hard ones."""
+
+
+def embed(texts: Sequence[str], profile: Profile, name: str = "minilm") -> np.ndarray:
+    """Unit vectors (N, H) of texts under a pretrained sentence encoder, untrained here.
+
+    A text that stands twice is encoded once.
+    """
+    encoder = SentenceTransformer(
+        models.checkpoint(name), device=str(models.device(profile)), local_files_only=True
+    )
+    distinct = list(dict.fromkeys(texts))
+    vectors = encoder.encode(
+        distinct,
+        batch_size=profile.batch_size,
+        normalize_embeddings=True,
+        show_progress_bar=False,
+    )
+    row = {text: index for index, text in enumerate(distinct)}
+    return vectors[[row[text] for text in texts]]
 
 
 def catalogue_queries(catalogue: Dataset, count: int, seed: int) -> list[str]:
@@ -71,10 +90,8 @@ def mine(
     taken = {normalise_query(query) for query in taken}
     candidates = catalogue_queries(catalogue, wanted + len(taken), profile.seed)
     queries = [query for query in candidates if query not in taken][:wanted]
-    encoder = SentenceTransformer(models.checkpoint("minilm"), device=str(models.device(profile)))
-    settings = {"normalize_embeddings": True, "show_progress_bar": False}
-    products = encoder.encode(product_text(catalogue[:]), batch_size=64, **settings)
-    vectors = encoder.encode(queries, batch_size=64, **settings)
+    products = embed(product_text(catalogue[:]), profile)
+    vectors = embed(queries, profile)
     near = min(_NEIGHBOURS, len(catalogue))
     rows: list[int] = []
     ids: list[str] = []
@@ -91,13 +108,7 @@ def mine(
             rows += chosen
             ids += [f"mined-{start + offset}"] * len(chosen)
             texts += [queries[start + offset]] * len(chosen)
-    kept = [
-        name
-        for name in catalogue.column_names
-        if name == "product_id" or name in ("product_title", "product_description")
-        or name in ("product_bullet_point", "product_brand", "product_color")
-    ]  # fmt: skip
-    pairs = catalogue.select_columns(kept).select(rows)
+    pairs = catalogue.select_columns(["product_id", *TEXT]).select(rows)
     pairs = pairs.add_column("query_id", ids).add_column("query", texts)
     pairs = pairs.add_column("label", [-1] * len(rows)).cast_column("label", labels)
     return pairs.select(range(min(len(pairs), profile.unlabelled_pairs)))

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 import transformers
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
+from transformers import AutoConfig
 
 from ecomkd import distill, losses, metrics, mining, models
 from ecomkd.artifacts import data_digest, digest, file_digest, stage
@@ -88,22 +89,31 @@ def with_unlabelled(data: DatasetDict, catalogue: Dataset, profile: Profile) -> 
     """`data` with unlabelled pairs: its own, or mined from the catalogue where it has none."""
     if "unlabelled" in data:
         return data
+    return DatasetDict({**data, "unlabelled": mined(data, catalogue, profile)})
+
+
+def mined(
+    data: DatasetDict, catalogue: Dataset, profile: Profile, random_share: float = 0.25
+) -> Dataset:
+    """Unlabelled pairs from the catalogue alone (see `mining.mine`), away from judged queries."""
     judged = [data[split] for split in ("train", "validation", "test")]
     taken = {query for split in judged for query in split["query"]}
 
     def make(folder: Path) -> None:
         label = data["train"].features["label"]
-        mining.mine(catalogue, taken, label, profile).save_to_disk(str(folder / "pairs"))
+        pairs = mining.mine(catalogue, taken, label, profile, random_share=random_share)
+        pairs.save_to_disk(str(folder / "pairs"))
 
     parts = [
         sorted(taken),
         data_digest(catalogue, ("product_id", *TEXT)),
         profile.seed,
         profile.unlabelled_pairs,
+        random_share,
         digest(mining),
     ]
     folder = stage("mined", parts, make, profile.artifacts)
-    return DatasetDict({**data, "unlabelled": load_from_disk(str(folder / "pairs"))})
+    return load_from_disk(str(folder / "pairs"))
 
 
 def teacher_pairs(
@@ -153,12 +163,13 @@ def student(
     unlabelled = available if unlabelled is None else min(unlabelled, available)
     if steps is None:
         steps = profile.student_epochs * _batches(len(data["train"]) + unlabelled, profile)
+    used = unlabelled if row in ("kd_unlabelled", "hard", "kd_hidden") else 0
 
     def make(folder: Path) -> None:
         tokenizer = models.load_tokenizer(str(teacher_folder))
         learner = start(profile, teacher_folder)
         learner.get_input_embeddings().requires_grad_(profile.train_embeddings)
-        pairs, options = _lesson(data, profile, teacher_folder, row, unlabelled, learner)
+        pairs, options = _lesson(data, profile, teacher_folder, row, used, learner)
         distill.fit(
             learner,
             pairs,
@@ -175,7 +186,6 @@ def student(
     # The row that no teacher touches is the same whoever the teacher is.
     touched = row != "none" or profile.student_start == "teacher"
     upstream = _identity(teacher_folder) if touched else None
-    used = unlabelled if row in ("kd_unlabelled", "hard", "kd_hidden") else 0
     parts = [
         row,
         upstream,
@@ -288,11 +298,12 @@ def _lesson(
     unlabelled: int,
     learner: torch.nn.Module,
 ) -> tuple[Dataset, Mapping]:
-    depth = models.load(teacher_folder).config.num_hidden_layers
+    shape = AutoConfig.from_pretrained(str(teacher_folder))
+    depth = shape.num_hidden_layers
     hidden = (depth,) if row == "kd_hidden" else ()
     taught: Callable = partial(teacher_pairs, data, profile, teacher_folder, hidden_states=hidden)
     parts = [taught("train")]
-    if row in ("kd_unlabelled", "hard", "kd_hidden") and unlabelled:
+    if unlabelled:
         extra = taught("unlabelled", pairs=unlabelled)
         if row == "hard":
             best = np.argmax(np.asarray(extra["teacher_logits"]), axis=1).tolist()
@@ -308,7 +319,7 @@ def _lesson(
     options: dict = {"alpha": profile.alpha, "temperature": profile.temperature}
     if hidden:
         options["hidden_map"] = {learner.config.num_hidden_layers: depth}
-        options["teacher_width"] = models.load(teacher_folder).config.hidden_size
+        options["teacher_width"] = shape.hidden_size
     return pairs, options
 
 

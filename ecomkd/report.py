@@ -74,7 +74,8 @@ def recorded(name: str) -> dict:
     folder = resources.files("ecomkd") / "recorded"
     file = folder / f"{name}.json"
     if not file.is_file():
-        there = sorted(entry.name.removesuffix(".json") for entry in folder.iterdir())
+        entries = folder.iterdir() if folder.is_dir() else ()
+        there = sorted(entry.name.removesuffix(".json") for entry in entries)
         raise FileNotFoundError(
             f"No recorded result {name!r}: there are {', '.join(there) or 'none yet'}."
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -217,17 +217,21 @@ def table(results: Sequence[dict]) -> pd.DataFrame:
     """One row per system: means over seeds, intervals over queries for nDCG@10."""
     rows = {}
     for name, role in SYSTEMS.items():
-        entries = [result["systems"][name] for result in results]
+        first = results[0]["systems"][name]
         row: dict = {"role": role}
         for part in ("ranking", "classification"):
-            for key in entries[0].get(part, {}):
-                row[key] = float(np.mean([entry[part][key] for entry in entries]))
-        if "ranking" in entries[0]:
+            for key in first.get(part, {}):
+                row[key] = _mean(results, name, part, key)
+        if "ranking" in first:
             values = _per_query(results, [name])
             span = metrics.bootstrap_of_means(values, lambda means, name=name: means[name])
             row |= {"ndcg@10 low": span["low"], "ndcg@10 high": span["high"]}
         rows[name] = row
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _mean(results: Sequence[dict], name: str, part: str, key: str) -> float:
+    return float(np.mean([result["systems"][name][part][key] for result in results]))
 
 
 def goals(results: Sequence[dict], clock: pd.DataFrame) -> list[dict]:
@@ -326,16 +330,20 @@ def _per_query(results, names: list[str], column: str = "ndcg@10") -> pd.DataFra
     """Per-query values (queries × systems); what seeds share is averaged over them."""
     parts = []
     for result in results:
-        columns = {
-            name: pd.Series(
-                result["systems"][name]["per_query"][column],
-                index=result["systems"][name]["per_query"]["query_id"],
-            )
-            for name in names
-        }
-        values = pd.DataFrame(columns)
+        values = _of_one_seed(result, names, column)
         parts.append(values.set_axis(_units(result, values.index)))
     return pd.concat(parts).groupby(level=0).mean()
+
+
+def _of_one_seed(result: dict, names: Iterable[str], column: str) -> pd.DataFrame:
+    """Per-query values (queries × systems) of one result, indexed by query_id."""
+    entries = {name: result["systems"][name]["per_query"] for name in names}
+    return pd.DataFrame(
+        {
+            name: pd.Series(values[column], index=values["query_id"])
+            for name, values in entries.items()
+        }
+    )
 
 
 def _units(result: dict, query_ids) -> list[str]:
@@ -360,24 +368,17 @@ def by_kind(results: Sequence[dict]) -> pd.DataFrame | None:
     parts = []
     for result in results:
         kinds = dict(zip(result["query_id"], result["kind"], strict=True))
-        lift = pd.DataFrame(
-            {
-                name: pd.Series(
-                    result["systems"][name]["per_query"]["lift@10"],
-                    index=result["systems"][name]["per_query"]["query_id"],
-                )
-                for name in SYSTEMS
-            }
-        )
+        lift = _of_one_seed(result, SYSTEMS, "lift@10")
         parts.append(lift.assign(kind=[kinds[query] for query in lift.index]))
     return pd.concat(parts).groupby("kind").mean()
 
 
 def verdict(results: Sequence[dict]) -> str:
     """In words: distil, keep the teacher, or stay with BM25, and why."""
-    rows = table(results)
-    if "ndcg@10" not in rows:
-        kept = rows.loc[DISTILLED, "macro_f1"] / rows.loc["teacher", "macro_f1"]
+    ranked = "ranking" in results[0]["systems"]["teacher"]
+    part, key = ("ranking", "lift@10") if ranked else ("classification", "macro_f1")
+    kept = _mean(results, DISTILLED, part, key) / _mean(results, "teacher", part, key)
+    if not ranked:
         if kept >= 0.95:
             return f"Distil: the student keeps {kept:.0%} of the teacher's macro-F1."
         return f"Keep the teacher: the student keeps only {kept:.0%} of its macro-F1."
@@ -388,8 +389,6 @@ def verdict(results: Sequence[dict]) -> str:
             "Stay with BM25: the teacher's nDCG@10 is not clearly above it "
             f"({over['difference']:+.3f}, 95 % interval {over['low']:+.3f} to {over['high']:+.3f})."
         )
-    lift = rows["lift@10"]
-    kept = lift[DISTILLED] / lift["teacher"]
     over = metrics.paired_bootstrap(score[DISTILLED], score["BM25"])
     if kept >= 0.9 and over["low"] > 0:
         return (

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import tiny_models
 
-from ecomkd import export, run
+from ecomkd import export, report, run
 from ecomkd.data.schema import GAINS
 
 CHANCE = 0.5
@@ -281,3 +281,14 @@ def test_exported_predictions_are_those_of_the_pairs_one_by_one(served, tmp_path
     assert together.shape == (24, 4)
     assert np.allclose(together.sum(axis=1), 1)
     assert np.abs(together - alone).max() < 1e-6
+
+
+def test_a_result_that_is_not_recorded_is_named_even_where_nothing_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(report.resources, "files", lambda package: tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"No recorded result 'core': there are none yet\."):
+        report.recorded("core")
+    (tmp_path / "recorded").mkdir()
+    (tmp_path / "recorded" / "core.json").write_text('{"seeds": [1]}')
+    assert report.recorded("core") == {"seeds": [1]}
+    with pytest.raises(FileNotFoundError, match="there are core"):
+        report.recorded("other")
