@@ -90,8 +90,7 @@ def ecomkd(work: SimpleNamespace, precision: str) -> None:
 def cross_encoder(work: SimpleNamespace, precision: str) -> None:
     length = work.profile.max_length
     model = cross.CrossEncoder(work.scorer, num_labels=1, max_length=length, device="cpu")
-    embeddings = model.transformers_model.get_input_embeddings()
-    embeddings.requires_grad_(work.profile.train_embeddings)
+    models.freeze(model.transformers_model, 0)
     trainer = cross.CrossEncoderTrainer(
         model,
         cross.CrossEncoderTrainingArguments(**options(work, precision)),
@@ -220,7 +219,7 @@ def prepare(profile: Profile, pairs: int | None, folder: str) -> SimpleNamespace
     labels = pool.features["label"].names
     teacher = models.build_teacher(profile.teacher, labels, profile.seed).eval()
     student = models.build_student(teacher, profile.student_layers)
-    student.get_input_embeddings().requires_grad_(profile.train_embeddings)
+    models.freeze(student, 0)
     scorer = models.build_teacher(profile.teacher, ["score"], profile.seed)
     for part in (models.build_student(scorer, profile.student_layers), tokenizer):
         part.save_pretrained(f"{folder}/scorer")

@@ -7,7 +7,7 @@
 The profile comes from ECOMKD_PROFILE. Every model is judged on the test queries of its seed. Small
 training sets take more passes, so that no model stops before `--min-steps` optimiser steps. Three
 further runs guard the comparison. `longer` gives the model from scratch more steps and a higher
-learning rate. `embeddings` is the pretrained model with word embeddings that move. `leak` trains on
+learning rate. `all layers` is the pretrained model with nothing frozen. `leak` trains on
 half of the pairs of some test queries and is judged on the other half, beside a model that saw as
 many pairs of other queries.
 """
@@ -82,7 +82,7 @@ def measure(seed: int, sizes: list[int], min_steps: int) -> dict:
     return {
         "curve": curve,
         "longer": [run(labels, "scratch", longer)],
-        "embeddings": [run(labels, "pretrained", replace(profile, train_embeddings=True))],
+        "all layers": [run(labels, "pretrained", replace(profile, frozen_layers=None))],
         "leak": leak(data, profile, min_steps),
     }
 
@@ -150,7 +150,7 @@ def merge(folder: Path, out: Path) -> None:
         )
     data = {
         name: [row for part in parts for row in part["data"][name]]
-        for name in ("curve", "longer", "embeddings", "leak")
+        for name in ("curve", "longer", "all layers", "leak")
     }
     seeds = sorted(part["seed"] for part in parts)
     report.write_recorded(

@@ -35,7 +35,6 @@ VARIED = {
     "student_layers": ((0,), (0, 1), (0, 1, 2), (0, 5), (0, 2, 5), (3, 4, 5)),
     "student_width": (None, 128),
     "student_start": ("checkpoint", "teacher"),
-    "train_embeddings": (False, True),
 }
 """Values of profile fields; the profile's own joins them. Width and start also without KD."""
 SHARES = (0, 0.25, 1, 2, 10 / 3)
@@ -139,8 +138,7 @@ def measure(seed: int, groups: list[str]) -> list[dict]:
 def _text(value) -> str | float | int:
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
-    names = {None: "as the teacher", False: "frozen", True: "trained"}
-    return names[value] if value is None or isinstance(value, bool) else value
+    return "as the teacher" if value is None else value
 
 
 def summary(entries: pd.DataFrame) -> list[dict]:

@@ -30,10 +30,11 @@ class Profile:
     """How many of the unlabelled pairs the chapters use while the reader waits."""
     teacher: str = "minilm"
     """A bundled checkpoint, a name on the model hub, or a folder."""
-    teacher_epochs: int = 5
-    teacher_learning_rate: float = 1e-4
-    train_embeddings: bool = False
-    """Whether fine-tuning moves the word embeddings. With few labels it had better not: words that
+    teacher_epochs: int = 4
+    teacher_learning_rate: float = 3e-4
+    frozen_layers: int | None = 3
+    """The lowest layers of the teacher that fine-tuning leaves as they are, with the embeddings
+    under them, which students leave alone too; None trains everything. With few labels, words that
     training shows would move away from their neighbours that it does not show."""
     student_layers: tuple[int, ...] = (0, 1, 2)
     """The layers of the teacher that a student starts from, counted from 0."""
@@ -47,7 +48,7 @@ class Profile:
     alpha: float = 1.0
     temperature: float = 1.0
     batch_size: int = 32
-    max_length: int = 40
+    max_length: int = 32
     """Tokens of a query–product pair; what is longer is cut at the product's end."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `mps`."""
@@ -89,7 +90,6 @@ _SCALES: dict[str, dict] = {
         "live_pairs": 100,
         "teacher_epochs": 1,
         "student_epochs": 1,
-        "max_length": 40,
     },
     "book": {},
     "gpu": {
@@ -103,7 +103,7 @@ _SCALES: dict[str, dict] = {
         "student_learning_rate": 1e-4,
         "teacher_epochs": 2,
         "teacher_learning_rate": 5e-5,
-        "train_embeddings": True,
+        "frozen_layers": None,
         "student_epochs": 2,
         "batch_size": 64,
         "max_length": 128,

@@ -91,6 +91,23 @@ def build_untrained(name: str, labels: Sequence[str], seed: int = 0) -> nn.Modul
         return AutoModelForSequenceClassification.from_config(config)
 
 
+def freeze(model: nn.Module, layers: int | None) -> None:
+    """Leave the embeddings and the `layers` lowest encoder layers as they are in training.
+
+    None freezes nothing. Raises ValueError when no layer would be left to train.
+    """
+    if layers is None:
+        return
+    depth = model.config.num_hidden_layers
+    if not 0 <= layers < depth:
+        raise ValueError(
+            f"frozen_layers={layers}: the model has {depth} layers: take 0 to {depth - 1}."
+        )
+    encoder = model.get_submodule(_layer_prefix(model).removesuffix("."))
+    for part in (model.base_model.embeddings, *encoder[:layers]):
+        part.requires_grad_(False)
+
+
 def build_student(teacher: nn.Module, layers: Sequence[int], seed: int | None = None) -> nn.Module:
     """A student of the teacher's class that starts from some of the teacher's layers.
 

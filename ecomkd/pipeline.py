@@ -44,7 +44,7 @@ def teacher(
 ) -> Path:
     """The folder of the teacher, a cross-encoder fine-tuned on `data["train"]`.
 
-    Its word embeddings stay as they are unless `profile.train_embeddings`.
+    Its embeddings and its `profile.frozen_layers` lowest layers stay as they are.
 
     `train_pairs` takes the first so many training pairs, for a learning curve. With
     `pretrained=False` the same architecture starts from random weights, all of them trained.
@@ -58,7 +58,7 @@ def teacher(
     def make(folder: Path) -> None:
         if pretrained:
             model = models.build_teacher(profile.teacher, labels, profile.seed)
-            model.get_input_embeddings().requires_grad_(profile.train_embeddings)
+            models.freeze(model, profile.frozen_layers)
         else:
             model = models.build_untrained(profile.teacher, labels, profile.seed)
         pairs = distill.encode(train, tokenizer, profile.max_length)
@@ -77,9 +77,7 @@ def teacher(
 
     parts = [
         _digests(train, data["validation"]),
-        _settings(
-            profile, "teacher", "teacher_epochs", "teacher_learning_rate", "train_embeddings"
-        ),
+        _settings(profile, "teacher", "teacher_epochs", "teacher_learning_rate", "frozen_layers"),
         pretrained,
     ]
     return stage("teacher", [*parts, *_code()], make, profile.artifacts)
@@ -168,7 +166,8 @@ def student(
     def make(folder: Path) -> None:
         tokenizer = models.load_tokenizer(str(teacher_folder))
         learner = start(profile, teacher_folder)
-        learner.get_input_embeddings().requires_grad_(profile.train_embeddings)
+        if profile.student_width is None and profile.frozen_layers is not None:
+            models.freeze(learner, 0)  # the embeddings; a narrow student's are new and must learn
         pairs, options = _lesson(data, profile, teacher_folder, row, used, learner)
         distill.fit(
             learner,
@@ -199,7 +198,7 @@ def student(
             "student_width",
             "student_start",
             "student_learning_rate",
-            "train_embeddings",
+            "frozen_layers",
             "alpha",
             "temperature",
         ),

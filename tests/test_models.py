@@ -102,6 +102,20 @@ def test_weights_digest_sees_a_single_weight(teacher):
     assert models.weights_digest(teacher) != before
 
 
+def test_freeze_leaves_the_lowest_layers_and_the_embeddings():
+    for layers in (None, 0, 1):
+        model = tiny_models.bert(layers=2)
+        models.freeze(model, layers)
+        weights = model.named_parameters()
+        trained = {name.split("bert.")[-1] for name, w in weights if w.requires_grad}
+        assert ("embeddings.word_embeddings.weight" in trained) == (layers is None)
+        assert ("encoder.layer.0.output.dense.weight" in trained) == (layers != 1)
+        assert {"encoder.layer.1.output.dense.weight", "classifier.weight"} <= trained
+    with pytest.raises(ValueError) as error:
+        models.freeze(tiny_models.bert(layers=2), 2)
+    assert str(error.value) == "frozen_layers=2: the model has 2 layers: take 0 to 1."
+
+
 # The bundled checkpoint ---------------------------------------------------------------------------
 
 

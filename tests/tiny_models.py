@@ -76,5 +76,11 @@ def shop(train: int = 24, unlabelled: int = 16) -> DatasetDict:
 
 def profile(folder: Path, **changes) -> Profile:
     """Profile `smoke` on the CPU in float32, with artefacts under `folder`."""
-    settings = {"device": "cpu", "precision": "fp32", "batch_size": 8, "seed": 900}
+    settings = {
+        "device": "cpu",
+        "precision": "fp32",
+        "batch_size": 8,
+        "seed": 900,
+        "frozen_layers": 1,
+    }
     return Profile.named("smoke", artifacts=folder, **{**settings, **changes})

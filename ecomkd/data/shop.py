@@ -39,11 +39,11 @@ TRIES = 400  # at a query that nobody has typed before
 SPLITS = {"train": 0.5, "validation": 0.14, "test": 0.36}  # shares of the judged queries
 KINDS = {
     "plain": 0.06,  # a seller's word
-    "synonym": 0.34,  # an everyday word
-    "attribute": 0.26,  # with one or two attributes
+    "synonym": 0.28,  # an everyday word
+    "attribute": 0.34,  # with one or two attributes
     "brand": 0.06,  # with a brand
     "typo": 0.08,  # with a slip of the fingers
-    "use_case": 0.20,  # what it is for, half of the time without naming it
+    "use_case": 0.18,  # what it is for, half of the time without naming it
 }
 EVERYDAY = 0.7  # how often a query calls a thing by an everyday word, not by a seller's
 UNSEEN_SHARE = 0.30  # of test and unlabelled queries: a word that training never shows
@@ -469,7 +469,7 @@ def _draw_query(rng, kind: str, pool: _Pool, hurry: float) -> _Query | None:
         if kind == "typo":
             name = _misspell(rng, name)
         count = {"plain": 0, "attribute": rng.integers(1, 3)}.get(
-            kind, rng.random() < max(0.4, hurry)
+            kind, rng.random() < max(0.6, hurry)
         )
         asked = rng.permutation(list(about.attributes))[: int(count)].tolist()
         truth = pool.truth[rng.choice(owned)]
