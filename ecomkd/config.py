@@ -26,25 +26,31 @@ class Profile:
     judged_per_query: int = 10
     unlabelled_pairs: int = 20_000
     """Pairs without a label that the shop gives, or that are mined where it has none."""
-    live_pairs: int = 6_000
+    live_pairs: int = 12_000
     """How many of the unlabelled pairs the chapters use while the reader waits."""
     teacher: str = "minilm"
     """A bundled checkpoint, a name on the model hub, or a folder."""
+    warm_up_pairs: int = 12_800
+    """Unlabelled pairs on which the teacher, before it sees labels, learns to compare a query and a
+    product as the pretrained bi-encoder does; 0 leaves that out."""
     teacher_epochs: int = 4
     teacher_learning_rate: float = 3e-4
     frozen_layers: int | None = 3
     """The lowest layers of the teacher that fine-tuning leaves as they are, with the embeddings
     under them, which students leave alone too; None trains everything. With few labels, words that
     training shows would move away from their neighbours that it does not show."""
+    dropout: float = 0.0
+    """Share of activations that training drops. In few steps a small model underfits: with dropout
+    it can stay for hundreds of steps where it starts."""
     student_layers: tuple[int, ...] = (0, 1, 2)
     """The layers of the teacher that a student starts from, counted from 0."""
     student_width: int | None = None
     """Hidden size of a narrow student; None keeps the teacher's."""
     student_start: str = "teacher"
     """Whose layers a student starts from: the pretrained `checkpoint`'s, or the `teacher`'s."""
-    student_epochs: int = 2
+    student_epochs: int = 1
     """Passes over labelled and unlabelled pairs together: the number of steps of each row."""
-    student_learning_rate: float = 2e-4
+    student_learning_rate: float = 4e-4
     alpha: float = 1.0
     temperature: float = 1.0
     batch_size: int = 32
@@ -88,6 +94,7 @@ _SCALES: dict[str, dict] = {
         "judged_per_query": 6,
         "unlabelled_pairs": 200,
         "live_pairs": 100,
+        "warm_up_pairs": 64,
         "teacher_epochs": 1,
         "student_epochs": 1,
     },
@@ -99,6 +106,8 @@ _SCALES: dict[str, dict] = {
         "unlabelled_pairs": 1_000_000,
         "live_pairs": 1_000_000,
         "teacher": "google-bert/bert-base-uncased",
+        "warm_up_pairs": 0,
+        "dropout": 0.1,
         "student_layers": (0, 1, 2, 3),
         "student_learning_rate": 1e-4,
         "teacher_epochs": 2,

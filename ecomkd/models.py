@@ -108,6 +108,13 @@ def freeze(model: nn.Module, layers: int | None) -> None:
         part.requires_grad_(False)
 
 
+def set_dropout(model: nn.Module, share: float) -> None:
+    """Let training drop this share of activations; the saved configuration stays as it is."""
+    for part in model.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = share
+
+
 def build_student(teacher: nn.Module, layers: Sequence[int], seed: int | None = None) -> nn.Module:
     """A student of the teacher's class that starts from some of the teacher's layers.
 

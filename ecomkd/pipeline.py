@@ -15,7 +15,7 @@ import transformers
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
 from transformers import AutoConfig
 
-from ecomkd import distill, losses, metrics, mining, models
+from ecomkd import baselines, distill, losses, metrics, mining, models
 from ecomkd.artifacts import data_digest, digest, file_digest, stage
 from ecomkd.config import Profile
 from ecomkd.data.schema import GAINS, GRADE_GAINS, TEXT
@@ -35,6 +35,48 @@ def gains(dataset: Dataset) -> dict:
     return dict(GAINS) if names == list(GAINS) else dict(GRADE_GAINS)
 
 
+def warmed(data: DatasetDict, profile: Profile) -> Path:
+    """The folder of a cross-encoder that compares as the pretrained bi-encoder does.
+
+    It learns from `profile.warm_up_pairs` pairs of `data["unlabelled"]`, without a label: its two
+    classes are to have the odds e^(2z), where z is the pair's cosine under the bi-encoder, in
+    standard deviations from the mean. One pair in ten is held out to choose the checkpoint.
+    """
+    pairs = data["unlabelled"].select(range(min(profile.warm_up_pairs, len(data["unlabelled"]))))
+
+    def make(folder: Path) -> None:
+        cosine = baselines.bi_encoder_scores(pairs, profile)
+        odds = 2 * (cosine - cosine.mean()) / cosine.std()
+        tokenizer = models.load_tokenizer(profile.teacher)
+        encoded = distill.encode(pairs, tokenizer, profile.max_length)
+        encoded = encoded.add_column("teacher_logits", [[0.0, value] for value in odds.tolist()])
+        held_out = range(len(pairs) - len(pairs) // 10, len(pairs))
+
+        def agreement(logits: np.ndarray) -> dict[str, float]:
+            found = np.corrcoef(logits[:, 1] - logits[:, 0], odds[held_out])[0, 1]
+            return {"quality": float(np.nan_to_num(found))}
+
+        model = models.build_teacher(profile.teacher, ("apart", "alike"), profile.seed)
+        models.freeze(model, profile.frozen_layers)
+        models.set_dropout(model, profile.dropout)
+        distill.fit(
+            model,
+            encoded.select(range(held_out.start)),
+            encoded.select(held_out),
+            tokenizer,
+            profile,
+            folder,
+            steps=_batches(held_out.start, profile),
+            learning_rate=profile.teacher_learning_rate,
+            quality=agreement,
+            evaluations=2,
+        )
+
+    settings = ("teacher", "teacher_learning_rate", "frozen_layers", "dropout")
+    parts = [_digests(pairs), _settings(profile, *settings), digest(baselines, mining), *_code()]
+    return stage("warmed", parts, make, profile.artifacts)
+
+
 def teacher(
     data: DatasetDict,
     profile: Profile,
@@ -44,7 +86,8 @@ def teacher(
 ) -> Path:
     """The folder of the teacher, a cross-encoder fine-tuned on `data["train"]`.
 
-    Its embeddings and its `profile.frozen_layers` lowest layers stay as they are.
+    It starts from `warmed`, or from the checkpoint itself where the profile or the data have no
+    pairs for that. Its embeddings and its `profile.frozen_layers` lowest layers stay as they are.
 
     `train_pairs` takes the first so many training pairs, for a learning curve. With
     `pretrained=False` the same architecture starts from random weights, all of them trained.
@@ -54,13 +97,17 @@ def teacher(
         train = train.select(range(min(train_pairs, len(train))))
     labels = train.features["label"].names
     tokenizer = models.load_tokenizer(profile.teacher)
+    origin = profile.teacher
+    if pretrained and profile.warm_up_pairs and "unlabelled" in data:
+        origin = str(warmed(data, profile))
 
     def make(folder: Path) -> None:
         if pretrained:
-            model = models.build_teacher(profile.teacher, labels, profile.seed)
+            model = models.build_teacher(origin, labels, profile.seed)
             models.freeze(model, profile.frozen_layers)
         else:
             model = models.build_untrained(profile.teacher, labels, profile.seed)
+        models.set_dropout(model, profile.dropout)
         pairs = distill.encode(train, tokenizer, profile.max_length)
         distill.fit(
             model,
@@ -77,8 +124,16 @@ def teacher(
 
     parts = [
         _digests(train, data["validation"]),
-        _settings(profile, "teacher", "teacher_epochs", "teacher_learning_rate", "frozen_layers"),
+        _settings(
+            profile,
+            "teacher",
+            "teacher_epochs",
+            "teacher_learning_rate",
+            "frozen_layers",
+            "dropout",
+        ),
         pretrained,
+        Path(origin).name,
     ]
     return stage("teacher", [*parts, *_code()], make, profile.artifacts)
 
@@ -199,6 +254,7 @@ def student(
             "student_start",
             "student_learning_rate",
             "frozen_layers",
+            "dropout",
             "alpha",
             "temperature",
         ),
@@ -219,10 +275,13 @@ def start(profile: Profile, teacher_folder: Path) -> torch.nn.Module:
             f"student_start={profile.student_start!r}: choose 'checkpoint' or 'teacher'."
         )
     if profile.student_width is not None:
-        return models.build_narrow_student(
+        learner = models.build_narrow_student(
             source, profile.student_width, len(profile.student_layers), profile.seed
         )
-    return models.build_student(source, profile.student_layers, head)
+    else:
+        learner = models.build_student(source, profile.student_layers, head)
+    models.set_dropout(learner, profile.dropout)
+    return learner
 
 
 def predict(folder: Path, pairs: Dataset, profile: Profile) -> np.ndarray:

@@ -3,9 +3,11 @@
 import errno
 import json
 import warnings
+from dataclasses import replace
 
 import datasets
 import numpy as np
+import pandas as pd
 import pytest
 import tiny_models
 import torch
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from ecomkd import distill, losses, models, pipeline
+from ecomkd import baselines, distill, losses, models, pipeline
 from ecomkd.artifacts import stage
 
 TOKENIZER = tiny_models.tokenizer()
@@ -517,6 +519,37 @@ def test_every_row_starts_alike_and_takes_the_same_steps(profile, tmp_path, monk
     assert str(error.value) == (
         "Unknown row 'kd_magic': choose one of none, kd, kd_unlabelled, hard, kd_hidden."
     )
+
+
+def test_a_student_starts_without_dropout(tmp_path):
+    teacher = tiny_models.save(tiny_models.bert(layers=3), tmp_path / "teacher")
+    learner = pipeline.start(tiny_models.profile(tmp_path), teacher).train()
+    ids = torch.arange(2, 8)[None]
+    assert torch.equal(learner(input_ids=ids).logits, learner(input_ids=ids).logits)
+
+
+def test_the_warm_up_follows_the_bi_encoder_without_a_label(tmp_path, monkeypatch):
+    start = tiny_models.save(tiny_models.bert(layers=2, seed=1), tmp_path / "start")
+    changes = {"teacher": str(start), "warm_up_pairs": 800, "teacher_learning_rate": 3e-3}
+    profile = tiny_models.profile(tmp_path, frozen_layers=0, **changes)
+    data = tiny_models.shop(unlabelled=800)
+    asked = pd.Series(data["unlabelled"]["product_title"]).str.contains("tea").to_numpy()
+    monkeypatch.setattr(baselines, "bi_encoder_scores", lambda pairs, profile: asked * 1.0)
+    folder = pipeline.warmed(data, profile)
+    pairs = distill.encode(data["unlabelled"], TOKENIZER, LENGTH)
+    logits = distill.predict(models.load(folder, 2), pairs, TOKENIZER, profile)
+    chances = pipeline.softmax(logits)[:, 1]
+    assert chances[asked].mean() > chances[~asked].mean() + 0.1
+    teacher = models.load(pipeline.teacher(data, profile), 4)
+    kept = models.load(folder).bert.embeddings.word_embeddings.weight
+    assert torch.equal(teacher.bert.embeddings.word_embeddings.weight, kept)
+    names = [path.name.split("-")[0] for path in profile.artifacts.iterdir()]
+    assert names.count("warmed") == 1
+    data.pop("unlabelled")
+    pipeline.teacher(data, profile)
+    pipeline.teacher(data, replace(profile, warm_up_pairs=0))
+    names = [path.name.split("-")[0] for path in profile.artifacts.iterdir()]
+    assert (names.count("warmed"), names.count("teacher")) == (1, 2)
 
 
 def test_unknown_start(profile, tmp_path):

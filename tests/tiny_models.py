@@ -82,5 +82,6 @@ def profile(folder: Path, **changes) -> Profile:
         "batch_size": 8,
         "seed": 900,
         "frozen_layers": 1,
+        "warm_up_pairs": 0,
     }
     return Profile.named("smoke", artifacts=folder, **{**settings, **changes})
