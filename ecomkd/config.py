@@ -33,8 +33,8 @@ class Profile:
     warm_up_pairs: int = 12_800
     """Unlabelled pairs on which the teacher, before it sees labels, learns to compare a query and a
     product as the pretrained bi-encoder does; 0 leaves that out."""
-    teacher_epochs: int = 4
-    teacher_learning_rate: float = 3e-4
+    teacher_epochs: int = 3
+    teacher_learning_rate: float = 2e-4
     frozen_layers: int | None = 3
     """The lowest layers of the teacher that fine-tuning leaves as they are, with the embeddings
     under them, which students leave alone too; None trains everything. With few labels, words that
@@ -106,7 +106,7 @@ _SCALES: dict[str, dict] = {
         "unlabelled_pairs": 1_000_000,
         "live_pairs": 1_000_000,
         "teacher": "google-bert/bert-base-uncased",
-        "warm_up_pairs": 0,
+        "warm_up_pairs": 100_000,
         "dropout": 0.1,
         "student_layers": (0, 1, 2, 3),
         "student_learning_rate": 1e-4,

@@ -67,12 +67,12 @@ def warmed(data: DatasetDict, profile: Profile) -> Path:
             profile,
             folder,
             steps=_batches(held_out.start, profile),
-            learning_rate=profile.teacher_learning_rate,
+            learning_rate=profile.student_learning_rate,
             quality=agreement,
             evaluations=2,
         )
 
-    settings = ("teacher", "teacher_learning_rate", "frozen_layers", "dropout")
+    settings = ("teacher", "student_learning_rate", "frozen_layers", "dropout")
     parts = [_digests(pairs), _settings(profile, *settings), digest(baselines, mining), *_code()]
     return stage("warmed", parts, make, profile.artifacts)
 

@@ -530,7 +530,7 @@ def test_a_student_starts_without_dropout(tmp_path):
 
 def test_the_warm_up_follows_the_bi_encoder_without_a_label(tmp_path, monkeypatch):
     start = tiny_models.save(tiny_models.bert(layers=2, seed=1), tmp_path / "start")
-    changes = {"teacher": str(start), "warm_up_pairs": 800, "teacher_learning_rate": 3e-3}
+    changes = {"teacher": str(start), "warm_up_pairs": 800, "student_learning_rate": 3e-3}
     profile = tiny_models.profile(tmp_path, frozen_layers=0, **changes)
     data = tiny_models.shop(unlabelled=800)
     asked = pd.Series(data["unlabelled"]["product_title"]).str.contains("tea").to_numpy()
