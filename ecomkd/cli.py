@@ -7,6 +7,8 @@ import shlex
 import sys
 from pathlib import Path
 
+from ecomkd.config import Profile
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns 0, or 1 with one sentence on stderr for input it cannot use."""
@@ -41,7 +43,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--profile", default=None, help="smoke, book or gpu (default: book)")
     run.add_argument("--seeds", type=_positive, default=1, metavar="N", help="how many seeds")
     run.add_argument(
-        "--first-seed", type=int, default=1, metavar="K", help="seeds run from K (default: 1)"
+        "--first-seed",
+        type=int,
+        default=Profile.seed,
+        metavar="K",
+        help="seeds run from K (default: %(default)s)",
     )
     run.add_argument(
         "--unlabelled",
@@ -85,7 +91,6 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from ecomkd.config import Profile
     from ecomkd.run import run
 
     profile = Profile.named(options.profile)

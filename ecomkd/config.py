@@ -19,7 +19,7 @@ class Profile:
     """
 
     name: str
-    seed: int = 1
+    seed: int = 11
     """Seed of the simulated shop, of initialisation and of the order of batches."""
     products: int = 3_000
     queries: int = 900
