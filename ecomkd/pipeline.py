@@ -50,7 +50,7 @@ def warmed(data: DatasetDict, profile: Profile) -> Path:
         tokenizer = models.load_tokenizer(profile.teacher)
         encoded = distill.encode(pairs, tokenizer, profile.max_length)
         encoded = encoded.add_column("teacher_logits", [[0.0, value] for value in odds.tolist()])
-        held_out = range(len(pairs) - len(pairs) // 10, len(pairs))
+        held_out = range(len(pairs) - max(2, len(pairs) // 10), len(pairs))
 
         def agreement(logits: np.ndarray) -> dict[str, float]:
             found = np.corrcoef(logits[:, 1] - logits[:, 0], odds[held_out])[0, 1]

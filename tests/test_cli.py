@@ -150,7 +150,7 @@ def tiny_smoke(tmp_path, monkeypatch):
     """Profile `smoke` with a teacher of two random layers, kept under `tmp_path`."""
     teacher = tiny_models.save(tiny_models.bert(), tmp_path / "pretrained")
     scale = {"teacher": str(teacher), "student_layers": (0,), "unlabelled_pairs": 16}
-    scale |= {"device": "cpu", "precision": "fp32"}
+    scale |= {"device": "cpu", "precision": "fp32", "frozen_layers": 1}
     monkeypatch.setitem(config._SCALES, "smoke", config._SCALES["smoke"] | scale)
     monkeypatch.setenv("ECOMKD_ARTIFACTS", str(tmp_path / "artifacts"))
 
@@ -210,7 +210,7 @@ def test_run_writes_report_student_and_verdict(tiny_smoke, tmp_path, capsys):
     # Again: what was made is found, and says the same.
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "artifacts").glob("[!.]*")}
     assert {path.name.split("-")[0] for path in before} == {
-        "data", "teacher", "teacher_outputs", "student", "onnx", "result",
+        "data", "warmed", "teacher", "teacher_outputs", "student", "onnx", "result",
     }  # fmt: skip
     seeds = [(out / f"seed-{seed}.json").read_text() for seed in (900, 901)]
     assert tried(command(folder, out, seeds=2), capsys)[0] == 0
