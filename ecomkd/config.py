@@ -42,7 +42,7 @@ class Profile:
     dropout: float = 0.0
     """Share of activations that training drops. In few steps a small model underfits: with dropout
     it can stay for hundreds of steps where it starts."""
-    student_layers: tuple[int, ...] = (0, 1, 2)
+    student_layers: tuple[int, ...] = (1, 3, 5)
     """The layers of the teacher that a student starts from, counted from 0."""
     student_width: int | None = None
     """Hidden size of a narrow student; None keeps the teacher's."""
@@ -50,7 +50,7 @@ class Profile:
     """Whose layers a student starts from: the pretrained `checkpoint`'s, or the `teacher`'s."""
     student_epochs: int = 1
     """Passes over labelled and unlabelled pairs together: the number of steps of each row."""
-    student_learning_rate: float = 4e-4
+    student_learning_rate: float = 3e-4
     alpha: float = 1.0
     temperature: float = 1.0
     batch_size: int = 32
@@ -108,7 +108,7 @@ _SCALES: dict[str, dict] = {
         "teacher": "google-bert/bert-base-uncased",
         "warm_up_pairs": 100_000,
         "dropout": 0.1,
-        "student_layers": (0, 1, 2, 3),
+        "student_layers": (2, 5, 8, 11),
         "student_learning_rate": 1e-4,
         "teacher_epochs": 2,
         "teacher_learning_rate": 5e-5,
