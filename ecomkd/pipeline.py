@@ -221,8 +221,6 @@ def student(
     def make(folder: Path) -> None:
         tokenizer = models.load_tokenizer(str(teacher_folder))
         learner = start(profile, teacher_folder)
-        if profile.student_width is None and profile.frozen_layers is not None:
-            models.freeze(learner, 0)  # the embeddings; a narrow student's are new and must learn
         pairs, options = _lesson(data, profile, teacher_folder, row, used, learner)
         distill.fit(
             learner,
@@ -263,7 +261,7 @@ def student(
 
 
 def start(profile: Profile, teacher_folder: Path) -> torch.nn.Module:
-    """The weights from which every row of a profile starts."""
+    """What every row of a profile starts from: its weights, and which of them train."""
     tuned = models.load(teacher_folder)
     if profile.student_start == "teacher":
         source, head = tuned, None
@@ -280,6 +278,8 @@ def start(profile: Profile, teacher_folder: Path) -> torch.nn.Module:
         )
     else:
         learner = models.build_student(source, profile.student_layers, head)
+        # A narrow student's embeddings are new and must learn; these are the teacher's.
+        models.freeze(learner, None if profile.frozen_layers is None else 0)
     models.set_dropout(learner, profile.dropout)
     return learner
 
