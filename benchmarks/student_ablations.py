@@ -5,9 +5,10 @@
     python benchmarks/student_ablations.py --merge        all files into the recorded result
 
 The profile comes from ECOMKD_PROFILE. All students of a seed learn from the same teacher, see the
-same labelled pairs and take the same number of steps, that of `live_pairs` unlabelled pairs. One
-setting at a time moves away from the profile's. What is best is chosen on the validation queries;
-the test queries are for the report. A run that is started again goes on where it stopped.
+same labelled pairs and take the same number of steps: that of `--pairs` unlabelled pairs, by
+default the profile's `live_pairs`. One setting at a time moves away from the profile's. What is
+best is chosen on the validation queries; the test queries are for the report. A run that is started
+again goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ RECORDED = Path(report.__file__).parent / "recorded" / "student_ablations.json"
 VARIED = {
     "alpha": (0.25, 1.0, 4.0),
     "temperature": (1.0, 2.0, 4.0),
-    "student_layers": ((0,), (0, 1), (0, 1, 2), (0, 5), (0, 2, 5), (3, 4, 5)),
+    "student_layers": ((0, 5), (0, 1, 2), (1, 3, 5), (3, 4, 5)),
     "student_width": (None, 128),
     "student_start": ("checkpoint", "teacher"),
 }
 """Values of profile fields; the profile's own joins them. Width and start also without KD."""
-SHARES = (0, 0.25, 1, 2, 10 / 3)
-"""Amounts of unlabelled pairs, as multiples of `live_pairs`."""
+SHARES = (0, 0.25, 1, 10 / 3)
+"""Amounts of unlabelled pairs, as multiples of `--pairs`."""
 SOURCES = {"log": None, "mined": 0.25, "mined at random": 1.0}
 """Where unlabelled pairs come from: the shop's log, or `mining.mine` with this share at random."""
 
@@ -54,9 +55,8 @@ def judge(folder: Path, pairs: Dataset, profile: Profile) -> dict:
     }
 
 
-def plan(data: DatasetDict, profile: Profile, depth: int) -> list[dict]:
+def plan(data: DatasetDict, profile: Profile, depth: int, unlabelled: int) -> list[dict]:
     """All runs: group, value, row, and what differs from the profile."""
-    live = profile.live_pairs
     runs = [{"group": "row", "value": row, "row": row} for row in pipeline.ROWS]
     for field, values in VARIED.items():
         for value in dict.fromkeys((*values, getattr(profile, field))):
@@ -70,7 +70,7 @@ def plan(data: DatasetDict, profile: Profile, depth: int) -> list[dict]:
             runs += [
                 {"group": field, "value": value, "row": row, "profile": changes} for row in rows
             ]
-    amounts = sorted({min(round(share * live), len(data["unlabelled"])) for share in SHARES})
+    amounts = sorted({min(round(share * unlabelled), len(data["unlabelled"])) for share in SHARES})
     runs += [
         {
             "group": "unlabelled",
@@ -87,12 +87,12 @@ def plan(data: DatasetDict, profile: Profile, depth: int) -> list[dict]:
     return runs
 
 
-def measure(seed: int, groups: list[str]) -> list[dict]:
+def measure(seed: int, groups: list[str], unlabelled: int) -> list[dict]:
     profile = Profile.named(seed=seed)
     data = load("shop", profile)
     teacher = pipeline.teacher(data, profile)
     depth = models.load(teacher).config.num_hidden_layers
-    pairs = len(data["train"]) + min(profile.live_pairs, len(data["unlabelled"]))
+    pairs = len(data["train"]) + min(unlabelled, len(data["unlabelled"]))
     steps = profile.student_epochs * -(-pairs // profile.batch_size)
 
     @cache  # the profile's own student stands in every group
@@ -112,13 +112,13 @@ def measure(seed: int, groups: list[str]) -> list[dict]:
         }
 
     entries = []
-    for run in plan(data, profile, depth):
+    for run in plan(data, profile, depth, unlabelled):
         if run["group"] not in groups:
             continue
         settings = replace(profile, **run.get("profile", {}))
         lesson = data
         if run.get("random_share") is not None:
-            wanted = replace(profile, unlabelled_pairs=profile.live_pairs)
+            wanted = replace(profile, unlabelled_pairs=unlabelled)
             products = catalogue("shop", profile)
             extra = pipeline.mined(data, products, wanted, run["random_share"])
             lesson = DatasetDict({**data, "unlabelled": extra})
@@ -127,7 +127,7 @@ def measure(seed: int, groups: list[str]) -> list[dict]:
             settings,
             run["row"],
             teacher_folder=teacher,
-            unlabelled=run.get("unlabelled", profile.live_pairs),
+            unlabelled=run.get("unlabelled", unlabelled),
             steps=steps,
         )
         entries.append(entry(run, folder))
@@ -171,21 +171,24 @@ def merge(folder: Path, out: Path) -> None:
     if not files:
         raise SystemExit(f"{folder}: no file of a seed; run this script with --seeds first.")
     parts = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    if len({json.dumps([part["profile"], part["generator"]]) for part in parts}) > 1:
+    same = ("profile", "generator", "pairs")
+    if len({json.dumps([part[name] for name in same]) for part in parts}) > 1:
         raise SystemExit(
-            f"{folder}: the files come from different profiles or generators; remove the old ones."
+            f"{folder}: the files come from different profiles, generators or --pairs; "
+            "remove the old ones."
         )
     seeds = sorted(part["seed"] for part in parts)
     entries = [entry for part in parts for entry in part["entries"]]
     script = "python benchmarks/student_ablations.py"
     report.write_recorded(
         out,
-        command=f"{script} --seeds {' '.join(map(str, seeds))} && {script} --merge",
+        command=f"{script} --pairs {parts[0]['pairs']} --seeds {' '.join(map(str, seeds))} --merge",
         seeds=seeds,
         hardware=parts[0]["hardware"],
         generator=parts[0]["generator"],
         data={
             "profile": parts[0]["profile"],
+            "pairs": parts[0]["pairs"],
             "summary": summary(pd.DataFrame(entries)),
             "entries": entries,
         },
@@ -199,6 +202,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What makes a good student.")
     parser.add_argument("--seeds", type=int, nargs="*", default=[], help="seeds of the shop")
     parser.add_argument("--groups", nargs="*", default=groups, choices=groups, help="what to vary")
+    parser.add_argument("--pairs", type=int, help="unlabelled pairs (the profile's live_pairs)")
     parser.add_argument("--folder", type=Path, help="of the single seeds' files")
     parser.add_argument("--merge", action="store_true", help="write the recorded result")
     parser.add_argument("--out", type=Path, default=RECORDED, help="where --merge writes")
@@ -206,14 +210,16 @@ def main() -> None:
     folder = arguments.folder or Profile.named().artifacts / "student_ablations"
     if not arguments.seeds and not arguments.merge:
         parser.error("give --seeds, --merge, or both")
+    unlabelled = arguments.pairs or Profile.named().live_pairs
     for seed in arguments.seeds:
         profile = asdict(Profile.named())
         result = {
             "seed": seed,
+            "pairs": unlabelled,
             "profile": {k: v for k, v in profile.items() if k not in ("seed", "artifacts")},
             "generator": shop.generator_hash(),
             "hardware": bench.hardware(),
-            "entries": measure(seed, arguments.groups),
+            "entries": measure(seed, arguments.groups, unlabelled),
         }
         write_text(folder / f"seed{seed}.json", json.dumps(result, indent=1))
     if arguments.merge:

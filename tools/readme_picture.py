@@ -1,0 +1,58 @@
+"""Draw the README's picture from the recorded runs on the simulated shop.
+
+    python tools/readme_picture.py
+
+Writes book/figures/readme.png, which carries the digest of the record that it shows.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from ecomkd import plots, report
+from ecomkd.artifacts import file_digest
+
+RECORD = Path(report.__file__).parent / "recorded" / "core_shop.json"
+PICTURE = Path(__file__).resolve().parent.parent / "book" / "figures" / "readme.png"
+SHOWN = {
+    "teacher": ("teacher", "teacher, PyTorch fp32", "teacher"),
+    "student, distilled, int8": ("student", "student, ONNX int8", "distilled student"),
+    "student, labels only": ("baseline", "student, ONNX fp32", "same student,\nlabels only"),
+}
+"""For each system drawn as a disc: its colour role, the row of its speed, and its caption."""
+LEVELS = {"BM25": "bm25", "random": "random"}
+
+
+def draw() -> plt.Figure:
+    record = report.recorded("core_shop")["data"]
+    rows = pd.DataFrame(record["rows"])
+    quality, lift = rows.loc["ndcg@10"], rows.loc["lift@10"]
+    speed = pd.DataFrame(record["speed"]).T
+    discs = pd.DataFrame(
+        {
+            caption: speed.loc[row, ["p50_ms", "megabytes"]].astype(float).to_dict()
+            | {"role": role, "nDCG@10": float(quality[name])}
+            for name, (role, row, caption) in SHOWN.items()
+        }
+    ).T
+    plots.style()
+    figure, axes = plt.subplots(figsize=(7, 3.6))
+    plots.frontier(discs, quality="nDCG@10", axes=axes)
+    for name, role in LEVELS.items():
+        axes.axhline(float(quality[name]), ls="--", color=plots.PALETTE[role])
+        place = (1, float(quality[name]))
+        axes.annotate(
+            name, place, xycoords=("axes fraction", "data"), xytext=(-3, 2),
+            textcoords="offset points", ha="right", va="bottom",
+        )  # fmt: skip
+    kept = lift["student, distilled, int8"] / lift["teacher"]
+    axes.set_title(f"Simulated shop: the student keeps {kept:.0%} of its teacher's lift")
+    return figure
+
+
+if __name__ == "__main__":
+    draw().savefig(PICTURE, dpi=150, facecolor="white", metadata={"Source": file_digest(RECORD)})
+    print(PICTURE)
