@@ -39,6 +39,12 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 PACKAGE = ROOT / "ecomkd"
 RECORDED = PACKAGE / "recorded"
+SIDES = {
+    "core_shop": "simulated shop",
+    "core_icecat": "Icecat",
+    "core_esci_sample": "ESCI sample",
+}
+"""The recorded runs of the same systems, and the data that each is about."""
 RUN_TIMES = RECORDED / "run_times.json"
 BUILD = ROOT / "_build"
 EXECUTED = BUILD / "executed"
@@ -394,9 +400,12 @@ def results_page() -> str:
         "missed. A range in brackets is a 95 % interval. Where a result comes from the simulated "
         "shop, its hash is given: it is not a result on real traffic.",
     ]
-    with_goals = {name: record for name, record in records().items() if record.get("goals")}
+    found = records()
+    with_goals = {name: record for name, record in found.items() if record.get("goals")}
     if not with_goals:
         parts.append("No result is recorded yet.")
+    if len(shown := {title: found[name] for name, title in SIDES.items() if name in found}) > 1:
+        parts.append(beside(shown))
     for name, record in with_goals.items():
         rows = ["| Goal | Measured | Wanted | Met |", "| --- | --- | --- | --- |"]
         for goal in record["goals"]:
@@ -410,6 +419,23 @@ def results_page() -> str:
         if record.get("note"):
             parts.append(record["note"])
     return "\n\n".join(parts) + "\n"
+
+
+def beside(shown: dict[str, dict]) -> str:
+    """The systems on simulated and on real data, one table for each measure."""
+    rows = {title: record["data"]["rows"] for title, record in shown.items()}
+    parts = ["(beside)=\n\n## Simulated and real, side by side"]
+    for measure, name in (
+        ("lift@10", "nDCG@10 above that of a random order"),
+        ("macro_f1", "macro-F1"),
+    ):
+        having = [title for title in rows if measure in next(iter(rows[title].values()))]
+        table = [f"| {name} | {' | '.join(having)} |", "| --- |" + " ---: |" * len(having)]
+        for system in next(iter(rows.values())):
+            values = [number(rows[title][system][measure]) for title in having]
+            table.append(f"| {system} | {' | '.join(values)} |")
+        parts.append("\n".join(table))
+    return "\n\n".join(parts)
 
 
 def number(value) -> str:
