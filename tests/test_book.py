@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from book import chapters, pages
+from book import beside, chapters, pages
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILT = ROOT / "_build" / "stored" / "_build" / "html"
@@ -52,6 +52,14 @@ def test_every_chapter_is_in_the_toc():
 def test_every_page_of_the_book_is_in_the_toc():
     written = {f"book/{path.stem}" for path in (ROOT / "book").glob("*.md")}
     assert written <= set(pages())
+
+
+def test_results_stand_side_by_side():
+    ranked = {"data": {"rows": {"teacher": {"lift@10": 0.2, "macro_f1": 0.5}}}}
+    classified = {"data": {"rows": {"teacher": {"macro_f1": 0.4}}}}
+    text = beside({"simulated shop": ranked, "ESCI sample": classified})
+    assert "| teacher | 0.200 |" in text
+    assert "| teacher | 0.500 | 0.400 |" in text
 
 
 def test_colab_buttons_only_with_a_repository():
