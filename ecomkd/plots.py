@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogFormatter
 
 PALETTE = {
     "teacher": "#3366aa",
@@ -75,6 +76,8 @@ def frontier(
             fontsize=10,
         )  # fmt: skip
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(LogFormatter())  # 10, not a power of ten
+    axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))
     axes.margins(0.2, 0.35)
     axes.set_xlabel("milliseconds for one pair (p50, logarithmic)")
     axes.set_ylabel(quality)

@@ -13,6 +13,9 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from PIL import Image
+
+from ecomkd.artifacts import file_digest
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -198,3 +201,11 @@ def test_citation_has_the_package_version():
     assert {"cff-version", "message", "title", "authors"} <= set(citation)
     assert citation["version"] == ecomkd.__version__ == project()["version"]
     assert citation["license"] == project()["license"]
+
+
+def test_the_picture_of_the_readme_shows_the_recorded_result():
+    picture = Image.open(ROOT / "book" / "figures" / "readme.png")
+    assert picture.text["Source"] == file_digest(ROOT / "ecomkd" / "recorded" / "core_shop.json"), (
+        "run `python tools/readme_picture.py`"
+    )
+    assert "book/figures/readme.png" in (ROOT / "README.md").read_text("utf-8")
