@@ -18,9 +18,13 @@ from ecomkd.artifacts import file_digest
 RECORD = Path(report.__file__).parent / "recorded" / "core_shop.json"
 PICTURE = Path(__file__).resolve().parent.parent / "book" / "figures" / "readme.png"
 SHOWN = {
-    "teacher": ("teacher", "teacher, PyTorch fp32", "teacher"),
-    "student, distilled, int8": ("student", "student, ONNX int8", "distilled student"),
-    "student, labels only": ("baseline", "student, ONNX fp32", "same student,\nlabels only"),
+    "teacher": ("teacher", "teacher, PyTorch fp32", "teacher,\nfp32"),
+    "student, distilled, int8": ("student", "student, ONNX int8", "distilled student,\nint8"),
+    "student, labels only": (
+        "baseline",
+        "student, ONNX fp32",
+        "same student on\nlabels only, fp32",
+    ),
 }
 """For each system drawn as a disc: its colour role, the row of its speed, and its caption."""
 
