@@ -507,6 +507,7 @@ def render(output: Path, notebooks: dict[str, nbformat.NotebookNode]) -> Path:
     # Sphinx does not see that these changed, nor does it repeat the warnings of a failed build.
     html = output / "_build" if output != BUILD else BUILD
     inputs = [ROOT / "_config.yml", ROOT / "_toc.yml", *sorted((ROOT / "tools").glob("*.py"))]
+    inputs += sorted((ROOT / "book" / "_static").iterdir())
     state = hashlib.sha256(b"".join(path.read_bytes() for path in inputs)).hexdigest()
     stamp = html / ".rendered"
     if not stamp.exists() or stamp.read_text() != state:
