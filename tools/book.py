@@ -397,8 +397,9 @@ def results_page() -> str:
         "# Measured results",
         "Each table comes from one recorded run that ships with the package, under "
         "`ecomkd/recorded/`. A goal was set before the run; a goal that was missed is shown as "
-        "missed. A range in brackets is a 95 % interval. Where a result comes from the simulated "
-        "shop, its hash is given: it is not a result on real traffic.",
+        "missed. A range in brackets is a 95 % interval, unless the goal says otherwise. Where a "
+        "result comes from the simulated shop, its hash is given: it is not a result on real "
+        "traffic.",
     ]
     found = records()
     with_goals = {name: record for name, record in found.items() if record.get("goals")}

@@ -7,16 +7,15 @@ Writes book/figures/readme.png, which carries the digest of the record that it s
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import pandas as pd
 
+from book import RECORDED, ROOT
 from ecomkd import plots, report
 from ecomkd.artifacts import file_digest
 
-RECORD = Path(report.__file__).parent / "recorded" / "core_shop.json"
-PICTURE = Path(__file__).resolve().parent.parent / "book" / "figures" / "readme.png"
+RECORD = RECORDED / "core_shop.json"
+PICTURE = ROOT / "book" / "figures" / "readme.png"
 SHOWN = {
     "teacher": ("teacher", "teacher, PyTorch fp32", "teacher,\nfp32"),
     "student, distilled, int8": ("student", "student, ONNX int8", "distilled student,\nint8"),
@@ -30,7 +29,7 @@ SHOWN = {
 
 
 def draw() -> plt.Figure:
-    record = report.recorded("core_shop")["data"]
+    record = report.recorded(RECORD.stem)["data"]
     rows = pd.DataFrame(record["rows"])
     quality, lift = rows.loc["ndcg@10"], rows.loc["lift@10"]
     speed = pd.DataFrame(record["speed"]).T
