@@ -75,13 +75,15 @@ def mine(
     profile: Profile,
     per_query: int = 8,
     random_share: float = 0.25,
+    vectors: np.ndarray | None = None,
 ) -> Dataset:
     """Up to `profile.unlabelled_pairs` pairs of catalogue queries and products, without labels.
 
     Each query meets `per_query` products: most of them drawn from its nearest by embedding (the
     pretrained bi-encoder), the rest at random. Random products are nearly all irrelevant, and the
     teacher's certainty about them teaches little. Queries in `taken` (the judged ones) are left
-    out, so that no split meets another.
+    out, so that no split meets another. `vectors` (products × H) are the embeddings of the
+    catalogue's texts, where they are at hand; without them they are computed.
 
     Returns columns as `load` gives them, with label −1.
     """
@@ -90,14 +92,14 @@ def mine(
     taken = {normalise_query(query) for query in taken}
     candidates = catalogue_queries(catalogue, wanted + len(taken), profile.seed)
     queries = [query for query in candidates if query not in taken][:wanted]
-    products = embed(product_text(catalogue[:]), profile)
-    vectors = embed(queries, profile)
+    products = embed(product_text(catalogue[:]), profile) if vectors is None else vectors
+    asked = embed(queries, profile)
     near = min(_NEIGHBOURS, len(catalogue))
     rows: list[int] = []
     ids: list[str] = []
     texts: list[str] = []
     for start in range(0, len(queries), 256):
-        similarity = vectors[start : start + 256] @ products.T
+        similarity = asked[start : start + 256] @ products.T
         nearest = np.argpartition(-similarity, near - 1, axis=1)[:, :near]
         for offset, neighbours in enumerate(nearest):
             drawn = rng.choice(

@@ -19,6 +19,7 @@ from ecomkd import baselines, distill, losses, metrics, mining, models
 from ecomkd.artifacts import data_digest, digest, file_digest, stage
 from ecomkd.config import Profile
 from ecomkd.data.schema import GAINS, GRADE_GAINS, TEXT
+from ecomkd.data.sources import product_text
 
 ROWS = ("none", "kd", "kd_unlabelled", "hard", "kd_hidden")
 """How a student learns. `none`: from labels alone. `kd`: also from the teacher's outputs on the
@@ -154,7 +155,10 @@ def mined(
 
     def make(folder: Path) -> None:
         label = data["train"].features["label"]
-        pairs = mining.mine(catalogue, taken, label, profile, random_share=random_share)
+        vectors = _vectors(catalogue, profile)
+        pairs = mining.mine(
+            catalogue, taken, label, profile, random_share=random_share, vectors=vectors
+        )
         pairs.save_to_disk(str(folder / "pairs"))
 
     parts = [
@@ -167,6 +171,17 @@ def mined(
     ]
     folder = stage("mined", parts, make, profile.artifacts)
     return load_from_disk(str(folder / "pairs"))
+
+
+def _vectors(catalogue: Dataset, profile: Profile) -> np.ndarray:
+    """Embeddings (products × H) of a catalogue, made once for all seeds."""
+
+    def make(folder: Path) -> None:
+        np.save(folder / "vectors.npy", mining.embed(product_text(catalogue[:]), profile))
+
+    settings = {name: value for name, value in _settings(profile).items() if name != "seed"}
+    parts = [data_digest(catalogue, ("product_id", *TEXT)), settings, digest(mining)]
+    return np.load(stage("vectors", parts, make, profile.artifacts) / "vectors.npy")
 
 
 def teacher_pairs(

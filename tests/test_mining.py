@@ -1,12 +1,15 @@
 """Queries made of a catalogue's own words, and the products that they meet."""
 
+from dataclasses import replace
+
 import pytest
 import tiny_models
 from datasets import Dataset
 
-from ecomkd import mining
+from ecomkd import mining, pipeline
 from ecomkd.config import Profile
 from ecomkd.data.schema import TEXT, normalise_query
+from ecomkd.data.sources import product_text
 
 KINDS = ["yoga mat", "desk lamp", "tea pot", "running shoe", "wool scarf", "frying pan"]
 COLOURS = ["red", "blue", "green", ""]
@@ -112,3 +115,19 @@ def test_near_products_are_of_the_querys_kind_and_random_ones_are_not(catalogue,
 
     assert right(random_share=0.0) > 0.9
     assert right(random_share=1.0) < 0.5
+
+
+def test_seeds_share_the_embeddings_of_a_catalogue(catalogue, tmp_path, monkeypatch):
+    asked = []
+    embed = mining.embed
+    monkeypatch.setattr(
+        mining, "embed", lambda texts, *rest: asked.append(texts) or embed(texts, *rest)
+    )
+    data = tiny_models.shop()
+    profile = tiny_models.profile(tmp_path, unlabelled_pairs=40)
+    first = pipeline.mined(data, catalogue, profile)
+    second = pipeline.mined(data, catalogue, replace(profile, seed=901))
+    assert asked.count(product_text(catalogue[:])) == 1
+    assert set(first["query"]) != set(second["query"])
+    taken = {query for split in ("train", "validation", "test") for query in data[split]["query"]}
+    assert first[:] == mining.mine(catalogue, taken, tiny_models.CLASSES, profile)[:]
