@@ -35,7 +35,7 @@ VARIED = {
     "temperature": (1.0, 2.0, 4.0),
     "student_layers": ((0, 5), (0, 1, 2), (1, 3, 5), (3, 4, 5)),
     "student_width": (None, 128),
-    "student_start": ("checkpoint", "teacher"),
+    "student_start": ("checkpoint", "warmed", "teacher"),
 }
 """Values of profile fields; the profile's own joins them. Width and start also without KD."""
 SHARES = (0, 0.25, 1, 10 / 3)
@@ -116,18 +116,17 @@ def measure(seed: int, groups: list[str], unlabelled: int) -> list[dict]:
         if run["group"] not in groups:
             continue
         settings = replace(profile, **run.get("profile", {}))
-        lesson = data
+        lesson = run.get("unlabelled", unlabelled)
         if run.get("random_share") is not None:
             wanted = replace(profile, unlabelled_pairs=unlabelled)
             products = catalogue("shop", profile)
-            extra = pipeline.mined(data, products, wanted, run["random_share"])
-            lesson = DatasetDict({**data, "unlabelled": extra})
+            lesson = pipeline.mined(data, products, wanted, run["random_share"])
         folder = pipeline.student(
-            lesson,
+            data,
             settings,
             run["row"],
             teacher_folder=teacher,
-            unlabelled=run.get("unlabelled", unlabelled),
+            unlabelled=lesson,
             steps=steps,
         )
         entries.append(entry(run, folder))

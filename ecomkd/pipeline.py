@@ -59,7 +59,7 @@ def warmed(data: DatasetDict, profile: Profile) -> Path:
 
         model = models.build_teacher(profile.teacher, ("apart", "alike"), profile.seed)
         models.freeze(model, profile.frozen_layers)
-        models.set_dropout(model, profile.dropout)
+        models.set_dropout(model, profile.student_dropout)
         distill.fit(
             model,
             encoded.select(range(held_out.start)),
@@ -73,9 +73,17 @@ def warmed(data: DatasetDict, profile: Profile) -> Path:
             evaluations=2,
         )
 
-    settings = ("teacher", "student_learning_rate", "frozen_layers", "dropout")
+    settings = ("teacher", "student_learning_rate", "frozen_layers", "student_dropout")
     parts = [_digests(pairs), _settings(profile, *settings), digest(baselines, mining), *_code()]
     return stage("warmed", parts, make, profile.artifacts)
+
+
+def origin(data: DatasetDict, profile: Profile) -> str:
+    """Where fine-tuning starts: the folder of `warmed`, or, where the profile or the data have no
+    pairs for a warm-up, the pretrained checkpoint itself."""
+    if profile.warm_up_pairs and "unlabelled" in data:
+        return str(warmed(data, profile))
+    return profile.teacher
 
 
 def teacher(
@@ -87,8 +95,8 @@ def teacher(
 ) -> Path:
     """The folder of the teacher, a cross-encoder fine-tuned on `data["train"]`.
 
-    It starts from `warmed`, or from the checkpoint itself where the profile or the data have no
-    pairs for that. Its embeddings and its `profile.frozen_layers` lowest layers stay as they are.
+    It starts from `origin`. Its embeddings and its `profile.frozen_layers` lowest layers stay as
+    they are.
 
     `train_pairs` takes the first so many training pairs, for a learning curve. With
     `pretrained=False` the same architecture starts from random weights, all of them trained.
@@ -98,17 +106,15 @@ def teacher(
         train = train.select(range(min(train_pairs, len(train))))
     labels = train.features["label"].names
     tokenizer = models.load_tokenizer(profile.teacher)
-    origin = profile.teacher
-    if pretrained and profile.warm_up_pairs and "unlabelled" in data:
-        origin = str(warmed(data, profile))
+    checkpoint = origin(data, profile) if pretrained else profile.teacher
 
     def make(folder: Path) -> None:
         if pretrained:
-            model = models.build_teacher(origin, labels, profile.seed)
+            model = models.build_teacher(checkpoint, labels, profile.seed)
             models.freeze(model, profile.frozen_layers)
         else:
             model = models.build_untrained(profile.teacher, labels, profile.seed)
-        models.set_dropout(model, profile.dropout)
+        models.set_dropout(model, profile.teacher_dropout)
         pairs = distill.encode(train, tokenizer, profile.max_length)
         distill.fit(
             model,
@@ -131,10 +137,10 @@ def teacher(
             "teacher_epochs",
             "teacher_learning_rate",
             "frozen_layers",
-            "dropout",
+            "teacher_dropout",
         ),
         pretrained,
-        Path(origin).name,
+        Path(checkpoint).name,
     ]
     return stage("teacher", [*parts, *_code()], make, profile.artifacts)
 
@@ -214,20 +220,24 @@ def student(
     row: str = "kd_unlabelled",
     *,
     teacher_folder: Path | None = None,
-    unlabelled: int | None = None,
+    unlabelled: int | Dataset | None = None,
     steps: int | None = None,
 ) -> Path:
     """The folder of a student trained as `row` says (see `ROWS`).
 
     Every row starts from the same weights and takes the same number of steps: `student_epochs`
-    passes over the labelled pairs and the `unlabelled` first pairs without a label (all of them by
-    default), unless `steps` gives a number. Raises ValueError for an unknown row.
+    passes over the labelled pairs and those without a label, unless `steps` gives a number. The
+    latter are the `unlabelled` first of `data["unlabelled"]` (all of them by default), or, where
+    `unlabelled` is a data set, its pairs. Raises ValueError for an unknown row.
     """
     if row not in ROWS:
         raise ValueError(f"Unknown row {row!r}: choose one of {', '.join(ROWS)}.")
     if teacher_folder is None:
         teacher_folder = teacher(data, profile)
-    available = len(data["unlabelled"]) if "unlabelled" in data else 0
+    lesson = data
+    if isinstance(unlabelled, Dataset):
+        lesson, unlabelled = DatasetDict({**data, "unlabelled": unlabelled}), None
+    available = len(lesson["unlabelled"]) if "unlabelled" in lesson else 0
     unlabelled = available if unlabelled is None else min(unlabelled, available)
     if steps is None:
         steps = profile.student_epochs * _batches(len(data["train"]) + unlabelled, profile)
@@ -235,8 +245,8 @@ def student(
 
     def make(folder: Path) -> None:
         tokenizer = models.load_tokenizer(str(teacher_folder))
-        learner = start(profile, teacher_folder)
-        pairs, options = _lesson(data, profile, teacher_folder, row, used, learner)
+        learner = start(data, profile, teacher_folder)
+        pairs, options = _lesson(lesson, profile, teacher_folder, row, used, learner)
         distill.fit(
             learner,
             pairs,
@@ -252,13 +262,14 @@ def student(
 
     # The row that no teacher touches is the same whoever the teacher is.
     touched = row != "none" or profile.student_start == "teacher"
-    upstream = _identity(teacher_folder) if touched else None
+    warm = profile.student_start == "warmed"
     parts = [
         row,
-        upstream,
+        _identity(teacher_folder) if touched else None,
+        Path(origin(data, profile)).name if warm else None,
         steps,
         _digests(data["train"], data["validation"]),
-        _digests(data["unlabelled"].select(range(used))) if used else None,
+        _digests(lesson["unlabelled"].select(range(used))) if used else None,
         _settings(
             profile,
             "teacher",
@@ -267,7 +278,7 @@ def student(
             "student_start",
             "student_learning_rate",
             "frozen_layers",
-            "dropout",
+            "student_dropout",
             "alpha",
             "temperature",
         ),
@@ -275,18 +286,21 @@ def student(
     return stage("student", [*parts, *_code()], make, profile.artifacts)
 
 
-def start(profile: Profile, teacher_folder: Path) -> torch.nn.Module:
+def start(data: DatasetDict, profile: Profile, teacher_folder: Path) -> torch.nn.Module:
     """What every row of a profile starts from: its weights, and which of them train."""
     tuned = models.load(teacher_folder)
+    labels = list(tuned.config.id2label.values())
     if profile.student_start == "teacher":
-        source, head = tuned, None
+        source = tuned
+    elif profile.student_start == "warmed":
+        source = models.build_teacher(origin(data, profile), labels, profile.seed)
     elif profile.student_start == "checkpoint":
-        labels = list(tuned.config.id2label.values())
-        source, head = models.build_teacher(profile.teacher, labels, profile.seed), profile.seed
+        source = models.build_teacher(profile.teacher, labels, profile.seed)
     else:
         raise ValueError(
-            f"student_start={profile.student_start!r}: choose 'checkpoint' or 'teacher'."
+            f"student_start={profile.student_start!r}: choose 'checkpoint', 'warmed' or 'teacher'."
         )
+    head = None if profile.student_start == "teacher" else profile.seed
     if profile.student_width is not None:
         learner = models.build_narrow_student(
             source, profile.student_width, len(profile.student_layers), profile.seed
@@ -295,7 +309,7 @@ def start(profile: Profile, teacher_folder: Path) -> torch.nn.Module:
         learner = models.build_student(source, profile.student_layers, head)
         # A narrow student's embeddings are new and must learn; these are the teacher's.
         models.freeze(learner, None if profile.frozen_layers is None else 0)
-    models.set_dropout(learner, profile.dropout)
+    models.set_dropout(learner, profile.student_dropout)
     return learner
 
 

@@ -78,7 +78,7 @@ def frontier(
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(LogFormatter())  # 10, not a power of ten
     axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.5)))
-    axes.margins(0.2, 0.35)
+    axes.margins(0.2, 0.45)
     axes.set_xlabel("milliseconds for one pair (p50, logarithmic)")
     axes.set_ylabel(quality)
     return axes

@@ -162,8 +162,9 @@ def speed(teacher: Path, student: Path, pairs, profile: Profile) -> pd.DataFrame
     """Latency at batch 1, throughput and size of teacher and student, PyTorch fp32 and ONNX.
 
     One row per model and format: `p50_ms`, `p95_ms`, `pairs_per_second` (batches of 32) and
-    `megabytes`, `role`. Tokenisation is a row of its own. All on the CPU with the same number of
-    threads, after a warm-up, in eval mode.
+    `megabytes`, `role`. Tokenisation is a row of its own. All on the CPU, after a warm-up, in eval
+    mode: latency on one thread, as where each core answers a request of its own; throughput on
+    PyTorch's number of threads.
     """
     threads = torch.get_num_threads()
     rows: dict[str, dict] = {}
@@ -183,10 +184,14 @@ def speed(teacher: Path, student: Path, pairs, profile: Profile) -> pd.DataFrame
             )
         )
 
+    def answers(path, threads):
+        onnx = export.OnnxClassifier(path, threads)
+        return lambda batch: onnx(**batch)
+
     single = [tokens([query], [product]) for query, product in text]
     batch = [tokens(*map(list, zip(*text[:_THROUGHPUT_BATCH], strict=True)))]
     items = len(batch[0]["input_ids"])
-    clock = bench.latency(lambda pair: tokens([pair[0]], [pair[1]]), text, threads=threads)
+    clock = bench.latency(lambda pair: tokens([pair[0]], [pair[1]]), text, threads=1)
     rows["tokenisation"] = {"p50_ms": clock["p50_ms"], "p95_ms": clock["p95_ms"]}
     for name, folder in (("teacher", teacher), ("student", student)):
         model = models.load(folder)
@@ -196,13 +201,13 @@ def speed(teacher: Path, student: Path, pairs, profile: Profile) -> pd.DataFrame
             return model(**batch).logits
 
         exported = exports(folder, profile)
-        calls = {"PyTorch fp32": (run, folder / "model.safetensors")}
+        calls = {"PyTorch fp32": (run, run, folder / "model.safetensors")}
         for kind, file in (("ONNX fp32", "model.onnx"), ("ONNX int8", "model.int8.onnx")):
-            onnx = export.OnnxClassifier(exported / file, threads)
-            calls[kind] = (lambda batch, onnx=onnx: onnx(**batch), exported / file)
-        for kind, (call, file) in calls.items():
-            clock = bench.latency(call, single, threads=threads)
-            flow = bench.throughput(call, batch, items, threads=threads)
+            path = exported / file
+            calls[kind] = (answers(path, 1), answers(path, threads), path)
+        for kind, (on_one, on_all, file) in calls.items():
+            clock = bench.latency(on_one, single, threads=1)
+            flow = bench.throughput(on_all, batch, items, threads=threads)
             rows[f"{name}, {kind}"] = {
                 "p50_ms": clock["p50_ms"],
                 "p95_ms": clock["p95_ms"],

@@ -55,11 +55,21 @@ def test_every_page_of_the_book_is_in_the_toc():
 
 
 def test_results_stand_side_by_side():
-    ranked = {"data": {"rows": {"teacher": {"lift@10": 0.2, "macro_f1": 0.5}}}}
-    classified = {"data": {"rows": {"teacher": {"macro_f1": 0.4}}}}
+    kept = {"name": "lift kept", "value": 0.98, "low": 0.95, "high": 1.0}
+    cost = {"name": "cost of int8", "value": 0.1, "low": None, "high": None}
+    common = {"pairs": {"train": 4_500}, "verdict": "Distil."}
+    ranked = {
+        "data": {"rows": {"teacher": {"lift@10": 0.2, "macro_f1": 0.5}}, **common},
+        "goals": [kept, cost],
+    }
+    classified = {"data": {"rows": {"teacher": {"macro_f1": 0.4}}, **common}, "goals": [cost]}
     text = beside({"simulated shop": ranked, "ESCI sample": classified})
     assert "| teacher | 0.200 |" in text
     assert "| teacher | 0.500 | 0.400 |" in text
+    assert "| lift kept | 0.980 [0.950, 1.000] |  |" in text
+    assert "| cost of int8 | 0.100 | 0.100 |" in text
+    assert "| train | 4,500 | 4,500 |" in text
+    assert "ESCI sample\n: Distil." in text
 
 
 def test_colab_buttons_only_with_a_repository():

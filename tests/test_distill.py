@@ -523,9 +523,24 @@ def test_every_row_starts_alike_and_takes_the_same_steps(profile, tmp_path, monk
 
 def test_a_student_starts_without_dropout(tmp_path):
     teacher = tiny_models.save(tiny_models.bert(layers=3), tmp_path / "teacher")
-    learner = pipeline.start(tiny_models.profile(tmp_path, student_layers=(0, 2)), teacher).train()
+    profile = tiny_models.profile(tmp_path, student_layers=(0, 2), student_start="teacher")
+    learner = pipeline.start(tiny_models.shop(), profile, teacher).train()
     ids = torch.arange(2, 8)[None]
     assert torch.equal(learner(input_ids=ids).logits, learner(input_ids=ids).logits)
+
+
+def test_the_teacher_learns_with_dropout_and_is_saved_with_its_own(tmp_path):
+    start = tiny_models.save(tiny_models.bert(layers=2, dropout=0.3), tmp_path / "start")
+    plain = tiny_models.profile(tmp_path, teacher=str(start), teacher_dropout=0.0)
+    data = tiny_models.shop()
+    folders = [
+        pipeline.teacher(data, replace(plain, **changes))
+        for changes in ({}, {"student_dropout": 0.5}, {"teacher_dropout": 0.5})
+    ]
+    assert folders[0] == folders[1] != folders[2]
+    digests = [models.weights_digest(models.load(folder)) for folder in folders]
+    assert digests[0] != digests[2]
+    assert models.load(folders[2]).config.hidden_dropout_prob == 0.3
 
 
 def test_the_warm_up_follows_the_bi_encoder_without_a_label(tmp_path, monkeypatch):
@@ -555,8 +570,37 @@ def test_the_warm_up_follows_the_bi_encoder_without_a_label(tmp_path, monkeypatc
 def test_unknown_start(profile, tmp_path):
     teacher = tiny_models.save(tiny_models.bert(), tmp_path / "teacher")
     with pytest.raises(ValueError) as error:
-        pipeline.start(tiny_models.profile(tmp_path, student_start="zero"), teacher)
-    assert str(error.value) == "student_start='zero': choose 'checkpoint' or 'teacher'."
+        profile = tiny_models.profile(tmp_path, student_start="zero")
+        pipeline.start(tiny_models.shop(), profile, teacher)
+    assert str(error.value) == ("student_start='zero': choose 'checkpoint', 'warmed' or 'teacher'.")
+
+
+def test_a_student_starts_where_its_teacher_started(tmp_path, monkeypatch):
+    start = tiny_models.save(tiny_models.bert(layers=3, seed=1), tmp_path / "start")
+    changes = {"teacher": str(start), "warm_up_pairs": 16, "student_start": "warmed"}
+    profile = tiny_models.profile(tmp_path, student_layers=(0, 2), **changes)
+    data = tiny_models.shop()
+    monkeypatch.setattr(
+        baselines, "bi_encoder_scores", lambda pairs, profile: np.arange(len(pairs)) * 1.0
+    )
+    teacher = pipeline.teacher(data, profile)
+    warmed = models.load(pipeline.warmed(data, profile), 2).state_dict()
+    learner = pipeline.start(data, profile, teacher).state_dict()
+    query = "bert.encoder.layer.{}.attention.self.query.weight"
+    assert torch.equal(learner[query.format(1)], warmed[query.format(2)])
+    assert learner["classifier.weight"].shape == (4, 32)
+    other = tiny_models.save(tiny_models.bert(layers=3, seed=2), tmp_path / "other")
+    again = pipeline.start(data, profile, other).state_dict()
+    assert all(torch.equal(weight, again[name]) for name, weight in learner.items())
+    plain = pipeline.start(data, replace(profile, warm_up_pairs=0), teacher).state_dict()
+    assert torch.equal(plain[query.format(1)], models.load(start, 4).state_dict()[query.format(2)])
+    others = data["unlabelled"].select(range(8))
+    folders = {
+        pipeline.student(data, profile, teacher_folder=teacher, unlabelled=pairs)
+        for pairs in (8, others)
+    }
+    assert len(folders) == 1
+    assert [path.name.split("-")[0] for path in profile.artifacts.iterdir()].count("warmed") == 1
 
 
 # What is made once --------------------------------------------------------------------------------

@@ -405,16 +405,11 @@ def results_page() -> str:
     with_goals = {name: record for name, record in found.items() if record.get("goals")}
     if not with_goals:
         parts.append("No result is recorded yet.")
-    if len(shown := {title: found[name] for name, title in SIDES.items() if name in found}) > 1:
-        parts.append(beside(shown))
     for name, record in with_goals.items():
         rows = ["| Goal | Measured | Wanted | Met |", "| --- | --- | --- | --- |"]
         for goal in record["goals"]:
-            value = number(goal["value"])
-            if goal.get("low") is not None:
-                value += f" [{number(goal['low'])}, {number(goal['high'])}]"
             met = "yes" if goal["met"] else "**no**"
-            rows.append(f"| {goal['name']} | {value} | {goal['goal']} | {met} |")
+            rows.append(f"| {goal['name']} | {span(goal)} | {goal['goal']} | {met} |")
         title = record.get("title", name.replace("_", " "))
         parts += [f"({name})=\n\n## {title}", "\n".join(rows), provenance(record)]
         if record.get("note"):
@@ -423,9 +418,14 @@ def results_page() -> str:
 
 
 def beside(shown: dict[str, dict]) -> str:
-    """The systems on simulated and on real data, one table for each measure."""
+    """Simulated and real data: their size, a table for each measure, the goals, the verdicts."""
     rows = {title: record["data"]["rows"] for title, record in shown.items()}
-    parts = ["(beside)=\n\n## Simulated and real, side by side"]
+    pairs = [record["data"]["pairs"] for record in shown.values()]
+    table = [f"| Pairs | {' | '.join(shown)} |", "| --- |" + " ---: |" * len(shown)]
+    for split in pairs[0]:
+        sizes = [f"{count[split]:,}" for count in pairs]
+        table.append(f"| {split} | {' | '.join(sizes)} |")
+    parts = ["\n".join(table)]
     for measure, name in (
         ("lift@10", "nDCG@10 above that of a random order"),
         ("macro_f1", "macro-F1"),
@@ -436,7 +436,24 @@ def beside(shown: dict[str, dict]) -> str:
             values = [number(rows[title][system][measure]) for title in having]
             table.append(f"| {system} | {' | '.join(values)} |")
         parts.append("\n".join(table))
-    return "\n\n".join(parts)
+    measured = {
+        title: {goal["name"]: goal for goal in record["goals"]} for title, record in shown.items()
+    }
+    table = [f"| Goal | {' | '.join(shown)} |", "| --- |" + " ---: |" * len(shown)]
+    for name in dict.fromkeys(name for goals in measured.values() for name in goals):
+        found = [goals.get(name) for goals in measured.values()]
+        cells = [span(goal) if goal else "" for goal in found]
+        table.append(f"| {name} | {' | '.join(cells)} |")
+    parts.append("\n".join(table))
+    parts += [f"{title}\n: {record['data']['verdict']}" for title, record in shown.items()]
+    return "\n\n".join(parts) + "\n"
+
+
+def span(goal: dict) -> str:
+    """A measured value, with its interval where it has one."""
+    if goal.get("low") is None:
+        return number(goal["value"])
+    return f"{number(goal['value'])} [{number(goal['low'])}, {number(goal['high'])}]"
 
 
 def number(value) -> str:
@@ -496,6 +513,9 @@ def render(output: Path, notebooks: dict[str, nbformat.NotebookNode]) -> Path:
     wanted = {f"notebooks/{name}.ipynb": dump(notebook) for name, notebook in notebooks.items()}
     wanted["book/results.md"] = results_page()
     wanted["book/run_times.md"] = run_times_page()
+    found = records()  # the text around this table is book/compared.md
+    sides = {title: found[name] for name, title in SIDES.items() if name in found}
+    wanted["book/beside.txt"] = beside(sides)
     for path in [ROOT / "_toc.yml", *(ROOT / "book").rglob("*")]:
         if path.is_file():
             wanted[str(path.relative_to(ROOT))] = path.read_bytes()
