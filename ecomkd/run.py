@@ -33,6 +33,9 @@ SYSTEMS = {
 }
 """The rows of every results table, and the colour role of each (`plots.PALETTE`)."""
 
+UNTRAINED = {"BM25": "BM25", "bi-encoder, untrained": "the untrained bi-encoder"}
+"""What ranks without training, and its name in a sentence."""
+
 _NAME_OF_ROW = {
     "none": "student, labels only",
     "kd": "student, KD on labels",
@@ -379,7 +382,10 @@ def by_kind(results: Sequence[dict]) -> pd.DataFrame | None:
 
 
 def verdict(results: Sequence[dict]) -> str:
-    """In words: distil, keep the teacher, or stay with BM25, and why."""
+    """In words: distil, keep the teacher, or stay with what needs no training, and why.
+
+    The last is BM25 or the untrained bi-encoder, whichever ranks better.
+    """
     ranked = "ranking" in results[0]["systems"]["teacher"]
     part, key = ("ranking", "lift@10") if ranked else ("classification", "macro_f1")
     kept = _mean(results, DISTILLED, part, key) / _mean(results, "teacher", part, key)
@@ -387,23 +393,24 @@ def verdict(results: Sequence[dict]) -> str:
         if kept >= 0.95:
             return f"Distil: the student keeps {kept:.0%} of the teacher's macro-F1."
         return f"Keep the teacher: the student keeps only {kept:.0%} of its macro-F1."
-    score = _per_query(results, ["teacher", DISTILLED, "BM25"])
-    over = metrics.paired_bootstrap(score["teacher"], score["BM25"])
+    score = _per_query(results, ["teacher", DISTILLED, *UNTRAINED])
+    rival = score[list(UNTRAINED)].mean().idxmax()
+    over = metrics.paired_bootstrap(score["teacher"], score[rival])
     if over["low"] <= 0:
         return (
-            "Stay with BM25: the teacher's nDCG@10 is not clearly above it "
+            f"Stay with {UNTRAINED[rival]}: the teacher's nDCG@10 is not clearly above it "
             f"({over['difference']:+.3f}, 95 % interval {over['low']:+.3f} to {over['high']:+.3f})."
         )
-    over = metrics.paired_bootstrap(score[DISTILLED], score["BM25"])
+    over = metrics.paired_bootstrap(score[DISTILLED], score[rival])
     if kept >= 0.9 and over["low"] > 0:
         return (
             f"Distil: the student keeps {kept:.0%} of the teacher's lift over a random order and "
-            f"stands {over['difference']:+.3f} nDCG@10 from BM25 (95 % interval {over['low']:+.3f} "
-            f"to {over['high']:+.3f})."
+            f"stands {over['difference']:+.3f} nDCG@10 from {UNTRAINED[rival]} (95 % interval "
+            f"{over['low']:+.3f} to {over['high']:+.3f})."
         )
     return (
-        f"Keep the teacher: it is above BM25, and the student keeps only {kept:.0%} of its lift "
-        "over a random order; more unlabelled pairs or more layers may change that."
+        f"Keep the teacher: it is above {UNTRAINED[rival]}, and the student keeps only {kept:.0%} "
+        "of its lift over a random order; more unlabelled pairs or more layers may change that."
     )
 
 
