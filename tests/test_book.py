@@ -66,7 +66,7 @@ def test_results_stand_side_by_side():
     text = beside({"simulated shop": ranked, "ESCI sample": classified})
     assert "| teacher | 0.200 |" in text
     assert "| teacher | 0.500 | 0.400 |" in text
-    assert "| lift kept | 0.980 [0.950,\u00a01.000] |  |" in text
+    assert "| lift kept | 0.980 [0.950, 1.00] |  |" in text
     assert "| cost of int8 | 0.100 | 0.100 |" in text
     assert "| train | 4,500 | 4,500 |" in text
     assert "ESCI sample\n: Distil." in text

@@ -453,8 +453,7 @@ def span(goal: dict) -> str:
     """A measured value, with its interval where it has one."""
     if goal.get("low") is None:
         return number(goal["value"])
-    # A no-break space: in a narrow column the interval stays in one piece.
-    return f"{number(goal['value'])} [{number(goal['low'])},\u00a0{number(goal['high'])}]"
+    return f"{number(goal['value'])} [{number(goal['low'])}, {number(goal['high'])}]"
 
 
 def number(value) -> str:
