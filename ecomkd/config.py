@@ -45,7 +45,7 @@ class Profile:
     """The same where soft targets are learnt, in the warm-up too: they are many, each is read once
     or twice, and with dropout a small model can stay for hundreds of steps where it starts."""
     student_layers: tuple[int, ...] = (1, 3, 5)
-    """The layers of the teacher that a student starts from, counted from 0."""
+    """The layers that a student starts from, counted from 0."""
     student_width: int | None = None
     """Hidden size of a narrow student; None keeps the teacher's."""
     student_start: str = "warmed"

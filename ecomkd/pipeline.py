@@ -288,10 +288,9 @@ def student(
 
 def start(data: DatasetDict, profile: Profile, teacher_folder: Path) -> torch.nn.Module:
     """What every row of a profile starts from: its weights, and which of them train."""
-    tuned = models.load(teacher_folder)
-    labels = list(tuned.config.id2label.values())
+    labels = data["train"].features["label"].names
     if profile.student_start == "teacher":
-        source = tuned
+        source = models.load(teacher_folder)
     elif profile.student_start == "warmed":
         source = models.build_teacher(origin(data, profile), labels, profile.seed)
     elif profile.student_start == "checkpoint":

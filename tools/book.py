@@ -421,32 +421,31 @@ def beside(shown: dict[str, dict]) -> str:
     """Simulated and real data: their size, a table for each measure, the goals, the verdicts."""
     rows = {title: record["data"]["rows"] for title, record in shown.items()}
     pairs = [record["data"]["pairs"] for record in shown.values()]
-    table = [f"| Pairs | {' | '.join(shown)} |", "| --- |" + " ---: |" * len(shown)]
-    for split in pairs[0]:
-        sizes = [f"{count[split]:,}" for count in pairs]
-        table.append(f"| {split} | {' | '.join(sizes)} |")
-    parts = ["\n".join(table)]
+    sizes = {split: [f"{count[split]:,}" for count in pairs] for split in pairs[0]}
+    parts = [table("Pairs", list(shown), sizes)]
     for measure, name in (
         ("lift@10", "nDCG@10 above that of a random order"),
         ("macro_f1", "macro-F1"),
     ):
         having = [title for title in rows if measure in next(iter(rows[title].values()))]
-        table = [f"| {name} | {' | '.join(having)} |", "| --- |" + " ---: |" * len(having)]
-        for system in next(iter(rows.values())):
-            values = [number(rows[title][system][measure]) for title in having]
-            table.append(f"| {system} | {' | '.join(values)} |")
-        parts.append("\n".join(table))
-    measured = {
-        title: {goal["name"]: goal for goal in record["goals"]} for title, record in shown.items()
-    }
-    table = [f"| Goal | {' | '.join(shown)} |", "| --- |" + " ---: |" * len(shown)]
-    for name in dict.fromkeys(name for goals in measured.values() for name in goals):
-        found = [goals.get(name) for goals in measured.values()]
-        cells = [span(goal) if goal else "" for goal in found]
-        table.append(f"| {name} | {' | '.join(cells)} |")
-    parts.append("\n".join(table))
+        values = {
+            system: [number(rows[title][system][measure]) for title in having]
+            for system in next(iter(rows.values()))
+        }
+        parts.append(table(name, having, values))
+    goals = [{goal["name"]: span(goal) for goal in record["goals"]} for record in shown.values()]
+    names = dict.fromkeys(name for found in goals for name in found)
+    spans = {name: [found.get(name, "") for found in goals] for name in names}
+    parts.append(table("Goal", list(shown), spans))
     parts += [f"{title}\n: {record['data']['verdict']}" for title, record in shown.items()]
     return "\n\n".join(parts) + "\n"
+
+
+def table(corner: str, columns: list[str], rows: dict[str, list[str]]) -> str:
+    """A Markdown table with the names of `rows` on the left and numbers on the right."""
+    lines = [f"| {corner} | {' | '.join(columns)} |", "| --- |" + " ---: |" * len(columns)]
+    lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
+    return "\n".join(lines)
 
 
 def span(goal: dict) -> str:
