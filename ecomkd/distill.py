@@ -183,7 +183,8 @@ class _LengthGroups(LengthGroupedSampler):
     """
 
     def __init__(self, plain: LengthGroupedSampler, trainer: Trainer):
-        super().__init__(plain.batch_size, lengths=plain.lengths)
+        # A list: a column is read from its table anew for each of the many comparisons.
+        super().__init__(plain.batch_size, lengths=list(plain.lengths))
         self.trainer = trainer
 
     def __iter__(self):
@@ -244,6 +245,10 @@ class DistillationTrainer(Trainer):
                     }
                 )
         super().__init__(model, **options)
+        if self.args.bf16 and self.args.device.type == "cpu":
+            # PyTorch's fused attention spends more time on its backward pass, for short texts in
+            # bf16 on a processor, than the matrix products take.
+            model.set_attn_implementation("eager")
         if alpha > 0 and self.args.label_smoothing_factor > 0:
             warnings.warn(
                 "label_smoothing_factor and a teacher soften the labels twice: set one of them "

@@ -239,6 +239,16 @@ def test_the_loss_of_a_step_is_the_books_formula(profile, tmp_path):
     torch.testing.assert_close(run.compute_loss(model, batch), expected)
 
 
+@pytest.mark.parametrize(("bf16", "attention"), [(True, "eager"), (False, "sdpa")])
+def test_attention_is_unfused_in_bf16_on_a_processor(profile, tmp_path, bf16, attention):
+    pairs = outputs(encoded(8), profile)
+    run = trainer(tiny_models.bert(), pairs, profile, tmp_path, args={"bf16": bf16})
+    assert run.model.config._attn_implementation == attention
+    run.train()
+    run.save_model(tmp_path / "saved")
+    assert models.load(tmp_path / "saved").config._attn_implementation == "sdpa"
+
+
 def test_cached_logits_take_the_same_step_as_an_online_teacher(profile, tmp_path):
     pairs, teacher = mixed(24), tiny_models.bert(seed=7)
     options = {"alpha": 2.0, "hidden_map": {1: 2}, "teacher_width": 32}
