@@ -5,11 +5,9 @@
     python benchmarks/learning_curve.py --merge        all files into the recorded result
 
 The profile comes from ECOMKD_PROFILE. Every model is judged on the test queries of its seed. Small
-training sets take more passes, so that no model stops before `--min-steps` optimiser steps. Three
+training sets take more passes, so that no model stops before `--min-steps` optimiser steps. Two
 further runs guard the comparison. `longer` gives the model from scratch twice the steps.
-`all layers` is the pretrained model with nothing frozen. `leak` trains on half of the pairs of some
-test queries and is judged on the other half, beside a model that saw as many pairs of other
-queries.
+`all layers` is the pretrained model with nothing frozen.
 """
 
 from __future__ import annotations
@@ -19,9 +17,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 
 from ecomkd import bench, load, metrics, pipeline, report
 from ecomkd.artifacts import write_text
@@ -29,7 +26,6 @@ from ecomkd.config import Profile
 from ecomkd.data import shop
 
 SIZES = (250, 500, 1000, 2000)
-LEAK_PAIRS = 1000
 LONGER = 2  # times the teacher's epochs
 UNSEEN = "unseen_synonym"
 RECORDED = Path(report.__file__).parent / "recorded" / "learning_curve.json"
@@ -51,7 +47,7 @@ def judge(folder: Path, pairs: Dataset, profile: Profile) -> dict:
 
 
 def measure(seed: int, sizes: list[int], min_steps: int) -> dict:
-    """All models of one seed: the curve, the longer run from scratch, the leak."""
+    """All models of one seed: the curve, the longer run from scratch, and nothing frozen."""
     profile = Profile.named(seed=seed)
     data = load("shop", profile)
     labels = len(data["train"])
@@ -79,7 +75,6 @@ def measure(seed: int, sizes: list[int], min_steps: int) -> dict:
         "curve": curve,
         "longer": [run(labels, "scratch", longer)],
         "all layers": [run(labels, "pretrained", replace(profile, frozen_layers=None))],
-        "leak": leak(data, profile, min_steps),
     }
 
 
@@ -87,24 +82,6 @@ def long_enough(profile: Profile, pairs: int, min_steps: int) -> Profile:
     """The profile with as many epochs as `min_steps` steps need, and no fewer than it had."""
     batches = -(-pairs // profile.batch_size)
     return replace(profile, teacher_epochs=max(profile.teacher_epochs, -(-min_steps // batches)))
-
-
-def leak(data: DatasetDict, profile: Profile, min_steps: int) -> list[dict]:
-    """Two teachers with as many labels; one of them has seen the queries it is judged on."""
-    query = pd.Series(data["test"]["query_id"][:])
-    place = query.groupby(query).cumcount()
-    seen = data["test"].select(np.flatnonzero(place % 2 == 0)[:LEAK_PAIRS])
-    rest = data["test"].select(np.flatnonzero(place % 2 == 1))
-    queries = set(seen["query_id"])
-    rest = rest.select([row for row, query in enumerate(rest["query_id"]) if query in queries])
-    settings = long_enough(profile, len(seen), min_steps)
-    rows = []
-    for split, train in (("by query", data["train"]), ("by pair", seen)):
-        splits = DatasetDict({**data, "train": train})
-        folder = pipeline.teacher(splits, settings, train_pairs=len(seen))
-        row = {"seed": profile.seed, "split": split, "pairs": len(seen)}
-        rows.append(row | judge(folder, rest, profile))
-    return rows
 
 
 def goals(curve: pd.DataFrame, longer: pd.DataFrame) -> list[dict]:
@@ -146,7 +123,7 @@ def merge(folder: Path, out: Path) -> None:
         )
     data = {
         name: [row for part in parts for row in part["data"][name]]
-        for name in ("curve", "longer", "all layers", "leak")
+        for name in ("curve", "longer", "all layers")
     }
     seeds = sorted(part["seed"] for part in parts)
     report.write_recorded(
