@@ -30,6 +30,7 @@ ORDER = (
     "ecomkd.data.shop",
     "ecomkd.data.sources",
     "ecomkd.models",
+    "ecomkd.features",
     "ecomkd.losses",
     "ecomkd.distill",
     "ecomkd.metrics",

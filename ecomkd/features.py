@@ -1,0 +1,88 @@
+"""A frozen encoder as a maker of features: a vector for each text, from each of its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+
+from ecomkd import models
+from ecomkd.artifacts import digest, stage
+from ecomkd.config import Profile
+
+POOLINGS = ("mean", "cls", "max")
+_MAX_TOKENS = 256
+
+
+def pool(states: torch.Tensor, mask: torch.Tensor, pooling: str = "mean") -> torch.Tensor:
+    """One vector (B, H) for each text from the states (B, L, H) of its tokens.
+
+    `mask` (B, L) is 1 on tokens and 0 on padding. `mean` and `max` leave padding out; `cls` takes
+    the first token. (Reimers & Gurevych 2019, section 3.) Raises ValueError for another name.
+    """
+    _check(pooling)
+    if pooling == "cls":
+        return states[:, 0]
+    there = mask.bool().unsqueeze(-1)
+    if pooling == "max":
+        return states.masked_fill(~there, -torch.inf).amax(dim=1)
+    return states.masked_fill(~there, 0).sum(dim=1) / there.sum(dim=1)
+
+
+def layers(
+    texts: Sequence[str], profile: Profile, name: str = "minilm", pooling: str = "mean"
+) -> np.ndarray:
+    """Vectors (K + 1, N, H), float32, of N texts under an encoder of K layers that is not trained.
+
+    Index 0 is the embedding layer, index k the output of layer k, each pooled over the tokens of a
+    text (see `pool`). Texts are cut at 256 tokens. Computed once, then read from the artifact
+    folder; what is kept is keyed by the texts, the checkpoint and the pooling.
+
+    Raises ValueError for an unknown pooling or for no text, ModelError for an unknown checkpoint.
+    """
+    if not len(texts):
+        raise ValueError("layers: there is no text to encode.")
+    _check(pooling)
+
+    def make(folder: Path) -> None:
+        np.save(folder / "vectors.npy", _encode(list(texts), profile, name, pooling))
+
+    parts = [
+        list(texts),
+        name,
+        pooling,
+        profile.batch_size,
+        models.precision(profile),
+        models.device(profile).type,
+        [torch.__version__, transformers.__version__],
+        digest(_encode, pool),
+    ]
+    return np.load(stage("features", parts, make, profile.artifacts) / "vectors.npy")
+
+
+def _check(pooling: str) -> None:
+    if pooling not in POOLINGS:
+        raise ValueError(f"Unknown pooling {pooling!r}: choose one of {', '.join(POOLINGS)}.")
+
+
+def _encode(texts: list[str], profile: Profile, name: str, pooling: str) -> np.ndarray:
+    tokenizer = models.load_tokenizer(name)
+    # The encoder alone is used, without the head that comes on top of it.
+    encoder = models.build_teacher(name, ("unused",)).base_model.eval().to(models.device(profile))
+    cut = {"truncation": True, "max_length": _MAX_TOKENS}
+    order = np.argsort([len(ids) for ids in tokenizer(texts, **cut)["input_ids"]], kind="stable")
+    found = np.empty(
+        (encoder.config.num_hidden_layers + 1, len(texts), encoder.config.hidden_size), np.float32
+    )
+    for start in range(0, len(order), profile.batch_size):
+        rows = order[start : start + profile.batch_size]
+        batch = tokenizer([texts[row] for row in rows], padding=True, return_tensors="pt", **cut)
+        batch = batch.to(encoder.device)
+        with torch.inference_mode(), models.autocast(profile):
+            states = encoder(**batch, output_hidden_states=True).hidden_states
+        for layer, state in enumerate(states):
+            found[layer, rows] = pool(state.float(), batch["attention_mask"], pooling).cpu().numpy()
+    return found
