@@ -32,17 +32,27 @@ def bm25_scores(pairs: Dataset, catalogue: Dataset) -> np.ndarray:
     texts = dict(zip(catalogue["product_id"], _texts(catalogue), strict=True))
     texts |= dict(zip(pairs["product_id"], _texts(pairs), strict=True))
     column = {product: index for index, product in enumerate(texts)}
-    index = bm25s.BM25()
-    index.index(_tokens(list(texts.values())), show_progress=False)
+    index = bm25(list(texts.values()))
     scores = np.zeros(len(pairs))
     queries = np.asarray(pairs["query"], dtype=object)
     products = np.asarray([column[product] for product in pairs["product_id"]])
     for query in dict.fromkeys(queries):
         rows = queries == query
-        words = [word for word in _tokens([query], ids=False)[0] if word in index.vocab_dict]
-        if words:
-            scores[rows] = index.get_scores(words)[products[rows]]
+        scores[rows] = bm25_of(index, query)[products[rows]]
     return scores
+
+
+def bm25(texts: Sequence[str]) -> bm25s.BM25:
+    """A BM25 index over texts: English stop words, Snowball stemming, k1 = 1.5, b = 0.75."""
+    index = bm25s.BM25()
+    index.index(_tokens(list(texts)), show_progress=False)
+    return index
+
+
+def bm25_of(index: bm25s.BM25, query: str) -> np.ndarray:
+    """BM25 of a query with each text of the index, (N,); 0 where they share no word."""
+    words = [word for word in _tokens([query], ids=False)[0] if word in index.vocab_dict]
+    return index.get_scores(words) if words else np.zeros(index.scores["num_docs"], np.float32)
 
 
 def bi_encoder_scores(pairs: Dataset, profile: Profile, name: str = "minilm") -> np.ndarray:

@@ -157,6 +157,67 @@ def ranking(frame: pd.DataFrame, gains: Mapping) -> dict:
     return {**means, "n_without_positives": int((~positive).sum()), "per_query": per_query}
 
 
+def retrieval(ranked: pd.DataFrame, judged: pd.DataFrame, gains: Mapping) -> dict:
+    """How well rankings over a whole catalogue find what was judged, by `ir-measures`.
+
+    What nobody judged counts as gain 0; `judged@10` says how much of the first ten that concerns.
+
+    Args:
+        ranked: columns `query_id`, `product_id`, `score`: what was found, in any order.
+        judged: columns `query_id`, `product_id` and `esci_label` or `grade`.
+        gains: label or grade -> gain, 0 or more; relevant is what has half the largest or more.
+
+    Returns:
+        `ndcg@10` (the ideal is over all that was judged), `recall@100`, `mrr@10`, `judged@10` as
+        means over the queries with a relevant product, where a query without a result counts 0;
+        `n_without_relevant`; `per_query`, a frame of the four, indexed by query_id.
+
+    Raises:
+        ValueError: no query with a relevant product, a label without a gain, a product that is
+            ranked twice for a query.
+    """
+    import ir_measures
+
+    label = "grade" if "grade" in judged and "esci_label" not in judged else "esci_label"
+    unknown = set(judged[label]) - set(gains)
+    if unknown:
+        raise ValueError(
+            f"retrieval: no gain for {label} {sorted(unknown)[0]!r}; name it in gains."
+        )
+    twice = ranked.duplicated(["query_id", "product_id"])
+    if twice.any():
+        row = ranked[twice].iloc[0]
+        raise ValueError(
+            f"retrieval: product {row['product_id']!r} is ranked twice for query "
+            f"{row['query_id']!r}; leave one."
+        )
+    # ir-measures takes whole numbers alone; times 700 the gains of the book are such.
+    worth = judged[label].map(gains).mul(700).round().astype(int)
+    half = round(350 * max(gains.values()))
+    qrels = pd.DataFrame(
+        {"query_id": judged["query_id"], "doc_id": judged["product_id"], "relevance": worth}
+    )
+    asked = pd.Index(qrels["query_id"].unique(), name="query_id")
+    relevant = pd.Index(qrels.loc[worth >= half, "query_id"].unique(), name="query_id")
+    if relevant.empty:
+        raise ValueError("retrieval: no query has a relevant product; judge some, or mend gains.")
+    names = {
+        ir_measures.nDCG @ 10: "ndcg@10",
+        ir_measures.R(rel=half) @ 100: "recall@100",
+        ir_measures.RR(rel=half) @ 10: "mrr@10",
+        ir_measures.Judged @ 10: "judged@10",
+    }
+    run = ranked.rename(columns={"product_id": "doc_id"})
+    found = ir_measures.iter_calc(list(names), qrels, run)
+    values = [(value.query_id, names[value.measure], value.value) for value in found]
+    table = pd.DataFrame(values, columns=["query_id", "name", "value"])
+    per_query = table.pivot(index="query_id", columns="name", values="value")
+    per_query = per_query.reindex(relevant.sort_values(), columns=list(names.values())).fillna(0.0)
+    per_query.columns.name = None
+    means = {name: float(per_query[name].mean()) for name in per_query}
+    return {**means, "n_without_relevant": len(asked) - len(relevant), "per_query": per_query}
+
+
 def share_of_gap_closed(student: float, teacher: float, baseline: float) -> float:
     """(student - baseline) / (teacher - baseline): how much of what there was to gain was gained.
 

@@ -67,14 +67,14 @@ def warmed(data: DatasetDict, profile: Profile) -> Path:
             tokenizer,
             profile,
             folder,
-            steps=_batches(held_out.start, profile),
+            steps=batches(held_out.start, profile),
             learning_rate=profile.student_learning_rate,
             quality=agreement,
             evaluations=2,
         )
 
     settings = ("teacher", "student_learning_rate", "frozen_layers", "student_dropout")
-    parts = [_digests(pairs), _settings(profile, *settings), digest(baselines, mining), *_code()]
+    parts = [digests(pairs), settings_of(profile, *settings), digest(baselines, mining), *_code()]
     return stage("warmed", parts, make, profile.artifacts)
 
 
@@ -123,15 +123,15 @@ def teacher(
             tokenizer,
             profile,
             folder,
-            steps=profile.teacher_epochs * _batches(len(pairs), profile),
+            steps=profile.teacher_epochs * batches(len(pairs), profile),
             learning_rate=profile.teacher_learning_rate,
             quality=partial(quality, data["validation"]),
             alpha=0.0,
         )
 
     parts = [
-        _digests(train, data["validation"]),
-        _settings(
+        digests(train, data["validation"]),
+        settings_of(
             profile,
             "teacher",
             "teacher_epochs",
@@ -161,9 +161,13 @@ def mined(
 
     def make(folder: Path) -> None:
         label = data["train"].features["label"]
-        vectors = _vectors(catalogue, profile)
         pairs = mining.mine(
-            catalogue, taken, label, profile, random_share=random_share, vectors=vectors
+            catalogue,
+            taken,
+            label,
+            profile,
+            random_share=random_share,
+            vectors=catalogue_vectors(catalogue, profile),
         )
         pairs.save_to_disk(str(folder / "pairs"))
 
@@ -179,13 +183,13 @@ def mined(
     return load_from_disk(str(folder / "pairs"))
 
 
-def _vectors(catalogue: Dataset, profile: Profile) -> np.ndarray:
+def catalogue_vectors(catalogue: Dataset, profile: Profile) -> np.ndarray:
     """Embeddings (products × H) of a catalogue, made once for all seeds."""
 
     def make(folder: Path) -> None:
         np.save(folder / "vectors.npy", mining.embed(product_text(catalogue[:]), profile))
 
-    settings = {name: value for name, value in _settings(profile).items() if name != "seed"}
+    settings = {name: value for name, value in settings_of(profile).items() if name != "seed"}
     parts = [data_digest(catalogue, ("product_id", *TEXT)), settings, digest(mining)]
     return np.load(stage("vectors", parts, make, profile.artifacts) / "vectors.npy")
 
@@ -209,7 +213,7 @@ def teacher_pairs(
             str(folder / "pairs")
         )
 
-    parts = [_identity(teacher_folder), _digests(rows), _settings(profile), list(hidden_states)]
+    parts = [identity(teacher_folder), digests(rows), settings_of(profile), list(hidden_states)]
     folder = stage("teacher_outputs", [*parts, *_code()], make, profile.artifacts)
     return load_from_disk(str(folder / "pairs"))
 
@@ -240,7 +244,7 @@ def student(
     available = len(lesson["unlabelled"]) if "unlabelled" in lesson else 0
     unlabelled = available if unlabelled is None else min(unlabelled, available)
     if steps is None:
-        steps = profile.student_epochs * _batches(len(data["train"]) + unlabelled, profile)
+        steps = profile.student_epochs * batches(len(data["train"]) + unlabelled, profile)
     used = unlabelled if row in ("kd_unlabelled", "hard", "kd_hidden") else 0
 
     def make(folder: Path) -> None:
@@ -265,12 +269,12 @@ def student(
     warm = profile.student_start == "warmed"
     parts = [
         row,
-        _identity(teacher_folder) if touched else None,
+        identity(teacher_folder) if touched else None,
         Path(origin(data, profile)).name if warm else None,
         steps,
-        _digests(data["train"], data["validation"]),
-        _digests(lesson["unlabelled"].select(range(used))) if used else None,
-        _settings(
+        digests(data["train"], data["validation"]),
+        digests(lesson["unlabelled"].select(range(used))) if used else None,
+        settings_of(
             profile,
             "teacher",
             "student_layers",
@@ -409,15 +413,17 @@ def _lesson(
     return pairs, options
 
 
-def _batches(pairs: int, profile: Profile) -> int:
+def batches(pairs: int, profile: Profile) -> int:
+    """How many batches so many pairs make."""
     return -(-pairs // profile.batch_size)
 
 
-def _digests(*parts: Dataset) -> list[str]:
+def digests(*parts: Dataset) -> list[str]:
+    """What each set of pairs adds to the key of an artefact: its ids, texts and labels."""
     return [data_digest(part, _COLUMNS) for part in parts]
 
 
-def _identity(folder: Path) -> list:
+def identity(folder: Path) -> list:
     """What makes a saved model itself: its weights, shape and tokenizer, not its folder's name."""
     return [
         [path.name, file_digest(path)]
@@ -428,7 +434,8 @@ def _identity(folder: Path) -> list:
     ]
 
 
-def _settings(profile: Profile, *names: str) -> dict:
+def settings_of(profile: Profile, *names: str) -> dict:
+    """What a profile adds to the key of an artefact: these fields, hardware and versions."""
     common = ("seed", "batch_size", "max_length")
     chosen = {name: getattr(profile, name) for name in (*common, *names)}
     return chosen | {

@@ -28,6 +28,7 @@ ORDER = (
     "ecomkd.data.files",
     "ecomkd.data.schema",
     "ecomkd.data.shop",
+    "ecomkd.data.truth",
     "ecomkd.data.sources",
     "ecomkd.models",
     "ecomkd.features",
@@ -42,6 +43,7 @@ ORDER = (
     "ecomkd.baselines",
     "ecomkd.pipeline",
     "ecomkd.run",
+    "ecomkd.search",
     "ecomkd.cli",
 )
 

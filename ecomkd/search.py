@@ -1,0 +1,544 @@
+"""Search over a whole catalogue: retrieve, fuse, re-rank, and the encoders distilled for it.
+
+A ranking of Q queries is a pair (scores, rows), each (Q, k): the k best products as rows of the
+catalogue, best first. Where a query has fewer than k, the rest is row −1 with score −inf.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import bm25s
+import datasets
+import faiss
+import numpy as np
+import pandas as pd
+import sentence_transformers
+import torch
+from datasets import Dataset, DatasetDict
+from scipy.special import softmax
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+from sentence_transformers.base.evaluation import BaseEvaluator
+from sentence_transformers.sentence_transformer.losses import MarginMSELoss
+from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
+from sentence_transformers.util import pairwise_dot_score
+from sklearn.decomposition import PCA
+from tokenizers import Tokenizer
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.utils import is_in_notebook
+
+from ecomkd import baselines, distill, export, metrics, mining, models, pipeline, run
+from ecomkd.artifacts import data_digest, digest, stage, write_text
+from ecomkd.config import Profile
+from ecomkd.data.schema import TEXT
+from ecomkd.data.sources import product_text
+
+BI_ENCODERS = ("labels", "distilled")
+"""How a bi-encoder learns: from the gains of labelled pairs, or from the teacher's scores on
+labelled, unlabelled and mined pairs."""
+
+_PRETRAINED = "minilm"
+"""The sentence encoder that every bi-encoder starts from."""
+_RIVALS = 4
+"""Products that a query's best one is compared with in a training step."""
+_SCALE = 4.0
+"""Student score = this times the cosine, so that a margin of 1 is within its reach."""
+_MINED = 4
+"""Further candidates of each query, from its nearest in the catalogue."""
+_NEAREST = 50
+
+
+# Retrieve ----------------------------------------------------------------------------------------
+
+
+def lexical(index: bm25s.BM25, queries: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k best products by BM25; those that share no word with the query are left out."""
+    k = min(k, index.scores["num_docs"])
+    scores = np.full((len(queries), k), -np.inf)
+    rows = np.full((len(queries), k), -1)
+    for number, query in enumerate(queries):
+        found = baselines.bm25_of(index, query)
+        best = np.argpartition(-found, k - 1)[:k]
+        best = best[np.lexsort((best, -found[best]))]
+        best = best[found[best] > 0]
+        scores[number, : len(best)], rows[number, : len(best)] = found[best], best
+    return scores, rows
+
+
+def exact(vectors: np.ndarray) -> faiss.Index:
+    """An index (N, H) that compares a query with every vector, by inner product."""
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(np.ascontiguousarray(vectors, np.float32))
+    return index
+
+
+def approximate(vectors: np.ndarray, links: int = 32) -> faiss.Index:
+    """An HNSW graph over the vectors (Malkov & Yashunin 2020), by inner product.
+
+    Each vector is linked with `links` neighbours; `index.hnsw.efSearch` trades recall for speed.
+    """
+    index = faiss.IndexHNSWFlat(vectors.shape[1], links, faiss.METRIC_INNER_PRODUCT)
+    index.add(np.ascontiguousarray(vectors, np.float32))
+    return index
+
+
+def fuse(rankings: Sequence[np.ndarray], k: int, constant: int = 60):
+    """The k best products by reciprocal rank fusion: the sum of 1 / (constant + rank).
+
+    `rankings` are rows (Q, k_i); a product that a ranking lacks gets nothing from it. Equal sums
+    keep the order of the first ranking (Cormack et al. 2009).
+    """
+    queries = len(rankings[0])
+    scores, rows = np.full((queries, k), -np.inf), np.full((queries, k), -1)
+    for query in range(queries):
+        sums: dict[int, float] = {}
+        for ranking in rankings:
+            for rank, row in enumerate(ranking[query], start=1):
+                if row >= 0:
+                    sums[int(row)] = sums.get(int(row), 0.0) + 1 / (constant + rank)
+        best = sorted(sums, key=sums.get, reverse=True)[:k]
+        rows[query, : len(best)] = best
+        scores[query, : len(best)] = [sums[row] for row in best]
+    return scores, rows
+
+
+# Re-rank -----------------------------------------------------------------------------------------
+
+
+def candidates(queries: Dataset, catalogue: Dataset, rows: np.ndarray) -> Dataset:
+    """The pairs of retrieved products, query by query, as a model reads them (label −1).
+
+    `queries` has `query_id` and `query`, one row each, in the order of `rows` (Q, k).
+    """
+    asked, products = np.nonzero(rows >= 0)[0], rows[rows >= 0]
+    pairs = catalogue.select_columns(["product_id", *TEXT]).select(products)
+    for name in ("query_id", "query"):
+        values = np.asarray(queries[name], dtype=object)[asked].tolist()
+        pairs = pairs.add_column(name, values)
+    return pairs.add_column("label", [-1] * len(pairs))
+
+
+def rerank(rows: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Retrieved rows (Q, k) in the order of new scores, one for each pair of `candidates`.
+
+    Equal scores keep the order of retrieval.
+    """
+    table = np.full(rows.shape, -np.inf)
+    table[rows >= 0] = scores
+    order = np.argsort(-table, axis=1, kind="stable")
+    return np.take_along_axis(table, order, 1), np.take_along_axis(rows, order, 1)
+
+
+def model_scores(folder: Path, pairs: Dataset, labels, weights, profile: Profile) -> np.ndarray:
+    """Expected gains (N,) of pairs under a saved cross-encoder with these labels."""
+    pairs = pairs.cast_column("label", labels)
+    return metrics.expected_gain(pipeline.predict(folder, pairs, profile), weights)
+
+
+def ranked(query_ids: Sequence[str], product_ids, scores: np.ndarray, rows: np.ndarray):
+    """A ranking as the frame that `metrics.retrieval` reads."""
+    products = np.asarray(product_ids, dtype=object)
+    found = rows >= 0
+    return pd.DataFrame(
+        {
+            "query_id": np.asarray(query_ids, dtype=object)[np.nonzero(found)[0]],
+            "product_id": products[rows[found]],
+            # The rank, not the score: trec_eval would order equal scores by product_id.
+            "score": -np.nonzero(found)[1].astype(float),
+        }
+    )
+
+
+# Distil ------------------------------------------------------------------------------------------
+
+
+def mined(data: DatasetDict, catalogue: Dataset, profile: Profile) -> Dataset:
+    """Hard negatives: of each training and unlabelled query a few of its nearest products.
+
+    Drawn from the 50 nearest by the pretrained bi-encoder, away from the pairs that the query has
+    already. Columns as `load` gives them, label −1.
+    """
+    splits = [data[name] for name in ("train", "unlabelled") if name in data]
+    known: dict[str, set[str]] = {}
+    texts: dict[str, str] = {}
+    for split in splits:
+        for query_id, query, product in zip(
+            split["query_id"], split["query"], split["product_id"], strict=True
+        ):
+            texts[query_id] = query
+            known.setdefault(query_id, set()).add(product)
+    queries = Dataset.from_dict({"query_id": list(texts), "query": list(texts.values())})
+    ids = np.asarray(catalogue["product_id"], dtype=object)
+    vectors = pipeline.catalogue_vectors(catalogue, profile)
+    _, nearest = exact(vectors).search(
+        mining.embed(queries["query"], profile), min(_NEAREST, len(ids))
+    )
+    rng = np.random.default_rng(profile.seed)
+    rows = np.full((len(texts), _MINED), -1)
+    for number, query_id in enumerate(texts):
+        new = [row for row in nearest[number] if ids[row] not in known[query_id]]
+        drawn = rng.permutation(new)[:_MINED]
+        rows[number, : len(drawn)] = drawn
+    pairs = candidates(queries, catalogue, rows)
+    return pairs.cast_column("label", data["train"].features["label"])
+
+
+def lesson(pairs: Dataset, scores: np.ndarray, seed: int) -> Dataset:
+    """Pairs with scores (N,) as rows for a margin loss: the best product of a query and rivals.
+
+    Columns `query`, `product_0` (the best), `product_1` … and `label`, the margins of the best
+    over each rival. Rivals are drawn without replacement where there are enough of them. Queries
+    with one product teach nothing and are left out.
+    """
+    rng = np.random.default_rng(seed)
+    texts = product_text(pairs[:])
+    columns: dict[str, list] = {"query": [], "label": []}
+    columns |= {f"product_{number}": [] for number in range(_RIVALS + 1)}
+    groups = pd.Series(np.arange(len(pairs))).groupby(np.asarray(pairs["query_id"]), sort=False)
+    queries = pairs["query"]
+    for _, group in groups:
+        if len(group) < 2:
+            continue
+        best, *rest = group.iloc[np.argsort(-scores[group], kind="stable")]
+        rivals = rng.choice(rest, _RIVALS, replace=len(rest) < _RIVALS)
+        columns["query"].append(queries[int(best)])
+        columns["label"].append((scores[best] - scores[rivals]).tolist())
+        for number, row in enumerate((best, *rivals)):
+            columns[f"product_{number}"].append(texts[row])
+    names = ["query", *(f"product_{number}" for number in range(_RIVALS + 1)), "label"]
+    return Dataset.from_dict({name: columns[name] for name in names})
+
+
+def bi_encoder(
+    data: DatasetDict,
+    catalogue: Dataset,
+    profile: Profile,
+    row: str = "distilled",
+    teacher_folder: Path | None = None,
+) -> Path:
+    """The folder of a bi-encoder that starts from the pretrained one and learns as `row` says.
+
+    Both rows (see `BI_ENCODERS`) take the same loss, margins in mean squared error (Hofstätter et
+    al. 2020), and the same number of steps: one pass over all queries, labelled and unlabelled.
+    A label counts as its gain, the teacher's answer as its expected gain. Embeddings and the
+    lowest `profile.frozen_layers` layers stay. Of five looks at the validation queries the one
+    with the best nDCG@10 is kept. Raises ValueError for an unknown row.
+    """
+    if row not in BI_ENCODERS:
+        raise ValueError(f"Unknown row {row!r}: choose one of {', '.join(BI_ENCODERS)}.")
+    if teacher_folder is None:
+        teacher_folder = pipeline.teacher(data, profile)
+    weights = np.asarray(list(pipeline.gains(data["train"]).values()))
+    queries = sum(len(set(data[name]["query_id"])) for name in ("train", "unlabelled"))
+    steps = pipeline.batches(queries, profile)
+    taught = DatasetDict({**data, "mined": mined(data, catalogue, profile)})
+
+    def make(folder: Path) -> None:
+        if row == "labels":
+            pairs = data["train"]
+            rows = lesson(pairs, weights[pairs["label"]], profile.seed)
+        else:
+            splits = ("train", "unlabelled", "mined")
+            answers = [
+                pipeline.teacher_pairs(taught, profile, teacher_folder, name)["teacher_logits"]
+                for name in splits
+            ]
+            chances = pipeline.softmax(np.concatenate([np.asarray(part) for part in answers]))
+            shown = [taught[name].select_columns(["query_id", "query", *TEXT]) for name in splits]
+            pairs = datasets.concatenate_datasets(shown)
+            rows = lesson(pairs, chances @ weights, profile.seed)
+        model = SentenceTransformer(
+            models.checkpoint(_PRETRAINED),
+            device=str(models.device(profile)),
+            local_files_only=True,
+        )
+        model.max_seq_length = profile.max_length
+        models.freeze(model[0].auto_model, profile.frozen_layers)
+        _fit(model, rows, data["validation"], profile, folder, steps, profile.student_learning_rate)
+
+    parts = [
+        row,
+        _PRETRAINED,
+        steps,
+        pipeline.digests(data["train"], data["validation"]),
+        None if row == "labels" else pipeline.digests(taught["unlabelled"], taught["mined"]),
+        None if row == "labels" else pipeline.identity(teacher_folder),
+        pipeline.settings_of(profile, "frozen_layers", "student_learning_rate"),
+        sentence_transformers.__version__,
+        digest(bi_encoder, lesson, _fit, _Validation, models),
+        [_RIVALS, _SCALE],
+    ]
+    return stage("bi_encoder", parts, make, profile.artifacts)
+
+
+def static_encoder(
+    data: DatasetDict, catalogue: Dataset, profile: Profile, teacher_folder: Path, width: int = 96
+) -> Path:
+    """The folder of a static student: a vector for each token, a text's vector their mean.
+
+    Its table starts from what the bi-encoder in `teacher_folder` makes of each token by itself,
+    on `width` principal components, rare tokens weighing more (Tulkens & van Dongen 2024). Then
+    it learns the margins of the bi-encoder's cosines, on the same pairs as that one did.
+    """
+
+    def make(folder: Path) -> None:
+        teacher = encoder(teacher_folder, profile)
+        tokenizer = models.load_tokenizer(_PRETRAINED)
+        names = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+        with_word = [name.removeprefix("##") for name in names]
+        vectors = teacher.encode(with_word, batch_size=1024, show_progress_bar=False)
+        table = PCA(width, random_state=profile.seed).fit_transform(vectors)
+        # Ids of this vocabulary go by frequency: Zipf's law stands for the counts.
+        share = 1 / (np.arange(len(table)) + 1.0)
+        share /= share.sum()
+        table *= (1e-3 / (1e-3 + share))[:, None]
+        bag = StaticEmbedding(tokenizer, embedding_weights=table.astype(np.float32))
+        model = SentenceTransformer(modules=[bag, Normalize()], device="cpu")
+        pairs = _all_pairs(data, mined(data, catalogue, profile))
+        asked = teacher.encode(pairs["query"], show_progress_bar=False)
+        shown = teacher.encode(product_text(pairs[:]), show_progress_bar=False)
+        rows = lesson(pairs, (asked * shown).sum(axis=1), profile.seed)
+        steps = 3 * pipeline.batches(len(rows), profile)
+        _fit(model, rows, data["validation"], profile, folder, steps, 1e-2)
+
+    parts = [
+        width,
+        pipeline.identity(teacher_folder),
+        pipeline.digests(data["train"], data["validation"], data["unlabelled"]),
+        data_digest(catalogue, ("product_id", *TEXT)),
+        pipeline.settings_of(profile),
+        digest(static_encoder, _all_pairs, mined, lesson, _fit, _Validation),
+    ]
+    return stage("static_encoder", parts, make, profile.artifacts)
+
+
+def encoder(folder: Path | str, profile: Profile) -> SentenceTransformer:
+    """A saved bi-encoder or static student, in eval mode; its vectors have length 1."""
+    return SentenceTransformer(
+        str(folder), device=str(models.device(profile)), local_files_only=True
+    ).eval()
+
+
+def _all_pairs(data: DatasetDict, extra: Dataset) -> Dataset:
+    """Training, unlabelled and mined pairs in one table, without labels."""
+    columns = ["query_id", "product_id", "query", *TEXT]
+    parts = [data["train"], data["unlabelled"], extra]
+    return datasets.concatenate_datasets([part.select_columns(columns) for part in parts])
+
+
+class _Validation(BaseEvaluator):
+    """nDCG@10 of the cosines on the validation pairs."""
+
+    def __init__(self, pairs: Dataset):
+        super().__init__()
+        self.primary_metric = "ndcg@10"
+        self.pairs = pairs
+        self.texts = product_text(pairs[:])
+
+    def __call__(self, model, output_path=None, epoch=-1, steps=-1) -> dict[str, float]:
+        asked = model.encode(self.pairs["query"], show_progress_bar=False)
+        shown = model.encode(self.texts, show_progress_bar=False)
+        scored = pipeline.frame(self.pairs, (asked * shown).sum(axis=1))
+        return {"ndcg@10": metrics.ranking(scored, pipeline.gains(self.pairs))["ndcg@10"]}
+
+
+def _fit(
+    model: SentenceTransformer,
+    rows: Dataset,
+    validation: Dataset,
+    profile: Profile,
+    folder: Path,
+    steps: int,
+    learning_rate: float,
+    evaluations: int = 5,
+) -> None:
+    """Train on the rows of `lesson` and save the best of `evaluations` looks into `folder`."""
+    checkpoints = folder / "checkpoints"
+    every = max(1, -(-steps // evaluations))
+    kind = models.precision(profile)
+    args = SentenceTransformerTrainingArguments(
+        output_dir=str(checkpoints),
+        max_steps=steps,
+        learning_rate=learning_rate,
+        warmup_steps=max(1, steps // 10),
+        lr_scheduler_type="linear",
+        per_device_train_batch_size=profile.batch_size,
+        eval_strategy="steps",
+        save_strategy="steps",
+        eval_steps=every,
+        save_steps=every,
+        save_total_limit=2,
+        logging_steps=every,
+        load_best_model_at_end=True,
+        metric_for_best_model="ndcg@10",
+        greater_is_better=True,
+        seed=profile.seed,
+        data_seed=profile.seed,
+        bf16=kind == "bf16",
+        fp16=kind == "fp16",
+        use_cpu=models.device(profile).type == "cpu",
+        report_to=[],
+        dataloader_pin_memory=models.device(profile).type == "cuda",
+    )
+    trainer = SentenceTransformerTrainer(
+        model=model,
+        args=args,
+        train_dataset=rows,
+        evaluator=_Validation(validation),
+        loss=MarginMSELoss(model, _scaled),
+    )
+    _only_progress(trainer)
+    trainer.train(resume_from_checkpoint=distill._last_whole_checkpoint(checkpoints))
+    model.save_pretrained(str(folder), create_model_card=False)
+    write_text(folder / "training.json", json.dumps(trainer.state.log_history, indent=1))
+    shutil.rmtree(checkpoints)
+
+
+def _only_progress(trainer: SentenceTransformerTrainer) -> None:
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    if is_in_notebook():
+        from transformers.utils.notebook import NotebookProgressCallback
+
+        trainer.remove_callback(NotebookProgressCallback)
+    trainer.add_callback(distill._Progress)
+
+
+def _scaled(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return _SCALE * pairwise_dot_score(a, b)
+
+
+# Serve -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One product of an answer."""
+
+    product_id: str
+    title: str
+    score: float
+
+
+class Engine:
+    """A catalogue that can be searched: words and static vectors, fused, re-ranked by a student.
+
+    Args:
+        products: one row a product: `product_id` and the texts of the data contract.
+        static: the folder of a static student.
+        student: a folder with `model.int8.onnx`, its tokenizer and `labels.json` (gains).
+        max_length: tokens of a query–product pair.
+        depth: how many products each retriever gives, and how many the student re-ranks.
+    """
+
+    def __init__(
+        self,
+        products: pd.DataFrame,
+        static: Path | str,
+        student: Path | str,
+        max_length: int,
+        depth: int = 50,
+    ):
+        self.ids = products["product_id"].tolist()
+        self.titles = products["product_title"].tolist()
+        self.texts = product_text(products.to_dict("list"))
+        self.depth = min(depth, len(products))
+        self.max_length = max_length
+        self.words = baselines.bm25(self.texts)
+        bag = SentenceTransformer(str(static), device="cpu", local_files_only=True)[0]
+        self.pieces: Tokenizer = bag.tokenizer
+        self.table = bag.embedding.weight.detach().numpy()
+        self.vectors = exact(self.embed(self.texts))
+        self.student = export.OnnxClassifier(Path(student) / "model.int8.onnx", threads=1)
+        self.tokenizer = models.load_tokenizer(str(student))
+        labels = json.loads((Path(student) / "labels.json").read_text(encoding="utf-8"))
+        self.gains = np.asarray(labels["gains"])
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors (N, H) under the static student; a text without tokens is zero."""
+        vectors = np.zeros((len(texts), self.table.shape[1]), np.float32)
+        for row, pieces in enumerate(self.pieces.encode_batch(texts, add_special_tokens=False)):
+            if pieces.ids:
+                vectors[row] = self.table[pieces.ids].mean(axis=0)
+        length = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors / np.where(length == 0, 1, length)
+
+    def retrieve(self, query: str) -> np.ndarray:
+        """Rows of the catalogue, at most `depth`, best first, before the student has seen them."""
+        _, by_words = lexical(self.words, [query], self.depth)
+        _, by_vectors = self.vectors.search(self.embed([query]), self.depth)
+        _, rows = fuse([by_words, by_vectors], self.depth)
+        return rows[0][rows[0] >= 0]
+
+    def score(self, queries: Sequence[str], texts: Sequence[str]) -> np.ndarray:
+        """The student's expected gain (N,) of query–product pairs, each by itself.
+
+        One pair a call: the activations of an int8 model share one scale per tensor, so that in a
+        batch the score of a pair would depend on the others.
+        """
+        scores = np.empty(len(texts))
+        for row, pair in enumerate(zip(queries, texts, strict=True)):
+            tokens = self.tokenizer(
+                *pair, truncation="longest_first", max_length=self.max_length, return_tensors="np"
+            )
+            logits = self.student(**{name: tokens[name] for name in self.student.inputs})
+            scores[row] = softmax(logits[0]) @ self.gains
+        return scores
+
+    def search(self, query: str, k: int = 10) -> list[Hit]:
+        """The k best products of the catalogue for a query, by the student."""
+        rows = self.retrieve(query)
+        scores = self.score([query] * len(rows), [self.texts[row] for row in rows])
+        order = np.argsort(-scores, kind="stable")[:k]
+        return [
+            Hit(self.ids[row], self.titles[row], float(score))
+            for row, score in zip(rows[order], scores[order], strict=True)
+        ]
+
+
+def write(
+    folder: Path | str,
+    catalogue: Dataset,
+    static: Path,
+    exported: Path,
+    gains: Mapping,
+    max_length: int,
+) -> Path:
+    """Write all that an engine needs into one folder, which `load` reads; return the folder.
+
+    `exported` is what `run.exports` gives for a student, `gains` what each of its labels is worth.
+    """
+    folder = Path(folder)
+    working = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(working, ignore_errors=True)
+    run.deploy(exported, working / "student", list(map(str, gains)), list(gains.values()))
+    shutil.copytree(static, working / "static", ignore=shutil.ignore_patterns("manifest.json"))
+    catalogue.select_columns(["product_id", *TEXT]).to_parquet(str(working / "products.parquet"))
+    write_text(working / "engine.json", json.dumps({"max_length": max_length}))
+    shutil.rmtree(folder, ignore_errors=True)
+    working.replace(folder)
+    return folder
+
+
+def load(folder: Path | str) -> Engine:
+    """The engine that `write` wrote. Raises FileNotFoundError where the folder holds none."""
+    folder = Path(folder)
+    settings = folder / "engine.json"
+    if not settings.is_file():
+        raise FileNotFoundError(
+            f"{folder}: there is no engine.json in it: write the folder with `ecomkd index` first."
+        )
+    return Engine(
+        pd.read_parquet(folder / "products.parquet"),
+        folder / "static",
+        folder / "student",
+        **json.loads(settings.read_text(encoding="utf-8")),
+    )
