@@ -1,0 +1,301 @@
+"""Search over a whole catalogue, stage by stage: quality, latency, memory.
+
+    python benchmarks/search.py --seeds 18                  one seed of the shop, its own file
+    python benchmarks/search.py ../data/icecat --seeds 18   the same on a folder of your own
+    python benchmarks/search.py --merge                     all files into the recorded result
+
+The profile comes from ECOMKD_PROFILE. In the simulated shop every product is labelled for every
+query; elsewhere what nobody judged counts as irrelevant, and judged@10 stands beside each score.
+All numbers are about test queries. A run that is started again goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from datasets import Dataset
+
+from ecomkd import baselines, bench, metrics, mining, models, pipeline, report, run, search
+from ecomkd.artifacts import write_text
+from ecomkd.config import Profile
+from ecomkd.data import shop, sources, truth
+from ecomkd.export import OnnxClassifier
+
+RECORDED = Path(report.__file__).parent / "recorded"
+DEPTH = 100
+"""Products that each retriever gives; a re-ranker reads as many, or half of them."""
+TEACHER = "BM25 + bi-encoder, teacher reads 100"
+TIMED = 40
+
+
+def measure(source: str | Path, seed: int) -> dict:
+    """All systems on one seed: per-query values, latency, and what an index takes."""
+    profile = Profile.named(seed=seed)
+    catalogue = sources.catalogue(source, profile)
+    data = pipeline.with_unlabelled(sources.load(source, profile), catalogue, profile)
+    test = data["test"]
+    judged = truth.judgments(profile) if source == "shop" else judged_pairs(test)
+    gains = pipeline.gains(test)
+    shown = test.to_pandas().drop_duplicates("query_id")
+    queries = Dataset.from_pandas(shown[["query_id", "query"]], preserve_index=False)
+    teacher = pipeline.teacher(data, profile)
+    student = pipeline.student(data, profile, teacher_folder=teacher)
+    folders = {
+        f"bi-encoder, {row}": search.bi_encoder(data, catalogue, profile, row, teacher)
+        for row in search.BI_ENCODERS
+    }
+    folders["static student"] = search.static_encoder(
+        data, catalogue, profile, folders["bi-encoder, distilled"]
+    )
+    systems = rankers(profile, catalogue, data, folders, teacher, student)
+    texts = list(queries["query"])
+    names = np.asarray(queries["query_id"], dtype=object)
+    result: dict = {"systems": {}}
+    found: dict[str, np.ndarray] = {}
+    for name, rank in systems.items():
+        rows = rank(texts)
+        found[name] = rows
+        frame = search.ranked(names, catalogue["product_id"], rows)
+        values = metrics.retrieval(frame, judged, gains)
+        per_query = values.pop("per_query")
+        clock = bench.latency(lambda text, rank=rank: rank([text]), texts[:TIMED], repeats=1)
+        result["systems"][name] = {
+            **values,
+            "p50_ms": clock["p50_ms"],
+            "p95_ms": clock["p95_ms"],
+            "threads": clock["threads"],
+            "per_query": per_query.to_dict("list"),
+        }
+        print(f"seed {seed}: {name}: {values['ndcg@10']:.3f}, {clock['p50_ms']:.2f} ms")
+    result["query_id"] = list(per_query.index)
+    kinds = dict(zip(shown["query_id"], shown.get("query_kind", shown["query_id"]), strict=True))
+    result["kind"] = [kinds[name] for name in per_query.index] if "query_kind" in shown else None
+    empty = {name for name, row in zip(names, found["BM25"], strict=True) if (row < 0).all()}
+    result["no_word"] = [name in empty for name in per_query.index]
+    result["memory"] = memory(profile, catalogue, folders)
+    return result
+
+
+def judged_pairs(pairs: Dataset) -> pd.DataFrame:
+    return pipeline.frame(pairs, np.zeros(len(pairs))).drop(columns="score")
+
+
+def rankers(profile, catalogue, data, folders: dict, teacher: Path, student: Path) -> dict:
+    """Each system as a function from query texts to rows of the catalogue (queries × 100)."""
+    texts = sources.product_text(catalogue[:])
+    words = baselines.bm25(texts)
+    encoders = {name: search.encoder(folder, profile) for name, folder in folders.items()}
+    embed = {"bi-encoder, untrained": partial(mining.embed, profile=profile)}
+    embed |= {
+        name: partial(model.encode, show_progress_bar=False) for name, model in encoders.items()
+    }
+    indexes = {name: search.exact(encode(texts)) for name, encode in embed.items()}
+
+    def by_words(queries):
+        return search.lexical(words, queries, DEPTH)[1]
+
+    def by_vectors(queries, name):
+        return indexes[name].search(embed[name](queries), DEPTH)[1]
+
+    def both(queries, name):
+        return search.fuse([by_words(queries), by_vectors(queries, name)], DEPTH)[1]
+
+    labels = data["test"].features["label"]
+    weights = pipeline.gains(data["test"])
+    gains = np.asarray(list(weights.values()))
+    tokenizer = models.load_tokenizer(str(teacher))
+    model = models.load(teacher)
+    onnx = OnnxClassifier(run.exports(student, profile) / "model.int8.onnx", 1)
+
+    def read(queries, name, score, depth):
+        rows = both(queries, name)[:, :depth]
+        numbered = Dataset.from_dict({"query_id": queries, "query": queries})
+        pairs = search.candidates(numbered, catalogue, rows)
+        return search.rerank(rows, score(pairs))[1]
+
+    def by_teacher(pairs):
+        if len(pairs) > DEPTH:
+            return search.model_scores(teacher, pairs, labels, weights, profile)
+        tokens = tokenizer(
+            list(pairs["query"]), sources.product_text(pairs[:]), truncation="longest_first",
+            max_length=profile.max_length, padding=True, return_tensors="pt",
+        )  # fmt: skip
+        with torch.inference_mode():
+            return pipeline.softmax(model(**tokens).logits.numpy()) @ gains
+
+    def by_student(pairs):
+        scores = np.empty(len(pairs))
+        for row, pair in enumerate(
+            zip(pairs["query"], sources.product_text(pairs[:]), strict=True)
+        ):
+            tokens = tokenizer(
+                *pair, truncation="longest_first", max_length=profile.max_length,
+                return_tensors="np",
+            )  # fmt: skip
+            scores[row] = pipeline.softmax(onnx(**tokens))[0] @ gains
+        return scores
+
+    distilled, static = "bi-encoder, distilled", "static student"
+    systems = {"BM25": by_words}
+    systems |= {name: partial(by_vectors, name=name) for name in embed}
+    systems |= {
+        "BM25 + bi-encoder": partial(both, name=distilled),
+        "BM25 + static student": partial(both, name=static),
+        TEACHER: partial(read, name=distilled, score=by_teacher, depth=DEPTH),
+    }
+    for name, label in ((distilled, "bi-encoder"), (static, "static student")):
+        for depth in (DEPTH // 5, DEPTH // 2, DEPTH):
+            systems[f"BM25 + {label}, student reads {depth}"] = partial(
+                read, name=name, score=by_student, depth=depth
+            )
+    return systems
+
+
+def memory(profile, catalogue, folders: dict) -> dict:
+    """Megabytes of the vectors of each index and of each encoder's weights."""
+    sizes = {}
+    for name, folder in folders.items():
+        width = search.encoder(folder, profile).get_embedding_dimension()
+        weights = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+        sizes[name] = {"vectors_mb": 4 * width * len(catalogue) / 1e6, "weights_mb": weights / 1e6}
+    return sizes
+
+
+def merge(files: list[Path], out: Path, source: str) -> None:
+    """Write the recorded result from the files of single seeds."""
+    parts = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    if len({json.dumps([part["profile"], part["generator"]]) for part in parts}) > 1:
+        raise SystemExit(
+            f"{files[0].parent}: the files come from different profiles or generators; "
+            "remove the old ones."
+        )
+    names = list(parts[0]["systems"])
+    tables = {column: _per_query(parts, names, column) for column in _COLUMNS}
+    rows = {}
+    for name in names:
+        row = {column: float(table[name].mean()) for column, table in tables.items()}
+        span = metrics.bootstrap_of_means(tables["ndcg@10"], lambda m, name=name: m[name])
+        row |= {"ndcg@10 low": span["low"], "ndcg@10 high": span["high"]}
+        for clock in ("p50_ms", "p95_ms"):
+            row[clock] = float(np.median([part["systems"][name][clock] for part in parts]))
+        rows[name] = row
+    report.write_recorded(
+        out,
+        command=f"python benchmarks/search.py {source} --seeds "
+        f"{' '.join(str(part['seed']) for part in parts)} --merge",
+        seeds=[part["seed"] for part in parts],
+        hardware=parts[0]["hardware"],
+        generator=parts[0]["generator"],
+        data={
+            "source": source,
+            "profile": parts[0]["profile"],
+            "products": parts[0]["products"],
+            "queries": len(tables["ndcg@10"]),
+            "rows": rows,
+            "by_kind": _by_kind(parts, names),
+            "memory": parts[0]["memory"],
+        },
+        goals=_goals(tables["ndcg@10"], rows),
+    )
+    print(f"{out}: seeds {', '.join(str(part['seed']) for part in parts)}")
+
+
+_COLUMNS = ("ndcg@10", "recall@100", "mrr@10", "judged@10")
+
+
+def _per_query(parts: list[dict], names: list[str], column: str) -> pd.DataFrame:
+    """Queries × systems; what the seeds share, on real data, is averaged over them."""
+    tables = []
+    for part in parts:
+        values = {name: part["systems"][name]["per_query"][column] for name in names}
+        prefix = f"{part['seed']} " if part["generator"] else ""
+        index = [f"{prefix}{name}" for name in part["query_id"]]
+        tables.append(pd.DataFrame(values, index=index))
+    return pd.concat(tables).groupby(level=0).mean()
+
+
+def _by_kind(parts: list[dict], names: list[str]) -> dict | None:
+    """Mean nDCG@10 per kind of query, and of the queries that share no word with the catalogue."""
+    tables = []
+    for part in parts:
+        values = {name: part["systems"][name]["per_query"]["ndcg@10"] for name in names}
+        table = pd.DataFrame(values)
+        if part["kind"] is not None:
+            tables.append(table.assign(kind=part["kind"]))
+        tables.append(table[part["no_word"]].assign(kind="no result by BM25"))
+    whole = pd.concat(tables)
+    means = whole.groupby("kind").mean()
+    return json.loads(means.assign(queries=whole["kind"].value_counts()).to_json(orient="index"))
+
+
+def _goals(ndcg: pd.DataFrame, rows: dict) -> list[dict]:
+    distilled, labels = "bi-encoder, distilled", "bi-encoder, labels"
+    span = metrics.paired_bootstrap(ndcg[distilled], ndcg[labels])
+    goals = [
+        report.goal(
+            "nDCG@10: bi-encoder distilled minus the same on labels alone",
+            span["difference"],
+            span["low"],
+            span["high"],
+            "above 0, interval excluding 0",
+            span["low"] > 0,
+        )
+    ]
+    for faster, wanted in ((10, 0.97), (100, 0.85)):
+        quick = [name for name in rows if rows[name]["p50_ms"] <= rows[TEACHER]["p50_ms"] / faster]
+        best = max(quick, key=lambda name: rows[name]["ndcg@10"])
+        span = metrics.bootstrap_of_means(ndcg, lambda m, best=best: m[best] / m[TEACHER])
+        goals.append(
+            report.goal(
+                f"share of the teacher's nDCG@10 that the best system keeps which answers "
+                f"{faster} times faster ({best})",
+                span["value"],
+                span["low"],
+                span["high"],
+                f"at least {wanted}",
+                span["value"] >= wanted,
+            )
+        )
+    return goals
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Search over a whole catalogue, by stages.")
+    parser.add_argument("source", nargs="?", default="shop", help="shop, or a path")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[], help="seeds of the shop")
+    parser.add_argument("--folder", type=Path, help="of the single seeds' files")
+    parser.add_argument("--merge", action="store_true", help="write the recorded result")
+    parser.add_argument("--out", type=Path, help="where --merge writes")
+    arguments = parser.parse_args()
+    source = arguments.source if arguments.source == "shop" else Path(arguments.source)
+    name = Path(arguments.source).name
+    folder = arguments.folder or Profile.named().artifacts / f"search_{name}"
+    if not arguments.seeds and not arguments.merge:
+        parser.error("give --seeds, --merge, or both")
+    for seed in arguments.seeds:
+        profile = asdict(Profile.named())
+        result = {
+            "seed": seed,
+            "profile": {k: v for k, v in profile.items() if k not in ("seed", "artifacts")},
+            "generator": shop.generator_hash() if source == "shop" else None,
+            "hardware": bench.hardware(),
+            "products": len(sources.catalogue(source, Profile.named(seed=seed))),
+            **measure(source, seed),
+        }
+        write_text(folder / f"seed{seed}.json", json.dumps(result, indent=1))
+    if arguments.merge:
+        files = sorted(folder.glob("seed*.json"))
+        if not files:
+            raise SystemExit(f"{folder}: no file of a seed; run this script with --seeds first.")
+        merge(files, arguments.out or RECORDED / f"search_{name}.json", name)
+
+
+if __name__ == "__main__":
+    main()
