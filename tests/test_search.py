@@ -1,0 +1,274 @@
+"""Search: retrieval, fusion, re-ranking, what encoders learn from, and the engine."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from datasets import Dataset
+
+from ecomkd import baselines, load, metrics, models, pipeline, run, search
+from ecomkd.config import Profile
+from ecomkd.data import sources, truth
+from ecomkd.data.schema import GAINS, TEXT
+
+
+def table(rows: list[dict]) -> Dataset:
+    return Dataset.from_list([{name: "" for name in TEXT} | row for row in rows])
+
+
+# Retrieve ------------------------------------------------------------------------------------
+
+
+def test_lexical_leaves_out_products_that_share_no_word():
+    index = baselines.bm25(["red shoe", "blue lamp", "red red lamp"])
+    scores, rows = search.lexical(index, ["lamp", "unheard"], 3)
+    assert sorted(rows[0][:2].tolist()) == [1, 2]
+    assert rows[0][2] == -1
+    assert np.isneginf(scores[0][2])
+    assert rows[1].tolist() == [-1, -1, -1]
+
+
+def test_lexical_orders_by_score_and_then_by_row():
+    index = baselines.bm25(["lamp", "lamp", "lamp lamp desk", "desk"])
+    scores, rows = search.lexical(index, ["lamp"], 2)
+    assert rows[0].tolist() == [0, 1]
+    assert scores[0][0] == scores[0][1] > 0
+
+
+def test_exact_and_approximate_find_the_same_neighbours_among_few():
+    vectors = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
+    _, one = search.exact(vectors).search(vectors[:5], 10)
+    graph = search.approximate(vectors)
+    graph.hnsw.efSearch = 60
+    _, other = graph.search(vectors[:5], 10)
+    assert (one == other).all()
+
+
+def test_fuse_by_hand():
+    scores, rows = search.fuse([np.array([[4, 2, -1]]), np.array([[2, 9, 4]])], k=4, constant=60)
+    assert rows[0].tolist() == [2, 4, 9, -1]
+    expected = [1 / 62 + 1 / 61, 1 / 61 + 1 / 63, 1 / 62]
+    np.testing.assert_allclose(scores[0][:3], expected)
+    assert np.isneginf(scores[0][3])
+
+
+def test_fuse_keeps_the_order_of_the_first_list_where_sums_are_equal():
+    _, rows = search.fuse([np.array([[1, 2]]), np.array([[2, 1]])], k=2)
+    assert rows[0].tolist() == [1, 2]
+
+
+# Re-rank -------------------------------------------------------------------------------------
+
+
+def test_candidates_and_rerank_agree_on_the_order_of_pairs():
+    catalogue = table([{"product_id": f"p{n}", "product_title": f"title {n}"} for n in range(4)])
+    queries = Dataset.from_dict({"query_id": ["a", "b"], "query": ["one", "two"]})
+    rows = np.array([[3, 1], [2, -1]])
+    pairs = search.candidates(queries, catalogue, rows)
+    assert list(zip(pairs["query_id"], pairs["product_id"], strict=True)) == [
+        ("a", "p3"),
+        ("a", "p1"),
+        ("b", "p2"),
+    ]
+    scores, ordered = search.rerank(rows, np.array([0.1, 0.9, 0.5]))
+    assert ordered.tolist() == [[1, 3], [2, -1]]
+    assert scores[0].tolist() == [0.9, 0.1]
+
+
+def test_rerank_keeps_the_order_of_retrieval_where_scores_are_equal():
+    _, ordered = search.rerank(np.array([[5, 3, 8]]), np.array([1.0, 1.0, 2.0]))
+    assert ordered.tolist() == [[8, 5, 3]]
+
+
+def test_ranked_frames_keep_the_order_of_rows():
+    frame = search.ranked(["a"], ["p0", "p1", "p2"], np.array([[2, 0, -1]]))
+    assert frame["product_id"].tolist() == ["p2", "p0"]
+    assert frame["score"].tolist() == [0.0, -1.0]
+
+
+# Metrics over a catalogue ----------------------------------------------------------------------
+
+
+JUDGED = pd.DataFrame(
+    {
+        "query_id": ["a", "a", "a", "b", "c"],
+        "product_id": ["x", "y", "z", "x", "x"],
+        "esci_label": ["E", "S", "I", "E", "I"],
+    }
+)
+
+
+def test_retrieval_by_hand():
+    found = pd.DataFrame(
+        {"query_id": "a", "product_id": ["y", "x", "new"], "score": [3.0, 2.0, 1.0]}
+    )
+    result = metrics.retrieval(found, JUDGED, GAINS)
+    discount = 1 / np.log2(3)
+    ndcg = (0.1 + discount) / (1 + 0.1 * discount)
+    assert result["per_query"].index.tolist() == ["a", "b"]
+    assert result["per_query"].loc["a", "ndcg@10"] == pytest.approx(ndcg)
+    assert result["per_query"].loc["a", "mrr@10"] == 0.5
+    assert result["per_query"].loc["a", "recall@100"] == 1
+    assert result["per_query"].loc["a", "judged@10"] == pytest.approx(2 / 3)
+    # b found nothing and counts 0; c has nothing to find and is left out.
+    assert result["per_query"].loc["b"].tolist() == [0, 0, 0, 0]
+    assert result["n_without_relevant"] == 1
+    assert result["ndcg@10"] == pytest.approx(ndcg / 2)
+
+
+def test_retrieval_takes_grades():
+    judged = JUDGED.drop(columns="esci_label").assign(grade=[3, 1, 0, 3, 0])
+    found = pd.DataFrame({"query_id": ["a", "b"], "product_id": "x", "score": 1.0})
+    result = metrics.retrieval(found, judged, {g: (2**g - 1) / 7 for g in range(4)})
+    ideal = 1 + (1 / 7) / np.log2(3)
+    assert result["per_query"]["ndcg@10"].tolist() == pytest.approx([1 / ideal, 1])
+
+
+@pytest.mark.parametrize(
+    ("found", "judged", "message"),
+    [
+        (["x", "x"], JUDGED, "product 'x' is ranked twice for query 'a'"),
+        (["x"], JUDGED.replace("S", "Q"), "no gain for esci_label 'Q'"),
+        (["x"], JUDGED.replace({"E": "I", "S": "I"}), "no query has a relevant product"),
+    ],
+)
+def test_retrieval_refuses(found, judged, message):
+    frame = pd.DataFrame({"query_id": "a", "product_id": found, "score": 1.0})
+    with pytest.raises(ValueError, match=message):
+        metrics.retrieval(frame, judged, GAINS)
+
+
+def test_truth_agrees_with_the_judgments_that_the_shop_gives(smoke):
+    profile, data, _ = smoke
+    true = truth.judgments(profile, "test").set_index(["query_id", "product_id"])["esci_label"]
+    names = data["test"].features["label"].names
+    pairs = zip(data["test"]["query_id"], data["test"]["product_id"], strict=True)
+    given = {pair: names[label] for pair, label in zip(pairs, data["test"]["label"], strict=True)}
+    assert {pair: true.get(pair, "I") for pair in given} == given
+    assert len(true) > sum(label != "I" for label in given.values())
+
+
+def test_truth_refuses_an_unknown_split(smoke):
+    with pytest.raises(ValueError, match="no queries in split 'dev': choose one of"):
+        truth.judgments(smoke[0], "dev")
+
+
+# Distil --------------------------------------------------------------------------------------
+
+
+def test_lesson_has_the_best_product_first_and_its_margins():
+    rows = [("a", "low", 0.1), ("a", "best", 0.9), ("a", "mid", 0.5), ("b", "alone", 1.0)]
+    pairs = table([{"query_id": q, "query": f"query {q}", "product_title": t} for q, t, _ in rows])
+    scores = np.array([score for *_, score in rows])
+    lesson = search.lesson(pairs, scores, seed=0)
+    assert lesson.column_names[0] == "query"
+    assert lesson.column_names[-1] == "label"
+    assert len(lesson) == 1  # one product alone has no rival
+    row = lesson[0]
+    assert (row["query"], row["product_0"]) == ("query a", "best")
+    margin = {"low": 0.8, "mid": 0.4}
+    rivals = [row[f"product_{n}"] for n in range(1, len(row["label"]) + 1)]
+    assert row["label"] == pytest.approx([margin[rival] for rival in rivals])
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    profile = Profile.named("smoke", artifacts=tmp_path_factory.mktemp("search"), device="cpu")
+    return profile, load("shop", profile), sources.catalogue("shop", profile)
+
+
+def test_mined_pairs_are_new_to_their_query(smoke):
+    profile, data, catalogue = smoke
+    mined = search.mined(data, catalogue, profile)
+    known = {
+        pair
+        for split in ("train", "unlabelled")
+        for pair in zip(data[split]["query_id"], data[split]["product_id"], strict=True)
+    }
+    new = list(zip(mined["query_id"], mined["product_id"], strict=True))
+    assert not known & set(new)
+    assert len(set(new)) == len(new)
+    assert set(mined["label"]) == {-1}
+    asked = {*data["train"]["query_id"], *data["unlabelled"]["query_id"]}
+    assert set(mined["query_id"]) <= asked
+
+
+def test_bi_encoder_refuses_an_unknown_row(smoke):
+    profile, data, catalogue = smoke
+    with pytest.raises(ValueError, match="Unknown row 'soft': choose one of labels, distilled"):
+        search.bi_encoder(data, catalogue, profile, "soft")
+
+
+@pytest.fixture(scope="module")
+def folders(smoke):
+    profile, data, catalogue = smoke
+    teacher = pipeline.teacher(data, profile)
+    distilled = search.bi_encoder(data, catalogue, profile, "distilled", teacher)
+    return {
+        "teacher": teacher,
+        "labels": search.bi_encoder(data, catalogue, profile, "labels", teacher),
+        "distilled": distilled,
+        "static": search.static_encoder(data, catalogue, profile, distilled),
+        "student": pipeline.student(data, profile, teacher_folder=teacher),
+    }
+
+
+def test_encoders_train_save_and_load(smoke, folders):
+    profile = smoke[0]
+    start = search.encoder(models.checkpoint("minilm"), profile)
+    for name in ("labels", "distilled"):
+        model = search.encoder(folders[name], profile)
+        vectors = model.encode(["red sofa", "couch"])
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+        assert not np.allclose(vectors, start.encode(["red sofa", "couch"]))
+        frozen = [dict(m[0].auto_model.named_parameters()) for m in (model, start)]
+        assert (
+            frozen[0]["embeddings.word_embeddings.weight"]
+            == frozen[1]["embeddings.word_embeddings.weight"]
+        ).all()
+    log = json.loads((folders["static"] / "training.json").read_text())
+    assert any("eval_ndcg@10" in entry for entry in log)
+
+
+# The engine ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def engine(smoke, folders, tmp_path_factory):
+    profile, data, catalogue = smoke
+    exported = run.exports(folders["student"], profile)
+    folder = tmp_path_factory.mktemp("engine") / "served"
+    gains = pipeline.gains(data["test"])
+    search.write(folder, catalogue, folders["static"], exported, gains, profile.max_length)
+    return search.load(folder)
+
+
+def test_engine_embeds_as_the_static_student_does(smoke, folders, engine):
+    texts = ["red sofa", "", "沙发 🛋️", "Ångström café"]
+    expected = search.encoder(folders["static"], smoke[0]).encode(texts)
+    np.testing.assert_allclose(engine.embed(texts), expected, atol=1e-6)
+    assert not engine.embed([""]).any()
+
+
+def test_engine_scores_as_the_exported_student_does(smoke, folders, engine):
+    profile, data, _ = smoke
+    pairs = data["test"].select(range(8))
+    exported = run.exports(folders["student"], profile)
+    chances = run.predict_onnx(exported / "model.int8.onnx", pairs, profile)
+    expected = metrics.expected_gain(chances, pipeline.gains(pairs))
+    found = engine.score(pairs["query"], sources.product_text(pairs[:]))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_engine_answers_with_the_best_first(engine):
+    hits = engine.search(engine.titles[0], k=5)
+    assert len(hits) == 5
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    assert len({hit.product_id for hit in hits}) == 5
+    assert engine.search("zzzz qqqq", k=3)  # vectors answer where words do not
+
+
+def test_load_names_what_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no engine\.json in it"):
+        search.load(tmp_path)
