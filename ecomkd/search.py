@@ -143,7 +143,7 @@ def model_scores(folder: Path, pairs: Dataset, labels, weights, profile: Profile
     return metrics.expected_gain(pipeline.predict(folder, pairs, profile), weights)
 
 
-def ranked(query_ids: Sequence[str], product_ids, scores: np.ndarray, rows: np.ndarray):
+def ranked(query_ids: Sequence[str], product_ids: Sequence[str], rows: np.ndarray) -> pd.DataFrame:
     """A ranking as the frame that `metrics.retrieval` reads."""
     products = np.asarray(product_ids, dtype=object)
     found = rows >= 0
