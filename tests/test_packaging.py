@@ -42,6 +42,7 @@ ORDER = (
     "ecomkd.baselines",
     "ecomkd.pipeline",
     "ecomkd.run",
+    "ecomkd.search_page",
     "ecomkd.cli",
 )
 
