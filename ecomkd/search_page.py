@@ -88,7 +88,7 @@ def bm25_scores(queries: Sequence[str], products: Sequence[str], tokenizer) -> n
 
     Lucene's variant, the default of `bm25s` (Robertson & Zaragoza 2009; Kamphuis et al. 2020).
     """
-    index = bm25s.BM25(k1=K1, b=B, method="lucene")
+    index = bm25s.BM25(k1=K1, b=B, method="lucene", dtype="float64")
     index.index((token_ids(products, tokenizer), tokenizer.get_vocab()), show_progress=False)
     scores = np.zeros((len(queries), len(products)))
     for row, ids in enumerate(token_ids(queries, tokenizer)):

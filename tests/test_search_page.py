@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "book" / "_static" / "search.js"
 BUILT = ROOT / "_build" / "stored" / "_build" / "html"
 PAGE = "book/search_page"
-BARE = """<!doctype html><html lang="en"><title>bare</title><h1>bare</h1>
+BARE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>bare</title><h1>bare</h1>
 <div id="search-page"></div><script src="search_data.js"></script><script src="search.js"></script>
 """
 WIDTH = 24
@@ -289,9 +289,11 @@ def test_the_script_computes_what_python_does(browser, bare, tokenizer, vectors,
 
 
 def test_the_script_cuts_at_every_character_as_python_does(browser, bare, tokenizer):
-    everything = map(chr, range(sys.maxunicode))
-    assigned = [each for each in everything if unicodedata.category(each) not in ("Cn", "Cs")]
-    text = "\n".join(f"x{each}Y {each}" for each in assigned)
+    everything = set(map(chr, range(sys.maxunicode)))
+    # It decomposes since Unicode 13, and the tokenizer is older than that.
+    everything.remove("\U00011938")
+    known = [each for each in everything if unicodedata.category(each) not in ("Cn", "Cs")]
+    text = "\n".join(f"x{each}Y {each}" for each in sorted(known))
     backend = tokenizer.backend_tokenizer
     normal = backend.normalizer.normalize_str(text)
     wanted = [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(normal)]
@@ -315,7 +317,7 @@ def test_a_keystroke_ranks(browser, bare, tokenizer, vectors, products, catalogu
     with tab_of(browser, bare) as tab:
         query = tab.get_by_role("searchbox", name="Query")
         assert tab.get_by_role("heading", level=3).count() == 0
-        for letters in ("s", "so", "sofa blue"):
+        for letters in ("c", "cu", "cutting board"):
             query.fill(letters)
             static = search_page.static_scores([letters], products, tokenizer, vectors)[0]
             assert shown(tab, "Static student") == ids[np.argsort(-static)[:10]].tolist()
@@ -325,7 +327,7 @@ def test_a_keystroke_ranks(browser, bare, tokenizer, vectors, products, catalogu
             positive = np.sort(lexical[lexical > 0])[::-1]
             assert np.allclose(scores, positive[:10], atol=1e-3)
         assert len(scores) == 10
-        assert tab.locator(".pieces").inner_text() == "Pieces: sofa · blue"
+        assert tab.locator(".pieces").inner_text() == "Pieces: cutting · board"
         time = tab.locator(".time").inner_text()
         assert re.match(r"200 products in \d+\.\d ms .*; \d+\.\d ms from your input", time)
         assert tab.get_by_role("region", name="Teacher").count() == 0
@@ -334,7 +336,7 @@ def test_a_keystroke_ranks(browser, bare, tokenizer, vectors, products, catalogu
 def test_the_outcome_is_spoken_once_the_typing_rests(browser, bare):
     with tab_of(browser, bare) as tab:
         spoken = tab.locator("[aria-live=polite]")
-        tab.get_by_label("Query").press_sequentially("blue sofa")
+        tab.get_by_label("Query").press_sequentially("blue board")
         spoken.filter(has_text="First by the static student: ").wait_for(state="attached")
         first = (
             tab.get_by_role("region", name="BM25")
@@ -353,7 +355,7 @@ def test_what_is_unknown_is_said_in_words(browser, bare):
             ("x" * 101, "No results: none of these words is known."),
             ("", "Type a query, or choose a sample."),
         ):
-            query.fill("sofa")
+            query.fill("board")
             assert tab.locator("li").first.is_visible()
             query.fill(text)
             assert tab.locator(".pieces").inner_text() == sentence
@@ -382,7 +384,7 @@ def test_the_keyboard_does_it_all(browser, bare, samples, catalogue):
 
         tab.keyboard.press("Tab")
         assert focused() == "search-query"
-        tab.keyboard.type("sofa")
+        tab.keyboard.type("board")
         tab.keyboard.press("Enter")
         assert shown(tab, "BM25")
         tab.keyboard.press("Tab")

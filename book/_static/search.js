@@ -8,6 +8,7 @@
 
   const FORMAT = 1;
   const SHOWN = 10;
+  const ASK = "Type a query, or choose a sample.";
 
   /* ---- Reading the data file ---- */
 
@@ -247,7 +248,7 @@
         sample ? `${common(results)} of these are among the teacher's first ${best.length}.` : "";
 
       let problem = "";
-      if (!found.ids.length) problem = "Type a query, or choose a sample.";
+      if (!found.ids.length) problem = ASK;
       else if (!found.known) problem = "No results: none of these words is known.";
       lists.hidden = problem !== "";
       teacher.section.hidden = !sample;
@@ -276,7 +277,7 @@
       input.value = select.value;
       update(event);
     });
-    cut.textContent = "Type a query, or choose a sample.";
+    cut.textContent = ASK;
     lists.hidden = true;
   }
 
