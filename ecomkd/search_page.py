@@ -234,7 +234,8 @@ def _character_classes() -> dict[str, str]:
     that `\\p{Mn}` there holds marks that the student's tokenizer has never dropped.
     """
     apart = "\U0010ffff"  # stands for no character, so no rule touches it
-    everything = [chr(code) for code in range(ord(apart)) if not 0xD800 <= code <= 0xDFFF]
+    planes = (range(0xD800), range(0xE000, 0x40000), range(0xE0000, ord(apart)))  # others are empty
+    everything = [chr(code) for plane in planes for code in plane]
     text = apart.join(everything)
 
     def those(become: str, **options: bool) -> str:
