@@ -224,7 +224,7 @@
     const select = element("select", { id: "search-sample" }, element("option", { value: "" }));
     select.append(...index.samples.map(({ query }) => element("option", { value: query }, query)));
     const fields = [labelled("Query", input), labelled("Sample queries", select)];
-    const form = element("form", { role: "search" }, ...fields);
+    const form = element("form", { role: "search", "aria-label": "Catalogue" }, ...fields);
     const cut = element("p", { class: "pieces" });
     const time = element("p", { class: "time" });
     const spoken = element("p", { class: "spoken", "aria-live": "polite" });
