@@ -1,7 +1,6 @@
 """The rendered book, opened in a browser from file://. `make test` renders it before these run."""
 
 import re
-import shutil
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,16 +12,6 @@ from book import beside, chapters, pages
 ROOT = Path(__file__).resolve().parent.parent
 BUILT = ROOT / "_build" / "stored" / "_build" / "html"
 SHOTS = ROOT / "_build" / "screenshots"
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 VIEWS = {  # width, height, colour scheme
     "light": (1280, 900, "light"),
     "dark": (1280, 900, "dark"),
@@ -77,19 +66,6 @@ def test_colab_buttons_only_with_a_repository():
     html = (BUILT / f"{chapters()[0].relative_to(ROOT).with_suffix('')}.html").read_text("utf-8")
     button = re.search(r'href="https://colab\.research\.google\.com/github/[^"]+"', html)
     assert bool(button) == bool(config["repository"]["url"])
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
-    if path is None:
-        pytest.skip("no browser: install Debian's package chromium, or Chrome")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.mark.parametrize("view", VIEWS)

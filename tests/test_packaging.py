@@ -44,6 +44,7 @@ ORDER = (
     "ecomkd.pipeline",
     "ecomkd.run",
     "ecomkd.search",
+    "ecomkd.search_page",
     "ecomkd.cli",
 )
 
