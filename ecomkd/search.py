@@ -223,23 +223,25 @@ def bi_encoder(
     profile: Profile,
     row: str = "distilled",
     teacher_folder: Path | None = None,
+    unlabelled: int | None = None,
 ) -> Path:
     """The folder of a bi-encoder that starts from the pretrained one and learns as `row` says.
 
     Both rows (see `BI_ENCODERS`) take the same loss, margins in mean squared error (Hofstätter et
-    al. 2020), and the same number of steps: one pass over all queries, labelled and unlabelled.
-    A label counts as its gain, the teacher's answer as its expected gain. Embeddings and the
-    lowest `profile.frozen_layers` layers stay. Of five looks at the validation queries the one
-    with the best nDCG@10 is kept. Raises ValueError for an unknown row.
+    al. 2020), and the same number of steps: `profile.student_epochs` passes over all queries, those
+    of the training pairs and of the first `unlabelled` ones without a label (all by default). A
+    label counts as its gain, the teacher's answer as its expected gain. Embeddings and the lowest
+    `profile.frozen_layers` layers stay. Of five looks at the validation queries the one with the
+    best nDCG@10 is kept. Raises ValueError for an unknown row.
     """
     if row not in BI_ENCODERS:
         raise ValueError(f"Unknown row {row!r}: choose one of {', '.join(BI_ENCODERS)}.")
     if teacher_folder is None:
         teacher_folder = pipeline.teacher(data, profile)
     weights = np.asarray(list(pipeline.gains(data["train"]).values()))
-    queries = sum(len(set(data[name]["query_id"])) for name in ("train", "unlabelled"))
-    steps = pipeline.batches(queries, profile)
-    taught = DatasetDict({**data, "mined": mined(data, catalogue, profile)})
+    taught = _taught(data, catalogue, profile, unlabelled)
+    queries = sum(len(set(taught[name]["query_id"])) for name in ("train", "unlabelled"))
+    steps = profile.student_epochs * pipeline.batches(queries, profile)
 
     def make(folder: Path) -> None:
         if row == "labels":
@@ -279,8 +281,24 @@ def bi_encoder(
     return stage("bi_encoder", parts, make, profile.artifacts)
 
 
+def _taught(
+    data: DatasetDict, catalogue: Dataset, profile: Profile, unlabelled: int | None
+) -> DatasetDict:
+    """The data with the first `unlabelled` pairs of that split, and what is mined for both."""
+    pairs = data["unlabelled"]
+    if unlabelled is not None:
+        pairs = pairs.select(range(min(unlabelled, len(pairs))))
+    part = DatasetDict({**data, "unlabelled": pairs})
+    return DatasetDict({**part, "mined": mined(part, catalogue, profile)})
+
+
 def static_encoder(
-    data: DatasetDict, catalogue: Dataset, profile: Profile, teacher_folder: Path, width: int = 96
+    data: DatasetDict,
+    catalogue: Dataset,
+    profile: Profile,
+    teacher_folder: Path,
+    unlabelled: int | None = None,
+    width: int = 96,
 ) -> Path:
     """The folder of a static student: a vector for each token, a text's vector their mean.
 
@@ -302,7 +320,7 @@ def static_encoder(
         table *= (1e-3 / (1e-3 + share))[:, None]
         bag = StaticEmbedding(tokenizer, embedding_weights=table.astype(np.float32))
         model = SentenceTransformer(modules=[bag, Normalize()], device="cpu")
-        pairs = _all_pairs(data, mined(data, catalogue, profile))
+        pairs = _all_pairs(_taught(data, catalogue, profile, unlabelled))
         asked = teacher.encode(pairs["query"], show_progress_bar=False)
         shown = teacher.encode(product_text(pairs[:]), show_progress_bar=False)
         rows = lesson(pairs, (asked * shown).sum(axis=1), profile.seed)
@@ -310,7 +328,7 @@ def static_encoder(
         _fit(model, rows, data["validation"], profile, folder, steps, 1e-2)
 
     parts = [
-        width,
+        [width, unlabelled],
         pipeline.identity(teacher_folder),
         pipeline.digests(data["train"], data["validation"], data["unlabelled"]),
         data_digest(catalogue, ("product_id", *TEXT)),
@@ -327,10 +345,10 @@ def encoder(folder: Path | str, profile: Profile) -> SentenceTransformer:
     ).eval()
 
 
-def _all_pairs(data: DatasetDict, extra: Dataset) -> Dataset:
+def _all_pairs(taught: DatasetDict) -> Dataset:
     """Training, unlabelled and mined pairs in one table, without labels."""
     columns = ["query_id", "product_id", "query", *TEXT]
-    parts = [data["train"], data["unlabelled"], extra]
+    parts = [taught[name] for name in ("train", "unlabelled", "mined")]
     return datasets.concatenate_datasets([part.select_columns(columns) for part in parts])
 
 
