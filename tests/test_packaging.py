@@ -42,6 +42,7 @@ ORDER = (
     "ecomkd.baselines",
     "ecomkd.pipeline",
     "ecomkd.run",
+    "ecomkd.serve",
     "ecomkd.cli",
 )
 
