@@ -707,7 +707,9 @@ def _explain_errors(app: FastAPI) -> None:
     @app.exception_handler(StarletteHTTPException)
     async def refused(request: Request, error: StarletteHTTPException) -> JSONResponse:
         sentence = error.detail
-        if error.status_code == 404:
+        if error.status_code == 400:  # FastAPI's word for a body that it cannot decode
+            sentence = f"The body is not JSON in UTF-8; ask like this: {_EXAMPLES['/rerank']}"
+        elif error.status_code == 404:
             sentence = f"There is nothing at this path: ask {', '.join(_PATHS)}."
         elif error.status_code == 405:
             sentence = f"This path does not take {request.method}: see /openapi.json."
@@ -762,6 +764,7 @@ def background(app: FastAPI) -> Iterator[int]:
     thread.start()
     while not server.started:
         if not thread.is_alive():
+            listener.close()
             raise RuntimeError("The service did not start: the lines above say why.")
         time.sleep(0.01)
     try:

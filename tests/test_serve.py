@@ -210,6 +210,12 @@ REFUSED = {
         400,
         f"The body is not valid JSON at character 17; {LIKE_RERANK}",
     ),
+    "other bytes": (
+        "/rerank",
+        b'{"query": "J\xe4ger", "products": ["mug"]}',
+        400,
+        f"The body is not JSON in UTF-8; {LIKE_RERANK}",
+    ),
     "no body": ("/rerank", b"", 422, f"the body is missing; {LIKE_RERANK}"),
     "no products": ("/rerank", {"query": "red"}, 422, f"products is missing; {LIKE_RERANK}"),
     "zero products": (
