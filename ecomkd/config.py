@@ -26,7 +26,7 @@ class Profile:
     judged_per_query: int = 10
     unlabelled_pairs: int = 20_000
     """Pairs without a label that the shop gives, or that are mined where it has none."""
-    live_pairs: int = 20_000
+    live_pairs: int = 8_000
     """How many of the unlabelled pairs the chapters use while the reader waits."""
     teacher: str = "minilm"
     """A bundled checkpoint, a name on the model hub, or a folder."""
