@@ -155,6 +155,8 @@ def _serve(options: argparse.Namespace) -> None:
     settings = serve.Settings(**{key: value for key, value in given.items() if value is not None})
     reference = None if options.reference is None else serve.read_queries(options.reference)
     engine = search.load(options.folder)
+    if options.shadow and getattr(engine, "shadow", None) is None:
+        raise ValueError(f"{options.folder} holds no teacher to compare with: leave out --shadow.")
     name = options.folder.resolve().name
     app = serve.create_app(engine, settings, name=name, reference=reference)
     serve.run(app, options.host, options.port)

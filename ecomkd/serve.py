@@ -642,8 +642,7 @@ def create_app(
     _explain_errors(app)
 
     def checked(query: str) -> str:
-        if not query.strip():
-            raise HTTPException(422, "The query is empty: give what a shopper would type.")
+        _check_text("The query", query, "give what a shopper would type")
         if len(query) > settings.max_query:
             raise HTTPException(
                 422,
@@ -673,8 +672,7 @@ def create_app(
                 f"The request has {len(products):,} products: give 1 to {settings.max_products:,}.",
             )
         for place, text in enumerate(products):
-            if not text.strip():
-                raise HTTPException(422, f"products[{place}] is empty: give its text.")
+            _check_text(f"products[{place}]", text, "give its text")
         scores = await service.batcher.score(query, products)
         service.answered(query, products)
         order = np.argsort(-scores, kind="stable")
@@ -689,6 +687,18 @@ def create_app(
         return Response(generate_latest(service.registry), media_type=CONTENT_TYPE_LATEST)
 
     return app
+
+
+def _check_text(name: str, text: str, mend: str) -> None:
+    if not text.strip():
+        raise HTTPException(422, f"{name} is empty: {mend}.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        sentence = (
+            f"{name} has half a character at {error.start} (a lone surrogate): send it whole."
+        )
+        raise HTTPException(422, sentence) from error
 
 
 def _explain_errors(app: FastAPI) -> None:
@@ -747,7 +757,7 @@ def run(app: FastAPI, host: str = "127.0.0.1", port: int = 8000) -> None:
         )
     server = _server(app)
     with contextlib.suppress(KeyboardInterrupt):
-        server.run(sockets=[listener])
+        _serve(server, listener)
     if not server.started:
         raise RuntimeError("The service did not start: the lines above say why.")
 
@@ -760,11 +770,10 @@ def background(app: FastAPI) -> Iterator[int]:
     """
     listener, server = _listen("127.0.0.1", 0), _server(app)
     port = listener.getsockname()[1]
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread = threading.Thread(target=_serve, args=(server, listener), daemon=True)
     thread.start()
     while not server.started:
         if not thread.is_alive():
-            listener.close()
             raise RuntimeError("The service did not start: the lines above say why.")
         time.sleep(0.01)
     try:
@@ -783,6 +792,12 @@ def _listen(host: str, port: int) -> socket.socket:
             f"Cannot listen on {host}, port {port} ({getattr(error, 'strerror', None) or error}): "
             "choose another with --host or --port."
         ) from error
+
+
+def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
+    # Where the engine fails at the start, uvicorn logs that and leaves with SystemExit.
+    with listener, contextlib.suppress(SystemExit):
+        server.run(sockets=[listener])
 
 
 def _server(app: FastAPI) -> uvicorn.Server:

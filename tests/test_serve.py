@@ -279,10 +279,16 @@ def test_another_method_is_refused(client):
 
 
 def test_a_lone_surrogate_is_refused(client):
-    body = b'{"query": "red \\ud800", "products": ["mug"]}'
-    found = client.ask("/rerank", body, headers={"Content-Type": "application/json"})
-    assert found.status in (400, 422)
-    assert set(found.content) == {"error"}
+    for query, product, name in (
+        ("red \\ud800", "mug", "The query"),
+        ("a", "mug \\udfff", "products[0]"),
+    ):
+        body = f'{{"query": "{query}", "products": ["{product}"]}}'.encode()
+        found = client.ask("/rerank", body, headers={"Content-Type": "application/json"})
+        assert found.status == 422
+        assert found.content["error"] == (
+            f"{name} has half a character at 4 (a lone surrogate): send it whole."
+        )
 
 
 def test_a_body_without_length_is_counted_as_it_comes(client):
@@ -744,10 +750,11 @@ def test_a_file_of_queries(tmp_path):
         serve.read_queries(file)
 
 
-def test_the_command_hands_over_folder_and_settings(tmp_path, monkeypatch):
+def test_the_command_hands_over_folder_and_settings(tmp_path, monkeypatch, capsys):
     seen = SimpleNamespace()
     stub = ModuleType("ecomkd.search")
-    stub.load = lambda folder: seen.__setattr__("folder", folder) or Stub()
+    engine = with_shadow(Stub().score)
+    stub.load = lambda folder: seen.__setattr__("folder", folder) or engine
     monkeypatch.setitem(sys.modules, "ecomkd.search", stub)
     monkeypatch.setattr(ecomkd, "search", stub, raising=False)
     monkeypatch.setattr(serve, "create_app", lambda engine, settings, **rest: (settings, rest))
@@ -767,6 +774,11 @@ def test_the_command_hands_over_folder_and_settings(tmp_path, monkeypatch):
     assert rest == {"name": tmp_path.name, "reference": ["red mug"]}
     assert cli.main(["serve", str(tmp_path)]) == 0
     assert seen.ran[0] == (serve.Settings(), {"name": tmp_path.name, "reference": None})
+    del engine.shadow
+    assert cli.main(["serve", str(tmp_path), "--shadow", "0.2"]) == 1
+    assert capsys.readouterr().err == (
+        f"ecomkd: {tmp_path} holds no teacher to compare with: leave out --shadow.\n"
+    )
 
 
 def test_the_command_says_what_to_install(tmp_path):
