@@ -279,6 +279,11 @@ class Shadow:
             f"Kendall's tau between student and teacher, mean of the last {_SHADOW_MEAN} answers.",
             registry=registry,
         )
+        self._open = 0
+        waiting = Gauge(
+            "ecomkd_shadow_waiting", "Sampled answers not yet compared.", registry=registry
+        )
+        waiting.set_function(lambda: self._open)
         self._task = asyncio.create_task(self._work())
 
     def offer(self, query: str, texts: Sequence[str]) -> None:
@@ -289,6 +294,8 @@ class Shadow:
             self._waiting.put_nowait((query, list(texts)))
         except asyncio.QueueFull:
             self._counts["dropped"].inc()
+        else:
+            self._open += 1
 
     def stop(self) -> None:
         """End the comparison; what waits is not compared."""
@@ -305,6 +312,8 @@ class Shadow:
                 self._counts["failed"].inc()
                 _LOG.exception("The shadow comparison failed.")
                 continue
+            finally:
+                self._open -= 1
             self._recent.append(tau)
             self._tau.set(sum(self._recent) / len(self._recent))
             self._counts["compared"].inc()

@@ -523,10 +523,12 @@ def test_the_teacher_judges_after_the_answer_was_given():
         assert one.ask("/health").content["shadow"] is True
         assert one.rerank().status == one.ask("/search?q=red").status == 200
         assert one.metrics()["ecomkd_shadow_compared_total",] == 0
+        assert one.metrics()["ecomkd_shadow_waiting",] == 2
         gate.set()
         until(lambda: one.metrics()["ecomkd_shadow_compared_total",] == 2)
         found = one.metrics()
     assert found["ecomkd_shadow_tau",] == -1
+    assert found["ecomkd_shadow_waiting",] == 0
     assert found["ecomkd_shadow_same_first_total",] == 0
     assert found["ecomkd_shadow_dropped_total",] == found["ecomkd_shadow_failed_total",] == 0
 
@@ -564,6 +566,7 @@ def test_a_teacher_that_fails_harms_nobody():
     with service(with_shadow(shadow), shadow_share=1) as one:
         assert [one.rerank().status for _ in range(3)] == [200] * 3
         until(lambda: one.metrics()["ecomkd_shadow_failed_total",] == 3)
+        assert one.metrics()["ecomkd_shadow_waiting",] == 0
         assert one.rerank().status == 200
 
 
