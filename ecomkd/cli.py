@@ -1,4 +1,4 @@
-"""The command line: `ecomkd check`, `ecomkd run`, `ecomkd shop`."""
+"""The command line: `ecomkd check`, `ecomkd run`, `ecomkd serve`, `ecomkd shop`."""
 
 from __future__ import annotations
 
@@ -57,6 +57,33 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--out", type=Path, required=True, metavar="DIR", help="where results go")
 
+    serve = _command(
+        commands,
+        "serve",
+        _serve,
+        "Answer searches over HTTP: GET /search, POST /rerank, GET /health, GET /metrics.",
+        "serve search/ --reference queries.txt",
+    )
+    serve.add_argument("folder", metavar="DIR", type=Path, help="a folder with a search engine")
+    serve.add_argument("--host", default="127.0.0.1", help="default: this machine alone")
+    serve.add_argument("--port", type=_port, default=8000, help="0 takes a free one")
+    serve.add_argument("--workers", type=_positive, metavar="N", help="threads (default: cores)")
+    serve.add_argument(
+        "--timeout", type=float, metavar="S", help="seconds until a request is given up"
+    )
+    serve.add_argument(
+        "--rate", type=float, metavar="N", help="requests a second of one client; 0 for no limit"
+    )
+    serve.add_argument(
+        "--shadow", type=float, metavar="SHARE", help="share of the answers the teacher judges too"
+    )
+    serve.add_argument(
+        "--reference",
+        type=Path,
+        metavar="FILE",
+        help="past queries, one a line, that live ones are compared with",
+    )
+
     shop = _command(
         commands, "shop", _shop, "Write the simulated shop.", "shop my_shop/ --products 10000"
     )
@@ -78,6 +105,13 @@ def _positive(text: str) -> int:
     number = int(text) if text.isdecimal() else 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text}: give a whole number of at least 1")
+    return number
+
+
+def _port(text: str) -> int:
+    number = int(text) if text.isdecimal() else -1
+    if not 0 <= number <= 65_535:
+        raise argparse.ArgumentTypeError(f"{text}: give a whole number from 0 to 65535")
     return number
 
 
@@ -103,6 +137,29 @@ def _run(options: argparse.Namespace) -> None:
     command = f"ecomkd run {shlex.quote(name)} {arguments} --out {shlex.quote(options.out.name)}"
     print(run(source, profile, seeds, options.out, command, options.unlabelled))
     print(f"Report: {options.out / 'report.html'}")
+
+
+def _serve(options: argparse.Namespace) -> None:
+    try:
+        from ecomkd import serve
+    except ModuleNotFoundError as error:
+        raise RuntimeError(str(error)) from error
+    from ecomkd import search
+
+    given = {
+        "workers": options.workers,
+        "timeout": options.timeout,
+        "rate": options.rate,
+        "shadow_share": options.shadow,
+    }
+    settings = serve.Settings(**{key: value for key, value in given.items() if value is not None})
+    reference = None if options.reference is None else serve.read_queries(options.reference)
+    engine = search.load(options.folder)
+    if options.shadow and getattr(engine, "shadow", None) is None:
+        raise ValueError(f"{options.folder} holds no teacher to compare with: leave out --shadow.")
+    name = options.folder.resolve().name
+    app = serve.create_app(engine, settings, name=name, reference=reference)
+    serve.run(app, options.host, options.port)
 
 
 def _shop(options: argparse.Namespace) -> None:

@@ -45,6 +45,7 @@ ORDER = (
     "ecomkd.run",
     "ecomkd.search",
     "ecomkd.search_page",
+    "ecomkd.serve",
     "ecomkd.cli",
 )
 
