@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -195,7 +196,24 @@ class _LengthGroups(LengthGroupedSampler):
         return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=order))
 
 
-class DistillationTrainer(Trainer):
+class OrderedTrainer(Trainer):
+    """A Trainer that meets its rows in an order that seed and epoch alone decide."""
+
+    def __init__(self, model: nn.Module, **options):
+        super().__init__(model, **options)
+        if self.args.bf16 and self.args.device.type == "cpu":
+            # PyTorch's fused attention spends more time on its backward pass, for short texts in
+            # bf16 on a processor, than the matrix products take.
+            model.set_attn_implementation("eager")
+
+    def _get_train_sampler(self, train_dataset=None):
+        sampler = super()._get_train_sampler(train_dataset)
+        if isinstance(sampler, LengthGroupedSampler):
+            return _LengthGroups(sampler, self)
+        return sampler
+
+
+class DistillationTrainer(OrderedTrainer):
     """A Trainer whose loss is L = CE(y, ŷ_s) + α·T²·KL(p ‖ q) + β·(hidden-state loss).
 
     In each step cross entropy is the mean over the labelled pairs, the divergence over all pairs
@@ -245,10 +263,6 @@ class DistillationTrainer(Trainer):
                     }
                 )
         super().__init__(model, **options)
-        if self.args.bf16 and self.args.device.type == "cpu":
-            # PyTorch's fused attention spends more time on its backward pass, for short texts in
-            # bf16 on a processor, than the matrix products take.
-            model.set_attn_implementation("eager")
         if alpha > 0 and self.args.label_smoothing_factor > 0:
             warnings.warn(
                 "label_smoothing_factor and a teacher soften the labels twice: set one of them "
@@ -266,12 +280,6 @@ class DistillationTrainer(Trainer):
         # compute_loss normalises over all pairs of a step itself.
         self.loss_is_scaled_for_ga = True
         self._counts: dict[str, int] | None = None
-
-    def _get_train_sampler(self, train_dataset=None):
-        sampler = super()._get_train_sampler(train_dataset)
-        if isinstance(sampler, LengthGroupedSampler):
-            return _LengthGroups(sampler, self)
-        return sampler
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -365,6 +373,17 @@ class _Progress(ProgressCallback):
         pass
 
 
+class _Clock(TrainerCallback):
+    """Puts into each entry of the log the seconds so far, those before a kill included."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        earlier = state.log_history[-1]["seconds"] if state.log_history else 0.0
+        self.start = time.perf_counter() - earlier
+
+    def on_log(self, args, state, control, **kwargs):
+        state.log_history[-1]["seconds"] = round(time.perf_counter() - self.start, 2)
+
+
 def fit(
     model: nn.Module,
     train: Dataset,
@@ -386,41 +405,13 @@ def fit(
     looked at `evaluations` times. Further keyword arguments go to `DistillationTrainer`. A run
     that finds checkpoints of its own in `folder` resumes from the last whole one and reaches the
     same weights as an unbroken run on the same machine. Returns the log, also written to
-    `training.json` beside the weights.
+    `training.json` beside the weights; the `seconds` of its last entry are those of the whole run.
     """
-    checkpoints = folder / "checkpoints"
-    every = max(1, -(-steps // evaluations))
-    kind = models.precision(profile)
-    args = TrainingArguments(
-        output_dir=str(checkpoints),
-        max_steps=steps,
-        learning_rate=learning_rate,
-        warmup_steps=max(1, steps // 10),
-        lr_scheduler_type="linear",
-        weight_decay=0.01,
-        per_device_train_batch_size=profile.batch_size,
-        eval_strategy="steps",
-        save_strategy="steps",
-        eval_steps=every,
-        save_steps=every,
-        save_total_limit=2,
-        logging_steps=max(1, steps // 50),
-        load_best_model_at_end=True,
-        metric_for_best_model="quality",
-        greater_is_better=True,
-        train_sampling_strategy="group_by_length",
-        remove_unused_columns=False,
-        seed=profile.seed,
-        data_seed=profile.seed,
-        bf16=kind == "bf16",
-        fp16=kind == "fp16",
-        use_cpu=models.device(profile).type == "cpu",
-        report_to=[],
-        dataloader_pin_memory=models.device(profile).type == "cuda",
-    )
     trainer = DistillationTrainer(
         model,
-        args=args,
+        args=arguments(
+            profile, folder, steps, learning_rate, evaluations, metric_for_best_model="quality"
+        ),
         train_dataset=train,
         eval_dataset=validation,
         processing_class=tokenizer,
@@ -430,6 +421,56 @@ def fit(
         callbacks=list(callbacks),
         **distillation,
     )
+    return run_to_end(trainer, folder)
+
+
+def arguments(
+    profile: Profile,
+    folder: Path,
+    steps: int,
+    learning_rate: float,
+    evaluations: int = 5,
+    **further,
+) -> TrainingArguments:
+    """How every model of the book is trained; `further` goes to `TrainingArguments`.
+
+    The rate rises over the first tenth of the steps and falls to zero. Of `evaluations` looks at
+    the evaluation set the best is kept, by `metric_for_best_model` of `further`. Checkpoints go to
+    `folder/checkpoints`.
+    """
+    every = max(1, -(-steps // evaluations))
+    kind = models.precision(profile)
+    return TrainingArguments(
+        output_dir=str(folder / "checkpoints"),
+        max_steps=steps,
+        learning_rate=learning_rate,
+        warmup_steps=max(1, steps // 10),
+        lr_scheduler_type="linear",
+        weight_decay=0.01,
+        per_device_train_batch_size=profile.batch_size,
+        per_device_eval_batch_size=profile.batch_size,
+        eval_strategy="steps",
+        save_strategy="steps",
+        eval_steps=every,
+        save_steps=every,
+        save_total_limit=2,
+        logging_steps=max(1, steps // 50),
+        load_best_model_at_end=True,
+        train_sampling_strategy="group_by_length",
+        remove_unused_columns=False,
+        seed=profile.seed,
+        data_seed=profile.seed,
+        bf16=kind == "bf16",
+        fp16=kind == "fp16",
+        use_cpu=models.device(profile).type == "cpu",
+        report_to=[],
+        dataloader_pin_memory=models.device(profile).type == "cuda",
+        **further,
+    )
+
+
+def run_to_end(trainer: Trainer, folder: Path) -> list[dict]:
+    """Train, save into `folder` and return the log, as `fit` says of its own run."""
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     if is_in_notebook():
@@ -437,6 +478,8 @@ def fit(
 
         trainer.remove_callback(NotebookProgressCallback)
     trainer.add_callback(_Progress)
+    trainer.add_callback(_Clock)
+    checkpoints = folder / "checkpoints"
     trainer.train(resume_from_checkpoint=_last_whole_checkpoint(checkpoints))
     trainer.save_model(str(folder))
     write_text(folder / "training.json", json.dumps(trainer.state.log_history, indent=1))

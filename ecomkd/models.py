@@ -12,7 +12,12 @@ from pathlib import Path
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from ecomkd.artifacts import file_digest
 from ecomkd.config import Profile
@@ -89,6 +94,65 @@ def build_untrained(name: str, labels: Sequence[str], seed: int = 0) -> nn.Modul
     config = _from_pretrained(AutoConfig, name, **_label_maps(labels))
     with seeded(seed):
         return AutoModelForSequenceClassification.from_config(config)
+
+
+def build_masked(name: str, seed: int = 0) -> nn.Module:
+    """A pretrained encoder with the head that names hidden tokens: logits (B, L, V), V tokens.
+
+    The last step of that head is the table of word embeddings itself. What comes before it is the
+    checkpoint's, or, where the checkpoint has none, as `minilm`, drawn from `seed`.
+    """
+    with seeded(seed):
+        return _from_pretrained(AutoModelForMaskedLM, name)
+
+
+def take_encoder(model: nn.Module, source: nn.Module) -> None:
+    """Copy the encoder of `source` into `model`, whatever heads the two have.
+
+    A pooler that only `model` has stays as it is. Raises ModelError for encoders of other shapes.
+    """
+    target, weights = model.base_model, source.base_model.state_dict()
+    here = target.state_dict()
+    apart = [name for name in here.keys() - weights.keys() if not name.startswith("pooler.")]
+    apart += [k for k, v in weights.items() if k not in here or here[k].shape != v.shape]
+    if apart:
+        raise ModelError(
+            f"The encoders differ in {min(apart)}: take both from the same checkpoint."
+        )
+    target.load_state_dict(weights, strict=False)
+
+
+def build_low_rank(model: nn.Module, rank: int = 8, seed: int = 0) -> nn.Module:
+    """`model` with a low-rank correction of every attention projection: a `peft.PeftModel`.
+
+    A weight W (H, H) becomes W + 2·BA, with A (rank, H) drawn from `seed` and B (H, rank) zero, so
+    that nothing has changed before the first step. A, B and the classification head train, all else
+    stays (LoRA, Hu et al. 2022). `merge_and_unload()` gives back a model of the old class.
+
+    Raises ModelError without the package `peft` or for a model without attention projections,
+    ValueError for a rank below 1 or above H.
+    """
+    width = model.config.hidden_size
+    if not 1 <= rank <= width:
+        raise ValueError(f"rank={rank}: take a whole number from 1 to the hidden size, {width}.")
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise ModelError(
+            "Low-rank adaptation needs the package peft: pip install 'ecomkd[lora]'."
+        ) from error
+    projections = [
+        name
+        for name, part in model.base_model.named_modules(prefix=model.base_model_prefix)
+        if isinstance(part, nn.Linear) and "att" in name
+    ]
+    if not projections:
+        raise ModelError(f"{type(model).__name__}: no attention projection was found in it.")
+    config = LoraConfig(
+        task_type="SEQ_CLS", r=rank, lora_alpha=2 * rank, target_modules=projections
+    )
+    with seeded(seed):
+        return get_peft_model(model, config)
 
 
 def freeze(model: nn.Module, layers: int | None) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import datasets
@@ -13,7 +15,11 @@ import pandas as pd
 import torch
 import transformers
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
-from transformers import AutoConfig
+from transformers import (
+    AutoConfig,
+    DataCollatorForLanguageModeling,
+    DataCollatorForTokenClassification,
+)
 
 from ecomkd import baselines, distill, losses, metrics, mining, models
 from ecomkd.artifacts import data_digest, digest, file_digest, stage
@@ -28,6 +34,8 @@ and, on the pairs without one, from the teacher's most probable class. `kd_hidde
 and the teacher's last hidden state."""
 
 _COLUMNS = ("query_id", "product_id", "query", *TEXT, "label")
+_HIDDEN_SHARE = 0.15
+_TEXT_TOKENS = 256
 
 
 def gains(dataset: Dataset) -> dict:
@@ -86,48 +94,114 @@ def origin(data: DatasetDict, profile: Profile) -> str:
     return profile.teacher
 
 
+def domain_adapted(
+    catalogue: Dataset, profile: Profile, *, passes: int = 3, learning_rate: float = 1e-4
+) -> Path:
+    """The folder of the pretrained encoder, trained on to read a catalogue: no label, no query.
+
+    Masked language modelling on whole product texts, cut at 256 tokens: of their tokens 15 % are
+    hidden, and the encoder learns to name them (domain-adaptive pretraining, Gururangan et al.
+    2020). In each of `passes` over the catalogue others are hidden. One text in ten is held out to
+    choose the checkpoint. What is kept is the encoder; the head that names tokens is not.
+
+    Raises ValueError for a catalogue of fewer than ten products or for fewer than one pass.
+    """
+    if len(catalogue) < 10 or passes < 1:
+        raise ValueError(
+            f"domain_adapted: {len(catalogue)} products and passes={passes}: give at least 10 "
+            "products and 1 pass."
+        )
+
+    def make(folder: Path) -> None:
+        tokenizer = models.load_tokenizer(profile.teacher)
+        texts = np.array(product_text(catalogue[:]), dtype=object)
+        held_out = np.arange(len(texts)) % 10 == 9
+        model = models.build_masked(profile.teacher, profile.seed)
+        lesson = _hidden_tokens(texts[~held_out], tokenizer, passes, profile.seed)
+        trainer = distill.OrderedTrainer(
+            model,
+            args=distill.arguments(
+                profile,
+                folder,
+                batches(len(lesson), profile),
+                learning_rate,
+                metric_for_best_model="loss",
+                prediction_loss_only=True,
+            ),
+            train_dataset=lesson,
+            eval_dataset=_hidden_tokens(texts[held_out], tokenizer, 1, profile.seed),
+            processing_class=tokenizer,
+            data_collator=DataCollatorForTokenClassification(tokenizer),
+        )
+        distill.run_to_end(trainer, folder)
+        whole = models.build_teacher(profile.teacher, ("unused",), profile.seed)
+        models.take_encoder(whole, model)
+        whole.base_model.save_pretrained(folder)
+
+    parts = [
+        data_digest(catalogue, ("product_id", *TEXT)),
+        settings_of(profile, "teacher"),
+        [passes, learning_rate, _HIDDEN_SHARE, _TEXT_TOKENS],
+        digest(domain_adapted, _hidden_tokens),
+    ]
+    return stage("adapted", [*parts, *_code()], make, profile.artifacts)
+
+
+def _hidden_tokens(texts: Sequence[str], tokenizer, passes: int, seed: int) -> Dataset:
+    """The texts `passes` times, each time with other tokens hidden; labels are −100 elsewhere.
+
+    Drawn here and not batch by batch, so that a run which resumes meets the same ones. A text of
+    which nothing was drawn is left out: its loss would be a mean over nothing.
+    """
+    encoded = tokenizer(
+        list(texts), truncation=True, max_length=_TEXT_TOKENS, return_special_tokens_mask=True
+    )
+    hide = DataCollatorForLanguageModeling(tokenizer, mlm_probability=_HIDDEN_SHARE)
+    rows = []
+    with models.seeded(seed):
+        for _ in range(passes):
+            for text in range(len(texts)):
+                batch = hide([{name: values[text] for name, values in encoded.items()}])
+                if bool((batch["labels"] != -100).any()):
+                    rows.append({name: values[0].tolist() for name, values in batch.items()})
+    return Dataset.from_list(rows)
+
+
 def teacher(
     data: DatasetDict,
     profile: Profile,
     *,
     train_pairs: int | None = None,
     pretrained: bool = True,
+    checkpoint: str | Path | None = None,
 ) -> Path:
     """The folder of the teacher, a cross-encoder fine-tuned on `data["train"]`.
 
-    It starts from `origin`. Its embeddings and its `profile.frozen_layers` lowest layers stay as
-    they are.
+    It starts from `origin`, or from `checkpoint`, a name or a folder such as that of
+    `domain_adapted`. Its embeddings and its `profile.frozen_layers` lowest layers stay as they are.
 
     `train_pairs` takes the first so many training pairs, for a learning curve. With
     `pretrained=False` the same architecture starts from random weights, all of them trained.
+    Raises ValueError where that meets a `checkpoint`.
     """
-    train = data["train"]
-    if train_pairs is not None:
-        train = train.select(range(min(train_pairs, len(train))))
+    if checkpoint is not None and not pretrained:
+        raise ValueError(
+            "teacher: pretrained=False starts from random weights: leave the checkpoint out."
+        )
+    train = _first(data["train"], train_pairs)
     labels = train.features["label"].names
-    tokenizer = models.load_tokenizer(profile.teacher)
-    checkpoint = origin(data, profile) if pretrained else profile.teacher
+    start, known_as = profile.teacher, Path(profile.teacher).name
+    if pretrained:
+        start, known_as = _begin(data, profile, checkpoint)
 
     def make(folder: Path) -> None:
         if pretrained:
-            model = models.build_teacher(checkpoint, labels, profile.seed)
+            model = models.build_teacher(start, labels, profile.seed)
             models.freeze(model, profile.frozen_layers)
         else:
-            model = models.build_untrained(profile.teacher, labels, profile.seed)
-        models.set_dropout(model, profile.teacher_dropout)
-        pairs = distill.encode(train, tokenizer, profile.max_length)
-        distill.fit(
-            model,
-            pairs,
-            distill.encode(data["validation"], tokenizer, profile.max_length),
-            tokenizer,
-            profile,
-            folder,
-            steps=profile.teacher_epochs * batches(len(pairs), profile),
-            learning_rate=profile.teacher_learning_rate,
-            quality=partial(quality, data["validation"]),
-            alpha=0.0,
-        )
+            model = models.build_untrained(start, labels, profile.seed)
+        tokenizer = models.load_tokenizer(start if checkpoint else profile.teacher)
+        _fine_tune(model, train, data, tokenizer, profile, folder, profile.teacher_learning_rate)
 
     parts = [
         digests(train, data["validation"]),
@@ -140,9 +214,91 @@ def teacher(
             "teacher_dropout",
         ),
         pretrained,
-        Path(checkpoint).name,
+        known_as,
     ]
     return stage("teacher", [*parts, *_code()], make, profile.artifacts)
+
+
+def low_rank(
+    data: DatasetDict,
+    profile: Profile,
+    *,
+    rank: int = 8,
+    learning_rate: float = 2e-3,
+    train_pairs: int | None = None,
+    checkpoint: str | Path | None = None,
+) -> Path:
+    """The folder of a teacher of which only a low-rank correction was trained, and the head.
+
+    It starts where `teacher` does and loads like any teacher: the correction is added to the
+    weights (see `models.build_low_rank`). What was trained is kept beside it, in `adapter`. The
+    learning rate is its own, about ten times that of fine-tuning: a correction starts at zero, and
+    a step of Adam moves it by little.
+
+    Raises as `models.build_low_rank` does.
+    """
+    train = _first(data["train"], train_pairs)
+    labels = train.features["label"].names
+    start, known_as = _begin(data, profile, checkpoint)
+
+    def make(folder: Path) -> None:
+        model = models.build_teacher(start, labels, profile.seed)
+        model = models.build_low_rank(model, rank, profile.seed)
+        tokenizer = models.load_tokenizer(start if checkpoint else profile.teacher)
+        adapter = folder / "adapter"
+        _fine_tune(model, train, data, tokenizer, profile, adapter, learning_rate)
+        model.merge_and_unload().save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        (adapter / "training.json").replace(folder / "training.json")
+
+    parts = [
+        digests(train, data["validation"]),
+        settings_of(profile, "teacher", "teacher_epochs", "teacher_dropout"),
+        [rank, learning_rate, metadata.version("peft") if find_spec("peft") else None],
+        known_as,
+        digest(low_rank),
+    ]
+    return stage("low_rank", [*parts, *_code()], make, profile.artifacts)
+
+
+def _first(train: Dataset, pairs: int | None) -> Dataset:
+    return train if pairs is None else train.select(range(min(pairs, len(train))))
+
+
+def _begin(
+    data: DatasetDict, profile: Profile, checkpoint: str | Path | None
+) -> tuple[str, object]:
+    """Where training starts, and what stands for it in a key: of a given folder, its content."""
+    if checkpoint is None:
+        start = origin(data, profile)
+        return start, Path(start).name
+    folder = Path(checkpoint)
+    return str(checkpoint), identity(folder) if folder.is_dir() else str(checkpoint)
+
+
+def _fine_tune(
+    model: torch.nn.Module,
+    train: Dataset,
+    data: DatasetDict,
+    tokenizer,
+    profile: Profile,
+    folder: Path,
+    learning_rate: float,
+) -> None:
+    models.set_dropout(model, profile.teacher_dropout)
+    pairs = distill.encode(train, tokenizer, profile.max_length)
+    distill.fit(
+        model,
+        pairs,
+        distill.encode(data["validation"], tokenizer, profile.max_length),
+        tokenizer,
+        profile,
+        folder,
+        steps=profile.teacher_epochs * batches(len(pairs), profile),
+        learning_rate=learning_rate,
+        quality=partial(quality, data["validation"]),
+        alpha=0.0,
+    )
 
 
 def with_unlabelled(data: DatasetDict, catalogue: Dataset, profile: Profile) -> DatasetDict:

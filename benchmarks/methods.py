@@ -1,0 +1,651 @@
+"""Ways of transfer against the number of labels and the cost; and labels from near and far.
+
+    python benchmarks/methods.py --tune           learning rates, on shop 901 alone
+    python benchmarks/methods.py --seeds 1        one seed, into its own file
+    python benchmarks/methods.py --seeds 2 3      further seeds, in turn
+    python benchmarks/methods.py --merge          all files into the recorded result
+
+The profile comes from ECOMKD_PROFILE. All methods of a seed learn from the same first training
+pairs, whole queries, and choose their checkpoint or strength on no more validation pairs than
+that, VALIDATION at most. Small training sets take more passes: no network stops before
+`--min-steps` optimiser steps. Large ones take EPOCHS passes, fewer than the profile's, so that a
+seed fits into an hour and a half of one slow core. Learning rates were chosen by `--tune` on the
+validation queries of a shop that is not reported.
+
+The second part: a teacher learns from the labels of one department and is judged on each. The
+SOURCES departments with the most training pairs are sources, all with the same number of labels.
+Of the sources other than the target, that is near whose products' mean embedding has the largest
+cosine with the target's, and that is far which has the smallest. A run that is started again goes
+on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import lightgbm
+import numpy as np
+import pandas as pd
+from datasets import Dataset, DatasetDict
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler, normalize
+
+from ecomkd import bench, distill, features, load, metrics, models, pipeline, report
+from ecomkd.artifacts import write_text
+from ecomkd.config import Profile
+from ecomkd.data import shop, sources
+
+RECORDED = Path(report.__file__).parent / "recorded" / "methods.json"
+METHODS = ("frozen", "trees", "full", "LoRA", "adapted", "warmed", "distilled", "scratch")
+"""`frozen`, `trees`: logistic regression and boosted trees on vectors of the frozen encoder.
+`full`, `LoRA`, `adapted`, `scratch`: all layers of the checkpoint, a low-rank correction of it, all
+layers after domain-adaptive pretraining, all layers from random weights. `warmed`: the book's
+teacher. `distilled`: a student of that teacher."""
+LABELS = (50, 200, 1000)
+VALIDATION = 500
+EPOCHS = 3
+SOURCES, SOURCE_LABELS = 4, 200
+SPREAD = "all departments"  # the same number of labels, taken as they come
+TARGET_QUERIES = 10  # test queries that a department needs to be a target
+TUNED_ON, TUNED_AT = 901, 1000
+RATES = {
+    "full": (5e-5, 1e-4, 2e-4, 4e-4),
+    "LoRA": (5e-4, 1e-3, 2e-3, 4e-3),
+    "scratch": (1e-4, 2e-4, 4e-4, 8e-4),
+}
+"""What `--tune` tries. `adapted` takes the rate of `full`; `warmed` and `distilled` have the
+profile's, which were chosen on a development shop too."""
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1)
+TREES = (25, 50, 100, 200)
+UNSEEN = "unseen_synonym"
+MEASURES = ("macro_f1", "ndcg@10", "lift@10", "lift@10 unseen")
+COSTS = ("seconds", "shared_seconds", "trained_parameters", "kept_bytes", "p50_ms")
+SAME = ("profile", "generator", "labels", "pairs", "min_steps", "rates")
+SPEED_PAIRS = 50
+
+
+# Data ---------------------------------------------------------------------------------------------
+
+
+def whole_queries(pairs: Dataset, limit: int) -> Dataset:
+    """The first pairs, at most `limit`, without cutting a query."""
+    if limit >= len(pairs):
+        return pairs
+    ids = pairs["query_id"][: limit + 1]
+    cut = limit
+    while cut and ids[cut] == ids[cut - 1]:
+        cut -= 1
+    if not cut:
+        raise SystemExit(f"--labels {limit}: the first query has more pairs; give a larger number.")
+    return pairs.select(range(cut))
+
+
+def few(data: DatasetDict, labels: int) -> DatasetDict:
+    """`data` with at most so many labelled pairs, and no more for validation."""
+    own = {
+        "train": whole_queries(data["train"], labels),
+        "validation": whole_queries(data["validation"], min(labels, VALIDATION)),
+    }
+    return DatasetDict({**data, **own})
+
+
+def fitted(profile: Profile, method: str, pairs: int, min_steps: int, rates: dict) -> Profile:
+    """The profile with a method's learning rate and as many epochs as its pairs need."""
+    batches = -(-pairs // profile.batch_size)
+    changes: dict = {"teacher_epochs": max(EPOCHS, -(-min_steps // batches))}
+    if method not in ("warmed", "distilled"):
+        rate = rates["full" if method == "adapted" else method]
+        changes |= {"teacher_learning_rate": rate, "warm_up_pairs": 0, "frozen_layers": None}
+    return replace(profile, **changes)
+
+
+# Quality and cost ---------------------------------------------------------------------------------
+
+
+def judged(pairs: Dataset, probabilities: np.ndarray) -> dict:
+    found = pipeline.evaluate(pairs, probabilities)
+    values = {"macro_f1": found["classification"]["macro_f1"]}
+    return values | ranked(pairs, found["ranking"])
+
+
+def ranked(pairs: Dataset, ranking: dict) -> dict:
+    """Means over all queries and over those with unseen synonyms, and the lift of each query."""
+    lifts = ranking["per_query"]["lift@10"]
+    kinds = lifts.index.map(dict(zip(pairs["query_id"], pairs["query_kind"], strict=True)))
+    return {
+        "ndcg@10": ranking["ndcg@10"],
+        "lift@10": ranking["lift@10"],
+        "lift@10 unseen": float(lifts[kinds == UNSEEN].mean()),
+        "per_query": {query: round(lift, 5) for query, lift in lifts.items()},
+    }
+
+
+def seconds(folder: Path) -> float:
+    return float(pipeline.training_log(folder)["seconds"].max())
+
+
+def sizes(folder: Path, frozen: int | None) -> dict:
+    """Weights that were trained, and bytes that are kept beside the pretrained checkpoint."""
+    adapter = folder / "adapter"
+    if adapter.exists():
+        size = bench.model_size(adapter)
+        return {"trained_parameters": size["parameters"], "kept_bytes": size["bytes"]}
+    model = models.load(folder)
+    models.freeze(model, frozen)
+    free = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    return {"trained_parameters": free, "kept_bytes": bench.model_size(folder)["bytes"]}
+
+
+def p50(folder: Path, pairs: Dataset, profile: Profile) -> float:
+    """Milliseconds for one pair, from its tokens to its logits, in fp32 on one thread."""
+    tokenizer = models.load_tokenizer(str(folder))
+    encoded = distill.encode(first(pairs, SPEED_PAIRS), tokenizer, profile.max_length)
+    names = [name for name in encoded.column_names if name in ("input_ids", "token_type_ids")]
+    inputs = [
+        dict(tokenizer.pad({name: [row[name]] for name in names}, return_tensors="pt"))
+        for row in encoded
+    ]
+    model = models.load(folder)
+    return bench.latency(lambda batch: model(**batch).logits, inputs, threads=1)["p50_ms"]
+
+
+def first(pairs: Dataset, count: int) -> Dataset:
+    return pairs.select(range(min(count, len(pairs))))
+
+
+# Frozen features ----------------------------------------------------------------------------------
+
+
+class Vectors:
+    """Unit vectors of a shop's products and judged queries under the frozen encoder."""
+
+    def __init__(self, data: DatasetDict, catalogue: Dataset, profile: Profile):
+        self.profile = profile
+        asked = {
+            query: text
+            for split in ("train", "validation", "test")
+            for query, text in zip(data[split]["query_id"], data[split]["query"], strict=True)
+        }
+        texts = sources.product_text(catalogue[:]), list(asked.values())
+        start = time.perf_counter()
+        with TemporaryDirectory() as folder:  # not from the artefacts, for the time counts
+            apart = replace(profile, artifacts=Path(folder))
+            self.product, self.query = (
+                normalize(features.layers(side, apart, profile.teacher)[-1]) for side in texts
+            )
+        self.seconds = time.perf_counter() - start
+        self.product_row = {key: row for row, key in enumerate(catalogue["product_id"])}
+        self.query_row = {key: row for row, key in enumerate(asked)}
+
+    def of(self, pairs: Dataset) -> tuple[np.ndarray, np.ndarray]:
+        """The vectors (N, H) of the queries and of the products of N pairs."""
+        queries = [self.query_row[key] for key in pairs["query_id"]]
+        return self.query[queries], self.product[
+            [self.product_row[key] for key in pairs["product_id"]]
+        ]
+
+    def p50(self, call: Callable, pairs: Dataset) -> float:
+        """Milliseconds for one pair whose product's vector is at hand, on one thread."""
+        tokenizer = models.load_tokenizer(self.profile.teacher)
+        encoder = models.build_teacher(self.profile.teacher, ("unused",)).base_model.eval()
+        some = first(pairs, SPEED_PAIRS)
+        tokens = [tokenizer(query, return_tensors="pt") for query in some["query"]]
+
+        def answer(one):
+            batch, product = one
+            state = encoder(**batch).last_hidden_state
+            query = normalize(features.pool(state, batch["attention_mask"]).numpy())
+            return call(pair_table(query, product[None]))
+
+        inputs = list(zip(tokens, self.of(some)[1], strict=True))
+        return bench.latency(answer, inputs, threads=1)["p50_ms"]
+
+
+def pair_table(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Features (N, 2H + 1) of pairs: product and difference, element by element, and cosine."""
+    both = a * b
+    return np.hstack([both, np.abs(a - b), both.sum(axis=1, keepdims=True)])
+
+
+def logistic(x: np.ndarray, y: np.ndarray, classes: int, seed: int) -> list[tuple[Callable, dict]]:
+    """For each strength a function from features to probabilities (N, C), and its size."""
+    found = []
+    for strength in STRENGTHS:
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=5000))
+        model.fit(x, y)
+
+        def call(rows, model=model):
+            chances = np.zeros((len(rows), classes))  # 0 for a label that training never showed
+            chances[:, model.classes_] = model.predict_proba(rows)
+            return chances
+
+        weights = model[-1].coef_.size + model[-1].intercept_.size
+        scale = 2 * x.shape[1]
+        found.append((call, {"trained_parameters": weights, "kept_bytes": 8 * (weights + scale)}))
+    return found
+
+
+def boosted(x: np.ndarray, y: np.ndarray, classes: int, seed: int) -> list[tuple[Callable, dict]]:
+    """The same for numbers of boosted trees."""
+    settings = {
+        "objective": "multiclass",
+        "num_class": classes,
+        "learning_rate": 0.05,
+        "num_leaves": 15,
+        "min_data_in_leaf": 5,
+        "feature_fraction": 0.3,
+        "seed": seed,
+        "deterministic": True,
+        "force_row_wise": True,
+        "num_threads": 1,
+        "verbosity": -1,
+    }
+    model = lightgbm.train(settings, lightgbm.Dataset(x, y), num_boost_round=max(TREES))
+    found = []
+    for trees in TREES:
+        kept = model.dump_model(num_iteration=trees)["tree_info"]
+        cost = {
+            "trained_parameters": sum(tree["num_leaves"] for tree in kept),
+            "kept_bytes": len(model.model_to_string(num_iteration=trees).encode()),
+        }
+        found.append((lambda rows, trees=trees: model.predict(rows, num_iteration=trees), cost))
+    return found
+
+
+def classical(method: str, data: DatasetDict, vectors: Vectors) -> tuple[Callable, dict]:
+    """Of the strengths or numbers of trees that which is best on validation pairs, and its cost."""
+    start = time.perf_counter()
+    train, validation = data["train"], data["validation"]
+    fit = {"frozen": logistic, "trees": boosted}[method]
+    seed, classes = vectors.profile.seed, train.features["label"].num_classes
+    tried = fit(pair_table(*vectors.of(train)), np.array(train["label"]), classes, seed)
+    table = pair_table(*vectors.of(validation))
+
+    def quality(one: tuple[Callable, dict]) -> float:
+        found = pipeline.evaluate(validation, one[0](table))
+        return found["classification"]["macro_f1"] + found["ranking"]["ndcg@10"]
+
+    call, cost = max(tried, key=quality)
+    return call, cost | {"seconds": time.perf_counter() - start}
+
+
+# Networks -----------------------------------------------------------------------------------------
+
+
+def trained(method: str, data: DatasetDict, profile: Profile, catalogue: Dataset) -> Path:
+    """The folder of the network that a method trains on `data["train"]`, students apart."""
+    if method == "scratch":
+        return pipeline.teacher(data, profile, pretrained=False)
+    if method == "adapted":
+        start = pipeline.domain_adapted(catalogue, profile)
+        return pipeline.teacher(data, profile, checkpoint=start)
+    if method == "LoRA":
+        return pipeline.low_rank(data, profile, learning_rate=profile.teacher_learning_rate)
+    return pipeline.teacher(data, profile)
+
+
+def measure(seed: int, result: dict, keep: Callable[[], None]) -> None:
+    """Add every run to `result` that it lacks, and `keep` it after each."""
+    profile = Profile.named(seed=seed)
+    data, catalogue = load("shop", profile), sources.catalogue("shop", profile)
+    test, entries = data["test"], result["entries"]
+    vectors = Vectors(data, catalogue, profile)
+    warmed = pipeline.warmed(data, profile)
+    # Once for any number of labels. The warm-up needs the bi-encoder's vectors.
+    shared = {
+        "frozen": vectors.seconds,
+        "trees": vectors.seconds,
+        "warmed": seconds(warmed) + vectors.seconds,
+        "distilled": seconds(warmed) + vectors.seconds,
+    }
+
+    def lookup(method: str, wanted: int) -> dict | None:
+        same = [e for e in entries if (e["method"], e["wanted"]) == (method, wanted)]
+        return same[0] if same else None
+
+    def add(method: str, wanted: int, labels: int, found: dict) -> None:
+        own = {"seed": seed, "method": method, "wanted": wanted, "labels": labels}
+        entries.append(own | {"shared_seconds": shared.get(method, 0.0)} | found)
+        keep()
+        print(f"seed {seed}, {method}, {labels} labels: lift@10 {found['lift@10']:.3f}")
+
+    def network(method: str, wanted: int, lesson: DatasetDict) -> dict:
+        pairs = len(lesson["train"])
+        settings = fitted(profile, method, pairs, result["min_steps"], result["rates"])
+        folder, cost = trained(method, lesson, settings, catalogue), 0.0
+        if method == "distilled":
+            teacher, taught = folder, lookup("warmed", wanted)
+            folder = pipeline.student(
+                lesson, profile, teacher_folder=teacher, unlabelled=result["pairs"]
+            )
+            read = pairs + min(result["pairs"], len(lesson["unlabelled"]))
+            cost = taught["seconds"] + taught["seconds_per_pair"] * read
+        if method == "adapted":
+            shared[method] = seconds(pipeline.domain_adapted(catalogue, settings))
+        frozen = {"warmed": profile.frozen_layers, "distilled": 0}.get(method)
+        start = time.perf_counter()
+        found = judged(test, pipeline.predict(folder, test, profile))
+        return found | {
+            "seconds_per_pair": (time.perf_counter() - start) / len(test),
+            "seconds": seconds(folder) + cost,
+            "steps": int(pipeline.training_log(folder)["step"].max()),
+            "p50_ms": p50(folder, test, profile),
+            **sizes(folder, frozen),
+        }
+
+    def frozen(method: str, lesson: DatasetDict) -> dict:
+        call, cost = classical(method, lesson, vectors)
+        found = judged(test, call(pair_table(*vectors.of(test))))
+        return found | cost | {"p50_ms": vectors.p50(call, test)}
+
+    scores = without_labels(data, warmed, vectors)
+    for method, score in scores.items():
+        if lookup(method, 0) is None:
+            ranking = metrics.ranking(pipeline.frame(test, score), pipeline.gains(test))
+            add(method, 0, 0, ranked(test, ranking))
+    for wanted in numbers(result["labels"], len(data["train"])):
+        lesson = few(data, wanted)
+        for method in METHODS:
+            if lookup(method, wanted) is None:
+                classic = method in ("frozen", "trees")
+                run = frozen(method, lesson) if classic else network(method, wanted, lesson)
+                counts = {"validation_labels": len(lesson["validation"])}
+                add(method, wanted, len(lesson["train"]), run | counts)
+    log = pipeline.training_log(pipeline.domain_adapted(catalogue, profile))
+    looks = log.dropna(subset="eval_loss")
+    result["adaptation"] = [
+        {"seed": seed, "step": int(step), "loss": loss}
+        for step, loss in zip(looks["step"], looks["eval_loss"], strict=True)
+    ]
+    if not result["distance"]:
+        result["distance"] = departments(data, catalogue, vectors, scores["warmed"], result)
+    keep()
+
+
+def numbers(labels: list[int], everything: int) -> list[int]:
+    return [*(n for n in labels if n < everything), everything]
+
+
+def without_labels(data: DatasetDict, warmed: Path, vectors: Vectors) -> dict[str, np.ndarray]:
+    """Scores (N,) of the test pairs before any label: by cosine, and by the warmed-up model."""
+    profile = vectors.profile
+    tokenizer = models.load_tokenizer(str(warmed))
+    encoded = distill.encode(data["test"], tokenizer, profile.max_length)
+    logits = distill.predict(models.load(warmed, 2), encoded, tokenizer, profile)
+    queries, products = vectors.of(data["test"])
+    return {"cosine": (queries * products).sum(axis=1), "warmed": logits[:, 1] - logits[:, 0]}
+
+
+# Labels from another department -------------------------------------------------------------------
+
+
+def departments(
+    data: DatasetDict, catalogue: Dataset, vectors: Vectors, untaught: np.ndarray, result: dict
+) -> list[dict]:
+    """The lift on each department of teachers that learnt from another's labels, or its own.
+
+    Beside them a teacher that learnt from as many labels of all departments, and the model that all
+    of them start from. Empty for a shop of one department.
+    """
+    profile, test = vectors.profile, data["test"]
+    of_product = np.array(catalogue["department"])
+    names = np.unique(of_product)
+    middle = normalize([vectors.product[of_product == name].mean(axis=0) for name in names])
+    distance = pd.DataFrame(1 - middle @ middle.T, names, names)
+    asked = departments_of_queries(profile, catalogue)
+    of_query = {
+        split: np.array([asked[key] for key in data[split]["query_id"]])
+        for split in ("train", "validation")
+    }
+    counts = pd.Series(of_query["train"]).value_counts().sort_index()
+    chosen = counts.nlargest(SOURCES).index.tolist()
+    labels = min(SOURCE_LABELS, int(counts[chosen].min()))
+    if len(chosen) < 2:
+        return []
+
+    def lifts(scores: np.ndarray) -> pd.Series:
+        ranking = metrics.ranking(pipeline.frame(test, scores), pipeline.gains(test))
+        return ranking["per_query"]["lift@10"]
+
+    before = lifts(untaught)
+    target_of = before.index.map(asked)
+    queries = target_of.value_counts()
+    entries = []
+    for source in (*chosen, SPREAD):
+        lesson = DatasetDict(data)
+        for split, there in of_query.items():
+            rows = np.flatnonzero((there == source) | (source == SPREAD))
+            lesson[split] = whole_queries(data[split].select(rows), labels)
+        pairs = len(lesson["train"])
+        settings = fitted(profile, "warmed", pairs, result["min_steps"], result["rates"])
+        chances = pipeline.predict(pipeline.teacher(lesson, settings), test, profile)
+        after = lifts(metrics.expected_gain(chances, pipeline.gains(test)))
+        for target in names[[queries.get(name, 0) >= TARGET_QUERIES for name in names]]:
+            others = distance.loc[[name for name in chosen if name != target], target]
+            kinds = {target: "own", others.idxmax(): "far", others.idxmin(): "near"}
+            kinds[SPREAD] = "spread"
+            entries.append(
+                {
+                    "seed": profile.seed,
+                    "source": source,
+                    "target": target,
+                    "kind": kinds.get(source, "between"),
+                    "distance": None if source == SPREAD else distance.loc[source, target],
+                    "labels": pairs,
+                    "queries": int(queries[target]),
+                    "lift@10": float(after[target_of == target].mean()),
+                    "lift@10 before": float(before[target_of == target].mean()),
+                }
+            )
+        print(f"seed {profile.seed}: {pairs} labels of {source}")
+    return entries
+
+
+def departments_of_queries(profile: Profile, catalogue: Dataset) -> dict[str, str]:
+    """The department that each query of the simulated shop is about."""
+    simulated = shop.generate(
+        profile.seed,
+        products=profile.products,
+        queries=profile.queries,
+        judged_per_query=profile.judged_per_query,
+        unlabelled_pairs=profile.unlabelled_pairs,
+    )
+    kinds = dict(zip(catalogue["product_type"], catalogue["department"], strict=True))
+    asked = simulated.queries.set_index("query_id")["product_type"].map(kinds)
+    return asked.to_dict()
+
+
+# Learning rates -----------------------------------------------------------------------------------
+
+
+def tune(out: Path, min_steps: int) -> None:
+    """Record the validation quality of each method at each of its rates, and the best."""
+    profile = Profile.named(seed=TUNED_ON)
+    data, catalogue = load("shop", profile), sources.catalogue("shop", profile)
+    lesson = DatasetDict({**data, "train": whole_queries(data["train"], TUNED_AT)})
+    tried = []
+    for method, rates in RATES.items():
+        for rate in rates:
+            settings = fitted(profile, method, len(lesson["train"]), min_steps, {method: rate})
+            log = pipeline.training_log(trained(method, lesson, settings, catalogue))
+            tried.append({"method": method, "rate": rate, "quality": log["eval_quality"].max()})
+            print(f"{method}, rate {rate:g}: quality {tried[-1]['quality']:.4f}")
+    best = pd.DataFrame(tried).sort_values("quality").groupby("method")["rate"].last()
+    report.write_recorded(
+        out,
+        command="python benchmarks/methods.py --tune",
+        seeds=[TUNED_ON],
+        hardware=bench.hardware(),
+        generator=shop.generator_hash(),
+        data={
+            "profile": profile.name,
+            "labels": len(lesson["train"]),
+            "min_steps": min_steps,
+            "tried": tried,
+            "chosen": best.to_dict(),
+        },
+        goals=[],
+    )
+
+
+# The recorded result ------------------------------------------------------------------------------
+
+
+def summary(entries: pd.DataFrame) -> list[dict]:
+    """Means over seeds of every measure and cost, with an interval from three seeds on."""
+    rows = []
+    for (_, method), runs in entries.groupby(["wanted", "method"], sort=False):
+        found = {"method": method, "labels": int(runs["labels"].iloc[0]), "seeds": len(runs)}
+        for name in MEASURES:
+            values = runs[name].astype(float).tolist()
+            span = {"mean": float(np.mean(values)), "low": None, "high": None}
+            if np.isnan(values).any():
+                span["mean"] = None  # a method without labels predicts none
+            elif len(values) >= 3:
+                span = metrics.seed_interval(values)
+            found[name] = span
+        costs = runs[list(COSTS)].astype(float).mean()
+        found |= {name: None if np.isnan(cost) else cost for name, cost in costs.items()}
+        rows.append(found)
+    return rows
+
+
+def comparisons(entries: pd.DataFrame) -> list[dict]:
+    """Lift@10 of the best method at each number of labels minus that of each other one.
+
+    With intervals over the test queries of all seeds. What needs no label takes part everywhere.
+    """
+    parts: dict[tuple, list[pd.Series]] = {}
+    for entry in entries[["wanted", "method", "per_query"]].itertuples(index=False):
+        parts.setdefault((entry.wanted, entry.method), []).append(pd.Series(entry.per_query))
+    lifts = {key: pd.concat(values) for key, values in parts.items()}
+    rows = []
+    for wanted in sorted(set(entries["wanted"]) - {0}):
+        rivals = {key: values for key, values in lifts.items() if key[0] in (0, wanted)}
+        best = max(rivals, key=lambda key: rivals[key].mean())
+        labels = int(entries.loc[entries["wanted"] == wanted, "labels"].iloc[0])
+        for (own, method), values in rivals.items():
+            if (own, method) != best:
+                span = metrics.paired_bootstrap(rivals[best], values)
+                rows.append(
+                    {
+                        "labels": labels,
+                        "best": best[1],
+                        "best_labels": labels if best[0] else 0,
+                        "method": method,
+                        "method_labels": labels if own else 0,
+                        **span,
+                    }
+                )
+    return rows
+
+
+def merge(folder: Path, out: Path) -> None:
+    """Write the recorded result from the files of single seeds."""
+    files = sorted(folder.glob("seed*.json"))
+    if not files:
+        raise SystemExit(f"{folder}: no file of a seed; run this script with --seeds first.")
+    parts = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    unlike = [name for name in SAME if any(part[name] != parts[0][name] for part in parts)]
+    if unlike:
+        raise SystemExit(f"{folder}: the files differ in {', '.join(unlike)}; remove the old ones.")
+    runs = [{(entry["wanted"], entry["method"]) for entry in part["entries"]} for part in parts]
+    short = [
+        part["seed"] for part, own in zip(parts, runs, strict=True) if own < set().union(*runs)
+    ]
+    if short:
+        raise SystemExit(f"{folder}: seed {short[0]} lacks runs; start it again with --seeds.")
+    seeds = sorted(part["seed"] for part in parts)
+    entries = pd.DataFrame([entry for part in parts for entry in part["entries"]])
+    entries = entries.sort_values(["wanted", "seed"], kind="stable")
+    plain = entries.drop(columns="per_query").astype(object)
+    script = "python benchmarks/methods.py"
+    report.write_recorded(
+        out,
+        command=f"{script} --pairs {parts[0]['pairs']} --seeds {' '.join(map(str, seeds))} --merge",
+        seeds=seeds,
+        hardware=parts[0]["hardware"],
+        generator=parts[0]["generator"],
+        data={
+            **{name: parts[0][name] for name in SAME if name != "generator"},
+            "summary": summary(entries),
+            "comparisons": comparisons(entries),
+            "entries": plain.where(plain.notna(), None).to_dict("records"),
+            "adaptation": [row for part in parts for row in part["adaptation"]],
+            "distance": [row for part in parts for row in part["distance"]],
+        },
+        goals=[],
+    )
+    print(f"{out}: seeds {', '.join(map(str, seeds))}")
+
+
+def begun(file: Path, result: dict) -> dict:
+    """`result`, or what an earlier run of the same settings has left in its file."""
+    if not file.exists():
+        return result
+    found = json.loads(file.read_text(encoding="utf-8"))
+    unlike = [name for name in SAME if found[name] != result[name]]
+    if unlike:
+        raise SystemExit(
+            f"{file}: made with another {', '.join(unlike)}; remove it or give another --folder."
+        )
+    return found
+
+
+def chosen_rates(path: Path) -> dict:
+    if not path.exists():
+        raise SystemExit(f"{path}: no learning rates yet; run this script with --tune first.")
+    return json.loads(path.read_text(encoding="utf-8"))["data"]["chosen"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Ways of transfer, labels and cost.")
+    parser.add_argument("--tune", action="store_true", help=f"rates, on shop {TUNED_ON}")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[], help="seeds of the shop")
+    parser.add_argument("--labels", type=int, nargs="*", default=LABELS, help="all is added")
+    parser.add_argument("--pairs", type=int, default=6000, help="unlabelled, for the student")
+    parser.add_argument("--min-steps", type=int, default=150, help="steps of a network at least")
+    parser.add_argument("--folder", type=Path, help="of the single seeds' files")
+    parser.add_argument("--merge", action="store_true", help="write the recorded result")
+    parser.add_argument("--out", type=Path, default=RECORDED, help="where --merge writes")
+    arguments = parser.parse_args()
+    folder = arguments.folder or Profile.named().artifacts / "methods"
+    rates = arguments.out.with_name("methods_rates.json")
+    if not (arguments.tune or arguments.seeds or arguments.merge):
+        parser.error("give --tune, --seeds, --merge, or several of them")
+    if TUNED_ON in arguments.seeds:
+        parser.error(f"--seeds: shop {TUNED_ON} chose the learning rates; report another")
+    if arguments.tune:
+        tune(rates, arguments.min_steps)
+    for seed in arguments.seeds:
+        profile = asdict(Profile.named())
+        file = folder / f"seed{seed}.json"
+        fresh = {
+            "seed": seed,
+            "profile": {k: v for k, v in profile.items() if k not in ("seed", "artifacts")},
+            "generator": shop.generator_hash(),
+            "labels": list(arguments.labels),
+            "pairs": arguments.pairs,
+            "min_steps": arguments.min_steps,
+            "rates": chosen_rates(rates),
+            "hardware": bench.hardware(),
+            "entries": [],
+            "adaptation": [],
+            "distance": [],
+        }
+        # As JSON writes it: a tuple comes back as a list.
+        result = begun(file, json.loads(json.dumps(fresh)))
+        measure(seed, result, lambda result=result, file=file: write_text(file, json.dumps(result)))
+    if arguments.merge:
+        merge(folder, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

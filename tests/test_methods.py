@@ -1,0 +1,528 @@
+"""Ways of transfer: adaptation without labels, low-rank adaptation, and what compares them."""
+
+import importlib.util
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+import tiny_models
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from ecomkd import bench, distill, models, pipeline, report
+from ecomkd.data import shop
+from ecomkd.data.schema import TEXT
+
+ROOT = Path(__file__).resolve().parent.parent
+PHRASES = (
+    "red wool shoe strap steel tea",
+    "blue tea pot lamp small desk",
+    "green kids mug mat large",
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_bars():
+    datasets.disable_progress_bars()
+    yield
+    datasets.enable_progress_bars()
+
+
+@pytest.fixture(scope="module")
+def methods():
+    spec = importlib.util.spec_from_file_location("methods", ROOT / "benchmarks" / "methods.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["methods"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def profile(tmp_path):
+    start = tiny_models.save(tiny_models.bert(layers=2, seed=1), tmp_path / "start")
+    return tiny_models.profile(tmp_path / "artifacts", teacher=str(start), frozen_layers=None)
+
+
+def catalogue(products: int = 60) -> Dataset:
+    """Products whose hidden words follow from those that are left."""
+    rows = {name: [""] * products for name in TEXT}
+    rows["product_title"] = [PHRASES[index % len(PHRASES)] for index in range(products)]
+    return Dataset.from_dict({"product_id": [f"p{i}" for i in range(products)], **rows})
+
+
+class Kill(TrainerCallback):
+    """Stands in for a kill: the run breaks off after some of its steps."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 7:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def killed_once(monkeypatch):
+    """The first run of a trainer breaks off at step 7; says which step the next one began after."""
+    begun = []
+    to_end = distill.run_to_end
+
+    def run(trainer, folder):
+        if not begun:
+            trainer.add_callback(Kill())
+        begun.append(len(list((folder / "checkpoints").glob("checkpoint-*"))))
+        return to_end(trainer, folder)
+
+    monkeypatch.setattr(distill, "run_to_end", run)
+    return begun
+
+
+def same(one: Path, other: Path) -> bool:
+    a, b = (load_file(folder / "model.safetensors") for folder in (one, other))
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# Domain-adaptive pretraining ----------------------------------------------------------------------
+
+
+def test_the_head_that_names_tokens_is_tied_to_the_table_of_words():
+    model = models.build_masked("minilm", seed=3)
+    table = model.get_input_embeddings().weight
+    assert model.get_output_embeddings().weight is table
+    assert torch.equal(table, models.build_teacher("minilm", ["a"]).get_input_embeddings().weight)
+    dense = "cls.predictions.transform.dense.weight"
+    drawn = [models.build_masked("minilm", seed).state_dict()[dense] for seed in (3, 4)]
+    assert torch.equal(model.state_dict()[dense], drawn[0])
+    assert not torch.equal(*drawn)
+
+
+def test_hidden_tokens_are_a_seventh_and_others_in_each_pass():
+    tokenizer = tiny_models.tokenizer()
+    texts = list(catalogue(200)["product_title"])
+    rows = pipeline._hidden_tokens(texts, tokenizer, 2, seed=0)
+    labels = [np.array(row) for row in rows["labels"]]
+    assert all((row != -100).any() for row in labels)
+    assert not any((row[[0, -1]] != -100).any() for row in labels)  # [CLS] and [SEP]
+    pairs = zip(rows["input_ids"], labels, strict=True)
+    assert all((np.array(ids) == row)[row == -100].any() is np.False_ for ids, row in pairs)
+    first, second = rows["input_ids"][:100], rows["input_ids"][-100:]
+    assert first != second
+    again = pipeline._hidden_tokens(texts, tokenizer, 2, seed=0)
+    assert rows["labels"][:] == again["labels"][:]
+    # 15 % of 5 or 6 tokens; texts without one were left out.
+    share = sum((row != -100).sum() for row in labels) / (2 * 200 * (17 / 3))
+    assert 0.12 < share < 0.18
+
+
+def test_adaptation_changes_the_encoder_and_names_hidden_words_better(profile):
+    folder = pipeline.domain_adapted(catalogue(), profile, passes=30, learning_rate=5e-3)
+    losses = pipeline.training_log(folder)["eval_loss"].dropna().tolist()
+    assert losses[-1] < losses[0]
+    assert min(losses) < np.log(len(tiny_models.WORDS)) - 1  # far from guessing
+    before, after = (
+        models.build_teacher(name, ["a"]).base_model.state_dict()
+        for name in (profile.teacher, str(folder))
+    )
+    assert before.keys() == after.keys()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {name for name in before if name.startswith("pooler")}.isdisjoint(moved)
+    assert any("layer.0" in name for name in moved)
+
+
+def test_a_teacher_starts_from_the_adapted_encoder(profile):
+    data = tiny_models.shop()
+    still = replace(profile, teacher_learning_rate=0.0)
+    adapted = pipeline.domain_adapted(catalogue(), profile)
+    plain, started = (
+        pipeline.teacher(data, still),
+        pipeline.teacher(data, still, checkpoint=adapted),
+    )
+    assert plain != started
+    wanted = load_file(adapted / "model.safetensors")
+    found = models.load(started).base_model.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in wanted.items())
+
+
+def test_a_killed_adaptation_goes_on_to_the_same_weights(profile, tmp_path, killed_once):
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.domain_adapted(catalogue(), profile)
+    broken = pipeline.domain_adapted(catalogue(), profile)
+    assert killed_once == [0, 1]  # from the checkpoint at step 4 of 18
+    unbroken = pipeline.domain_adapted(catalogue(), replace(profile, artifacts=tmp_path / "other"))
+    assert broken.name == unbroken.name
+    assert same(broken, unbroken)
+    times = pipeline.training_log(broken)["seconds"]
+    assert times.is_monotonic_increasing
+    assert times.iloc[0] > 0
+
+
+# Low-rank adaptation ------------------------------------------------------------------------------
+
+
+def low_rank(rank: int = 4, seed: int = 0):
+    pytest.importorskip("peft")
+    return models.build_low_rank(tiny_models.bert(layers=2, seed=1), rank, seed)
+
+
+def batch() -> dict:
+    return {"input_ids": torch.arange(2, 18).reshape(2, 8)}
+
+
+def step(model, rate: float = 0.1) -> None:
+    free = [weight for weight in model.parameters() if weight.requires_grad]
+    optimiser = torch.optim.SGD(free, rate)
+    for _ in range(3):
+        model(**batch(), labels=torch.tensor([0, 3])).loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
+
+def test_a_fresh_correction_changes_no_answer():
+    plain = tiny_models.bert(layers=2, seed=1).eval()
+    with torch.no_grad():
+        wanted, found = plain(**batch()).logits, low_rank().eval()(**batch()).logits
+    assert torch.equal(wanted, found)
+
+
+def test_only_the_correction_and_the_head_train():
+    model = low_rank(rank=4)
+    free = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    corrections = [name for name in free if "lora_" in name]
+    assert len(corrections) == 2 * 2 * 4  # A and B, layers, projections
+    assert sum(free[name].numel() for name in corrections) == 2 * 2 * 4 * 4 * 32
+    rest = set(free) - set(corrections)
+    assert rest and all("classifier" in name for name in rest)
+
+
+def test_training_leaves_the_base_weights_alone():
+    model = low_rank()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    step(model)
+    after = model.state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any("lora_B" in name for name in moved)
+    assert all("lora_" in name or "modules_to_save" in name for name in moved)
+
+
+def test_merging_changes_no_answer():
+    model = low_rank()
+    step(model)
+    with torch.no_grad():
+        before = model.eval()(**batch()).logits
+        merged = model.merge_and_unload()
+        after = merged.eval()(**batch()).logits
+    assert type(merged) is type(tiny_models.bert())
+    assert torch.allclose(before, after, atol=1e-5)
+    untrained = tiny_models.bert(layers=2, seed=1).eval()(**batch()).logits
+    assert not torch.allclose(before, untrained, atol=1e-2)
+
+
+def test_a_low_rank_teacher_loads_like_any_and_keeps_its_adapter(profile):
+    pytest.importorskip("peft")
+    data = tiny_models.shop()
+    folder = pipeline.low_rank(data, profile, rank=4, learning_rate=0.05)
+    model = models.load(folder, 4).state_dict()
+    start = models.load(profile.teacher, 4).state_dict()
+    moved = {name for name in model if not torch.equal(model[name], start[name])}
+    assert {name for name in moved if "attention" not in name} <= {
+        "classifier.weight",
+        "classifier.bias",
+    }
+    assert any("attention" in name for name in moved)
+    size = bench.model_size(folder / "adapter")
+    assert size["parameters"] == 2 * 2 * 4 * 4 * 32 + 4 * 33
+    assert pipeline.training_log(folder)["seconds"].max() > 0
+    chances = pipeline.predict(folder, data["test"], profile)
+    assert chances.shape == (12, 4)
+    student = pipeline.student(data, profile, teacher_folder=folder)
+    assert models.load(student, 4).config.num_hidden_layers == len(profile.student_layers)
+
+
+def test_a_killed_low_rank_run_goes_on_to_the_same_weights(profile, tmp_path, killed_once):
+    pytest.importorskip("peft")
+    data, longer = tiny_models.shop(), replace(profile, teacher_epochs=6)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.low_rank(data, longer)
+    broken = pipeline.low_rank(data, longer)
+    assert killed_once == [0, 1]
+    unbroken = pipeline.low_rank(data, replace(longer, artifacts=tmp_path / "other"))
+    assert broken.name == unbroken.name
+    assert same(broken, unbroken)
+
+
+@pytest.mark.parametrize("rank", [0, 33])
+def test_a_rank_that_no_matrix_has(rank):
+    with pytest.raises(ValueError) as error:
+        models.build_low_rank(tiny_models.bert(), rank)
+    assert str(error.value) == (f"rank={rank}: take a whole number from 1 to the hidden size, 32.")
+
+
+def test_peft_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(models.ModelError) as error:
+        models.build_low_rank(tiny_models.bert())
+    assert str(error.value) == (
+        "Low-rank adaptation needs the package peft: pip install 'ecomkd[lora]'."
+    )
+
+
+# Keys and bad input -------------------------------------------------------------------------------
+
+
+def test_what_determines_a_run_is_in_its_key(profile, monkeypatch):
+    monkeypatch.setattr(pipeline, "stage", lambda name, parts, make, root: json.dumps(parts))
+    data, products = tiny_models.shop(), catalogue()
+    others = catalogue(61)
+    runs = [
+        pipeline.domain_adapted(products, profile),
+        pipeline.domain_adapted(others, profile),
+        pipeline.domain_adapted(products, profile, passes=2),
+        pipeline.domain_adapted(products, profile, learning_rate=2e-4),
+        pipeline.domain_adapted(products, replace(profile, seed=5)),
+        pipeline.low_rank(data, profile),
+        pipeline.low_rank(data, profile, rank=4),
+        pipeline.low_rank(data, profile, learning_rate=1e-3),
+        pipeline.low_rank(data, profile, train_pairs=8),
+        pipeline.low_rank(data, profile, checkpoint="another"),
+        pipeline.teacher(data, profile),
+        pipeline.teacher(data, profile, checkpoint="another"),
+    ]
+    assert len(set(runs)) == len(runs)
+    assert pipeline.teacher(data, profile) == pipeline.teacher(data, profile, checkpoint=None)
+
+
+def test_a_given_checkpoint_is_known_by_its_content(profile, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "stage", lambda name, parts, make, root: json.dumps(parts))
+    data = tiny_models.shop()
+    folders = [
+        tiny_models.save(tiny_models.bert(seed=seed), tmp_path / name / "model")
+        for name, seed in (("one", 1), ("two", 2), ("three", 1))
+    ]
+    one, two, three = (pipeline.teacher(data, profile, checkpoint=path) for path in folders)
+    assert one == three != two
+
+
+def test_random_weights_and_a_checkpoint(profile):
+    with pytest.raises(ValueError) as error:
+        pipeline.teacher(tiny_models.shop(), profile, pretrained=False, checkpoint="minilm")
+    assert str(error.value) == (
+        "teacher: pretrained=False starts from random weights: leave the checkpoint out."
+    )
+
+
+@pytest.mark.parametrize(("products", "passes"), [(9, 3), (60, 0)])
+def test_nothing_to_adapt_to(profile, products, passes):
+    with pytest.raises(ValueError) as error:
+        pipeline.domain_adapted(catalogue(products), profile, passes=passes)
+    assert str(error.value) == (
+        f"domain_adapted: {products} products and passes={passes}: give at least 10 products and "
+        "1 pass."
+    )
+
+
+def test_encoders_of_two_shapes():
+    with pytest.raises(models.ModelError) as error:
+        models.take_encoder(tiny_models.bert(layers=1), tiny_models.bert(layers=2))
+    assert "The encoders differ in encoder.layer.1." in str(error.value)
+    assert str(error.value).endswith("take both from the same checkpoint.")
+
+
+# The comparison -----------------------------------------------------------------------------------
+
+
+def test_labels_come_as_whole_queries(methods):
+    pairs = tiny_models.pairs(24)  # four pairs a query
+    assert len(methods.whole_queries(pairs, 10)) == 8
+    assert len(methods.whole_queries(pairs, 12)) == 12
+    assert len(methods.whole_queries(pairs, 99)) == 24
+    with pytest.raises(SystemExit, match=r"--labels 3: the first query has more pairs"):
+        methods.whole_queries(pairs, 3)
+    data = tiny_models.shop(train=24)
+    lesson = methods.few(data, 8)
+    assert (len(lesson["train"]), len(lesson["validation"])) == (8, 8)
+    assert len(lesson["test"]) == len(data["test"])
+
+
+def test_small_training_sets_take_more_passes(methods):
+    profile = tiny_models.profile(Path("none"), batch_size=32, warm_up_pairs=64)
+    rates = {"full": 1e-4, "LoRA": 1e-3, "scratch": 2e-4}
+    epochs = [
+        methods.fitted(profile, "full", pairs, 150, rates).teacher_epochs
+        for pairs in (50, 200, 1000, 4500)
+    ]
+    assert epochs == [75, 22, 5, methods.EPOCHS]
+    adapted = methods.fitted(profile, "adapted", 200, 150, rates)
+    assert (adapted.teacher_learning_rate, adapted.warm_up_pairs) == (1e-4, 0)
+    assert adapted.frozen_layers is None
+    warmed = methods.fitted(profile, "warmed", 200, 150, rates)
+    assert warmed == replace(profile, teacher_epochs=22)
+
+
+@pytest.mark.parametrize("method", ["logistic", "boosted"])
+def test_a_label_that_training_never_showed_has_probability(methods, method):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((60, 5))
+    y = np.where(x[:, 0] > 0, 1, 3)
+    for call, cost in getattr(methods, method)(x, y, 4, seed=0):
+        chances = call(x)
+        assert chances.shape == (60, 4)
+        assert np.allclose(chances.sum(axis=1), 1)
+        assert chances[:, [0, 2]].max() < 0.01
+        assert cost["kept_bytes"] > 0
+    assert (chances.argmax(axis=1) == y).mean() > 0.9
+
+
+def entry(seed: int, method: str, wanted: int, lifts: list[float], **changes) -> dict:
+    per_query = {f"S{seed}Q{i}": lift for i, lift in enumerate(lifts)}
+    return {
+        "seed": seed,
+        "method": method,
+        "wanted": wanted,
+        "labels": wanted,
+        "macro_f1": 0.4 if wanted else None,
+        "ndcg@10": 0.8,
+        "lift@10": float(np.mean(lifts)),
+        "lift@10 unseen": 0.01 * seed,
+        "per_query": per_query,
+        "seconds": 10.0 * seed if wanted else None,
+        "shared_seconds": 1.0,
+        "p50_ms": 2.0 if wanted else None,
+        "trained_parameters": 7 if wanted else None,
+        "kept_bytes": 28 if wanted else None,
+        **changes,
+    }
+
+
+def part(seed: int, **changes) -> dict:
+    entries = [
+        entry(seed, "cosine", 0, [0.1, 0.1, 0.1]),
+        entry(seed, "full", 50, [0.3, 0.2, 0.1]),
+        entry(seed, "LoRA", 50, [0.2, 0.2, 0.05]),
+    ]
+    same_for_all = {"labels": [50], "pairs": 8, "min_steps": 150, "rates": {"full": 1e-4}}
+    return {
+        "seed": seed,
+        "profile": {"name": "smoke"},
+        "generator": shop.generator_hash(),
+        "hardware": {"cpu": "none"},
+        "entries": entries,
+        "adaptation": [{"seed": seed, "step": 1, "loss": 2.0}],
+        "distance": [],
+        **same_for_all,
+        **changes,
+    }
+
+
+def written(folder: Path, *parts: dict) -> Path:
+    for one in parts:
+        (folder / f"seed{one['seed']}.json").write_text(json.dumps(one))
+    return folder
+
+
+def test_merging_gives_means_intervals_and_comparisons(methods, tmp_path):
+    folder = written(tmp_path, *(part(seed) for seed in (1, 2, 3)))
+    methods.merge(folder, tmp_path / "out.json")
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert (record["seeds"], record["goals"]) == ([1, 2, 3], [])
+    assert record["command"].endswith("--pairs 8 --seeds 1 2 3 --merge")
+    rows = {(row["method"], row["labels"]): row for row in record["data"]["summary"]}
+    full = rows["full", 50]
+    assert full["seconds"] == 20.0
+    assert full["lift@10 unseen"]["mean"] == pytest.approx(0.02)
+    assert full["lift@10 unseen"]["high"] == pytest.approx(0.02 + 4.3027 * 0.01 / 3**0.5, abs=1e-4)
+    cosine = rows["cosine", 0]
+    assert (cosine["macro_f1"]["mean"], cosine["seconds"], cosine["seeds"]) == (None, None, 3)
+    found = {row["method"]: row for row in record["data"]["comparisons"]}
+    assert {row["best"] for row in found.values()} == {"full"}
+    assert found["LoRA"]["difference"] == pytest.approx(0.05)
+    assert found["cosine"]["difference"] == pytest.approx(0.1)
+    assert (found["cosine"]["method_labels"], found["LoRA"]["method_labels"]) == (0, 50)
+    assert "per_query" not in record["data"]["entries"][0]
+    assert "NaN" not in (tmp_path / "out.json").read_text()
+
+
+def test_merging_refuses_files_of_different_settings(methods, tmp_path):
+    with pytest.raises(SystemExit, match="no file of a seed; run this script with --seeds first"):
+        methods.merge(tmp_path, tmp_path / "out.json")
+    written(tmp_path, part(1), part(2, min_steps=10, pairs=9))
+    with pytest.raises(SystemExit, match="the files differ in pairs, min_steps; remove the old"):
+        methods.merge(tmp_path, tmp_path / "out.json")
+    half = part(2)
+    half["entries"].pop()
+    written(tmp_path, half)
+    with pytest.raises(SystemExit, match=r"seed 2 lacks runs; start it again with --seeds"):
+        methods.merge(tmp_path, tmp_path / "out.json")
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_a_run_goes_on_from_its_file_unless_the_settings_changed(methods, tmp_path):
+    file = written(tmp_path, part(1)) / "seed1.json"
+    fresh = {**part(1), "entries": []}
+    assert len(methods.begun(file, fresh)["entries"]) == 3
+    assert methods.begun(tmp_path / "seed2.json", fresh) is fresh
+    with pytest.raises(SystemExit, match="made with another rates; remove it or give another"):
+        methods.begun(file, {**fresh, "rates": {"full": 1e-3}})
+
+
+def test_rates_come_first_and_from_another_shop(methods, tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit, match=r"no learning rates yet; run this script with --tune"):
+        methods.chosen_rates(tmp_path / "methods_rates.json")
+    monkeypatch.setattr(sys, "argv", ["methods.py", "--seeds", "901"])
+    with pytest.raises(SystemExit):
+        methods.main()
+    assert "shop 901 chose the learning rates; report another" in capsys.readouterr().err
+
+
+def test_near_and_far_follow_the_rule(methods, monkeypatch):
+    """Three departments in a row: the middle one is near to both others."""
+    names = ["left", "middle", "right"]
+    at = {"left": [1.0, 0.0], "middle": [0.8, 0.6], "right": [0.0, 1.0]}
+    products = Dataset.from_dict({"product_id": names, "department": names, "product_type": names})
+
+    class Vectors:
+        profile = tiny_models.profile(Path("none"))
+        product = np.array([at[name] for name in names])
+
+    counts = {"train": 24, "validation": 24, "test": 180}
+    data = datasets.DatasetDict(
+        {split: tiny_models.pairs(size, prefix=split) for split, size in counts.items()}
+    )
+    asked = {
+        query: names[int(query.removeprefix(split)) % 3]
+        for split in counts
+        for query in data[split]["query_id"]
+    }
+    taught = []
+
+    def teacher(lesson, profile):
+        taught.append((len(lesson["train"]), {asked[key] for key in lesson["train"]["query_id"]}))
+        return Path("none")
+
+    monkeypatch.setattr(methods, "departments_of_queries", lambda profile, catalogue: asked)
+    monkeypatch.setattr(pipeline, "teacher", teacher)
+    uniform = np.full((180, 4), 0.25)
+    monkeypatch.setattr(pipeline, "predict", lambda folder, pairs, profile: uniform)
+    result = {"min_steps": 1, "rates": {}}
+    rows = methods.departments(data, products, Vectors, np.zeros(180), result)
+    assert taught == [(8, {name}) for name in names] + [(8, set(names[:2]))]
+    kinds = {(row["source"], row["target"]): row["kind"] for row in rows}
+    assert {kinds[name, name] for name in names} == {"own"}
+    assert kinds["middle", "left"] == kinds["middle", "right"] == kinds["left", "middle"] == "near"
+    assert kinds["right", "left"] == kinds["left", "right"] == kinds["right", "middle"] == "far"
+    assert {kinds[methods.SPREAD, name] for name in names} == {"spread"}
+    found = {(row["source"], row["target"]): row["distance"] for row in rows}
+    assert found["left", "right"] == pytest.approx(1)
+    assert found["middle", "left"] == pytest.approx(0.2)
+    assert all(row["lift@10"] == pytest.approx(row["lift@10 before"]) for row in rows)
+
+
+def test_what_is_recorded_has_rates_for_every_method_that_needs_one(methods):
+    recorded = report.recorded("methods_rates")["data"]
+    assert set(recorded["chosen"]) == set(methods.RATES)
+    tried = pd.DataFrame(recorded["tried"])
+    best = tried.loc[tried.groupby("method")["quality"].idxmax()].set_index("method")["rate"]
+    assert best.to_dict() == recorded["chosen"]
