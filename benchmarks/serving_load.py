@@ -5,9 +5,10 @@
 
 DIR is a folder that `ecomkd serve` takes. The service runs in a process of its own, and Locust's
 clients in another, so that they share the machine: the numbers are those of service and clients
-together. Each client asks again as soon as it has its answer, half of the time for a search, half
-of the time for an order of 20 products. Queries are those of the shop's unlabelled pairs. Every
-answer is compared with that of the same engine called in this process, before the service starts.
+together. A client asks again as soon as it has its answer, or, where it is turned away, when it is
+told to; half of the time for a search, half of the time for an order of 20 products. Queries are
+those of the shop's unlabelled pairs. Every answer is compared with that of the same engine called
+in this process, before the service starts.
 
 The last run kills the service (SIGKILL) while eight clients ask, and starts it again.
 """
@@ -60,18 +61,20 @@ def shoppers(plan: dict) -> dict:
                     gevent.sleep(0.05)
                 elif response.status_code != 200:
                     kind = "refused"
+                    gevent.sleep(float(response.headers.get("Retry-After", 0)))
                 else:
                     kind = "right" if response.json() == case["answer"] else "wrong"
                     times.append(response.request_meta["response_time"])
                 count[kind] += 1
                 response.success()
 
-    environment = Environment(user_classes=[Shopper])
-    runner = environment.create_local_runner()
+    runner = Environment(user_classes=[Shopper]).create_local_runner()
     runner.start(plan["clients"], spawn_rate=plan["clients"])
     began = time.monotonic()
-    gevent.spawn_later(plan["seconds"], runner.quit)
-    runner.greenlet.join()
+    print("asking", flush=True)
+    while not Path(plan["stop"]).exists():
+        gevent.sleep(0.05)
+    runner.quit()
     return {"clients": plan["clients"], "seconds": time.monotonic() - began, **count, "ms": times}
 
 
@@ -105,21 +108,23 @@ def _ready(port: int) -> bool:
 
 
 @contextmanager
-def load(plan: dict, clients: int, seconds: float):
-    """Clients that ask while the block runs; `result()` waits for them."""
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump({**plan, "clients": clients, "seconds": seconds}, file)
-        file.flush()
-        command = [sys.executable, __file__, "--shoppers", file.name]
+def load(plan: dict, clients: int):
+    """Clients that ask while the block runs; after it, the mapping has what they saw."""
+    seen: dict = {}
+    with tempfile.TemporaryDirectory() as folder:
+        file, stop = Path(folder) / "plan.json", Path(folder) / "stop"
+        file.write_text(json.dumps({**plan, "clients": clients, "stop": str(stop)}))
+        command = [sys.executable, __file__, "--shoppers", str(file)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-        def result() -> dict:
+        process.stdout.readline()
+        try:
+            yield seen
+        finally:
+            stop.touch()
             printed, _ = process.communicate()
-            if process.returncode:
-                raise SystemExit("Locust failed: the lines above say why.")
-            return json.loads(printed.splitlines()[-1])
-
-        yield result
+        if process.returncode:
+            raise SystemExit("Locust failed: the lines above say why.")
+        seen |= json.loads(printed.splitlines()[-1])
 
 
 def row(seen: dict) -> dict:
@@ -189,21 +194,23 @@ def main() -> None:
     }
     serving = (options.folder, options.port, options.workers)
     with service(*serving):
-        with load(plan, 2, 3) as result:  # warm-up
-            result()
+        with load(plan, 2):
+            time.sleep(3)  # warm-up
         levels = []
         for clients in options.clients:
-            with load(plan, clients, options.seconds) as result:
-                levels.append(row(result()))
+            with load(plan, clients) as seen:
+                time.sleep(options.seconds)
+            levels.append(row(seen))
             print(json.dumps(levels[-1]), flush=True)
-    with service(*serving) as first, load(plan, RESTART_CLIENTS, options.seconds) as result:
-        time.sleep(options.seconds / 4)
+    with service(*serving) as first, load(plan, RESTART_CLIENTS) as seen:
+        time.sleep(options.seconds / 2)
         first.send_signal(signal.SIGKILL)
         killed = time.monotonic()
         first.wait()
         with service(*serving):
             away = time.monotonic() - killed
-            restart = {**row(result()), "seconds_away": away}
+            time.sleep(options.seconds / 2)
+    restart = {**row(seen), "seconds_away": away}
     print(json.dumps(restart), flush=True)
 
     most = max(level["per_second"] for level in levels)

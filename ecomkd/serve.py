@@ -102,8 +102,9 @@ class Settings:
     """Bytes of a request's body."""
     timeout: float = 2.0
     """Seconds after which a request is given up."""
-    max_waiting: int = 64
-    """Requests that are in work or wait for it; the next one is turned away."""
+    max_waiting: int = 32
+    """Requests that are in work or wait for it; the next one is turned away. More than the engine
+    answers within `timeout` would only be answered too late."""
     rate: float = 50.0
     """Requests a second of one client, in bursts of up to twice as many; 0 sets no limit."""
     workers: int = os.cpu_count() or 1

@@ -99,6 +99,7 @@ USAGE = {
         "0: give a whole number",
     ),
     "half": (["shop", "x", "--products", "1.5"], "1.5: give a whole number of at least 1"),
+    "port": (["serve", "x", "--port", "70000"], "70000: give a whole number from 0 to 65535"),
 }
 
 
@@ -110,7 +111,7 @@ def test_bad_usage_is_named_with_status_2(arguments, words, capsys):
     assert words in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["check", "run", "shop"])
+@pytest.mark.parametrize("command", ["check", "run", "serve", "shop"])
 def test_help_shows_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

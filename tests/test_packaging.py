@@ -84,6 +84,11 @@ def test_environment_yml_has_the_requirements_of_pyproject():
     assert sorted(map(str, listed)) == sorted(set(map(str, required())))
 
 
+def test_the_book_has_what_a_service_needs():
+    extras = project()["optional-dependencies"]
+    assert set(extras["serve"]) <= set(extras["book"])
+
+
 def test_constraints_pin_every_requirement_but_torch():
     lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
     pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
