@@ -410,7 +410,13 @@ def fit(
     trainer = DistillationTrainer(
         model,
         args=arguments(
-            profile, folder, steps, learning_rate, evaluations, metric_for_best_model="quality"
+            profile,
+            folder,
+            steps,
+            learning_rate,
+            evaluations,
+            metric_for_best_model="quality",
+            train_sampling_strategy="group_by_length",
         ),
         train_dataset=train,
         eval_dataset=validation,
@@ -430,17 +436,18 @@ def arguments(
     steps: int,
     learning_rate: float,
     evaluations: int = 5,
+    kind: type[TrainingArguments] = TrainingArguments,
     **further,
 ) -> TrainingArguments:
-    """How every model of the book is trained; `further` goes to `TrainingArguments`.
+    """How every model of the book is trained; `further` goes to the arguments, of class `kind`.
 
     The rate rises over the first tenth of the steps and falls to zero. Of `evaluations` looks at
     the evaluation set the best is kept, by `metric_for_best_model` of `further`. Checkpoints go to
     `folder/checkpoints`.
     """
     every = max(1, -(-steps // evaluations))
-    kind = models.precision(profile)
-    return TrainingArguments(
+    precision = models.precision(profile)
+    return kind(
         output_dir=str(folder / "checkpoints"),
         max_steps=steps,
         learning_rate=learning_rate,
@@ -456,12 +463,11 @@ def arguments(
         save_total_limit=2,
         logging_steps=max(1, steps // 50),
         load_best_model_at_end=True,
-        train_sampling_strategy="group_by_length",
         remove_unused_columns=False,
         seed=profile.seed,
         data_seed=profile.seed,
-        bf16=kind == "bf16",
-        fp16=kind == "fp16",
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
         use_cpu=models.device(profile).type == "cpu",
         report_to=[],
         dataloader_pin_memory=models.device(profile).type == "cuda",

@@ -126,6 +126,7 @@ def domain_adapted(
                 batches(len(lesson), profile),
                 learning_rate,
                 metric_for_best_model="loss",
+                train_sampling_strategy="group_by_length",
                 prediction_loss_only=True,
             ),
             train_dataset=lesson,
