@@ -321,8 +321,8 @@ def static_encoder(
         bag = StaticEmbedding(tokenizer, embedding_weights=table.astype(np.float32))
         model = SentenceTransformer(modules=[bag, Normalize()], device="cpu")
         pairs = _all_pairs(_taught(data, catalogue, profile, unlabelled))
-        asked = teacher.encode(pairs["query"], show_progress_bar=False)
-        shown = teacher.encode(product_text(pairs[:]), show_progress_bar=False)
+        asked = _encode_once(teacher, pairs["query"])
+        shown = _encode_once(teacher, product_text(pairs[:]))
         rows = lesson(pairs, (asked * shown).sum(axis=1), profile.seed)
         steps = 3 * pipeline.batches(len(rows), profile)
         _fit(model, rows, data["validation"], profile, folder, steps, 1e-2)
@@ -345,6 +345,12 @@ def encoder(folder: Path | str, profile: Profile) -> SentenceTransformer:
     ).eval()
 
 
+def _encode_once(model: SentenceTransformer, texts: Sequence[str]) -> np.ndarray:
+    """Vectors (N, H) of texts of which many stand more than once."""
+    distinct, places = np.unique(np.asarray(texts, dtype=object), return_inverse=True)
+    return model.encode(distinct.tolist(), show_progress_bar=False)[places]
+
+
 def _all_pairs(taught: DatasetDict) -> Dataset:
     """Training, unlabelled and mined pairs in one table, without labels."""
     columns = ["query_id", "product_id", "query", *TEXT]
@@ -362,8 +368,8 @@ class _Validation(BaseEvaluator):
         self.texts = product_text(pairs[:])
 
     def __call__(self, model, output_path=None, epoch=-1, steps=-1) -> dict[str, float]:
-        asked = model.encode(self.pairs["query"], show_progress_bar=False)
-        shown = model.encode(self.texts, show_progress_bar=False)
+        asked = _encode_once(model, self.pairs["query"])
+        shown = _encode_once(model, self.texts)
         scored = pipeline.frame(self.pairs, (asked * shown).sum(axis=1))
         return {"ndcg@10": metrics.ranking(scored, pipeline.gains(self.pairs))["ndcg@10"]}
 
