@@ -32,8 +32,6 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Static
 from sentence_transformers.util import pairwise_dot_score
 from sklearn.decomposition import PCA
 from tokenizers import Tokenizer
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.utils import is_in_notebook
 
 from ecomkd import baselines, distill, export, metrics, mining, models, pipeline, run
 from ecomkd.artifacts import data_digest, digest, stage, write_text
@@ -382,58 +380,31 @@ def _fit(
     folder: Path,
     steps: int,
     learning_rate: float,
-    evaluations: int = 5,
 ) -> None:
-    """Train on the rows of `lesson` and save the best of `evaluations` looks into `folder`."""
-    checkpoints = folder / "checkpoints"
-    every = max(1, -(-steps // evaluations))
-    kind = models.precision(profile)
-    args = SentenceTransformerTrainingArguments(
-        output_dir=str(checkpoints),
-        max_steps=steps,
-        learning_rate=learning_rate,
-        warmup_steps=max(1, steps // 10),
-        lr_scheduler_type="linear",
-        per_device_train_batch_size=profile.batch_size,
-        eval_strategy="steps",
-        save_strategy="steps",
-        eval_steps=every,
-        save_steps=every,
-        save_total_limit=2,
-        logging_steps=every,
-        load_best_model_at_end=True,
-        metric_for_best_model="ndcg@10",
-        greater_is_better=True,
-        seed=profile.seed,
-        data_seed=profile.seed,
-        bf16=kind == "bf16",
-        fp16=kind == "fp16",
-        use_cpu=models.device(profile).type == "cpu",
-        report_to=[],
-        dataloader_pin_memory=models.device(profile).type == "cuda",
-    )
-    trainer = SentenceTransformerTrainer(
+    """Train on the rows of `lesson` and save the best of five looks into `folder`."""
+    trainer = _Trainer(
         model=model,
-        args=args,
+        args=distill.arguments(
+            profile,
+            folder,
+            steps,
+            learning_rate,
+            kind=SentenceTransformerTrainingArguments,
+            metric_for_best_model="ndcg@10",
+        ),
         train_dataset=rows,
         evaluator=_Validation(validation),
         loss=MarginMSELoss(model, _scaled),
     )
-    _only_progress(trainer)
-    trainer.train(resume_from_checkpoint=distill._last_whole_checkpoint(checkpoints))
-    model.save_pretrained(str(folder), create_model_card=False)
-    write_text(folder / "training.json", json.dumps(trainer.state.log_history, indent=1))
-    shutil.rmtree(checkpoints)
+    distill.run_to_end(trainer, folder)
 
 
-def _only_progress(trainer: SentenceTransformerTrainer) -> None:
-    trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(ProgressCallback)
-    if is_in_notebook():
-        from transformers.utils.notebook import NotebookProgressCallback
-
-        trainer.remove_callback(NotebookProgressCallback)
-    trainer.add_callback(distill._Progress)
+class _Trainer(SentenceTransformerTrainer):
+    def save_model(self, output_dir=None, _internal_call=False):
+        if _internal_call:
+            return super().save_model(output_dir, _internal_call=True)
+        # Without the library's model card, which would ask a hub.
+        self.model.save_pretrained(output_dir, create_model_card=False)
 
 
 def _scaled(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

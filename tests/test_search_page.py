@@ -439,7 +439,7 @@ def test_missing_or_damaged_data_is_one_sentence(browser, bare, data_file, tmp_p
 
 built = pytest.mark.skipif(
     not (BUILT / f"{PAGE}.html").exists(),
-    reason="no rendered book: run `python tools/book.py stored` first",
+    reason="the book has no such page, or is not rendered",
 )
 
 

@@ -518,8 +518,6 @@ def render(output: Path, notebooks: dict[str, nbformat.NotebookNode]) -> Path:
     for path in [ROOT / "_toc.yml", *(ROOT / "book").rglob("*")]:
         if path.is_file():
             wanted[str(path.relative_to(ROOT))] = path.read_bytes()
-    # Where nobody has made the data of the search page, the page says so.
-    wanted.setdefault("book/_static/search_data.js", "window.ecomkdSearch = null;\n")
     for path in source.rglob("*"):
         if path.is_file() and str(path.relative_to(source)) not in wanted:
             path.unlink()
