@@ -1,4 +1,4 @@
-"""The command line: `ecomkd check`, `ecomkd run`, `ecomkd serve`, `ecomkd shop`."""
+"""The command line: `ecomkd check`, `run`, `index`, `serve` and `shop`."""
 
 from __future__ import annotations
 
@@ -57,6 +57,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--out", type=Path, required=True, metavar="DIR", help="where results go")
 
+    index = _command(
+        commands,
+        "index",
+        _index,
+        "Write a search engine over one catalogue: train what is missing, then put it in a folder.",
+        "index my_shop/ --profile book --out search/",
+    )
+    index.add_argument("data", metavar="DATA", help="shop, esci, or a path")
+    index.add_argument("--profile", default=None, help="smoke, book or gpu (default: book)")
+    index.add_argument("--out", type=Path, required=True, metavar="DIR", help="where it goes")
+
     serve = _command(
         commands,
         "serve",
@@ -64,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         "Answer searches over HTTP: GET /search, POST /rerank, GET /health, GET /metrics.",
         "serve search/ --reference queries.txt",
     )
-    serve.add_argument("folder", metavar="DIR", type=Path, help="a folder with a search engine")
+    serve.add_argument("folder", metavar="DIR", type=Path, help="a folder that `index` wrote")
     serve.add_argument("--host", default="127.0.0.1", help="default: this machine alone")
     serve.add_argument("--port", type=_port, default=8000, help="0 takes a free one")
     serve.add_argument("--workers", type=_positive, metavar="N", help="threads (default: cores)")
@@ -115,6 +126,10 @@ def _port(text: str) -> int:
     return number
 
 
+def _source(text: str) -> str | Path:
+    return text if text in ("shop", "esci") else Path(text)
+
+
 def _check(options: argparse.Namespace) -> None:
     from ecomkd.data.schema import read
 
@@ -129,7 +144,7 @@ def _run(options: argparse.Namespace) -> None:
 
     profile = Profile.named(options.profile)
     seeds = list(range(options.first_seed, options.first_seed + options.seeds))
-    source = options.data if options.data in ("shop", "esci") else Path(options.data)
+    source = _source(options.data)
     name = source.name if isinstance(source, Path) else source
     arguments = f"--profile {profile.name} --seeds {options.seeds} --first-seed {seeds[0]}"
     if options.unlabelled is not None:
@@ -137,6 +152,13 @@ def _run(options: argparse.Namespace) -> None:
     command = f"ecomkd run {shlex.quote(name)} {arguments} --out {shlex.quote(options.out.name)}"
     print(run(source, profile, seeds, options.out, command, options.unlabelled))
     print(f"Report: {options.out / 'report.html'}")
+
+
+def _index(options: argparse.Namespace) -> None:
+    from ecomkd import search
+
+    profile = Profile.named(options.profile)
+    print(f"Search engine: {search.build(_source(options.data), profile, options.out)}")
 
 
 def _serve(options: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -151,7 +152,9 @@ def build_low_rank(model: nn.Module, rank: int = 8, seed: int = 0) -> nn.Module:
     config = LoraConfig(
         task_type="SEQ_CLS", r=rank, lora_alpha=2 * rank, target_modules=projections
     )
-    with seeded(seed):
+    with seeded(seed), warnings.catch_warnings():
+        # peft 0.21 asks the model by a name that transformers is giving up.
+        warnings.simplefilter("ignore", FutureWarning)
         return get_peft_model(model, config)
 
 
@@ -340,8 +343,8 @@ def seeded(seed: int):
 
 
 @contextmanager
-def _quiet():
-    # A new head is expected; the library's report about it would land in every notebook.
+def quiet():
+    """Inside, the library reports no new head and no tied weight: both are expected."""
     logging = transformers.utils.logging
     before = logging.get_verbosity()
     bars = logging.is_progress_bar_enabled()
@@ -363,7 +366,7 @@ def _from_pretrained(kind, name: str, ignore_mismatch: bool = False, **options):
         options["ignore_mismatched_sizes"] = True
     local = Path(source).exists()
     try:
-        with _quiet():
+        with quiet():
             return kind.from_pretrained(source, **options)
     except (OSError, ValueError, RuntimeError) as error:
         mend = (

@@ -134,7 +134,8 @@ def domain_adapted(
             processing_class=tokenizer,
             data_collator=DataCollatorForTokenClassification(tokenizer),
         )
-        distill.run_to_end(trainer, folder)
+        with models.quiet():
+            distill.run_to_end(trainer, folder)
         whole = models.build_teacher(profile.teacher, ("unused",), profile.seed)
         models.take_encoder(whole, model)
         whole.base_model.save_pretrained(folder)

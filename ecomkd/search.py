@@ -36,6 +36,7 @@ from tokenizers import Tokenizer
 from ecomkd import baselines, distill, export, metrics, mining, models, pipeline, run
 from ecomkd.artifacts import data_digest, digest, stage, write_text
 from ecomkd.config import Profile
+from ecomkd.data import sources
 from ecomkd.data.schema import TEXT
 from ecomkd.data.sources import product_text
 
@@ -521,6 +522,19 @@ def write(
     shutil.rmtree(folder, ignore_errors=True)
     working.replace(folder)
     return folder
+
+
+def build(source: str | Path, profile: Profile, folder: Path | str) -> Path:
+    """Train what an engine over a source needs, where it is not there yet, and `write` it."""
+    catalogue = sources.catalogue(source, profile)
+    data = pipeline.with_unlabelled(sources.load(source, profile), catalogue, profile)
+    teacher = pipeline.teacher(data, profile)
+    student = pipeline.student(data, profile, teacher_folder=teacher)
+    wide = bi_encoder(data, catalogue, profile, teacher_folder=teacher)
+    static = static_encoder(data, catalogue, profile, wide)
+    exported = run.exports(student, profile)
+    gains = pipeline.gains(data["train"])
+    return write(folder, catalogue, static, exported, gains, profile.max_length)
 
 
 def load(folder: Path | str) -> Engine:

@@ -246,11 +246,7 @@ def test_margins_are_learnt(tmp_path, smoke):
 
 @pytest.fixture(scope="module")
 def engine(smoke, folders, tmp_path_factory):
-    profile, data, catalogue = smoke
-    exported = run.exports(folders["student"], profile)
-    folder = tmp_path_factory.mktemp("engine") / "served"
-    gains = pipeline.gains(data["test"])
-    search.write(folder, catalogue, folders["static"], exported, gains, profile.max_length)
+    folder = search.build("shop", smoke[0], tmp_path_factory.mktemp("engine") / "served")
     return search.load(folder)
 
 
