@@ -14,7 +14,6 @@ import math
 import os
 import random
 import socket
-import sys
 import threading
 import time
 from collections import Counter as Tally
@@ -256,16 +255,16 @@ def agreement(student: np.ndarray, teacher: np.ndarray) -> tuple[float, bool]:
 class Shadow:
     """Has the teacher judge a share of the answers, after they were given.
 
-    Student and teacher score the same pairs, of a search those with the titles, in a thread of its
-    own, which on Linux yields to all others. Where samples come faster than the teacher judges,
-    they are dropped and counted.
+    Student and teacher score the same pairs, of a search those with the titles, one answer at a
+    time in a thread of its own. Where samples come faster than the teacher judges, they are dropped
+    and counted. What the teacher computes is taken from the processor: that bounds the share.
     """
 
     def __init__(self, engine: Engine, share: float, registry: CollectorRegistry):
         self._engine, self._share, self._draw = engine, share, random.Random(0)
         self._waiting: asyncio.Queue = asyncio.Queue(_SHADOW_WAITING)
         self._recent: deque[float] = deque(maxlen=_SHADOW_MEAN)
-        self._pool = ThreadPoolExecutor(1, "shadow", _step_back)
+        self._pool = ThreadPoolExecutor(1, "shadow")
         self._counts = {
             name: Counter(f"ecomkd_shadow_{name}", text, registry=registry)
             for name, text in {
@@ -324,12 +323,6 @@ class Shadow:
         queries = [query] * len(texts)
         student = np.asarray(self._engine.score(queries, texts))
         return agreement(student, np.asarray(self._engine.shadow(queries, texts)))
-
-
-def _step_back() -> None:
-    """Give this thread the lowest priority, where that means this thread alone."""
-    if sys.platform == "linux":
-        os.nice(19)
 
 
 class Drift:
