@@ -300,6 +300,7 @@ def measure(seed: int, result: dict, keep: Callable[[], None]) -> None:
     warmed = pipeline.warmed(data, profile)
     # Once for any number of labels. The warm-up needs the bi-encoder's vectors.
     shared = {
+        "cosine": vectors.seconds,
         "frozen": vectors.seconds,
         "trees": vectors.seconds,
         "warmed": seconds(warmed) + vectors.seconds,
