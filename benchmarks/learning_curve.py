@@ -20,6 +20,7 @@ from pathlib import Path
 import pandas as pd
 from datasets import Dataset
 
+import seeds as seeds_of
 from ecomkd import bench, load, metrics, pipeline, report
 from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
@@ -111,16 +112,7 @@ def goals(curve: pd.DataFrame, longer: pd.DataFrame) -> list[dict]:
 
 def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds."""
-    files = sorted(folder.glob("seed*.json"))
-    if not files:
-        raise SystemExit(f"{folder}: no file of a seed; run this script with --seeds first.")
-    parts = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    same = ("profile", "generator", "min_steps")
-    if len({json.dumps([part[name] for name in same]) for part in parts}) > 1:
-        raise SystemExit(
-            f"{folder}: the files come from different profiles, generators or --min-steps; "
-            "remove the old ones."
-        )
+    parts = seeds_of.read(folder, ("profile", "generator", "min_steps"))
     data = {
         name: [row for part in parts for row in part["data"][name]]
         for name in ("curve", "longer", "all layers")

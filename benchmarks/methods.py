@@ -8,9 +8,9 @@
 The profile comes from ECOMKD_PROFILE. All methods of a seed learn from the same first training
 pairs, whole queries, and choose their checkpoint or strength on no more validation pairs than
 that, VALIDATION at most. Small training sets take more passes: no network stops before
-`--min-steps` optimiser steps. Large ones take EPOCHS passes, fewer than the profile's, so that a
-seed fits into an hour and a half of one slow core. Learning rates were chosen by `--tune` on the
-validation queries of a shop that is not reported.
+`--min-steps` optimiser steps. Large ones take EPOCHS passes, fewer than the profile's, to save
+time. Learning rates were chosen by `--tune` on the validation queries of a shop that is not
+reported.
 
 The second part: a teacher learns from the labels of one department and is judged on each. The
 SOURCES departments with the most training pairs are sources, all with the same number of labels.
@@ -37,6 +37,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 
+import seeds as seeds_of
 from ecomkd import bench, distill, features, load, metrics, models, pipeline, report
 from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
@@ -51,7 +52,7 @@ teacher. `distilled`: a student of that teacher."""
 LABELS = (50, 200, 1000)
 VALIDATION = 500
 EPOCHS = 3
-SOURCES, SOURCE_LABELS = 4, 200
+SOURCES, SOURCE_LABELS = 3, 200
 SPREAD = "all departments"  # the same number of labels, taken as they come
 TARGET_QUERIES = 10  # test queries that a department needs to be a target
 TUNED_ON, TUNED_AT = 901, 1000
@@ -550,13 +551,7 @@ def comparisons(entries: pd.DataFrame) -> list[dict]:
 
 def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds."""
-    files = sorted(folder.glob("seed*.json"))
-    if not files:
-        raise SystemExit(f"{folder}: no file of a seed; run this script with --seeds first.")
-    parts = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    unlike = [name for name in SAME if any(part[name] != parts[0][name] for part in parts)]
-    if unlike:
-        raise SystemExit(f"{folder}: the files differ in {', '.join(unlike)}; remove the old ones.")
+    parts = seeds_of.read(folder, SAME)
     runs = [{(entry["wanted"], entry["method"]) for entry in part["entries"]} for part in parts]
     short = [
         part["seed"] for part, own in zip(parts, runs, strict=True) if own < set().union(*runs)

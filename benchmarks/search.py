@@ -4,8 +4,9 @@
     python benchmarks/search.py ../data/icecat --seeds 18   the same on a folder of your own
     python benchmarks/search.py --merge                     all files into the recorded result
 
-The profile comes from ECOMKD_PROFILE. In the simulated shop every product is labelled for every
-query; elsewhere what nobody judged counts as irrelevant, and judged@10 stands beside each score.
+The profile comes from ECOMKD_PROFILE; models learn from its first `live_pairs` unlabelled pairs, as
+in the chapters. In the simulated shop every product is labelled for every query; elsewhere what
+nobody judged counts as irrelevant, and judged@10 stands beside each score.
 All numbers are about test queries. A run that is started again goes on where it stopped.
 """
 
@@ -22,11 +23,11 @@ import pandas as pd
 import torch
 from datasets import Dataset
 
-from ecomkd import baselines, bench, metrics, mining, models, pipeline, report, run, search
+import seeds as seeds_of
+from ecomkd import baselines, bench, metrics, models, pipeline, report, run, search
 from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
 from ecomkd.data import shop, sources, truth
-from ecomkd.export import OnnxClassifier
 
 RECORDED = Path(report.__file__).parent / "recorded"
 DEPTH = 100
@@ -46,9 +47,10 @@ def measure(source: str | Path, seed: int) -> dict:
     shown = test.to_pandas().drop_duplicates("query_id")
     queries = Dataset.from_pandas(shown[["query_id", "query"]], preserve_index=False)
     teacher = pipeline.teacher(data, profile)
-    student = pipeline.student(data, profile, teacher_folder=teacher)
+    live = profile.live_pairs
+    student = pipeline.student(data, profile, teacher_folder=teacher, unlabelled=live)
     folders = {
-        f"bi-encoder, {row}": search.bi_encoder(data, catalogue, profile, row, teacher)
+        f"bi-encoder, {row}": search.bi_encoder(data, catalogue, profile, row, teacher, live)
         for row in search.BI_ENCODERS
     }
     folders["static student"] = search.static_encoder(
@@ -91,12 +93,17 @@ def rankers(profile, catalogue, data, folders: dict, teacher: Path, student: Pat
     """Each system as a function from query texts to rows of the catalogue (queries × 100)."""
     texts = sources.product_text(catalogue[:])
     words = baselines.bm25(texts)
+    untrained = "bi-encoder, untrained"
+    folders = {untrained: models.checkpoint("minilm"), **folders}
     encoders = {name: search.encoder(folder, profile) for name, folder in folders.items()}
-    embed = {"bi-encoder, untrained": partial(mining.embed, profile=profile)}
-    embed |= {
+    embed = {
         name: partial(model.encode, show_progress_bar=False) for name, model in encoders.items()
     }
-    indexes = {name: search.exact(encode(texts)) for name, encode in embed.items()}
+    vectors = {
+        name: pipeline.catalogue_vectors(catalogue, profile) if name == untrained else encode(texts)
+        for name, encode in embed.items()
+    }
+    indexes = {name: search.exact(own) for name, own in vectors.items()}
 
     def by_words(queries):
         return search.lexical(words, queries, DEPTH)[1]
@@ -107,40 +114,28 @@ def rankers(profile, catalogue, data, folders: dict, teacher: Path, student: Pat
     def both(queries, name):
         return search.fuse([by_words(queries), by_vectors(queries, name)], DEPTH)[1]
 
-    labels = data["test"].features["label"]
-    weights = pipeline.gains(data["test"])
-    gains = np.asarray(list(weights.values()))
+    gains = np.asarray(list(pipeline.gains(data["test"]).values()))
     tokenizer = models.load_tokenizer(str(teacher))
     model = models.load(teacher)
-    onnx = OnnxClassifier(run.exports(student, profile) / "model.int8.onnx", 1)
+    by_student = search.Reader(run.exports(student, profile), gains, profile.max_length)
 
     def read(queries, name, score, depth):
         rows = both(queries, name)[:, :depth]
-        numbered = Dataset.from_dict({"query_id": queries, "query": queries})
-        pairs = search.candidates(numbered, catalogue, rows)
-        return search.rerank(rows, score(pairs))[1]
+        query, place = np.nonzero(rows >= 0)
+        shown = [texts[row] for row in rows[query, place]]
+        return search.rerank(rows, score([queries[number] for number in query], shown))[1]
 
-    def by_teacher(pairs):
-        if len(pairs) > DEPTH:
-            return search.model_scores(teacher, pairs, labels, weights, profile)
-        tokens = tokenizer(
-            list(pairs["query"]), sources.product_text(pairs[:]), truncation="longest_first",
-            max_length=profile.max_length, padding=True, return_tensors="pt",
-        )  # fmt: skip
-        with torch.inference_mode():
-            return pipeline.softmax(model(**tokens).logits.numpy()) @ gains
-
-    def by_student(pairs):
-        scores = np.empty(len(pairs))
-        for row, pair in enumerate(
-            zip(pairs["query"], sources.product_text(pairs[:]), strict=True)
-        ):
+    def by_teacher(asked, shown):
+        scores = []
+        for start in range(0, len(asked), DEPTH):
+            part = slice(start, start + DEPTH)
             tokens = tokenizer(
-                *pair, truncation="longest_first", max_length=profile.max_length,
-                return_tensors="np",
+                asked[part], shown[part], truncation="longest_first",
+                max_length=profile.max_length, padding=True, return_tensors="pt",
             )  # fmt: skip
-            scores[row] = pipeline.softmax(onnx(**tokens))[0] @ gains
-        return scores
+            with torch.inference_mode():
+                scores.append(pipeline.softmax(model(**tokens).logits.numpy()) @ gains)
+        return np.concatenate(scores)
 
     distilled, static = "bi-encoder, distilled", "static student"
     systems = {"BM25": by_words}
@@ -168,14 +163,9 @@ def memory(profile, catalogue, folders: dict) -> dict:
     return sizes
 
 
-def merge(files: list[Path], out: Path, source: str) -> None:
+def merge(folder: Path, out: Path, source: str) -> None:
     """Write the recorded result from the files of single seeds."""
-    parts = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    if len({json.dumps([part["profile"], part["generator"]]) for part in parts}) > 1:
-        raise SystemExit(
-            f"{files[0].parent}: the files come from different profiles or generators; "
-            "remove the old ones."
-        )
+    parts = seeds_of.read(folder, ("profile", "generator"))
     names = list(parts[0]["systems"])
     tables = {column: _per_query(parts, names, column) for column in _COLUMNS}
     rows = {}
@@ -291,10 +281,7 @@ def main() -> None:
         }
         write_text(folder / f"seed{seed}.json", json.dumps(result, indent=1))
     if arguments.merge:
-        files = sorted(folder.glob("seed*.json"))
-        if not files:
-            raise SystemExit(f"{folder}: no file of a seed; run this script with --seeds first.")
-        merge(files, arguments.out or RECORDED / f"search_{name}.json", name)
+        merge(folder, arguments.out or RECORDED / f"search_{name}.json", name)
 
 
 if __name__ == "__main__":

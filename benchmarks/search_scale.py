@@ -89,7 +89,7 @@ def measure(folder: Path, kind: str) -> dict:
 def _encoder(kind: str) -> Path:
     profile = Profile.named()
     data, catalogue = load("shop", profile), sources.catalogue("shop", profile)
-    folder = search.bi_encoder(data, catalogue, profile)
+    folder = search.bi_encoder(data, catalogue, profile, unlabelled=profile.live_pairs)
     if kind.startswith("static"):
         folder = search.static_encoder(data, catalogue, profile, folder)
     return folder

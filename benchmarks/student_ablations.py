@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset, DatasetDict
 
+import seeds as seeds_of
 from ecomkd import bench, load, metrics, models, pipeline, report
 from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
@@ -166,16 +167,7 @@ def summary(entries: pd.DataFrame) -> list[dict]:
 
 def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds."""
-    files = sorted(folder.glob("seed*.json"))
-    if not files:
-        raise SystemExit(f"{folder}: no file of a seed; run this script with --seeds first.")
-    parts = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    same = ("profile", "generator", "pairs")
-    if len({json.dumps([part[name] for name in same]) for part in parts}) > 1:
-        raise SystemExit(
-            f"{folder}: the files come from different profiles, generators or --pairs; "
-            "remove the old ones."
-        )
+    parts = seeds_of.read(folder, ("profile", "generator", "pairs"))
     seeds = sorted(part["seed"] for part in parts)
     entries = [entry for part in parts for entry in part["entries"]]
     script = "python benchmarks/student_ablations.py"

@@ -39,8 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         "Train, distil, evaluate and export on one catalogue; write a report with a verdict.",
         "run my_shop/ --profile book --seeds 3 --out report/",
     )
-    run.add_argument("data", metavar="DATA", help="shop, esci, or a path")
-    run.add_argument("--profile", default=None, help="smoke, book or gpu (default: book)")
+    _data_and_profile(run)
     run.add_argument("--seeds", type=_positive, default=1, metavar="N", help="how many seeds")
     run.add_argument(
         "--first-seed",
@@ -64,8 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         "Write a search engine over one catalogue: train what is missing, then put it in a folder.",
         "index my_shop/ --profile book --out search/",
     )
-    index.add_argument("data", metavar="DATA", help="shop, esci, or a path")
-    index.add_argument("--profile", default=None, help="smoke, book or gpu (default: book)")
+    _data_and_profile(index)
     index.add_argument("--out", type=Path, required=True, metavar="DIR", help="where it goes")
 
     serve = _command(
@@ -110,6 +108,11 @@ def _command(commands, name: str, function, text: str, example: str) -> argparse
     )
     parser.set_defaults(command=function)
     return parser
+
+
+def _data_and_profile(command: argparse.ArgumentParser) -> None:
+    command.add_argument("data", metavar="DATA", help="shop, esci, or a path")
+    command.add_argument("--profile", default=None, help="smoke, book or gpu (default: book)")
 
 
 def _positive(text: str) -> int:

@@ -25,13 +25,16 @@ def embed(texts: Sequence[str], profile: Profile, name: str = "minilm") -> np.nd
     encoder = SentenceTransformer(
         models.checkpoint(name), device=str(models.device(profile)), local_files_only=True
     )
+    return encode(encoder, texts, batch_size=profile.batch_size, normalize_embeddings=True)
+
+
+def encode(encoder: SentenceTransformer, texts: Sequence[str], **options) -> np.ndarray:
+    """Vectors (N, H) of texts, each encoded once however often it stands there.
+
+    `options` go to `SentenceTransformer.encode`.
+    """
     distinct = list(dict.fromkeys(texts))
-    vectors = encoder.encode(
-        distinct,
-        batch_size=profile.batch_size,
-        normalize_embeddings=True,
-        show_progress_bar=False,
-    )
+    vectors = encoder.encode(distinct, show_progress_bar=False, **options)
     row = {text: index for index, text in enumerate(distinct)}
     return vectors[[row[text] for text in texts]]
 

@@ -127,8 +127,9 @@ def build_low_rank(model: nn.Module, rank: int = 8, seed: int = 0) -> nn.Module:
     """`model` with a low-rank correction of every attention projection: a `peft.PeftModel`.
 
     A weight W (H, H) becomes W + 2·BA, with A (rank, H) drawn from `seed` and B (H, rank) zero, so
-    that nothing has changed before the first step. A, B and the classification head train, all else
-    stays (LoRA, Hu et al. 2022). `merge_and_unload()` gives back a model of the old class.
+    that nothing has changed before the first step. A, B and the classification head train, with the
+    pooler where there is one; all else stays (LoRA, Hu et al. 2022). `merge_and_unload()` gives
+    back a model of the old class.
 
     Raises ModelError without the package `peft` or for a model without attention projections,
     ValueError for a rank below 1 or above H.
@@ -149,8 +150,17 @@ def build_low_rank(model: nn.Module, rank: int = 8, seed: int = 0) -> nn.Module:
     ]
     if not projections:
         raise ModelError(f"{type(model).__name__}: no attention projection was found in it.")
+    # What stands above the layers; a pooler was pretrained for another task, or for none.
+    apart = (part for part in model.named_children() if part[0] != model.base_model_prefix)
+    head = [name for name, part in apart if any(True for _ in part.parameters())]
+    if getattr(model.base_model, "pooler", None) is not None:
+        head.append("pooler")
     config = LoraConfig(
-        task_type="SEQ_CLS", r=rank, lora_alpha=2 * rank, target_modules=projections
+        task_type="SEQ_CLS",
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules=projections,
+        modules_to_save=head,
     )
     with seeded(seed), warnings.catch_warnings():
         # peft 0.21 asks the model by a name that transformers is giving up.

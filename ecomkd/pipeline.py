@@ -95,7 +95,7 @@ def origin(data: DatasetDict, profile: Profile) -> str:
 
 
 def domain_adapted(
-    catalogue: Dataset, profile: Profile, *, passes: int = 3, learning_rate: float = 1e-4
+    catalogue: Dataset, profile: Profile, *, passes: int = 2, learning_rate: float = 1e-4
 ) -> Path:
     """The folder of the pretrained encoder, trained on to read a catalogue: no label, no query.
 

@@ -33,12 +33,13 @@ from sentence_transformers.util import pairwise_dot_score
 from sklearn.decomposition import PCA
 from tokenizers import Tokenizer
 
-from ecomkd import baselines, distill, export, metrics, mining, models, pipeline, run
+from ecomkd import baselines, distill, export, losses, metrics, mining, models, pipeline, run
 from ecomkd.artifacts import data_digest, digest, stage, write_text
 from ecomkd.config import Profile
 from ecomkd.data import sources
 from ecomkd.data.schema import TEXT
 from ecomkd.data.sources import product_text
+from ecomkd.features import token_means
 
 BI_ENCODERS = ("labels", "distilled")
 """How a bi-encoder learns: from the gains of labelled pairs, or from the teacher's scores on
@@ -53,6 +54,12 @@ _SCALE = 4.0
 _MINED = 4
 """Further candidates of each query, from its nearest in the catalogue."""
 _NEAREST = 50
+_TEMPERATURE = 0.05
+"""Of the softmax over the cosines of a catalogue that a static student is to imitate."""
+_PASSES = 8
+_SHOWN = 4_096
+"""Products that it sees in a step, drawn at random where a catalogue has more; with them the
+nearest of each query."""
 
 
 # Retrieve ----------------------------------------------------------------------------------------
@@ -166,6 +173,24 @@ def mined(data: DatasetDict, catalogue: Dataset, profile: Profile) -> Dataset:
     already. Columns as `load` gives them, label −1.
     """
     splits = [data[name] for name in ("train", "unlabelled") if name in data]
+
+    def make(folder: Path) -> None:
+        pairs = _near(splits, catalogue, profile)
+        pairs = pairs.cast_column("label", data["train"].features["label"])
+        pairs.save_to_disk(str(folder / "pairs"))
+
+    parts = [
+        pipeline.digests(*splits),
+        data_digest(catalogue, ("product_id", *TEXT)),
+        pipeline.settings_of(profile),
+        [_MINED, _NEAREST],
+        digest(mined, _near, candidates, mining),
+    ]
+    folder = stage("mined_near", parts, make, profile.artifacts)
+    return datasets.load_from_disk(str(folder / "pairs"))
+
+
+def _near(splits: Sequence[Dataset], catalogue: Dataset, profile: Profile) -> Dataset:
     known: dict[str, set[str]] = {}
     texts: dict[str, str] = {}
     for split in splits:
@@ -186,8 +211,7 @@ def mined(data: DatasetDict, catalogue: Dataset, profile: Profile) -> Dataset:
         new = [row for row in nearest[number] if ids[row] not in known[query_id]]
         drawn = rng.permutation(new)[:_MINED]
         rows[number, : len(drawn)] = drawn
-    pairs = candidates(queries, catalogue, rows)
-    return pairs.cast_column("label", data["train"].features["label"])
+    return candidates(queries, catalogue, rows)
 
 
 def lesson(pairs: Dataset, scores: np.ndarray, seed: int) -> Dataset:
@@ -296,15 +320,17 @@ def static_encoder(
     catalogue: Dataset,
     profile: Profile,
     teacher_folder: Path,
-    unlabelled: int | None = None,
     width: int = 96,
 ) -> Path:
     """The folder of a static student: a vector for each token, a text's vector their mean.
 
     Its table starts from what the bi-encoder in `teacher_folder` makes of each token by itself,
     on `width` principal components, rare tokens weighing more (Tulkens & van Dongen 2024). Then
-    it learns the margins of the bi-encoder's cosines, on the same pairs as that one did.
+    it learns how the bi-encoder ranks the catalogue for the training and the unlabelled queries:
+    `losses.listwise_kl` between the cosines of both.
     """
+    asked = [*data["train"]["query"], *data["unlabelled"]["query"]]
+    queries, texts = list(dict.fromkeys(asked)), product_text(catalogue[:])
 
     def make(folder: Path) -> None:
         teacher = encoder(teacher_folder, profile)
@@ -319,22 +345,57 @@ def static_encoder(
         table *= (1e-3 / (1e-3 + share))[:, None]
         bag = StaticEmbedding(tokenizer, embedding_weights=table.astype(np.float32))
         model = SentenceTransformer(modules=[bag, Normalize()], device="cpu")
-        pairs = _all_pairs(_taught(data, catalogue, profile, unlabelled))
-        asked = _encode_once(teacher, pairs["query"])
-        shown = _encode_once(teacher, product_text(pairs[:]))
-        rows = lesson(pairs, (asked * shown).sum(axis=1), profile.seed)
-        steps = 3 * pipeline.batches(len(rows), profile)
-        _fit(model, rows, data["validation"], profile, folder, steps, 1e-2)
+        _imitate(model, teacher, queries, texts, profile.seed)
+        model.save_pretrained(str(folder), create_model_card=False)
 
     parts = [
-        [width, unlabelled],
+        width,
         pipeline.identity(teacher_folder),
-        pipeline.digests(data["train"], data["validation"], data["unlabelled"]),
+        sorted(queries),
         data_digest(catalogue, ("product_id", *TEXT)),
         pipeline.settings_of(profile),
-        digest(static_encoder, _all_pairs, mined, lesson, _fit, _Validation),
+        [_TEMPERATURE, _PASSES, _SHOWN, _NEAREST],
+        sentence_transformers.__version__,
+        digest(static_encoder, _imitate, _shown, losses),
     ]
     return stage("static_encoder", parts, make, profile.artifacts)
+
+
+def _imitate(
+    model: SentenceTransformer,
+    teacher: SentenceTransformer,
+    queries: Sequence[str],
+    texts: Sequence[str],
+    seed: int,
+) -> None:
+    """Train `model` to rank the texts for each query as the teacher does."""
+    asked, kept = teacher.encode(queries, show_progress_bar=False), mining.encode(teacher, texts)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    rng = np.random.default_rng(seed)
+    for _ in range(_PASSES):
+        order = rng.permutation(len(queries))
+        for batch in np.array_split(order, -(-len(order) // 64)):
+            wanted = torch.from_numpy(asked[batch] @ kept.T)
+            shown = _shown(wanted, rng)
+            a, b = (
+                model(model.preprocess(side))["sentence_embedding"]
+                for side in ([queries[row] for row in batch], [texts[row] for row in shown])
+            )
+            wanted = wanted[:, shown]
+            loss = losses.listwise_kl(a @ b.T, wanted, torch.ones_like(wanted).bool(), _TEMPERATURE)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
+def _shown(cosines: torch.Tensor, rng: np.random.Generator) -> np.ndarray:
+    """The products of a step: all, or of a large catalogue the queries' nearest and random ones."""
+    products = cosines.shape[1]
+    if products <= _SHOWN:
+        return np.arange(products)
+    near = cosines.topk(_NEAREST, dim=1).indices.numpy()
+    drawn = rng.choice(products, _SHOWN, replace=False)
+    return np.union1d(near, drawn)
 
 
 def encoder(folder: Path | str, profile: Profile) -> SentenceTransformer:
@@ -342,19 +403,6 @@ def encoder(folder: Path | str, profile: Profile) -> SentenceTransformer:
     return SentenceTransformer(
         str(folder), device=str(models.device(profile)), local_files_only=True
     ).eval()
-
-
-def _encode_once(model: SentenceTransformer, texts: Sequence[str]) -> np.ndarray:
-    """Vectors (N, H) of texts of which many stand more than once."""
-    distinct, places = np.unique(np.asarray(texts, dtype=object), return_inverse=True)
-    return model.encode(distinct.tolist(), show_progress_bar=False)[places]
-
-
-def _all_pairs(taught: DatasetDict) -> Dataset:
-    """Training, unlabelled and mined pairs in one table, without labels."""
-    columns = ["query_id", "product_id", "query", *TEXT]
-    parts = [taught[name] for name in ("train", "unlabelled", "mined")]
-    return datasets.concatenate_datasets([part.select_columns(columns) for part in parts])
 
 
 class _Validation(BaseEvaluator):
@@ -367,8 +415,8 @@ class _Validation(BaseEvaluator):
         self.texts = product_text(pairs[:])
 
     def __call__(self, model, output_path=None, epoch=-1, steps=-1) -> dict[str, float]:
-        asked = _encode_once(model, self.pairs["query"])
-        shown = _encode_once(model, self.texts)
+        asked = mining.encode(model, self.pairs["query"])
+        shown = mining.encode(model, self.texts)
         scored = pipeline.frame(self.pairs, (asked * shown).sum(axis=1))
         return {"ndcg@10": metrics.ranking(scored, pipeline.gains(self.pairs))["ndcg@10"]}
 
@@ -424,6 +472,35 @@ class Hit:
     score: float
 
 
+class Reader:
+    """An exported student as a function from queries and texts to expected gains (N,).
+
+    One pair a call: the activations of an int8 model share one scale per tensor, so that in a batch
+    the score of a pair would depend on the others.
+
+    Args:
+        folder: `model.int8.onnx` and its tokenizer.
+        gains: what each label is worth, in the order of the classes.
+        max_length: tokens of a query–product pair.
+    """
+
+    def __init__(self, folder: Path | str, gains: Sequence[float], max_length: int):
+        self.model = export.OnnxClassifier(Path(folder) / "model.int8.onnx", threads=1)
+        self.tokenizer = models.load_tokenizer(str(folder))
+        self.gains = np.asarray(gains)
+        self.max_length = max_length
+
+    def __call__(self, queries: Sequence[str], texts: Sequence[str]) -> np.ndarray:
+        scores = np.empty(len(texts))
+        for row, pair in enumerate(zip(queries, texts, strict=True)):
+            tokens = self.tokenizer(
+                *pair, truncation="longest_first", max_length=self.max_length, return_tensors="np"
+            )
+            logits = self.model(**{name: tokens[name] for name in self.model.inputs})
+            scores[row] = softmax(logits[0]) @ self.gains
+        return scores
+
+
 class Engine:
     """A catalogue that can be searched: words and static vectors, fused, re-ranked by a student.
 
@@ -447,25 +524,18 @@ class Engine:
         self.titles = products["product_title"].tolist()
         self.texts = product_text(products.to_dict("list"))
         self.depth = min(depth, len(products))
-        self.max_length = max_length
         self.words = baselines.bm25(self.texts)
         bag = SentenceTransformer(str(static), device="cpu", local_files_only=True)[0]
         self.pieces: Tokenizer = bag.tokenizer
         self.table = bag.embedding.weight.detach().numpy()
         self.vectors = exact(self.embed(self.texts))
-        self.student = export.OnnxClassifier(Path(student) / "model.int8.onnx", threads=1)
-        self.tokenizer = models.load_tokenizer(str(student))
         labels = json.loads((Path(student) / "labels.json").read_text(encoding="utf-8"))
-        self.gains = np.asarray(labels["gains"])
+        self.reader = Reader(student, labels["gains"], max_length)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors (N, H) under the static student; a text without tokens is zero."""
-        vectors = np.zeros((len(texts), self.table.shape[1]), np.float32)
-        for row, pieces in enumerate(self.pieces.encode_batch(texts, add_special_tokens=False)):
-            if pieces.ids:
-                vectors[row] = self.table[pieces.ids].mean(axis=0)
-        length = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return vectors / np.where(length == 0, 1, length)
+        pieces = self.pieces.encode_batch(texts, add_special_tokens=False)
+        return token_means([text.ids for text in pieces], self.table).astype(np.float32)
 
     def retrieve(self, query: str) -> np.ndarray:
         """Rows of the catalogue, at most `depth`, best first, before the student has seen them."""
@@ -475,19 +545,8 @@ class Engine:
         return rows[0][rows[0] >= 0]
 
     def score(self, queries: Sequence[str], texts: Sequence[str]) -> np.ndarray:
-        """The student's expected gain (N,) of query–product pairs, each by itself.
-
-        One pair a call: the activations of an int8 model share one scale per tensor, so that in a
-        batch the score of a pair would depend on the others.
-        """
-        scores = np.empty(len(texts))
-        for row, pair in enumerate(zip(queries, texts, strict=True)):
-            tokens = self.tokenizer(
-                *pair, truncation="longest_first", max_length=self.max_length, return_tensors="np"
-            )
-            logits = self.student(**{name: tokens[name] for name in self.student.inputs})
-            scores[row] = softmax(logits[0]) @ self.gains
-        return scores
+        """The student's expected gain (N,) of query–product pairs, each by itself."""
+        return self.reader(queries, texts)
 
     def search(self, query: str, k: int = 10) -> list[Hit]:
         """The k best products of the catalogue for a query, by the student."""

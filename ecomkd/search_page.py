@@ -17,10 +17,12 @@ from pathlib import Path
 import bm25s
 import numpy as np
 from datasets import Dataset
+from sklearn.preprocessing import normalize
 from tokenizers import normalizers, pre_tokenizers
 
 from ecomkd.artifacts import write_text
 from ecomkd.data.sources import product_text
+from ecomkd.features import token_means
 
 FORMAT = 1
 """Version of the data file; search.js refuses any other."""
@@ -59,18 +61,6 @@ def quantise(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rows.astype(np.int8), scales.astype(np.float32)
 
 
-def embed(ids: Sequence[Sequence[int]], table: np.ndarray) -> np.ndarray:
-    """Vectors (N, d) of length 1: the mean of each text's token vectors in `table` (V, d).
-
-    A text without tokens has the zero vector.
-    """
-    means = np.zeros((len(ids), table.shape[1]))
-    for row, tokens in enumerate(ids):
-        if len(tokens):
-            means[row] = table[list(tokens)].mean(axis=0, dtype=np.float64)
-    return _unit(means)
-
-
 def static_scores(
     queries: Sequence[str], products: Sequence[str], tokenizer, vectors: np.ndarray
 ) -> np.ndarray:
@@ -79,8 +69,11 @@ def static_scores(
     `vectors` (V, d) holds one row per token of the vocabulary. A text without tokens scores 0.
     """
     table = _dequantised(vectors)
-    product_rows, _ = quantise(embed(token_ids(products, tokenizer), table))
-    return embed(token_ids(queries, tokenizer), table) @ _unit(product_rows.astype(np.float64)).T
+    product_rows, _ = quantise(token_means(token_ids(products, tokenizer), table))
+    return (
+        token_means(token_ids(queries, tokenizer), table)
+        @ normalize(product_rows.astype(np.float64)).T
+    )
 
 
 def bm25_scores(queries: Sequence[str], products: Sequence[str], tokenizer) -> np.ndarray:
@@ -131,7 +124,7 @@ def write(
         )
     token_rows, scales = quantise(vectors)
     ids = token_ids(product_text(catalogue[:]), tokenizer)
-    product_rows, _ = quantise(embed(ids, _dequantised(vectors)))
+    product_rows, _ = quantise(token_means(ids, _dequantised(vectors)))
     added = tokenizer.get_added_vocab()
     data = {
         "format": FORMAT,
@@ -168,11 +161,6 @@ def write(
 def _dequantised(vectors: np.ndarray) -> np.ndarray:
     rows, scales = quantise(vectors)
     return rows * scales[:, None]
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(lengths == 0, 1, lengths)
 
 
 def _postings(ids: Sequence[Sequence[int]]) -> list[int]:

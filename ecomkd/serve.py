@@ -102,8 +102,9 @@ class Settings:
     timeout: float = 2.0
     """Seconds after which a request is given up."""
     max_waiting: int = 32
-    """Requests that are in work or wait for it; the next one is turned away. More than the engine
-    answers within `timeout` would only be answered too late."""
+    """Requests that are in work or wait for it; the next one is turned away. So it is before that
+    where, by the pace of the last requests, it would take more than half of `timeout`: otherwise a
+    crowd would have all its answers computed just too late."""
     rate: float = 50.0
     """Requests a second of one client, in bursts of up to twice as many; 0 sets no limit."""
     workers: int = os.cpu_count() or 1
@@ -410,6 +411,8 @@ class _Service:
         self.engine, self.settings, self.name = engine, settings, name
         self.reference = reference
         self.waiting, self.ready, self.begin = 0, False, time.monotonic()
+        self.pace = 0.0
+        """Seconds of work for each request that waits, a moving mean."""
         self.pool = ThreadPoolExecutor(settings.workers, "engine")
         self.batcher: Batcher | None = None
         self.shadow: Shadow | None = None
@@ -472,6 +475,20 @@ class _Service:
         if self._learning is not None:
             self._learning.cancel()
         self.pool.shutdown(wait=False, cancel_futures=True)
+
+    def full(self) -> bool:
+        """Whether a further request would have to wait too long."""
+        soon = (self.waiting + 1) * self.pace <= self.settings.timeout / 2
+        return self.waiting >= (self.settings.max_waiting if soon else self.settings.workers)
+
+    @contextlib.contextmanager
+    def work(self) -> Iterator[None]:
+        """Around the work for one request: takes its time."""
+        begin, ahead = time.perf_counter(), self.waiting
+        try:
+            yield
+        finally:
+            self.pace += 0.2 * ((time.perf_counter() - begin) / ahead - self.pace)
 
     async def search(self, query: str, k: int) -> list[Hit]:
         loop = asyncio.get_running_loop()
@@ -549,7 +566,7 @@ class _Door:
             )
         elif size > settings.max_body:
             refusal = _failure(413, _too_large(settings))
-        elif service.waiting >= settings.max_waiting:
+        elif service.full():
             refusal = _failure(
                 503,
                 f"{service.waiting} requests wait already: ask again in a second.",
@@ -658,7 +675,8 @@ def create_app(
         query = checked(q)
         if not 1 <= k <= settings.max_products:
             raise HTTPException(422, f"k is {k:,}: give 1 to {settings.max_products:,}.")
-        hits = await service.search(query, k)
+        with service.work():
+            hits = await service.search(query, k)
         shown = [
             {"product_id": hit.product_id, "title": hit.title, "score": float(hit.score)}
             for hit in hits
@@ -676,7 +694,8 @@ def create_app(
             )
         for place, text in enumerate(products):
             _check_text(f"products[{place}]", text, "give its text")
-        scores = await service.batcher.score(query, products)
+        with service.work():
+            scores = await service.batcher.score(query, products)
         service.answered(query, products)
         order = np.argsort(-scores, kind="stable")
         return JSONResponse({"scores": scores.tolist(), "order": order.tolist()})

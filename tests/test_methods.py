@@ -8,6 +8,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pandas as pd
 import pytest
 import tiny_models
 import torch
@@ -195,7 +196,8 @@ def test_only_the_correction_and_the_head_train():
     assert len(corrections) == 2 * 2 * 4  # A and B, layers, projections
     assert sum(free[name].numel() for name in corrections) == 2 * 2 * 4 * 4 * 32
     rest = set(free) - set(corrections)
-    assert rest and all("classifier" in name for name in rest)
+    assert {name.split(".")[-1] for name in rest} == {"weight", "bias"}
+    assert sum(free[name].numel() for name in rest) == 4 * 33 + 32 * 33  # classifier, pooler
 
 
 def test_training_leaves_the_base_weights_alone():
@@ -231,12 +233,13 @@ def test_a_low_rank_teacher_loads_like_any_and_keeps_its_adapter(profile, monkey
     start = models.load(profile.teacher, 4).state_dict()
     moved = {name for name in model if not torch.equal(model[name], start[name])}
     assert {name for name in moved if "attention" not in name} <= {
-        "classifier.weight",
-        "classifier.bias",
+        f"{part}.{kind}"
+        for part in ("classifier", "bert.pooler.dense")
+        for kind in ("weight", "bias")
     }
     assert any("attention" in name for name in moved)
     size = bench.model_size(folder / "adapter")
-    assert size["parameters"] == 2 * 2 * 4 * 4 * 32 + 4 * 33
+    assert size["parameters"] == 2 * 2 * 4 * 4 * 32 + 4 * 33 + 32 * 33
     assert pipeline.training_log(folder)["seconds"].max() > 0
     chances = pipeline.predict(folder, data["test"], profile)
     assert chances.shape == (12, 4)
@@ -283,7 +286,7 @@ def test_what_determines_a_run_is_in_its_key(profile, monkeypatch):
     runs = [
         pipeline.domain_adapted(products, profile),
         pipeline.domain_adapted(others, profile),
-        pipeline.domain_adapted(products, profile, passes=2),
+        pipeline.domain_adapted(products, profile, passes=1),
         pipeline.domain_adapted(products, profile, learning_rate=2e-4),
         pipeline.domain_adapted(products, replace(profile, seed=5)),
         pipeline.low_rank(data, profile),
@@ -317,7 +320,7 @@ def test_random_weights_and_a_checkpoint(profile):
     )
 
 
-@pytest.mark.parametrize(("products", "passes"), [(9, 3), (60, 0)])
+@pytest.mark.parametrize(("products", "passes"), [(9, 2), (60, 0)])
 def test_nothing_to_adapt_to(profile, products, passes):
     with pytest.raises(ValueError) as error:
         pipeline.domain_adapted(catalogue(products), profile, passes=passes)
@@ -521,3 +524,27 @@ def test_near_and_far_follow_the_rule(methods, monkeypatch):
     assert found["left", "right"] == pytest.approx(1)
     assert found["middle", "left"] == pytest.approx(0.2)
     assert all(row["lift@10"] == pytest.approx(row["lift@10 before"]) for row in rows)
+
+
+def test_tuning_records_the_best_rate_of_each_method(methods, tmp_path, monkeypatch):
+    monkeypatch.setattr(methods, "load", lambda source, profile: tiny_models.shop())
+    monkeypatch.setattr(methods.sources, "catalogue", lambda source, profile: catalogue())
+    seen = []
+
+    def trained(method, data, settings, products):
+        seen.append((method, settings.teacher_learning_rate, settings.seed))
+        return Path("none")
+
+    def log(folder):
+        best = {"full": 1e-4, "LoRA": 4e-3, "scratch": 8e-4}
+        method, rate, _ = seen[-1]
+        return pd.DataFrame({"eval_quality": [None, 0.5 - abs(rate - best[method]), 0.1]})
+
+    monkeypatch.setattr(methods, "trained", trained)
+    monkeypatch.setattr(pipeline, "training_log", log)
+    methods.tune(tmp_path / "methods_rates.json", min_steps=10)
+    chosen = methods.chosen_rates(tmp_path / "methods_rates.json")
+    assert chosen == {"full": 1e-4, "LoRA": 4e-3, "scratch": 8e-4}
+    assert {seed for _, _, seed in seen} == {methods.TUNED_ON}
+    tried = [(method, rate) for method, rates in methods.RATES.items() for rate in rates]
+    assert [(method, rate) for method, rate, _ in seen] == tried

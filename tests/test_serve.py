@@ -385,6 +385,40 @@ def test_a_full_service_turns_requests_away():
         assert one.metrics()["ecomkd_requests_total", "/search", "503"] == 1
 
 
+@pytest.mark.parametrize(
+    ("waiting", "pace", "full"),
+    [(0, 9, False), (1, 9, False), (2, 9, True), (4, 0.2, False), (5, 0.2, True), (9, 0, False),
+     (10, 0, True)],
+)  # fmt: skip
+def test_room_is_for_those_who_can_be_answered_in_time(waiting, pace, full):
+    settings = serve.Settings(workers=2, timeout=2, max_waiting=10)
+    one = serve._Service(Stub(), settings, "stub", None)
+    one.waiting, one.pace = waiting, pace
+    assert one.full() is full
+
+
+def test_a_crowd_gets_answers_in_time_or_is_turned_away():
+    engine = Stub()
+    engine.score = lambda queries, texts: time.sleep(0.02 * len(texts)) or np.zeros(len(texts))
+
+    def ask(one) -> list[int]:
+        seen = []
+        while time.monotonic() < end:
+            seen.append(one.rerank("red", ["mug"]).status)
+            time.sleep(0.02 * (seen[-1] == 503))
+        return seen
+
+    with service(engine, workers=1, max_waiting=100, timeout=0.4) as one:
+        for _ in range(20):  # so that it knows its pace
+            one.rerank("red", ["mug"])
+        end = time.monotonic() + 2
+        with ThreadPoolExecutor(40) as threads:
+            seen = [status for each in threads.map(ask, [one] * 40) for status in each]
+        assert seen.count(200) > 5 * seen.count(504)
+        assert seen.count(503) > 0
+        assert one.rerank("red", ["mug"]).status == 200
+
+
 def test_a_client_that_asks_too_often_is_told_when_to_return():
     now = [100.0]
     with service(rate=2, clock=lambda: now[0]) as one:
