@@ -260,6 +260,38 @@ def test_a_change_of_code_or_of_what_it_imports_makes_a_notebook_stale(tmp_path,
     book._imports_of.cache_clear()
 
 
+def test_what_a_chapter_leaves_for_a_page_is_kept_with_its_outputs(tmp_path, monkeypatch):
+    cell = nbformat.v4.new_code_cell("1")
+    path = tmp_path / "one.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+    (tmp_path / "artifacts").mkdir()
+    runs = []
+
+    def execute(path, label):
+        runs.append(label)
+        (tmp_path / "artifacts" / "left.js").write_text(f"run {len(runs)}")
+        return read(path), {}
+
+    monkeypatch.setattr(book, "ROOT", tmp_path)
+    monkeypatch.setattr(book, "EXECUTED", tmp_path / "executed")
+    monkeypatch.setattr(book, "LEFT", {"one": "left.js"})
+    monkeypatch.setattr(book, "execute", execute)
+    monkeypatch.delenv("ECOMKD_ARTIFACTS", raising=False)
+    place = "book/_static/left.js"
+    assert book.page_files({"one": read(path)}) == {place: book.NOT_LEFT}
+    for _ in range(2):
+        notebook, _ = book.executed(path, "first")
+    assert book.page_files({"one": notebook}) == {place: b"run 1"}
+    book.left_by("one", notebook).unlink()
+    book.executed(path, "again")
+    assert runs == ["first", "again"]
+    cell.source = "2"
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+    notebook, _ = book.executed(path, "changed")
+    assert book.page_files({"one": notebook}) == {place: b"run 3"}
+    assert len(list((tmp_path / "executed").iterdir())) == 2
+
+
 def test_stored_outputs_are_cleaned():
     output = nbformat.v4.new_output
     cell = nbformat.v4.new_code_cell("1", execution_count=1)

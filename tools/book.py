@@ -45,6 +45,10 @@ SIDES = {
     "core_esci_sample": "ESCI sample",
 }
 """The recorded runs of the same systems, and the data that each is about."""
+LEFT = {"08_search": "search_data.js"}
+"""A file that a chapter leaves among the artefacts, for a page that shows it."""
+NOT_LEFT = b"window.ecomkdSearch = null;\n"
+"""What stands in the file's place where the chapter was not executed; the page then says so."""
 RUN_TIMES = RECORDED / "run_times.json"
 BUILD = ROOT / "_build"
 EXECUTED = BUILD / "executed"
@@ -254,6 +258,11 @@ def _without_paths(text: str) -> str:
     return text.replace(f"{ROOT}/", "").replace(str(ROOT), ".").replace(str(Path.home()), "~")
 
 
+def left_by(name: str, notebook) -> Path | None:
+    """Where the file that a chapter leaves for a page is kept beside its outputs."""
+    return EXECUTED / f"{name}-{key(notebook)}-{LEFT[name]}" if name in LEFT else None
+
+
 def with_outputs(notebook, ran):
     """`notebook`, whose prose may be newer, with the outputs of `ran`, whose code is the same."""
     outputs = iter(cell for cell in ran.cells if cell.cell_type == "code")
@@ -273,12 +282,16 @@ def executed(path: Path, label: str, again: bool = False):
     """
     notebook = nbformat.read(path, as_version=4)
     kept = EXECUTED / f"{path.stem}-{key(notebook)}.ipynb"
+    left = left_by(path.stem, notebook)
     cost = None
-    if again or not kept.exists():
+    if again or not kept.exists() or (left and not left.exists()):
         ran, cost = execute(path, label)
+        if left:
+            artifacts = ROOT / os.environ.get("ECOMKD_ARTIFACTS", "artifacts")
+            write(left, (artifacts / LEFT[path.stem]).read_bytes())
         write(kept, dump(ran))
-        for old in EXECUTED.glob(f"{path.stem}-*.ipynb"):
-            if old != kept:
+        for old in EXECUTED.glob(f"{path.stem}-*"):
+            if old not in (kept, left):
                 old.unlink()
     else:
         say(f"{label}: unchanged")
@@ -506,6 +519,15 @@ def chapters() -> list[Path]:
     return [ROOT / f"{page}.ipynb" for page in pages() if page.startswith("notebooks/")]
 
 
+def page_files(notebooks: dict[str, nbformat.NotebookNode]) -> dict[str, bytes]:
+    """What chapters have left for pages, by its place in the book."""
+    found = {}
+    for name in LEFT.keys() & notebooks.keys():
+        left = left_by(name, notebooks[name])
+        found[f"book/_static/{LEFT[name]}"] = left.read_bytes() if left.exists() else NOT_LEFT
+    return found
+
+
 def render(output: Path, notebooks: dict[str, nbformat.NotebookNode]) -> Path:
     """Gather the sources under `output/source` and render them. Returns the first page."""
     source = output / "source"
@@ -518,6 +540,7 @@ def render(output: Path, notebooks: dict[str, nbformat.NotebookNode]) -> Path:
     for path in [ROOT / "_toc.yml", *(ROOT / "book").rglob("*")]:
         if path.is_file():
             wanted[str(path.relative_to(ROOT))] = path.read_bytes()
+    wanted |= page_files(notebooks)
     for path in source.rglob("*"):
         if path.is_file() and str(path.relative_to(source)) not in wanted:
             path.unlink()
