@@ -253,10 +253,10 @@ def bi_encoder(
     Both rows (see `BI_ENCODERS`) take the same loss, margins in mean squared error (Hofstätter et
     al. 2020), and the same number of steps: `profile.student_epochs` passes over all queries, those
     of the training pairs and of the first `unlabelled` ones without a label (all by default). A
-    label counts as its gain, the teacher's answer as its expected gain. (With a contrastive loss, at
-    the best of two rates, labels alone came out the same on a development shop.) Embeddings and the lowest
+    label counts as its gain, the teacher's answer as its expected gain. Embeddings and the lowest
     `profile.frozen_layers` layers stay. Of five looks at the validation queries the one with the
-    best nDCG@10 is kept. Raises ValueError for an unknown row.
+    best nDCG@10 is kept. On a development shop a contrastive loss on the labels, at the better of
+    two rates, came to the same as their margins. Raises ValueError for an unknown row.
     """
     if row not in BI_ENCODERS:
         raise ValueError(f"Unknown row {row!r}: choose one of {', '.join(BI_ENCODERS)}.")
