@@ -1,0 +1,127 @@
+"""The page that searches, with its own data: are its scores Python's, and how soon do they stand?
+
+    python benchmarks/search_page.py [--page _build/html/book/search_page.html]
+
+Takes the page as `make book` has rendered it, and opens it in headless Chromium. The queries are
+test queries of the profile's shop (ECOMKD_PROFILE), some with Chinese or an emoji added. The time
+is from a keystroke to the lists, as the page itself measures it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+
+from browser import chromium
+from ecomkd import bench, load, models, report, search, search_page
+from ecomkd.config import Profile
+from ecomkd.data import shop, sources
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORDED = Path(report.__file__).parent / "recorded" / "search_page.json"
+QUERIES, TYPED = 200, 40
+ADDED = ("", "", "沙发", "", "🛋️")
+SCORES = """texts => {
+  const ranker = window.ecomkdRanker, index = ranker.open(window.ecomkdSearch);
+  return texts.map(text => {
+    const ids = ranker.tokenise(index, text);
+    return [[...ranker.cosines(index, ranker.embed(index, ids))], [...ranker.bm25(index, ids)]];
+  });
+}"""
+
+
+def asked(profile: Profile) -> list[str]:
+    found = dict.fromkeys(load("shop", profile)["test"]["query"])
+    mixed = (f"{query} {word}".strip() for query, word in zip(found, cycle(ADDED), strict=False))
+    return list(mixed)[:QUERIES]
+
+
+def by_python(profile: Profile, queries: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (Q, P) of static student and BM25, by the student that chapter 8 puts in the page."""
+    data, catalogue = load("shop", profile), sources.catalogue("shop", profile)
+    wide = search.bi_encoder(data, catalogue, profile, unlabelled=profile.live_pairs)
+    static = search.encoder(search.static_encoder(data, catalogue, profile, wide), profile)
+    table = static[0].embedding.weight.detach().numpy()
+    tokenizer, texts = models.load_tokenizer("minilm"), sources.product_text(catalogue[:])
+    return (
+        search_page.static_scores(queries, texts, tokenizer, table),
+        search_page.bm25_scores(queries, texts, tokenizer),
+    )
+
+
+def in_the_page(page: Path, queries: list[str]) -> tuple[list, list[float]]:
+    """Scores of all queries, and milliseconds of each keystroke of the first of them."""
+    with chromium() as browser:
+        tab = browser.new_context(offline=True).new_page()
+        tab.goto(page.resolve().as_uri(), wait_until="load")
+        scores = tab.evaluate(SCORES, queries)
+        field, clock, times = tab.get_by_label("Query"), tab.locator(".time"), []
+        for query in queries[:TYPED]:
+            field.fill("")
+            for letter in query:
+                field.press_sequentially(letter)
+                if found := re.search(r"([\d.]+) ms from your input", clock.inner_text()):
+                    times.append(float(found[1]))
+    return scores, times
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The page that searches: scores and times.")
+    default = ROOT / "_build" / "html" / "book" / "search_page.html"
+    parser.add_argument("--page", type=Path, default=default, help="the rendered page")
+    parser.add_argument("--out", type=Path, default=RECORDED, help="where the result is written")
+    arguments = parser.parse_args()
+    profile = Profile.named()
+    queries = asked(profile)
+    wanted = by_python(profile, queries)
+    scores, times = in_the_page(arguments.page, queries)
+    apart = [
+        float(np.abs(np.array(found) - own).max())
+        for found, own in zip(zip(*scores, strict=True), wanted, strict=True)
+    ]
+    p50, p95 = (float(value) for value in np.percentile(times, [50, 95]))
+    data_file = arguments.page.parent.parent / "_static" / "search_data.js"
+    megabytes = data_file.stat().st_size / 1e6
+    report.write_recorded(
+        arguments.out,
+        command="python benchmarks/search_page.py",
+        seeds=[profile.seed],
+        hardware=bench.hardware(),
+        generator=shop.generator_hash(),
+        data={
+            "profile": profile.name,
+            "queries": len(queries),
+            "keystrokes": len(times),
+            "p50_ms": p50,
+            "p95_ms": p95,
+            "largest_difference": dict(zip(("static student", "BM25"), apart, strict=True)),
+            "data_mb": megabytes,
+        },
+        goals=[
+            report.goal(
+                f"the page's scores: largest difference from Python's, {len(queries)} queries",
+                max(apart),
+                None,
+                None,
+                "≤ 0.001",
+                max(apart) <= 1e-3,
+            ),
+            report.goal(
+                f"the page: ms from a keystroke to the lists, p95 of {len(times):,}",
+                p95,
+                None,
+                None,
+                "≤ 50",
+                p95 <= 50,
+            ),
+            report.goal("the page's data, MB", megabytes, None, None, "≤ 6", megabytes <= 6),
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
