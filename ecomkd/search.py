@@ -326,9 +326,9 @@ def static_encoder(
     """The folder of a static student: a vector for each token, a text's vector their mean.
 
     Its table starts from what the bi-encoder in `teacher_folder` makes of each token by itself,
-    on `width` principal components, rare tokens weighing more (Tulkens & van Dongen 2024). Then
-    it learns how the bi-encoder ranks the catalogue for the training and the unlabelled queries:
-    `losses.listwise_kl` between the cosines of both.
+    on `width` principal components (Tulkens & van Dongen 2024). Then it learns how the bi-encoder
+    ranks the catalogue for the training and the unlabelled queries: `losses.listwise_kl` between
+    the cosines of both.
     """
     asked = [*data["train"]["query"], *data["unlabelled"]["query"]]
     queries, texts = list(dict.fromkeys(asked)), product_text(catalogue[:])
@@ -340,10 +340,6 @@ def static_encoder(
         with_word = [name.removeprefix("##") for name in names]
         vectors = teacher.encode(with_word, batch_size=1024, show_progress_bar=False)
         table = PCA(width, random_state=profile.seed).fit_transform(vectors)
-        # Ids of this vocabulary go by frequency: Zipf's law stands for the counts.
-        share = 1 / (np.arange(len(table)) + 1.0)
-        share /= share.sum()
-        table *= (1e-3 / (1e-3 + share))[:, None]
         bag = StaticEmbedding(tokenizer, embedding_weights=table.astype(np.float32))
         model = SentenceTransformer(modules=[bag, Normalize()], device="cpu")
         _imitate(model, teacher, queries, texts, profile.seed)

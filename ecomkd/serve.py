@@ -133,8 +133,8 @@ class Batcher:
     """Scores the pairs of all requests in worker threads, a few at a time.
 
     A worker takes the pairs that have waited longest, whosever they are, up to `max_batch` of them.
-    So the pairs of one large request are spread over all workers, and a small request waits for
-    no more than the calls before it. Pairs of a request that was given up are not scored.
+    So the pairs of one large request are spread over the workers, and a small request waits for the
+    pairs before it. Pairs of a request that was given up are not scored.
 
     Args:
         score: as `Engine.score`.

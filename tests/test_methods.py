@@ -16,7 +16,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from ecomkd import bench, distill, models, pipeline
+from ecomkd import bench, distill, models, pipeline, report
 from ecomkd.data import shop
 from ecomkd.data.schema import TEXT
 
@@ -548,3 +548,12 @@ def test_tuning_records_the_best_rate_of_each_method(methods, tmp_path, monkeypa
     assert {seed for _, _, seed in seen} == {methods.TUNED_ON}
     tried = [(method, rate) for method, rates in methods.RATES.items() for rate in rates]
     assert [(method, rate) for method, rate, _ in seen] == tried
+
+
+def test_the_recorded_rates_name_the_best_of_each_method(methods):
+    data = report.recorded("methods_rates")["data"]
+    tried = pd.DataFrame(data["tried"])
+    rates = tried.groupby("method")["rate"].agg(tuple).to_dict()
+    assert rates == methods.RATES
+    for method, own in tried.groupby("method"):
+        assert data["chosen"][method] == own.loc[own["quality"].idxmax(), "rate"]
