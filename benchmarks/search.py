@@ -35,6 +35,8 @@ DEPTH = 100
 """Products that each retriever gives; a re-ranker reads as many, or the first of them."""
 TEACHER = "BM25 + bi-encoder, teacher reads 100"
 TIMED = 40
+_ALONE = 1e6
+"""A weight beside which the first stage's score only breaks ties."""
 
 
 def measure(source: str | Path, seed: int) -> dict:
@@ -96,9 +98,12 @@ def judged_pairs(pairs: Dataset) -> pd.DataFrame:
 
 
 def rankers(profile, catalogue, data, folders: dict, teacher: Path, student: Path) -> dict:
-    """Each system as a function from query texts to rows of the catalogue (queries × 100)."""
+    """Each system as a function from query texts to rows of the catalogue (queries × 100).
+
+    Sums take the weights that are best on validation queries (see `search.choose_weights`).
+    """
     texts = sources.product_text(catalogue[:])
-    words = baselines.bm25(texts)
+    index = baselines.bm25(texts)
     untrained = "bi-encoder, untrained"
     folders = {untrained: models.checkpoint("minilm"), **folders}
     encoders = {name: search.encoder(folder, profile) for name, folder in folders.items()}
@@ -109,33 +114,42 @@ def rankers(profile, catalogue, data, folders: dict, teacher: Path, student: Pat
         name: pipeline.catalogue_vectors(catalogue, profile) if name == untrained else encode(texts)
         for name, encode in embed.items()
     }
-    indexes = {name: search.exact(own) for name, own in vectors.items()}
-
-    def by_words(queries):
-        return search.lexical(words, queries, DEPTH)[1]
+    exact = {name: search.exact(own) for name, own in vectors.items()}
 
     def at_random(queries):
         rng = np.random.default_rng(profile.seed)
         return np.stack([rng.permutation(len(texts))[:DEPTH] for _ in queries])
 
-    def by_vectors(queries, name):
-        return indexes[name].search(embed[name](queries), DEPTH)[1]
+    def by_words(queries):
+        return search.lexical(index, queries, DEPTH)[1]
 
-    def both(queries, name):
+    def by_vectors(queries, name):
+        return exact[name].search(embed[name](queries), DEPTH)[1]
+
+    def by_rank(queries, name):
         return search.fuse([by_words(queries), by_vectors(queries, name)], DEPTH)[1]
+
+    def compare(queries, name):
+        words = np.stack([baselines.bm25_of(index, query) for query in queries])
+        return embed[name](queries) @ vectors[name].T, words
+
+    def by_sum(queries, name, weights):
+        return search.weighted(*compare(queries, name), weights.words, DEPTH)[1]
+
+    def read(queries, rows, score):
+        asked = [query for query, row in zip(queries, rows, strict=True) for _ in row]
+        return score(asked, [texts[row] for row in rows.ravel()])
+
+    def reread(queries, name, weights, score, depth):
+        sums, rows = search.weighted(*compare(queries, name), weights.words, DEPTH)
+        gains = read(queries, rows[:, :depth], score).reshape(-1, depth)
+        sums = sums[:, :depth] + weights.reader * gains
+        return np.hstack([search.rerank(rows[:, :depth], sums.ravel())[1], rows[:, depth:]])
 
     gains = np.asarray(list(pipeline.gains(data["test"]).values()))
     tokenizer = models.load_tokenizer(str(teacher))
     model = models.load(teacher)
     by_student = search.Reader(run.exports(student, profile), gains, profile.max_length)
-
-    def read(queries, name, score, depth):
-        found = both(queries, name)
-        rows = found[:, :depth]
-        query, place = np.nonzero(rows >= 0)
-        shown = [texts[row] for row in rows[query, place]]
-        read = search.rerank(rows, score([queries[number] for number in query], shown))[1]
-        return np.hstack([read, found[:, depth:]])
 
     def by_teacher(asked, shown):
         scores = []
@@ -149,19 +163,41 @@ def rankers(profile, catalogue, data, folders: dict, teacher: Path, student: Pat
                 scores.append(pipeline.softmax(model(**tokens).logits.numpy()) @ gains)
         return np.concatenate(scores)
 
+    tuned = data["validation"]
+    judged = judged_pairs(tuned)
+    asked = dict(zip(tuned["query_id"], tuned["query"], strict=True))
+    queries = list(asked.values())
+
+    def quality(rows):
+        frame = search.ranked(list(asked), catalogue["product_id"], rows)
+        return metrics.retrieval(frame, judged, pipeline.gains(tuned))["ndcg@10"]
+
+    def chosen(name, score, depth):
+        weights = search.choose_weights(
+            *compare(queries, name), quality, partial(read, queries, score=score), depth
+        )
+        print(f"{name}, {depth} read: {weights}")
+        return weights
+
     distilled, static = "bi-encoder, distilled", "static student"
     systems = {"random": at_random, "BM25": by_words}
     systems |= {name: partial(by_vectors, name=name) for name in embed}
-    systems |= {
-        "BM25 + bi-encoder": partial(both, name=distilled),
-        "BM25 + static student": partial(both, name=static),
-        TEACHER: partial(read, name=distilled, score=by_teacher, depth=DEPTH),
-    }
+    systems["BM25 + bi-encoder, by rank"] = partial(by_rank, name=distilled)
+    weights = chosen(distilled, by_teacher, DEPTH)
+    systems["BM25 + bi-encoder"] = partial(by_sum, name=distilled, weights=weights)
+    own = {"name": distilled, "weights": weights, "score": by_teacher, "depth": DEPTH}
+    systems[TEACHER] = partial(reread, **own)
+    alone = search.Weights(weights.words, _ALONE)
+    systems["BM25 + bi-encoder, teacher alone orders 100"] = partial(
+        reread, **own | {"weights": alone}
+    )
     for name, label in ((distilled, "bi-encoder"), (static, "static student")):
-        for depth in (DEPTH // 5, DEPTH // 2, DEPTH):
+        for depth in (DEPTH // 5, DEPTH // 2):
+            weights = chosen(name, by_student, depth)
             systems[f"BM25 + {label}, student reads {depth}"] = partial(
-                read, name=name, score=by_student, depth=depth
+                reread, name=name, weights=weights, score=by_student, depth=depth
             )
+    systems["BM25 + static student"] = partial(by_sum, name=static, weights=weights)
     return systems
 
 

@@ -1,4 +1,4 @@
-"""Search over a whole catalogue: retrieve, fuse, re-rank, and the encoders distilled for it.
+"""Search over a whole catalogue: retrieve, add up, re-rank, and the encoders distilled for it.
 
 A ranking of Q queries is a pair (scores, rows), each (Q, k): the k best products as rows of the
 catalogue, best first. Where a query has fewer than k, the rest is row −1 with score −inf.
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import bm25s
@@ -54,6 +55,9 @@ _SCALE = 4.0
 _MINED = 4
 """Further candidates of each query, from its nearest in the catalogue."""
 _NEAREST = 50
+WORDS = (0.0, 0.003, 0.01, 0.02, 0.03, 0.05, 0.1)
+READER = (0.0, 0.03, 0.1, 0.2, 0.3, 1.0)
+"""Weights of BM25 and of a re-ranker that are tried beside the cosine (see `choose_weights`)."""
 _TEMPERATURE = 0.05
 """Of the softmax over the cosines of a catalogue that a static student is to imitate."""
 _PASSES = 8
@@ -114,6 +118,43 @@ def fuse(rankings: Sequence[np.ndarray], k: int, constant: int = 60):
         rows[query, : len(best)] = best
         scores[query, : len(best)] = [sums[row] for row in best]
     return scores, rows
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A product's score is cosine + `words` · BM25 + `reader` · expected gain under a re-ranker."""
+
+    words: float = 0.0
+    reader: float = 0.0
+
+
+def weighted(cosines: np.ndarray, words: np.ndarray, weight: float, k: int):
+    """The k best products by cosine + weight · BM25; both are (Q, N), over the whole catalogue."""
+    sums = cosines + weight * words
+    rows = np.argsort(-sums, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(sums, rows, 1), rows
+
+
+def choose_weights(
+    cosines: np.ndarray,
+    words: np.ndarray,
+    quality: Callable[[np.ndarray], float],
+    read: Callable[[np.ndarray], np.ndarray],
+    depth: int,
+) -> Weights:
+    """Of `WORDS` and then of `READER` the weight of the highest quality, the smaller of equals.
+
+    Args:
+        cosines, words: (Q, N) for validation queries.
+        quality: of rows (Q, k), such as nDCG@10.
+        read: the expected gains, one for each of rows (Q, depth), in their order.
+    """
+    by_words = {w: quality(weighted(cosines, words, w, depth)[1]) for w in WORDS}
+    best = max(by_words, key=by_words.get)
+    scores, rows = weighted(cosines, words, best, depth)
+    gains = read(rows).reshape(rows.shape)
+    by_reader = {w: quality(rerank(rows, (scores + w * gains).ravel())[1]) for w in READER}
+    return Weights(best, max(by_reader, key=by_reader.get))
 
 
 # Re-rank -----------------------------------------------------------------------------------------
@@ -499,14 +540,15 @@ class Reader:
 
 
 class Engine:
-    """A catalogue that can be searched: words and static vectors, fused, re-ranked by a student.
+    """A catalogue that can be searched: static vectors, words and a student that re-ranks.
 
     Args:
         products: one row a product: `product_id` and the texts of the data contract.
         static: the folder of a static student.
         student: a folder with `model.int8.onnx`, its tokenizer and `labels.json` (gains).
         max_length: tokens of a query–product pair.
-        depth: how many products each retriever gives, and how many the student re-ranks.
+        weights: of the words and of the student beside the cosine.
+        depth: how many products the student reads.
     """
 
     def __init__(
@@ -515,17 +557,18 @@ class Engine:
         static: Path | str,
         student: Path | str,
         max_length: int,
-        depth: int = 50,
+        weights: Weights,
+        depth: int = 20,
     ):
         self.ids = products["product_id"].tolist()
         self.titles = products["product_title"].tolist()
         self.texts = product_text(products.to_dict("list"))
-        self.depth = min(depth, len(products))
+        self.weights, self.depth = weights, min(depth, len(products))
         self.words = baselines.bm25(self.texts)
         bag = SentenceTransformer(str(static), device="cpu", local_files_only=True)[0]
         self.pieces: Tokenizer = bag.tokenizer
         self.table = bag.embedding.weight.detach().numpy()
-        self.vectors = exact(self.embed(self.texts))
+        self.vectors = self.embed(self.texts)
         labels = json.loads((Path(student) / "labels.json").read_text(encoding="utf-8"))
         self.reader = Reader(student, labels["gains"], max_length)
 
@@ -534,25 +577,28 @@ class Engine:
         pieces = self.pieces.encode_batch(texts, add_special_tokens=False)
         return token_means([text.ids for text in pieces], self.table).astype(np.float32)
 
-    def retrieve(self, query: str) -> np.ndarray:
-        """Rows of the catalogue, at most `depth`, best first, before the student has seen them."""
-        _, by_words = lexical(self.words, [query], self.depth)
-        _, by_vectors = self.vectors.search(self.embed([query]), self.depth)
-        _, rows = fuse([by_words, by_vectors], self.depth)
-        return rows[0][rows[0] >= 0]
+    def compare(self, queries: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Cosines and BM25 scores (Q, N) of queries with the whole catalogue."""
+        words = np.stack([baselines.bm25_of(self.words, query) for query in queries])
+        return self.embed(queries) @ self.vectors.T, words
 
     def score(self, queries: Sequence[str], texts: Sequence[str]) -> np.ndarray:
         """The student's expected gain (N,) of query–product pairs, each by itself."""
         return self.reader(queries, texts)
 
+    def read(self, queries: Sequence[str], rows: np.ndarray) -> np.ndarray:
+        """The student's expected gain (Q · k,) of each of rows (Q, k)."""
+        asked = [query for query, row in zip(queries, rows, strict=True) for _ in row]
+        return self.score(asked, [self.texts[row] for row in rows.ravel()])
+
     def search(self, query: str, k: int = 10) -> list[Hit]:
-        """The k best products of the catalogue for a query, by the student."""
-        rows = self.retrieve(query)
-        scores = self.score([query] * len(rows), [self.texts[row] for row in rows])
-        order = np.argsort(-scores, kind="stable")[:k]
+        """The k best products of the catalogue for a query, `depth` at most."""
+        scores, rows = weighted(*self.compare([query]), self.weights.words, self.depth)
+        scores += self.weights.reader * self.read([query], rows)
+        scores, rows = rerank(rows, scores.ravel())
         return [
             Hit(self.ids[row], self.titles[row], float(score))
-            for row, score in zip(rows[order], scores[order], strict=True)
+            for row, score in zip(rows[0, :k], scores[0, :k], strict=True)
         ]
 
 
@@ -561,23 +607,48 @@ def write(
     catalogue: Dataset,
     static: Path,
     exported: Path,
-    gains: Mapping,
-    max_length: int,
+    profile: Profile,
+    validation: Dataset,
 ) -> Path:
     """Write all that an engine needs into one folder, which `load` reads; return the folder.
 
-    `exported` is what `run.exports` gives for a student, `gains` what each of its labels is worth.
+    `exported` is what `run.exports` gives for a student. The weights of words and student are those
+    with the best nDCG@10 on the queries of the validation pairs over the whole catalogue, where
+    what nobody judged counts as irrelevant.
     """
     folder = Path(folder)
     working = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(working, ignore_errors=True)
+    gains = pipeline.gains(validation)
     run.deploy(exported, working / "student", list(map(str, gains)), list(gains.values()))
     shutil.copytree(static, working / "static", ignore=shutil.ignore_patterns("manifest.json"))
-    catalogue.select_columns(["product_id", *TEXT]).to_parquet(str(working / "products.parquet"))
-    write_text(working / "engine.json", json.dumps({"max_length": max_length}))
+    products = catalogue.select_columns(["product_id", *TEXT])
+    products.to_parquet(str(working / "products.parquet"))
+    engine = Engine(
+        products.to_pandas(),
+        working / "static",
+        working / "student",
+        profile.max_length,
+        Weights(),
+    )
+    weights = _weights_of(engine, validation, gains)
+    settings = {"max_length": profile.max_length, "weights": asdict(weights)}
+    write_text(working / "engine.json", json.dumps(settings))
     shutil.rmtree(folder, ignore_errors=True)
     working.replace(folder)
     return folder
+
+
+def _weights_of(engine: Engine, pairs: Dataset, gains: Mapping) -> Weights:
+    asked = dict(zip(pairs["query_id"], pairs["query"], strict=True))
+    queries = list(asked.values())
+    judged = pipeline.frame(pairs, np.zeros(len(pairs))).drop(columns="score")
+
+    def quality(rows: np.ndarray) -> float:
+        return metrics.retrieval(ranked(list(asked), engine.ids, rows), judged, gains)["ndcg@10"]
+
+    read = partial(engine.read, queries)
+    return choose_weights(*engine.compare(queries), quality, read, engine.depth)
 
 
 def build(source: str | Path, profile: Profile, folder: Path | str) -> Path:
@@ -589,21 +660,22 @@ def build(source: str | Path, profile: Profile, folder: Path | str) -> Path:
     wide = bi_encoder(data, catalogue, profile, teacher_folder=teacher)
     static = static_encoder(data, catalogue, profile, wide)
     exported = run.exports(student, profile)
-    gains = pipeline.gains(data["train"])
-    return write(folder, catalogue, static, exported, gains, profile.max_length)
+    return write(folder, catalogue, static, exported, profile, data["validation"])
 
 
 def load(folder: Path | str) -> Engine:
     """The engine that `write` wrote. Raises FileNotFoundError where the folder holds none."""
     folder = Path(folder)
-    settings = folder / "engine.json"
-    if not settings.is_file():
+    file = folder / "engine.json"
+    if not file.is_file():
         raise FileNotFoundError(
             f"{folder}: there is no engine.json in it: write the folder with `ecomkd index` first."
         )
+    settings = json.loads(file.read_text(encoding="utf-8"))
     return Engine(
         pd.read_parquet(folder / "products.parquet"),
         folder / "static",
         folder / "student",
-        **json.loads(settings.read_text(encoding="utf-8")),
+        settings["max_length"],
+        Weights(**settings["weights"]),
     )

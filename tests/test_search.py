@@ -299,6 +299,49 @@ def test_engine_scores_as_the_exported_student_does(smoke, folders, engine):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+def test_a_sum_by_hand():
+    cosines, words = np.array([[0.9, 0.5, 0.1, 0.5]]), np.array([[0.0, 10.0, 30.0, 10.0]])
+    scores, rows = search.weighted(cosines, words, 0.0, 3)
+    assert rows.tolist() == [[0, 1, 3]] and scores.tolist() == [[0.9, 0.5, 0.5]]
+    scores, rows = search.weighted(cosines, words, 0.05, 2)
+    assert rows.tolist() == [[2, 1]] and scores[0] == pytest.approx([1.6, 1.0])
+
+
+def test_weights_are_chosen_by_their_quality():
+    rng = np.random.default_rng(0)
+    wanted = rng.random((20, 50))
+    words = rng.random((20, 50))
+    gains = rng.random((20, 50))
+    cosines = wanted - 0.02 * words - 0.2 * gains
+    best = np.argsort(-wanted, axis=1)[:, :10]
+
+    def quality(rows):
+        both = zip(rows[:, :10], best, strict=True)
+        return np.mean([np.mean(found == right) for found, right in both])
+
+    def read(rows):
+        return np.take_along_axis(gains, rows, 1).ravel()
+
+    assert search.choose_weights(cosines, words, quality, read, 50).reader == 0.2
+    exact = search.choose_weights(cosines + 0.2 * gains, words, quality, read, 50)
+    assert exact == search.Weights(0.02, 0.0)
+
+
+def test_an_engine_adds_up_words_vectors_and_student(engine, monkeypatch):
+    query = "red sofa"
+    cosines, words = engine.compare([query])
+    gains = engine.score([query] * len(engine.texts), engine.texts)
+    for weights in (search.Weights(), search.Weights(0.1), search.Weights(0.1, 0.5)):
+        monkeypatch.setattr(engine, "weights", weights)
+        sums = cosines[0] + weights.words * words[0]
+        first = np.argsort(-sums, kind="stable")[: engine.depth]
+        sums = sums[first] + weights.reader * gains[first]
+        hits = engine.search(query, k=7)
+        order = np.argsort(-sums, kind="stable")[:7]
+        assert [hit.product_id for hit in hits] == [engine.ids[row] for row in first[order]]
+        np.testing.assert_allclose([hit.score for hit in hits], sums[order], rtol=1e-6)
+
+
 def test_engine_answers_with_the_best_first(engine):
     hits = engine.search(engine.titles[0], k=5)
     assert len(hits) == 5
