@@ -163,14 +163,7 @@ def rankers(profile, catalogue, data, folders: dict, teacher: Path, student: Pat
                 scores.append(pipeline.softmax(model(**tokens).logits.numpy()) @ gains)
         return np.concatenate(scores)
 
-    tuned = data["validation"]
-    judged = judged_pairs(tuned)
-    asked = dict(zip(tuned["query_id"], tuned["query"], strict=True))
-    queries = list(asked.values())
-
-    def quality(rows):
-        frame = search.ranked(list(asked), catalogue["product_id"], rows)
-        return metrics.retrieval(frame, judged, pipeline.gains(tuned))["ndcg@10"]
+    queries, quality = search.quality_on(data["validation"], catalogue["product_id"])
 
     def chosen(name, score, depth):
         weights = search.choose_weights(

@@ -229,6 +229,23 @@ def test_encoders_train_save_and_load(smoke, folders):
             assert torch.equal(kept, start.embeddings.word_embeddings.weight)
 
 
+def test_the_search_that_is_imitated_is_a_sum(smoke, folders, monkeypatch):
+    profile, data, catalogue = smoke
+    monkeypatch.setattr(search, "choose_weights", lambda *_: search.Weights(0.02, 0.3))
+    pairs = data["test"].select(range(20))
+    gains = np.linspace(0, 1, 20)
+    found = search._by_search(
+        pairs, gains, data["validation"], catalogue, profile, folders["labels"], folders["teacher"]
+    )
+    texts = sources.product_text(catalogue[:])
+    model, index = search.encoder(folders["labels"], profile), baselines.bm25(texts)
+    for row, pair in enumerate(pairs):
+        place = catalogue["product_id"].index(pair["product_id"])
+        cosine = model.encode(pair["query"]) @ model.encode(texts[place])
+        wanted = cosine + 0.02 * baselines.bm25_of(index, pair["query"])[place] + 0.3 * gains[row]
+        assert found[row] == pytest.approx(wanted, abs=1e-4)
+
+
 def test_margins_are_learnt(tmp_path, smoke):
     profile, data, _ = smoke
     start = search.encoder(models.checkpoint("minilm"), profile)
