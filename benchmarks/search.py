@@ -4,9 +4,9 @@
     python benchmarks/search.py ../data/icecat --seeds 18   the same on a folder of your own
     python benchmarks/search.py --merge                     all files into the recorded result
 
-The profile comes from ECOMKD_PROFILE; models learn from its first `live_pairs` unlabelled pairs, as
-in the chapters. In the simulated shop every product is labelled for every query; elsewhere what
-nobody judged counts as irrelevant, and judged@10 stands beside each score.
+The profile comes from ECOMKD_PROFILE; the student learns from its first `live_pairs` unlabelled
+pairs, bi-encoders from all. In the simulated shop every product is labelled for every query;
+elsewhere what nobody judged counts as irrelevant, and judged@10 stands beside each score.
 All numbers are about test queries. A run that is started again goes on where it stopped.
 """
 
@@ -53,7 +53,7 @@ def measure(source: str | Path, seed: int) -> dict:
     live = profile.live_pairs
     student = pipeline.student(data, profile, teacher_folder=teacher, unlabelled=live)
     folders = {
-        f"bi-encoder, {row}": search.bi_encoder(data, catalogue, profile, row, teacher, live)
+        f"bi-encoder, {row}": search.bi_encoder(data, catalogue, profile, row, teacher)
         for row in search.BI_ENCODERS
     }
     folders["static student"] = search.static_encoder(
