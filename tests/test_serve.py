@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -395,6 +396,16 @@ def test_room_is_for_those_who_can_be_answered_in_time(waiting, pace, full):
     one = serve._Service(Stub(), settings, "stub", None)
     one.waiting, one.pace = waiting, pace
     assert one.full() is full
+
+
+def test_no_answer_waits_for_its_first_half_to_be_confirmed():
+    with (
+        serve._listen("127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()),
+    ):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_crowd_gets_answers_in_time_or_is_turned_away():
