@@ -130,8 +130,7 @@ def rankers(profile, catalogue, data, folders: dict, teacher: Path, student: Pat
         return search.fuse([by_words(queries), by_vectors(queries, name)], DEPTH)[1]
 
     def compare(queries, name):
-        words = np.stack([baselines.bm25_of(index, query) for query in queries])
-        return embed[name](queries) @ vectors[name].T, words
+        return embed[name](queries) @ vectors[name].T, search.word_scores(index, queries)
 
     def by_sum(queries, name, weights):
         return search.weighted(*compare(queries, name), weights.words, DEPTH)[1]

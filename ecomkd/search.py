@@ -86,6 +86,11 @@ def lexical(index: bm25s.BM25, queries: Sequence[str], k: int) -> tuple[np.ndarr
     return scores, rows
 
 
+def word_scores(index: bm25s.BM25, queries: Sequence[str]) -> np.ndarray:
+    """BM25 scores (Q, N) of queries with every product."""
+    return np.stack([baselines.bm25_of(index, query) for query in queries])
+
+
 def exact(vectors: np.ndarray) -> faiss.Index:
     """An index (N, H) that compares a query with every vector, by inner product."""
     index = faiss.IndexFlatIP(vectors.shape[1])
@@ -397,16 +402,13 @@ def _by_search(
         shown = candidates(numbered, catalogue, rows)
         return model_scores(teacher_folder, shown, labels, worth, profile)
 
-    words = np.stack([baselines.bm25_of(index, query) for query in queries])
     cosines = mining.encode(model, queries) @ vectors.T
-    weights = choose_weights(cosines, words, quality, read, _READ)
+    weights = choose_weights(cosines, word_scores(index, queries), quality, read, _READ)
     place = {product: row for row, product in enumerate(catalogue["product_id"])}
     rows = np.array([place[product] for product in pairs["product_id"]])
     scores = (mining.encode(model, pairs["query"]) * vectors[rows]).sum(axis=1)
     scores += weights.reader * gains
-    asked = np.asarray(pairs["query"], dtype=object)
-    for query in dict.fromkeys(asked):
-        own = asked == query
+    for query, own in pd.Series(rows).groupby(np.asarray(pairs["query"])).indices.items():
         scores[own] += weights.words * baselines.bm25_of(index, query)[rows[own]]
     return scores
 
@@ -644,8 +646,7 @@ class Engine:
 
     def compare(self, queries: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Cosines and BM25 scores (Q, N) of queries with the whole catalogue."""
-        words = np.stack([baselines.bm25_of(self.words, query) for query in queries])
-        return self.embed(queries) @ self.vectors.T, words
+        return self.embed(queries) @ self.vectors.T, word_scores(self.words, queries)
 
     def score(self, queries: Sequence[str], texts: Sequence[str]) -> np.ndarray:
         """The student's expected gain (N,) of query–product pairs, each by itself."""
