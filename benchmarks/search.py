@@ -189,7 +189,8 @@ def rankers(profile, catalogue, data, folders: dict, teacher: Path, student: Pat
             systems[f"BM25 + {label}, student reads {depth}"] = partial(
                 reread, name=name, weights=weights, score=by_student, depth=depth
             )
-    systems["BM25 + static student"] = partial(by_sum, name=static, weights=weights)
+        if name == static:  # the words' weight is chosen first, and is the same at each depth
+            systems["BM25 + static student"] = partial(by_sum, name=name, weights=weights)
     return systems
 
 
