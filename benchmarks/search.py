@@ -296,7 +296,7 @@ def _goals(ndcg: pd.DataFrame, rows: dict) -> list[dict]:
         )
         goals.append(
             report.goal(
-                f"share of the teacher's lift over random that the best system keeps which answers "
+                f"share of the teacher's lift over random, kept by the best system that answers "
                 f"{faster} times faster ({best})",
                 span["value"],
                 span["low"],
