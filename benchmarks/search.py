@@ -162,21 +162,21 @@ def rankers(profile, catalogue, data, folders: dict, teacher: Path, student: Pat
                 scores.append(pipeline.softmax(model(**tokens).logits.numpy()) @ gains)
         return np.concatenate(scores)
 
+    distilled, static = "bi-encoder, distilled", "static student"
     queries, quality = search.quality_on(data["validation"], catalogue["product_id"])
+    compared = {name: compare(queries, name) for name in (distilled, static)}
 
     def chosen(name, score, depth):
         weights = search.choose_weights(
-            *compare(queries, name), quality, partial(read, queries, score=score), depth
+            *compared[name], quality, partial(read, queries, score=score), depth
         )
         print(f"{name}, {depth} read: {weights}")
         return weights
 
-    distilled, static = "bi-encoder, distilled", "static student"
     systems = {"random": at_random, "BM25": by_words}
     systems |= {name: partial(by_vectors, name=name) for name in embed}
     systems["BM25 + bi-encoder, by rank"] = partial(by_rank, name=distilled)
     weights = chosen(distilled, by_teacher, DEPTH)
-    systems["BM25 + bi-encoder"] = partial(by_sum, name=distilled, weights=weights)
     own = {"name": distilled, "weights": weights, "score": by_teacher, "depth": DEPTH}
     systems[TEACHER] = partial(reread, **own)
     alone = search.Weights(weights.words, _ALONE)
@@ -189,8 +189,8 @@ def rankers(profile, catalogue, data, folders: dict, teacher: Path, student: Pat
             systems[f"BM25 + {label}, student reads {depth}"] = partial(
                 reread, name=name, weights=weights, score=by_student, depth=depth
             )
-        if name == static:  # the words' weight is chosen first, and is the same at each depth
-            systems["BM25 + static student"] = partial(by_sum, name=name, weights=weights)
+        # The words' weight is chosen first: it is the same whoever reads, and however deep.
+        systems[f"BM25 + {label}"] = partial(by_sum, name=name, weights=weights)
     return systems
 
 
