@@ -28,6 +28,7 @@ ORDER = (
     "ecomkd.data.files",
     "ecomkd.data.baskets",
     "ecomkd.data.journey",
+    "ecomkd.data.retail",
     "ecomkd.data.schema",
     "ecomkd.data.shop",
     "ecomkd.data.truth",
