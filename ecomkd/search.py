@@ -58,8 +58,8 @@ _NEAREST = 50
 _TAUGHT = ("train", "unlabelled", "mined")
 _READ = 20
 """Products that a reader puts into a new order."""
-WORDS = (0.0, 0.003, 0.01, 0.02, 0.03, 0.05, 0.1)
-READER = (0.0, 0.03, 0.1, 0.2, 0.3, 1.0)
+WORDS = (0.0, 0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0)
+READER = (0.0, 0.03, 0.1, 0.2, 0.3, 1.0, 3.0)
 """Weights of BM25 and of a re-ranker that are tried beside the cosine (see `choose_weights`)."""
 _TEMPERATURE = 0.05
 """Of the softmax over the cosines of a catalogue that a static student is to imitate."""
@@ -475,6 +475,20 @@ def _imitate(
 ) -> None:
     """Train `model` to rank the texts for each query as the teacher does."""
     asked, kept = teacher.encode(queries, show_progress_bar=False), mining.encode(teacher, texts)
+    tokenizer = model[0].tokenizer
+
+    def tokens(side: Sequence[str]) -> list[np.ndarray]:
+        cut = tokenizer.encode_batch(list(side), add_special_tokens=False)
+        return [np.array(one.ids, dtype=np.int64) for one in cut]
+
+    def vectors(ids: list[np.ndarray]) -> torch.Tensor:
+        ends = np.cumsum([0, *map(len, ids)])
+        one = {"input_ids": np.concatenate(ids), "offsets": ends[:-1]}
+        return model({name: torch.from_numpy(part) for name, part in one.items()})[
+            "sentence_embedding"
+        ]
+
+    query_tokens, text_tokens = tokens(queries), tokens(texts)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     rng = np.random.default_rng(seed)
     for _ in range(_PASSES):
@@ -482,10 +496,8 @@ def _imitate(
         for batch in np.array_split(order, -(-len(order) // 64)):
             wanted = torch.from_numpy(asked[batch] @ kept.T)
             shown = _shown(wanted, rng)
-            a, b = (
-                model(model.preprocess(side))["sentence_embedding"]
-                for side in ([queries[row] for row in batch], [texts[row] for row in shown])
-            )
+            a = vectors([query_tokens[row] for row in batch])
+            b = vectors([text_tokens[row] for row in shown])
             wanted = wanted[:, shown]
             loss = losses.listwise_kl(a @ b.T, wanted, torch.ones_like(wanted).bool(), _TEMPERATURE)
             optimizer.zero_grad()
