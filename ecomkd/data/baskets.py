@@ -78,10 +78,11 @@ def from_lines(
         if table[key].duplicated().any():
             twice = table.loc[table[key].duplicated(), key].iloc[0]
             raise DataError(f"{key} {twice} has two rows; keep one.")
-    empty = lines["quantity"] <= 0
-    unknown = ~empty & ~lines["item_id"].isin(items["item_id"])
-    left_out = left_out | {"no piece": int(empty.sum()), "unknown item": int(unknown.sum())}
-    lines = lines[~(empty | unknown)]
+    own = {
+        "no piece": lines["quantity"] <= 0,
+        "unknown item": ~lines["item_id"].isin(items["item_id"]),
+    }
+    lines, counts = leave_out(lines, own)
     if lines.empty:
         raise DataError("no line is left: each has no piece or an unknown item; check the ids.")
     keys = ["user_id", "basket_id", "item_id"]
@@ -105,4 +106,18 @@ def from_lines(
         }
     )
     users = people.merge(users, how="left", on="user_id")
-    return Baskets(events, items.reset_index(drop=True), users, left_out)
+    return Baskets(events, items.reset_index(drop=True), users, left_out | counts)
+
+
+def leave_out(
+    lines: pd.DataFrame, reasons: dict[str, pd.Series]
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The lines that no reason speaks against, and how many each of them takes away.
+
+    A reason is true where a line has to go. A line counts for the first that does.
+    """
+    kept, counts = np.ones(len(lines), bool), {}
+    for reason, gone in reasons.items():
+        counts[reason] = int((kept & gone.to_numpy()).sum())
+        kept &= ~gone.to_numpy()
+    return lines[kept], counts

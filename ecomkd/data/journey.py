@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pandas as pd
-
-from ecomkd.data.baskets import Baskets, from_lines
+from ecomkd.data.baskets import Baskets, from_lines, leave_out
 from ecomkd.data.files import DataError
 
 NO_GOODS = ("COUPON", "FUEL")
@@ -52,12 +50,11 @@ def load() -> Baskets:
         }
     )
     no_goods = products.loc[products["department"].isin(NO_GOODS), "item_id"]
-    no_type = products.loc[products["type"] == "", "item_id"].tolist()
-    dropped = {
+    no_type = products.loc[products["type"] == "", "item_id"]
+    reasons = {
         "coupons and fuel": lines["item_id"].isin(no_goods),
         "no type": lines["item_id"].isin(no_type),
     }
-    gone = pd.concat(dropped, axis=1).any(axis=1)
     users = tables["demographics"].rename(
         columns={
             "household_id": "user_id",
@@ -68,8 +65,8 @@ def load() -> Baskets:
             "kids_count": "kids",
         }
     )
-    counted = {reason: int(rows.sum()) for reason, rows in dropped.items()}
-    return from_lines(lines[~gone], products, users, counted)
+    lines, counts = leave_out(lines, reasons)
+    return from_lines(lines, products, users, counts)
 
 
 def item_text(product: dict) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ecomkd.data.baskets import Baskets, from_lines
+from ecomkd.data.baskets import Baskets, from_lines, leave_out
 from ecomkd.data.files import DataError
 
 _COLUMNS = {
@@ -42,14 +42,12 @@ def load(path: str | Path) -> Baskets:
         if name not in lines:
             raise DataError(f"{path}: column {name!r} is missing; give the published file.")
     lines = lines[list(_COLUMNS)].rename(columns=_COLUMNS).astype("str").fillna("")
-    kept, left_out = lines, {}
-    for reason, gone in (
-        ("cancelled", lines["basket_id"].str.startswith("C")),
-        ("no customer", lines["user_id"].isin(["", "nan"])),
-        ("no product", ~lines["item_id"].str.match(_GOODS)),
-    ):
-        before, kept = len(kept), kept[~gone.reindex(kept.index)]
-        left_out[reason] = before - len(kept)
+    reasons = {
+        "cancelled": lines["basket_id"].str.startswith("C"),
+        "no customer": lines["user_id"].isin(["", "nan"]),
+        "no product": ~lines["item_id"].str.match(_GOODS),
+    }
+    kept, left_out = leave_out(lines, reasons)
     try:
         numbers = kept[["quantity", "price"]].astype(float)
         kept = kept.assign(
