@@ -5,6 +5,9 @@
     python benchmarks/methods.py --seeds 2 3      further seeds, in turn
     python benchmarks/methods.py --merge          all files into the recorded result
 
+Times are means over the seeds. What ran beside other programs is named in --untimed when merging:
+its times are left out, its qualities are not.
+
 The profile comes from ECOMKD_PROFILE. All methods of a seed learn from the same first training
 pairs, whole queries, and choose their checkpoint or strength on no more validation pairs than
 that, VALIDATION at most. Small training sets take more passes: no network stops before
@@ -24,7 +27,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -68,6 +71,7 @@ TREES = (25, 50, 100, 200)
 UNSEEN = "unseen_synonym"
 MEASURES = ("macro_f1", "ndcg@10", "lift@10", "lift@10 unseen")
 COSTS = ("seconds", "shared_seconds", "trained_parameters", "kept_bytes", "p50_ms")
+TIMES = ("seconds", "shared_seconds", "seconds_per_pair", "p50_ms")
 SAME = ("profile", "generator", "labels", "pairs", "min_steps", "rates")
 SPEED_PAIRS = 50
 
@@ -549,9 +553,12 @@ def comparisons(entries: pd.DataFrame) -> list[dict]:
     return rows
 
 
-def merge(folder: Path, out: Path) -> None:
-    """Write the recorded result from the files of single seeds."""
+def merge(folder: Path, out: Path, untimed: Sequence[int] = ()) -> None:
+    """Write the recorded result from the files of single seeds, without the times of `untimed`."""
     parts = seeds_of.read(folder, SAME)
+    timed = [part for part in parts if part["seed"] not in untimed]
+    if not timed:
+        raise SystemExit("--untimed: names every seed; leave one whose times are kept.")
     runs = [{(entry["wanted"], entry["method"]) for entry in part["entries"]} for part in parts]
     short = [
         part["seed"] for part, own in zip(parts, runs, strict=True) if own < set().union(*runs)
@@ -561,16 +568,21 @@ def merge(folder: Path, out: Path) -> None:
     seeds = sorted(part["seed"] for part in parts)
     entries = pd.DataFrame([entry for part in parts for entry in part["entries"]])
     entries = entries.sort_values(["wanted", "seed"], kind="stable")
+    entries.loc[entries["seed"].isin(untimed), entries.columns.intersection(TIMES)] = np.nan
     plain = entries.drop(columns="per_query").astype(object)
-    script = "python benchmarks/methods.py"
+    command = f"python benchmarks/methods.py --pairs {parts[0]['pairs']}"
+    command += f" --seeds {' '.join(map(str, seeds))} --merge"
+    if untimed:
+        command += f" --untimed {' '.join(map(str, untimed))}"
     report.write_recorded(
         out,
-        command=f"{script} --pairs {parts[0]['pairs']} --seeds {' '.join(map(str, seeds))} --merge",
+        command=command,
         seeds=seeds,
-        hardware=parts[0]["hardware"],
+        hardware=timed[0]["hardware"],
         generator=parts[0]["generator"],
         data={
             **{name: parts[0][name] for name in SAME if name != "generator"},
+            "timed_seeds": [part["seed"] for part in timed],
             "summary": summary(entries),
             "comparisons": comparisons(entries),
             "entries": plain.where(plain.notna(), None).to_dict("records"),
@@ -610,6 +622,7 @@ def main() -> None:
     parser.add_argument("--min-steps", type=int, default=150, help="steps of a network at least")
     parser.add_argument("--folder", type=Path, help="of the single seeds' files")
     parser.add_argument("--merge", action="store_true", help="write the recorded result")
+    parser.add_argument("--untimed", type=int, nargs="*", default=[], help="seeds without times")
     parser.add_argument("--out", type=Path, default=RECORDED, help="where --merge writes")
     arguments = parser.parse_args()
     folder = arguments.folder or Profile.named().artifacts / "methods"
@@ -640,7 +653,7 @@ def main() -> None:
         result = begun(file, json.loads(json.dumps(fresh)))
         measure(seed, result, lambda result=result, file=file: write_text(file, json.dumps(result)))
     if arguments.merge:
-        merge(folder, arguments.out)
+        merge(folder, arguments.out, arguments.untimed)
 
 
 if __name__ == "__main__":

@@ -451,6 +451,21 @@ def test_merging_gives_means_intervals_and_comparisons(methods, tmp_path):
     assert "NaN" not in (tmp_path / "out.json").read_text()
 
 
+def test_merging_leaves_out_the_times_of_a_disturbed_seed(methods, tmp_path):
+    disturbed = part(1, hardware={"cpu": "another"})
+    folder = written(tmp_path, disturbed, part(2), part(3))
+    methods.merge(folder, tmp_path / "out.json", untimed=[1])
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert (record["hardware"], record["data"]["timed_seeds"]) == ({"cpu": "none"}, [2, 3])
+    assert record["command"].endswith("--seeds 1 2 3 --merge --untimed 1")
+    full = next(row for row in record["data"]["summary"] if row["method"] == "full")
+    assert (full["seconds"], full["seeds"]) == (25.0, 3)
+    first = next(row for row in record["data"]["entries"] if row["method"] == "full")
+    assert (first["seed"], first["seconds"], first["kept_bytes"]) == (1, None, 28)
+    with pytest.raises(SystemExit, match="--untimed: names every seed"):
+        methods.merge(folder, tmp_path / "out.json", untimed=[1, 2, 3])
+
+
 def test_merging_refuses_files_of_different_settings(methods, tmp_path):
     with pytest.raises(SystemExit, match="no file of a seed; run this script with --seeds first"):
         methods.merge(tmp_path, tmp_path / "out.json")
