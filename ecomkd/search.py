@@ -482,11 +482,9 @@ def _imitate(
         return [np.array(one.ids, dtype=np.int64) for one in cut]
 
     def vectors(ids: list[np.ndarray]) -> torch.Tensor:
-        ends = np.cumsum([0, *map(len, ids)])
-        one = {"input_ids": np.concatenate(ids), "offsets": ends[:-1]}
-        return model({name: torch.from_numpy(part) for name, part in one.items()})[
-            "sentence_embedding"
-        ]
+        starts = torch.from_numpy(np.cumsum([0, *map(len, ids)])[:-1])
+        side = {"input_ids": torch.from_numpy(np.concatenate(ids)), "offsets": starts}
+        return model(side)["sentence_embedding"]
 
     query_tokens, text_tokens = tokens(queries), tokens(texts)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)

@@ -363,11 +363,24 @@ def machine(record: dict) -> str:
 
 
 def record_run_times(costs: dict[str, dict]) -> None:
+    """Record what chapters cost; those that are not among them keep what is recorded."""
     from ecomkd import bench  # here, for it loads torch
     from ecomkd.config import Profile
     from ecomkd.data import shop
 
-    rows = [{"name": name, "profile": PROFILE, **cost} for name, cost in costs.items()]
+    found = [{"name": name, "profile": PROFILE, **cost} for name, cost in costs.items()]
+    order = [path.stem for path in chapters()]
+    kept = []
+    if len(costs) < len(order) and RUN_TIMES.exists():
+        record = json.loads(RUN_TIMES.read_text("utf-8"))
+        if record["hardware"] != bench.hardware():
+            sys.exit(f"{RUN_TIMES.name} is of another machine; time all chapters on this one.")
+        kept = [
+            row
+            for row in record["data"]["notebooks"]
+            if row["name"] in order and row["name"] not in costs
+        ]
+    rows = sorted(kept + found, key=lambda row: order.index(row["name"]))
     minutes = sum(row["seconds"] for row in rows if row["name"] < "06") / 60
     gib = max(row["peak_mib"] for row in rows) / 1024
     core = "The five core chapters together, minutes"
@@ -582,8 +595,12 @@ def stored() -> None:
     say(f"The book is ready: {render(BUILD / 'stored', notebooks).as_uri()}")
 
 
-def store(names: list[str]) -> None:
-    """Execute and store outputs. All chapters: from an empty artefact folder, times recorded."""
+def store(names: list[str], timed: bool = False) -> None:
+    """Execute and store outputs. All chapters: from an empty artefact folder, times recorded.
+
+    With `timed` the times of `names` are recorded, too. Then the artefact folder has what the
+    chapters before them leave, and nothing of their own.
+    """
     everything = chapters()
     chosen = [path for path in everything if not names or path.stem in names]
     if unknown := set(names) - {path.stem for path in everything}:
@@ -598,7 +615,7 @@ def store(names: list[str]) -> None:
         label = f"[{count}/{len(chosen)}] {path.stem}"
         notebook, costs[path.stem] = executed(path, label, again=True)
         write(path, dump(notebook))
-    if not names:
+    if timed or not names:
         record_run_times(costs)
         for path in chosen:
             write_cells(path)
@@ -608,6 +625,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Build the book.")
     parser.add_argument("action", choices=("build", "stored", "store", "cells"))
     parser.add_argument("names", nargs="*", help="with `store`: the notebooks, e.g. 01_concepts")
+    parser.add_argument(
+        "--timed",
+        action="store_true",
+        help="with `store NAME`: record its run time, from artefacts of the chapters before alone",
+    )
     arguments = parser.parse_args()
     os.environ["ECOMKD_PROFILE"] = PROFILE
     if arguments.action == "build":
@@ -615,7 +637,7 @@ def main() -> None:
     elif arguments.action == "stored":
         stored()
     elif arguments.action == "store":
-        store(arguments.names)
+        store(arguments.names, arguments.timed)
     else:
         for path in sorted(NOTEBOOKS.glob("*.ipynb")):
             write_cells(path)
