@@ -1,4 +1,7 @@
-"""A browser for the tests of the pages."""
+"""What several tests need: a browser, and what the data cards of baskets state."""
+
+import re
+from pathlib import Path
 
 import pytest
 
@@ -12,3 +15,14 @@ def browser():
             yield opened
     except FileNotFoundError as missing:
         pytest.skip(str(missing))
+
+
+@pytest.fixture
+def card():
+    """A function from a section's label to the whole numbers that it states, in order."""
+    page = Path(__file__).resolve().parent.parent / "book" / "data_baskets.md"
+    sections = re.split(r"^\((card-\w+)\)=$", page.read_text("utf-8"), flags=re.MULTILINE)
+    texts = dict(zip(sections[1::2], sections[2::2], strict=True))
+    return lambda label: [
+        int(number.replace(",", "")) for number in re.findall(r"\b\d[\d,]*", texts[label])
+    ]

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ecomkd import recommend
 from ecomkd.data import journey
 from ecomkd.data.baskets import HORIZON, from_lines
 from ecomkd.data.files import DataError
@@ -88,11 +89,22 @@ def supermarket():
     return journey.load()
 
 
-def test_the_journey_is_what_its_card_says(supermarket):
-    assert len(supermarket.users) == 2467
-    assert len(supermarket.items) == supermarket.items["item_id"].nunique()
-    assert supermarket.days == 366
-    assert supermarket.users["age"].notna().sum() in range(790, 802)
+def test_the_journey_is_what_its_card_says(supermarket, card):
+    told = card("card-journey")
+    assert told[:7] == [
+        len(supermarket.users),
+        supermarket.users["age"].notna().sum(),
+        len(supermarket.items),
+        supermarket.items["text"].nunique(),
+        supermarket.events["basket"].nunique(),
+        len(supermarket.events),
+        supermarket.days,
+    ]
+    assert set(supermarket.left_out.values()) <= set(told)
+    test = supermarket.between(supermarket.test_start, supermarket.days)
+    assert test["user"].nunique() in told
+    assert len(recommend.first_sold(supermarket, supermarket.test_start)) in told
+    assert supermarket.items["item_id"].is_unique
     texts = supermarket.items["text"]
     assert (texts == texts.str.split().str.join(" ")).all() and (texts.str.len() > 10).all()
     assert not supermarket.items["department"].isin(journey.NO_GOODS).any()
