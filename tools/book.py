@@ -358,7 +358,8 @@ def write_cells(path: Path) -> None:
 def machine(record: dict) -> str:
     """The recorded hardware, for people."""
     hardware = record["hardware"]
-    named = f"{hardware['cores']} cores of {hardware['cpu']} with {hardware['memory_gib']} GiB"
+    cores = "1 core" if hardware["cores"] == 1 else f"{hardware['cores']} cores"
+    named = f"{cores} of {hardware['cpu']} with {hardware['memory_gib']} GiB"
     return f"{named} and a {hardware['gpu']}" if "gpu" in hardware else named
 
 
