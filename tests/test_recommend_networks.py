@@ -1,0 +1,204 @@
+"""Networks that recommend, on a made-up shop whose users have habits."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ecomkd import recommend
+from ecomkd.config import Profile
+from ecomkd.data.baskets import HORIZON, Baskets, from_lines
+
+USERS, ITEMS, DAYS = 12, 40, 120
+START = DAYS - HORIZON
+LATE = ITEMS - 2  # these two items are first sold in the last days
+KINDS = [recommend.BasketTransformer, recommend.DecayedMeans]
+
+
+def shop(lines: list[tuple]) -> Baskets:
+    frame = pd.DataFrame(lines, columns=["user_id", "item_id", "day"]).drop_duplicates()
+    frame["time"] = pd.Timestamp("2024-01-01 10:00") + pd.to_timedelta(frame["day"], "D")
+    frame["basket_id"] = frame["user_id"] * 1000 + frame["day"]
+    items = pd.DataFrame({"item_id": range(ITEMS)})
+    items["text"] = [f"thing {min(item, LATE) // 2}" for item in items["item_id"]]
+    users = pd.DataFrame({"user_id": range(USERS)})
+    return from_lines(frame.assign(quantity=1, value=1.0), items, users, {})
+
+
+def lines() -> list[tuple]:
+    rng = np.random.default_rng(0)
+    found = [(user, item, 0) for user in range(USERS) for item in range(3)]
+    for user in range(USERS):
+        own = rng.choice(LATE, 6, replace=False)
+        for day in range(int(rng.integers(1, 5)), DAYS, 4):
+            found += [(user, int(item), day) for item in rng.choice(own, 3, replace=False)]
+            found.append((user, int(rng.integers(LATE)), day))
+        found += [(user, LATE + user % 2, START + 9), (user, 0, DAYS - 1)]
+    return found
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory):
+    return Profile.named("smoke", artifacts=tmp_path_factory.mktemp("artifacts"), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def baskets():
+    return shop(lines())
+
+
+@pytest.fixture(scope="module")
+def items(baskets, profile):
+    vectors = np.random.default_rng(1).standard_normal((len(recommend.texts(baskets)[0]), 16))
+    return recommend.Items(baskets, vectors, 30, 4, profile)
+
+
+@pytest.fixture
+def model(items, request):
+    torch.manual_seed(0)
+    made = request.param(items, width=8)
+    with torch.no_grad():  # away from the start, where all tastes are zero
+        for weight in made.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    return made.eval()
+
+
+each_kind = pytest.mark.parametrize("model", KINDS, indirect=True)
+everything = torch.arange(ITEMS)
+
+
+def row(day: int = START, users=range(USERS)) -> list[dict]:
+    return [{"day": day, "users": list(users)}]
+
+
+def test_nothing_from_the_day_on_is_read_but_the_targets(baskets, items, profile):
+    cut = [line for line in lines() if line[2] < START]
+    ends = [(user, LATE + user % 2, DAYS - 1) for user in range(USERS)]
+    other = shop(cut + ends)
+    here, there = recommend.Reader(baskets)(row()), recommend.Reader(other)(row())
+    for name in set(here) - {"day", "buyer", "bought"}:
+        assert torch.equal(here[name], there[name]), name
+    assert len(there["bought"]) == USERS < len(here["bought"])
+    again = recommend.Items(other, items.vectors.numpy(), 30, 4, profile)
+    for a, b in zip(items.on(START), again.on(START), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_habits_of_one_item_by_hand(baskets):
+    seen, habit = recommend._habits(20, np.array([2, 10, 10, 18]), np.array([7, 7, 5, 7]))
+    assert seen.tolist() == [5, 7]
+    decayed = sum(np.exp(-age / 56) for age in (2, 10, 18))
+    expected = [decayed, 3, 2, 8, 2 / 8, 3, 3]
+    assert np.expm1(habit[1])[[1, 3, 4, 5, 6, 7, 8]] == pytest.approx(expected, rel=1e-5)
+    assert np.expm1(habit[0])[[3, 4, 5]] == pytest.approx([1, 10, 60], rel=1e-5)
+
+
+def test_an_untrained_network_ranks_new_items_by_sales(items, baskets):
+    for kind in KINDS:
+        rank = recommend.network(kind(items, width=8), recommend.Reader(baskets), START)
+        sold = items.on(START)[1][:, :-1].sum(dim=1).numpy()
+        past = recommend.history(baskets, START)
+        for user, top in enumerate(rank(np.arange(USERS), True)):
+            new = np.setdiff1d(np.arange(ITEMS), past[user].indices)
+            count = min(len(new), recommend.DEPTH)
+            assert sold[top[:count]] == pytest.approx(np.sort(sold[new])[::-1][:count])
+
+
+@each_kind
+def test_a_user_is_scored_alike_alone_and_among_others(model, baskets):
+    reader = recommend.Reader(baskets)
+    together = recommend._scores(model, reader(row()), everything)
+    alone = recommend._scores(model, reader(row(users=[5])), everything)
+    assert torch.allclose(together[5], alone[0], atol=1e-5)
+    some = torch.tensor([30, 2, 17])
+    assert torch.allclose(
+        recommend._scores(model, reader(row()), some), together[:, some], atol=1e-5
+    )
+
+
+@each_kind
+def test_items_that_nobody_bought_are_told_apart_by_text_alone(model, baskets):
+    scores = recommend._scores(model, recommend.Reader(baskets)(row()), everything)
+    assert torch.equal(scores[:, LATE], scores[:, LATE + 1])
+    assert not torch.allclose(scores[:, LATE], scores[:, LATE].mean())
+
+
+def test_the_student_reads_sums_that_a_purchase_adds_to(items, baskets):
+    model = recommend.DecayedMeans(items, width=8).eval()
+    model.mix = torch.nn.Identity()
+    batch = recommend.Reader(baskets)(row(users=[3]))
+    found = model.taste(batch)[0].detach().view(3, 8)
+    past = baskets.between(0, START)
+    own = past[past["user"] == 3]
+    vectors = model.table(model.read, torch.tensor(own["item"].tolist()), START)
+    for scale, mean in zip((14, 56, 182), found, strict=True):
+        weight = torch.from_numpy(np.exp((own["day"].to_numpy() - START) / scale)).float()
+        expected = weight @ vectors.detach() / weight.sum()
+        assert torch.allclose(mean, expected, atol=1e-4)
+
+
+def test_purchase_loss_is_binary_cross_entropy_per_purchase():
+    torch.manual_seed(0)
+    logits, bought = torch.randn(3, 5), torch.tensor([[0, 1, 0, 0, 1], [0] * 5, [1, 0, 0, 0, 0]])
+    user, column = bought.nonzero(as_tuple=True)
+    by_hand = torch.nn.functional.binary_cross_entropy_with_logits(
+        logits, bought.float(), reduction="sum"
+    )
+    assert torch.isclose(recommend.purchase_loss(logits, user, column), by_hand / 3)
+    with pytest.raises(ValueError, match="No candidate is bought"):
+        recommend.purchase_loss(logits, user[:0], column[:0])
+
+
+def test_occasions_leave_room_for_what_is_foreseen(baskets):
+    rows = recommend.occasions(baskets, 40, START, 5, seed=0)
+    assert max(rows["day"]) == START - HORIZON
+    assert min(rows["day"]) >= 40
+    assert {(a - b) % 7 for a, b in zip(rows["day"], rows["day"][1:], strict=False)} == {0}
+    assert max(map(len, rows["users"])) == 5
+    first = rows.filter(lambda one: one["day"] == START - HORIZON)
+    assert sorted(user for users in first["users"] for user in users) == list(range(USERS))
+
+
+def trained(items, folder, profile, kind=recommend.DecayedMeans, rows=None, **options):
+    torch.manual_seed(0)
+    rows = recommend.occasions(items.baskets, 40, START, 6, 0) if rows is None else rows
+    model = kind(items, width=8)
+    log = recommend.fit(
+        model, rows, START, profile, folder, passes=2, learning_rate=0.01, **options
+    )
+    return model, rows, log
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_lowers_the_loss_and_keeps_the_best(kind, items, baskets, profile, tmp_path):
+    model, _, log = trained(items, tmp_path, profile, kind)
+    losses = [entry["loss"] for entry in log if "loss" in entry]
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    looks = [entry["eval_recall"] for entry in log if "eval_recall" in entry]
+    rank = recommend.network(model, recommend.Reader(baskets), START)
+    assert recommend.evaluate(rank, baskets, START)["recall"] == pytest.approx(max(looks))
+    kept = load_file(tmp_path / "model.safetensors")
+    assert kept.keys() == model.state_dict().keys()
+    assert all(torch.equal(kept[name], part) for name, part in model.state_dict().items())
+
+
+def test_a_student_comes_closer_to_its_teacher_with_more_weight_on_it(items, profile, tmp_path):
+    reader = recommend.Reader(items.baskets)
+    teacher, rows, _ = trained(items, tmp_path / "t", profile, recommend.BasketTransformer)
+    candidates = recommend.fitted(items, START)
+    taught = recommend.teacher_scores(rows, teacher, reader, candidates, 6)
+    best = np.array(taught[0]["teacher_scores"])
+    assert best.shape == (len(taught[0]["users"]), 6)
+    assert (np.diff(best, axis=1) <= 0).all()
+    away = []
+    for alpha in (0.0, 20.0):
+        student, _, _ = trained(items, tmp_path / f"s{alpha}", profile, rows=taught, alpha=alpha)
+        own = recommend._scores(student, reader(row(START - HORIZON)), candidates)
+        goal = recommend._scores(teacher, reader(row(START - HORIZON)), candidates)
+        away.append(float((own.softmax(1) - goal.softmax(1)).abs().sum()))
+    assert away[1] < away[0]
+    with pytest.raises(
+        ValueError, match=r"alpha > 0 needs the columns of recommend.teacher_scores"
+    ):
+        trained(items, tmp_path / "none", profile, rows=rows, alpha=1.0)
