@@ -54,6 +54,11 @@ def history(baskets: Baskets, day: int, scale: float | None = None) -> sp.csr_ma
     return sp.csr_matrix((weight, (past["user"], past["item"])), shape, dtype=np.float32)
 
 
+def buyers_of(past: sp.csr_matrix) -> np.ndarray:
+    """How many users have bought each item, (I,), from a `history`."""
+    return np.bincount(past.indices, minlength=past.shape[1])
+
+
 def targets(baskets: Baskets, start: int, days: int = HORIZON) -> dict[int, np.ndarray]:
     """The distinct items that each user buys from day `start` on, for as many days, in order."""
     bought = baskets.between(start, start + days).groupby("user")["item"]
@@ -85,7 +90,7 @@ def evaluate(rank: Ranker, baskets: Baskets, start: int, depth: int = DEPTH) -> 
     known = np.diff(past.indptr) > 0
     users = np.array([user for user in wanted if known[user]])
     shown, fresh = rank(users, False)[:, :depth], rank(users, True)[:, :depth]
-    buyers = np.bincount(past.indices, minlength=past.shape[1])
+    buyers = buyers_of(past)
     rows = []
     for user, top, new_top in zip(users, shown, fresh, strict=True):
         old = past.indices[past.indptr[user] : past.indptr[user + 1]]
@@ -233,7 +238,7 @@ class Items:
         """Before `day`: who bought each item (I, width), and (I, 4) its sales of 7, 28 and 112
         days, as logarithms, and the share of its buyers who came back for it."""
         past = history(self.baskets, day)
-        buyers = np.bincount(past.indices, minlength=past.shape[1])
+        buyers = buyers_of(past)
         again = np.bincount(past.indices, past.data > 1, past.shape[1])
         met = (past > 0).T.astype(np.float32) @ self._people / np.sqrt(buyers + 3)[:, None]
         sales = [self._sold[max(0, day - span) : day].sum(axis=0).A1 for span in _SPANS]
@@ -372,10 +377,8 @@ class Recommender(nn.Module):
         day, seen = batch["day"], batch["seen"]
         numbers = self.items.on(day)[1]
         taste = self.taste(batch) @ self.table(self.offer, candidates, day).T
-        distinct, own = self.items.text_of[candidates].unique(return_inverse=True)
-        sells = (
-            self.sales(numbers[candidates, :-1]) + self.appeal(self.items.vectors[distinct])[own]
-        )
+        appeal = self.appeal(self.items.vectors)[self.items.text_of[candidates]]
+        sells = self.sales(numbers[candidates, :-1]) + appeal
         place = columns_of(candidates, len(numbers))
         asked = place[seen] >= 0
         user, column = batch["user"][asked], place[seen[asked]]
@@ -559,7 +562,7 @@ class RankingTrainer(Trainer):
 
 def fitted(items: Items, day: int) -> torch.Tensor:
     """The items with BUYERS buyers or more before `day`: rows, in order."""
-    buyers = np.bincount(history(items.baskets, day).indices, minlength=len(items.text_of))
+    buyers = buyers_of(history(items.baskets, day))
     return torch.from_numpy(np.flatnonzero(buyers >= BUYERS)).to(items.device)
 
 
@@ -589,7 +592,7 @@ def fit(
             metric_for_best_model="recall",
         ),
         train_dataset=rows,
-        eval_dataset=rows,
+        eval_dataset=rows,  # the library asks for one; `evaluate` reads the baskets
         reader=Reader(model.items.baskets),
         candidates=fitted(model.items, start),
         start=start,
