@@ -6,7 +6,8 @@ With the flag, items that a user has bought before are left out. Sizes: U users,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -213,7 +214,8 @@ def texts(baskets: Baskets) -> tuple[list[str], np.ndarray]:
 
 
 class Items:
-    """What is known of the items on a day, from texts and past sales. None has weights of its own.
+    """What is known of the items on a day, from texts, prices and past sales. None has weights of
+    its own.
 
     Args:
         vectors: (T, E), an encoder's vectors of the distinct texts, in the order of `texts`.
@@ -230,18 +232,25 @@ class Items:
         self.vectors = torch.from_numpy(centred / centred.std()).float().to(self.device)
         self._people = _people(history(baskets, first), width, profile.seed)
         events = baskets.events
-        once = (np.ones(len(events), np.float32), (events["day"], events["item"]))
-        self._sold = sp.csr_matrix(once, (baskets.days, len(baskets.items)))
+        place, shape = (events["day"], events["item"]), (baskets.days, len(baskets.items))
+        self._sold = sp.csr_matrix((np.ones(len(events), np.float32), place), shape)
+        self._paid = sp.csr_matrix((events["price"].to_numpy(), place), shape)
         self.on = lru_cache(maxsize=64)(self._on)
 
     def _on(self, day: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Before `day`: who bought each item (I, width), and (I, 4) its sales of 7, 28 and 112
-        days, as logarithms, and the share of its buyers who came back for it."""
+        """Before `day`: (I, width + 1) who bought each item, and its mean price, a logarithm from
+        which the mean of all items is taken; (I, 4) its sales of 7, 28 and 112 days, as logarithms,
+        and the share of its buyers who came back for it, as if of four more one had. What is not
+        known of an item that was never sold is 0."""
         past = history(self.baskets, day)
         buyers = buyers_of(past)
         again = np.bincount(past.indices, past.data > 1, past.shape[1])
         met = (past > 0).T.astype(np.float32) @ self._people / np.sqrt(buyers + 3)[:, None]
         sales = [self._sold[max(0, day - span) : day].sum(axis=0).A1 for span in _SPANS]
+        times = self._sold[:day].sum(axis=0).A1
+        price = np.log1p(self._paid[:day].sum(axis=0).A1 / np.maximum(times, 1))
+        price -= (times > 0) * price.sum() / max((times > 0).sum(), 1)
+        met = np.column_stack([met, price])
         numbers = np.stack([*np.log1p(sales), (again + 1) / (buyers + 4)], axis=1)
         # Half precision, for a table of every training day is kept.
         met, numbers = torch.from_numpy(met).half(), torch.from_numpy(numbers).float()
@@ -337,8 +346,8 @@ class Recommender(nn.Module):
 
     An item that is new to the user is scored by taste, u · v plus what sells; one that the user has
     had, by the habit and the same taste: repeating and exploring are two modes (RepeatNet, Ren et
-    al. 2019). `taste` makes u (B, W) from a batch; v (I, W) comes from text and buyers. Before
-    training, new items stand in the order of sales, old ones in that of decayed counts.
+    al. 2019). `taste` makes u (B, W) from a batch; v (I, W) comes from text, buyers and price.
+    Before training, new items stand in the order of sales, old ones in that of decayed counts.
     """
 
     def __init__(self, items: Items, width: int, hidden: int):
@@ -363,29 +372,60 @@ class Recommender(nn.Module):
             self.line.weight[0, 1:3] = 1.0
             self.line.bias.fill_(-3.0)
 
-    def taste(self, batch: dict) -> torch.Tensor:
+    def taste(self, batch: dict, read: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """What the users like, (B, W). `read` turns rows of items (N,) into vectors (N, W)."""
         raise NotImplementedError
 
-    def table(self, layers: nn.ModuleList, rows: torch.Tensor, day: int) -> torch.Tensor:
-        """Vectors (len(rows), W) of items, from their texts and their buyers before `day`."""
+    def vectors(
+        self,
+        layers: nn.ModuleList,
+        rows: torch.Tensor,
+        day: int,
+        hidden: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """(N, W) from the texts of items, rows (N,), and from who bought them before `day`, and at
+        what price; of those that are `hidden` (N,) from the text alone."""
         distinct, own = self.items.text_of[rows].unique(return_inverse=True)
-        text, buyers = layers
-        return text(self.items.vectors[distinct])[own] + buyers(self.items.on(day)[0][rows].float())
+        text, met = layers
+        known = _without(self.items.on(day)[0][rows].float(), hidden)
+        return text(self.items.vectors[distinct])[own] + met(known)
 
-    def forward(self, batch: dict, candidates: torch.Tensor) -> torch.Tensor:
-        """Log-odds (B, len(candidates)) of the candidates, rows of items, each once."""
-        day, seen = batch["day"], batch["seen"]
-        numbers = self.items.on(day)[1]
-        taste = self.taste(batch) @ self.table(self.offer, candidates, day).T
-        appeal = self.appeal(self.items.vectors)[self.items.text_of[candidates]]
-        sells = self.sales(numbers[candidates, :-1]) + appeal
+    def demand(
+        self, rows: torch.Tensor, day: int, hidden: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """(N,) how well items, rows (N,), sell to anyone, with the same knowledge of them."""
+        sales = _without(self.items.on(day)[1][rows, : len(_SPANS)], hidden)
+        appeal = self.appeal(self.items.vectors)[self.items.text_of[rows]]
+        return (self.sales(sales) + appeal)[:, 0]
+
+    def forward(
+        self, batch: dict, candidates: torch.Tensor, hidden: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Log-odds (B, K) of the candidates (K,), rows of items, each once. Of those that are
+        `hidden` (K,) the text alone is looked at, as of an item that was never sold."""
+        day = batch["day"]
+        taste = self.taste(batch, lambda rows: self.vectors(self.read, rows, day))
+        offers = self.vectors(self.offer, candidates, day, hidden)
+        return self.log_odds(
+            batch, taste @ offers.T, self.demand(candidates, day, hidden), candidates
+        )
+
+    def log_odds(
+        self, batch: dict, liking: torch.Tensor, demand: torch.Tensor, candidates: torch.Tensor
+    ) -> torch.Tensor:
+        """(B, K) from how well the users like the candidates (B, K), and from the demand (K,)."""
+        seen, numbers = batch["seen"], self.items.on(batch["day"])[1]
         place = columns_of(candidates, len(numbers))
         asked = place[seen] >= 0
         user, column = batch["user"][asked], place[seen[asked]]
         known = self.scale(torch.cat([batch["habit"][asked], numbers[seen[asked]]], dim=1))
-        known = torch.cat([known, taste[user, column, None]], dim=1)
+        known = torch.cat([known, liking[user, column, None]], dim=1)
         habit = self.line(known) + self.curve(known)
-        return (taste + sells.T).index_put((user, column), habit[:, 0])
+        return (liking + demand).index_put((user, column), habit[:, 0])
+
+
+def _without(numbers: torch.Tensor, hidden: torch.Tensor | None) -> torch.Tensor:
+    return numbers if hidden is None else numbers.masked_fill(hidden[:, None], 0)
 
 
 def columns_of(candidates: torch.Tensor, items: int) -> torch.Tensor:
@@ -413,10 +453,10 @@ class BasketTransformer(Recommender):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def taste(self, batch: dict) -> torch.Tensor:
+    def taste(self, batch: dict, read: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         mask = batch["mask"]
         distinct, own = batch["item"].unique(return_inverse=True)
-        vectors = self.table(self.read, distinct, batch["day"])[own]
+        vectors = read(distinct)[own]
         sums = vectors.new_zeros(mask.numel(), vectors.shape[1])
         sums = sums.index_add(0, batch["slot"], vectors)
         count = torch.bincount(batch["slot"], minlength=mask.numel()).clamp(min=1)
@@ -442,10 +482,10 @@ class DecayedMeans(Recommender):
         nn.init.zeros_(self.mix[-1].weight)
         nn.init.zeros_(self.mix[-1].bias)
 
-    def taste(self, batch: dict) -> torch.Tensor:
+    def taste(self, batch: dict, read: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         user, users = batch["user"], len(batch["mask"])
         distinct, own = batch["seen"].unique(return_inverse=True)
-        vectors = self.table(self.read, distinct, batch["day"])[own]
+        vectors = read(distinct)[own]
         weights = batch["habit"][:, : len(_SCALES)].expm1()
         parts = []
         for weight in weights.T:
@@ -456,27 +496,58 @@ class DecayedMeans(Recommender):
         return self.mix(torch.cat(parts, dim=1))
 
 
+class Shelf:
+    """A network on one day, with what it needs of every item made beforehand: what is served.
+
+    Args:
+        model: what scores.
+        day: the first day that is not known.
+    """
+
+    def __init__(self, model: Recommender, day: int):
+        self.model = model
+        self.everything = torch.arange(len(model.items.baskets.items), device=model.items.device)
+        with _at_rest(model):
+            self.read = model.vectors(model.read, self.everything, day)
+            self.offers = model.vectors(model.offer, self.everything, day)
+            self.demand = model.demand(self.everything, day)
+
+    def scores(self, batch: dict) -> torch.Tensor:
+        """Log-odds (B, I) of all items, for a batch of the same day."""
+        batch = _moved(batch, self.model.items.device)
+        with _at_rest(self.model) as model:
+            taste = model.taste(batch, self.read.__getitem__)
+            return model.log_odds(batch, taste @ self.offers.T, self.demand, self.everything)
+
+    def size(self) -> dict[str, int]:
+        """Bytes of the network's own weights, and of the table of items beside it."""
+        own = sum(weight.nbytes for weight in self.model.parameters())
+        table = self.read.nbytes + self.offers.nbytes + self.demand.nbytes
+        return {"network_bytes": own, "table_bytes": table}
+
+
 def network(model: Recommender, reader: Reader, day: int) -> Ranker:
     """The ranking of a network on `day`, over all items."""
-    baskets = model.items.baskets
-    past = history(baskets, day)
-    everything = torch.arange(len(baskets.items), device=model.items.device)
+    past, shelf = history(model.items.baskets, day), Shelf(model, day)
 
     def rank(users: np.ndarray, new: bool) -> np.ndarray:
-        scores = _scores(model, reader([{"day": day, "users": users}]), everything)
+        scores = shelf.scores(reader([{"day": day, "users": users}]))
         return best(scores.cpu().numpy(), past[users], new)
 
     return _in_parts(rank, 128)
 
 
-@torch.inference_mode()
-def _scores(model: Recommender, batch: dict, candidates: torch.Tensor) -> torch.Tensor:
-    device = model.items.device
-    on_device = {name: part if name == "day" else part.to(device) for name, part in batch.items()}
+@contextmanager
+def _at_rest(model: Recommender) -> Iterator[Recommender]:
+    """The model in eval mode and without gradients; it goes back to what it was."""
     training = model.training
-    scores = model.eval()(on_device, candidates)
+    with torch.inference_mode():
+        yield model.eval()
     model.train(training)
-    return scores
+
+
+def _moved(batch: dict, device: torch.device) -> dict:
+    return {name: part if name == "day" else part.to(device) for name, part in batch.items()}
 
 
 # Training -----------------------------------------------------------------------------------------
@@ -505,7 +576,9 @@ def teacher_scores(
     """
 
     def best_of(row: dict) -> dict:
-        top = _scores(model, reader([row]), candidates).cpu().topk(depth, dim=1)
+        with _at_rest(model):
+            scores = model(_moved(reader([row]), model.items.device), candidates)
+        top = scores.cpu().topk(depth, dim=1)
         return {"teacher_columns": top.indices.tolist(), "teacher_scores": top.values.tolist()}
 
     return rows.map(best_of, desc="Teacher", load_from_cache_file=False, new_fingerprint="teacher")
@@ -515,8 +588,10 @@ class RankingTrainer(Trainer):
     """A Trainer of recommenders, with L = cross entropy of purchases + α · listwise KL.
 
     The divergence is that of `losses.listwise_kl`, over the teacher's best items for each user
-    (ranking distillation, Tang & Wang 2018); with α = 0 no teacher is needed. Evaluation is
-    recall@10 over all items from day `start` on.
+    (ranking distillation, Tang & Wang 2018); with α = 0 no teacher is needed. A share `hidden` of
+    the candidates, drawn anew for each batch, is scored by text alone, so that the text learns to
+    stand for an item that was never sold (DropoutNet, Volkovs et al. 2017). Evaluation is recall@10
+    over all items from day `start` on.
     """
 
     def __init__(
@@ -528,15 +603,18 @@ class RankingTrainer(Trainer):
         start: int,
         alpha: float = 0.0,
         temperature: float = 1.0,
+        hidden: float = 0.2,
         **options,
     ):
         super().__init__(model, data_collator=reader, **options)
+        self.hidden = hidden
         self.reader, self.candidates, self.start = reader, candidates, start
         self.alpha, self.temperature = alpha, temperature
         self._column = columns_of(candidates, len(model.items.baskets.items))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        logits = model(inputs, self.candidates)
+        hidden = torch.rand(len(self.candidates), device=self.candidates.device) < self.hidden
+        logits = model(inputs, self.candidates, hidden)
         column = self._column[inputs["bought"]]
         loss = purchase_loss(logits, inputs["buyer"][column >= 0], column[column >= 0])
         if self.alpha > 0:

@@ -1,5 +1,7 @@
 """Networks that recommend, on a made-up shop whose users have habits."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +11,7 @@ from safetensors.torch import load_file
 from ecomkd import recommend
 from ecomkd.config import Profile
 from ecomkd.data.baskets import HORIZON, Baskets, from_lines
+from ecomkd.losses import listwise_kl
 
 USERS, ITEMS, DAYS = 12, 40, 120
 START = DAYS - HORIZON
@@ -68,6 +71,11 @@ each_kind = pytest.mark.parametrize("model", KINDS, indirect=True)
 everything = torch.arange(ITEMS)
 
 
+@torch.inference_mode()
+def scored(model, batch: dict, candidates=everything, hidden=None) -> torch.Tensor:
+    return model.eval()(batch, candidates, hidden)
+
+
 def row(day: int = START, users=range(USERS)) -> list[dict]:
     return [{"day": day, "users": list(users)}]
 
@@ -108,18 +116,53 @@ def test_an_untrained_network_ranks_new_items_by_sales(items, baskets):
 @each_kind
 def test_a_user_is_scored_alike_alone_and_among_others(model, baskets):
     reader = recommend.Reader(baskets)
-    together = recommend._scores(model, reader(row()), everything)
-    alone = recommend._scores(model, reader(row(users=[5])), everything)
+    together = scored(model, reader(row()), everything)
+    alone = scored(model, reader(row(users=[5])), everything)
     assert torch.allclose(together[5], alone[0], atol=1e-5)
     some = torch.tensor([30, 2, 17])
-    assert torch.allclose(
-        recommend._scores(model, reader(row()), some), together[:, some], atol=1e-5
+    assert torch.allclose(scored(model, reader(row()), some), together[:, some], atol=1e-5)
+
+
+@each_kind
+def test_a_shelf_scores_as_its_network_does(model, baskets):
+    shelf, batch = recommend.Shelf(model, START), recommend.Reader(baskets)(row())
+    assert torch.allclose(shelf.scores(batch), scored(model, batch), atol=1e-5)
+    numbers = sum(weight.numel() for weight in model.parameters())
+    assert shelf.size() == {"network_bytes": 4 * numbers, "table_bytes": 4 * ITEMS * (8 + 8 + 1)}
+
+
+@each_kind
+def test_a_hidden_item_is_scored_as_if_it_had_never_been_sold(model, baskets, monkeypatch):
+    hidden = everything == 4
+    batch = recommend.Reader(baskets)(row())
+    usual, blind = scored(model, batch), scored(model, batch, hidden=hidden)
+    assert torch.equal(usual[:, ~hidden], blind[:, ~hidden])
+    new = np.setdiff1d(range(USERS), baskets.events.loc[baskets.events["item"] == 4, "user"])
+    met, numbers = (part.masked_fill(hidden[:, None], 0) for part in model.items.on(START))
+    monkeypatch.setattr(model.items, "on", lambda day: (met, numbers))
+    unsold = scored(model, batch)
+    assert len(new)
+    assert torch.allclose(blind[new], unsold[new], atol=1e-6)
+
+
+def test_prices_are_told_from_the_mean_of_what_has_been_sold(baskets, items):
+    met = items.on(START)[0].float()
+    sold = recommend.buyers_of(recommend.history(baskets, START)) > 0
+    assert met.shape == (ITEMS, 5)
+    assert met[sold, -1].abs().max() < 1e-3  # all cost the same
+    dear = baskets.events.assign(price=np.where(baskets.events["item"] == 0, 7.0, 1.0))
+    other = recommend.Items(
+        replace(baskets, events=dear), items.vectors.numpy(), 30, 4, Profile.named("smoke")
     )
+    price = other.on(START)[0][:, -1].float()
+    assert price[sold].mean().item() == pytest.approx(0, abs=1e-3)
+    assert (price[0] - price[1]).item() == pytest.approx(np.log(8 / 2), abs=1e-2)
+    assert price[LATE].item() == 0
 
 
 @each_kind
 def test_items_that_nobody_bought_are_told_apart_by_text_alone(model, baskets):
-    scores = recommend._scores(model, recommend.Reader(baskets)(row()), everything)
+    scores = scored(model, recommend.Reader(baskets)(row()), everything)
     assert torch.equal(scores[:, LATE], scores[:, LATE + 1])
     assert not torch.allclose(scores[:, LATE], scores[:, LATE].mean())
 
@@ -128,10 +171,11 @@ def test_the_student_reads_sums_that_a_purchase_adds_to(items, baskets):
     model = recommend.DecayedMeans(items, width=8).eval()
     model.mix = torch.nn.Identity()
     batch = recommend.Reader(baskets)(row(users=[3]))
-    found = model.taste(batch)[0].detach().view(3, 8)
+    found = model.taste(batch, lambda rows: model.vectors(model.read, rows, START))
+    found = found[0].detach().view(3, 8)
     past = baskets.between(0, START)
     own = past[past["user"] == 3]
-    vectors = model.table(model.read, torch.tensor(own["item"].tolist()), START)
+    vectors = model.vectors(model.read, torch.tensor(own["item"].tolist()), START)
     for scale, mean in zip((14, 56, 182), found, strict=True):
         weight = torch.from_numpy(np.exp((own["day"].to_numpy() - START) / scale)).float()
         expected = weight @ vectors.detach() / weight.sum()
@@ -160,12 +204,12 @@ def test_occasions_leave_room_for_what_is_foreseen(baskets):
     assert sorted(user for users in first["users"] for user in users) == list(range(USERS))
 
 
-def trained(items, folder, profile, kind=recommend.DecayedMeans, rows=None, **options):
+def trained(items, folder, profile, kind=recommend.DecayedMeans, rows=None, passes=2, **options):
     torch.manual_seed(0)
     rows = recommend.occasions(items.baskets, 40, START, 6, 0) if rows is None else rows
     model = kind(items, width=8)
     log = recommend.fit(
-        model, rows, START, profile, folder, passes=2, learning_rate=0.01, **options
+        model, rows, START, profile, folder, passes=passes, learning_rate=0.01, **options
     )
     return model, rows, log
 
@@ -192,12 +236,15 @@ def test_a_student_comes_closer_to_its_teacher_with_more_weight_on_it(items, pro
     assert best.shape == (len(taught[0]["users"]), 6)
     assert (np.diff(best, axis=1) <= 0).all()
     away = []
-    for alpha in (0.0, 20.0):
-        student, _, _ = trained(items, tmp_path / f"s{alpha}", profile, rows=taught, alpha=alpha)
-        own = recommend._scores(student, reader(row(START - HORIZON)), candidates)
-        goal = recommend._scores(teacher, reader(row(START - HORIZON)), candidates)
-        away.append(float((own.softmax(1) - goal.softmax(1)).abs().sum()))
-    assert away[1] < away[0]
+    for alpha in (0.0, 4.0):
+        student, _, _ = trained(
+            items, tmp_path / f"s{alpha}", profile, rows=taught, passes=6, alpha=alpha
+        )
+        batch = reader([taught[0]])
+        own = scored(student, batch, candidates).gather(1, batch["teacher_columns"])
+        goal = batch["teacher_scores"]
+        away.append(listwise_kl(own, goal, torch.ones_like(goal, dtype=torch.bool)))
+    assert away[1] < away[0] / 2
     with pytest.raises(
         ValueError, match=r"alpha > 0 needs the columns of recommend.teacher_scores"
     ):
