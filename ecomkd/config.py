@@ -28,6 +28,9 @@ class Profile:
     """Pairs without a label that the shop gives, or that are mined where it has none."""
     live_pairs: int = 8_000
     """How many of the unlabelled pairs the chapters use while the reader waits."""
+    households: int | None = 800
+    """How many of the users of a basket shop, drawn at random, the chapters on recommendation use
+    while the reader waits; None takes all."""
     teacher: str = "minilm"
     """A bundled checkpoint, a name on the model hub, or a folder."""
     warm_up_pairs: int = 12_800
@@ -100,6 +103,7 @@ _SCALES: dict[str, dict] = {
         "judged_per_query": 6,
         "unlabelled_pairs": 200,
         "live_pairs": 100,
+        "households": 40,
         "warm_up_pairs": 64,
         "teacher_epochs": 1,
         "student_epochs": 1,
@@ -111,6 +115,7 @@ _SCALES: dict[str, dict] = {
         "judged_per_query": 20,
         "unlabelled_pairs": 1_000_000,
         "live_pairs": 1_000_000,
+        "households": None,
         "teacher": "google-bert/bert-base-uncased",
         "warm_up_pairs": 100_000,
         "student_dropout": 0.1,

@@ -1,7 +1,8 @@
 """Personalised recommendation: what a household will buy next, from its baskets so far.
 
 A ranker is a function from rows of users (U,) and a flag to rows of items (U, K), the best first.
-With the flag, items that a user has bought before are left out. Sizes: U users, I items, K shown.
+With the flag, items that a user has bought before are left out. A scorer is a function from rows of
+users (U,) and of items (K,) to scores (U, K). Sizes: U users, I items, K shown or asked for.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ BUYERS = 5
 HABITS = 9
 
 Ranker = Callable[[np.ndarray, bool], np.ndarray]
+Scorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 _SPANS = (7, 28, 112)  # days, of sales
 _SCALES = (14.0, 56.0, 182.0)  # days, in which a decayed count falls to 1/e
@@ -109,6 +111,27 @@ def evaluate(rank: Ranker, baskets: Baskets, start: int, depth: int = DEPTH) -> 
         "novelty": float(-np.log2(share).mean()),
         "n_without_history": len(wanted) - len(users),
     }
+
+
+def evaluate_cold(score: Scorer, baskets: Baskets, start: int, depth: int = DEPTH) -> pd.Series:
+    """Recall among the items that are first sold in the `HORIZON` days from `start` on, by user.
+
+    These items compete with each other alone, and what is known of them is their text. Items with
+    one score share their places, so a constant score gets what chance gives. Users without a
+    purchase before `start`, or of such an item after it, are left out.
+    """
+    cold, known = first_sold(baskets, start), np.diff(history(baskets, start).indptr) > 0
+    wanted = {user: np.isin(cold, own) for user, own in targets(baskets, start).items()}
+    users = np.array([user for user, own in wanted.items() if known[user] and own.any()], int)
+    depth, recall = min(depth, len(cold)), {}
+    for part in np.split(users, range(256, len(users), 256)):
+        for user, scores in zip(part, score(part, cold), strict=True):
+            last = np.partition(scores, -depth)[-depth]
+            above, level = scores > last, scores == last
+            chance = (depth - above.sum()) / level.sum()
+            hit = wanted[user][above].sum() + chance * wanted[user][level].sum()
+            recall[int(user)] = hit / min(depth, wanted[user].sum())
+    return pd.Series(recall, name="recall", dtype=float).rename_axis("user")
 
 
 def _hits(top: np.ndarray, wanted: np.ndarray) -> tuple[float, float]:

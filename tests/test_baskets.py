@@ -8,7 +8,7 @@ import pytest
 
 from ecomkd import recommend
 from ecomkd.data import journey
-from ecomkd.data.baskets import HORIZON, from_lines
+from ecomkd.data.baskets import HORIZON, from_lines, sample
 from ecomkd.data.files import DataError
 
 ITEMS = pd.DataFrame({"item_id": ["b", "a", "c"], "text": ["bread", "apple", "cheese"]})
@@ -51,6 +51,32 @@ def test_the_order_of_the_lines_does_not_matter():
     other = from_lines(TILL.iloc[::-1], ITEMS.iloc[::-1], USERS, {})
     pd.testing.assert_frame_equal(one.events, other.events)
     pd.testing.assert_frame_equal(one.items, other.items)
+
+
+def test_a_sample_keeps_whole_users_and_what_they_bought():
+    rows = [
+        (user, "abc"[user % 3], 10 * user + day, f"2024-03-0{day}", 1, user)
+        for user in range(9)
+        for day in (1, 2)
+    ]
+    whole = from_lines(lines(*rows), ITEMS, USERS, {"fuel": 1})
+    assert sample(whole, None, 0) is whole
+    some = sample(whole, 4, 0)
+    assert len(some.users) == 4
+    assert len(some.events) == 8
+    named = some.events.assign(
+        user_id=some.users["user_id"].to_numpy()[some.events["user"]],
+        item_id=some.items["item_id"].to_numpy()[some.events["item"]],
+    )
+    assert (named["item_id"] == named["user_id"].map(lambda user: "abc"[user % 3])).all()
+    assert (named["price"] == named["user_id"]).all()
+    assert set(named["item_id"]) == set(some.items["item_id"])
+    assert some.users.merge(whole.users).equals(some.users)
+    assert named.groupby("user_id")["day"].agg(list).tolist() == [[0, 1]] * 4
+    pd.testing.assert_frame_equal(some.events, sample(whole, 4, 0).events)
+    assert set(sample(whole, 4, 1).users["user_id"]) != set(some.users["user_id"])
+    with pytest.raises(ValueError, match="The shop has 9 users: ask for no more, not 10"):
+        sample(whole, 10, 0)
 
 
 def test_periods_end_with_the_data():

@@ -95,6 +95,26 @@ def test_recall_ndcg_and_repeats_by_hand(baskets):
     assert found["novelty"] == pytest.approx(-np.log2(shares).mean())
 
 
+def test_cold_items_compete_alone_and_equals_share_their_places():
+    rows = [(0, "a", 0), (1, "a", 0), (0, "c", 42), (1, "b", 50), (1, "d", 60), (2, "e", 60)]
+    frame = pd.DataFrame([*rows, (0, "a", 67)], columns=["user_id", "item_id", "day"])
+    frame["time"] = pd.Timestamp("2024-01-01") + pd.to_timedelta(frame["day"], "D")
+    frame = frame.assign(basket_id=range(len(frame)), quantity=1, value=1.0)
+    shop = from_lines(frame, ITEMS, pd.DataFrame({"user_id": range(3)}), {})
+
+    def recall(scores):
+        def score(users, items):
+            assert users.tolist() == [0, 1]  # user 2 has bought nothing before
+            assert items.tolist() == [1, 2, 3, 4]  # b, c, d, e
+            return np.array(scores, float)
+
+        return recommend.evaluate_cold(score, shop, START, depth=2).tolist()
+
+    assert recall([[0, 0, 0, 0]] * 2) == [2 / 4, 1 / 2]
+    assert recall([[0, 9, 0, 0], [9, 0, 8, 0]]) == [1, 1]
+    assert recall([[9, 5, 5, 0], [0, 0, 1, 2]]) == [1 / 2, 1 / 2]
+
+
 def test_best_puts_the_first_of_equals_first():
     past = sp.csr_matrix(np.array([[1, 0, 0, 0], [0, 0, 0, 1]]))
     scores = np.array([[5, 1, 2, 2], [1, 1, 1, 9]])

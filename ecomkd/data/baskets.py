@@ -109,6 +109,29 @@ def from_lines(
     return Baskets(events, items.reset_index(drop=True), users, left_out | counts)
 
 
+def sample(baskets: Baskets, users: int | None, seed: int) -> Baskets:
+    """The shop as so many of its users know it, drawn at random; all of it with None.
+
+    Items that none of them bought are gone, days stay as they are. Raises ValueError when the shop
+    has fewer users.
+    """
+    if users is None:
+        return baskets
+    if users > len(baskets.users):
+        raise ValueError(f"The shop has {len(baskets.users)} users: ask for no more, not {users}.")
+    kept = np.sort(np.random.default_rng(seed).permutation(len(baskets.users))[:users])
+    events = baskets.events[baskets.events["user"].isin(kept)]
+    sold = np.unique(events["item"])
+    events = events.assign(
+        user=np.searchsorted(kept, events["user"]).astype(np.int32),
+        item=np.searchsorted(sold, events["item"]).astype(np.int32),
+        basket=pd.factorize(events["basket"])[0].astype(np.int32),
+    )
+    tables = (table.iloc[rows] for table, rows in ((baskets.items, sold), (baskets.users, kept)))
+    items, people = (table.reset_index(drop=True) for table in tables)
+    return Baskets(events.reset_index(drop=True), items, people, baskets.left_out)
+
+
 def leave_out(
     lines: pd.DataFrame, reasons: dict[str, pd.Series]
 ) -> tuple[pd.DataFrame, dict[str, int]]:
