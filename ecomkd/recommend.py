@@ -7,10 +7,12 @@ users (U,) and of items (K,) to scores (U, K). Sizes: U users, I items, K shown 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +20,14 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.utils.extmath import randomized_svd
 from torch import nn
 from transformers import Trainer
 
-from ecomkd import distill, losses, models
+from ecomkd import distill, losses, models, pipeline
+from ecomkd.artifacts import digest, stage
 from ecomkd.config import Profile
 from ecomkd.data.baskets import HORIZON, Baskets
 
@@ -31,6 +35,10 @@ DEPTH = 10
 BUYERS = 5
 """So many people have bought an item that a network is trained on."""
 HABITS = 9
+FIRST = 84
+"""Days that are history alone: the first day that a network learns from comes after them."""
+GROUP = 128
+"""Users of a batch, all on one day."""
 
 Ranker = Callable[[np.ndarray, bool], np.ndarray]
 Scorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -250,6 +258,7 @@ class Items:
         self, baskets: Baskets, vectors: np.ndarray, first: int, width: int, profile: Profile
     ):
         self.baskets, self.device = baskets, models.device(profile)
+        self.key = _key(baskets, vectors, first, width, profile.seed)
         self.text_of = torch.from_numpy(texts(baskets)[1]).to(self.device)
         centred = vectors - vectors.mean(axis=0)
         self.vectors = torch.from_numpy(centred / centred.std()).float().to(self.device)
@@ -278,6 +287,13 @@ class Items:
         # Half precision, for a table of every training day is kept.
         met, numbers = torch.from_numpy(met).half(), torch.from_numpy(numbers).float()
         return met.to(self.device), numbers.to(self.device)
+
+
+def _key(baskets: Baskets, vectors: np.ndarray, *settings) -> list:
+    """What tells these items from others: purchases, texts' vectors, and settings."""
+    columns = (baskets.events[name].to_numpy() for name in ("user", "item", "day", "price"))
+    parts = [*columns, vectors, texts(baskets)[1]]
+    return [*(sha256(np.ascontiguousarray(part)).hexdigest() for part in parts), *settings]
 
 
 def _people(past: sp.csr_matrix, width: int, seed: int) -> np.ndarray:
@@ -661,6 +677,14 @@ class RankingTrainer(Trainer):
         return metrics
 
 
+RECIPES: dict[type[Recommender], dict] = {
+    BasketTransformer: {"passes": 1.0, "learning_rate": 2e-3},
+    DecayedMeans: {"passes": 0.4, "learning_rate": 4e-3, "alpha": 1.0, "depth": 200},
+}
+"""How each kind is trained; chosen on the validation days of The Complete Journey. `depth` is the
+number of the teacher's best items that a student learns the order of."""
+
+
 def fitted(items: Items, day: int) -> torch.Tensor:
     """The items with BUYERS buyers or more before `day`: rows, in order."""
     buyers = buyers_of(history(items.baskets, day))
@@ -700,3 +724,50 @@ def fit(
         **distillation,
     )
     return distill.run_to_end(trainer, folder)
+
+
+def train(
+    kind: type[Recommender],
+    items: Items,
+    start: int,
+    profile: Profile,
+    teacher: Path | None = None,
+    **changes,
+) -> Path:
+    """The folder of a `BasketTransformer` or `DecayedMeans`, fitted to the days before `start`.
+
+    With the folder of a `teacher`, a BasketTransformer of the same items, it is distilled from it.
+    `changes` replace settings of `RECIPES`. Made once, then found among the artefacts.
+    """
+    settings = {**RECIPES[kind], **changes}
+    if teacher is None:
+        settings["alpha"] = 0.0
+
+    def make(folder: Path) -> None:
+        chosen = dict(settings)
+        depth = chosen.pop("depth", 0)
+        rows = occasions(items.baskets, FIRST, start, GROUP, profile.seed)
+        if teacher is not None:
+            reader, candidates = Reader(items.baskets), fitted(items, start)
+            model = load(teacher, BasketTransformer, items)
+            rows = teacher_scores(rows, model, reader, candidates, depth)
+        torch.manual_seed(profile.seed)
+        fit(kind(items), rows, start, profile, folder, **chosen)
+
+    parts = [
+        kind.__name__,
+        items.key,
+        start,
+        settings,
+        pipeline.settings_of(profile),
+        teacher and pipeline.identity(teacher),
+        digest(distill, losses, models, sys.modules[__name__]),
+    ]
+    return stage("recommender", parts, make, profile.artifacts)
+
+
+def load(folder: Path, kind: type[Recommender], items: Items) -> Recommender:
+    """The network that `train` has left in a folder, in eval mode."""
+    model = kind(items)
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    return model.to(items.device).eval()

@@ -249,3 +249,25 @@ def test_a_student_comes_closer_to_its_teacher_with_more_weight_on_it(items, pro
         ValueError, match=r"alpha > 0 needs the columns of recommend.teacher_scores"
     ):
         trained(items, tmp_path / "none", profile, rows=rows, alpha=1.0)
+
+
+def test_a_network_is_trained_once_and_keyed_by_its_teacher(items, baskets, profile, monkeypatch):
+    monkeypatch.setattr(recommend, "FIRST", 40)
+    monkeypatch.setattr(recommend, "GROUP", 6)
+    short = {"learning_rate": 0.01, "passes": 1}
+    teacher = recommend.train(recommend.BasketTransformer, items, START, profile, **short)
+    alone = recommend.train(recommend.DecayedMeans, items, START, profile, **short)
+    lesson = {"teacher": teacher, "depth": 6, **short}
+    taught = recommend.train(recommend.DecayedMeans, items, START, profile, **lesson)
+    assert len({teacher, alone, taught}) == 3
+    with monkeypatch.context() as nothing:
+        nothing.setattr(recommend, "fit", None)
+        assert recommend.train(recommend.DecayedMeans, items, START, profile, **lesson) == taught
+    model = recommend.load(taught, recommend.DecayedMeans, items)
+    assert not model.training
+    batch = recommend.Reader(baskets)(row())
+    other = recommend.load(alone, recommend.DecayedMeans, items)
+    assert not torch.allclose(scored(model, batch), scored(other, batch))
+    cheaper = replace(baskets, events=baskets.events.assign(price=2.0))
+    again = recommend.Items(cheaper, items.vectors.numpy(), 30, 4, profile)
+    assert again.key != items.key
