@@ -1,0 +1,394 @@
+"""Recommendation on real baskets: quality on the test days, cost, and items that were never sold.
+
+    python benchmarks/recommendation.py journey --seeds 0            one seed, its own file
+    python benchmarks/recommendation.py ../data/online_retail --seeds 0
+    python benchmarks/recommendation.py --scale                      cost, to ten times the data
+    python benchmarks/recommendation.py --merge                      all files into the record
+
+All users count, whatever the profile says. Settings of the rows without a network are chosen on the
+validation days, networks are fitted to the days before these, and all numbers are about the test
+days. A run that is started again finds its networks among the artefacts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.preprocessing import normalize
+
+import seeds as seeds_of
+from ecomkd import bench, features, metrics, recommend, report
+from ecomkd.artifacts import write_text
+from ecomkd.config import Profile
+from ecomkd.data import journey, retail
+from ecomkd.data.baskets import Baskets, sample
+
+RECORDED = Path(report.__file__).parent / "recorded" / "recommendation.json"
+MEASURES = ("recall", "ndcg", "repeats", "new_recall", "new_ndcg")
+GRIDS = {
+    "buy it again": {"scale": (14, 28, 56, 112, 224)},
+    "item-kNN": {"neighbours": (10, 50, 200, 1000)},
+    "matrix factorisation": {"width": (32, 128), "weight": (1.0, 10.0)},
+}
+TEACHER, DISTILLED, ALONE = "teacher", "student, distilled", "student alone"
+TIMED = 100
+SCALES = (0.1, 0.3, 1, 3, 10)
+
+
+# One seed -----------------------------------------------------------------------------------------
+
+
+def load(source: str) -> Baskets:
+    return journey.load() if source == "journey" else retail.load(source)
+
+
+def measure(source: str, seed: int) -> dict:
+    """All systems on the test days of one shop: values per user, cost, and cold items."""
+    profile, baskets = Profile.named(seed=seed), load(source)
+    result: dict = {"systems": {}, "settings": {}, "cold": {}}
+    for name, rank, further in systems(baskets, profile, result):
+        found = recommend.evaluate(rank, baskets, baskets.test_start)
+        per_user = found.pop("per_user")
+        asked = [np.array([user]) for user in per_user.index[:TIMED]]
+        clock = bench.latency(partial(_one, rank), asked, repeats=3, threads=1, device="cpu")
+        result["systems"][name] = {
+            **found,
+            **further,
+            "p50_ms": clock["p50_ms"],
+            "p95_ms": clock["p95_ms"],
+            "user": per_user.index.tolist(),
+            "per_user": per_user.astype(object).where(per_user.notna(), None).to_dict("list"),
+        }
+        print(f"seed {seed}: {name}: {found['recall']:.4f}, new {found['new_recall']:.4f}")
+    return result
+
+
+def _one(rank: recommend.Ranker, user: np.ndarray):
+    return rank(user, False)
+
+
+def systems(baskets: Baskets, profile: Profile, result: dict):
+    """Each system's name, its ranker on the first test day, and further numbers of its own."""
+    day = baskets.test_start
+    yield "popularity", recommend.popular(baskets, day), {}
+    makers = {
+        "buy it again": recommend.buy_again,
+        "item-kNN": recommend.item_knn,
+        "matrix factorisation": partial(recommend.factors, seed=profile.seed),
+    }
+    for name, make in makers.items():
+        chosen = best_of(make, GRIDS[name], baskets)
+        result["settings"][name] = chosen
+        yield name, make(baskets, day, **chosen), {}
+    texts, codes = recommend.texts(baskets)
+    tables = {"MiniLM": features.layers(texts, profile)[-1], **words(texts, profile.seed)}
+    result["cold"] = neighbours(baskets, tables, codes)
+    for vectors, table in tables.items():
+        items = recommend.Items(baskets, table, recommend.FIRST, 64, profile)
+        reader = recommend.Reader(baskets)
+        for name, (kind, folder) in networks(vectors, items, profile).items():
+            model = recommend.load(folder, kind, items)
+            shelf = recommend.Shelf(model, day)
+            score = partial(on_shelf, shelf, reader, day)
+            result["cold"][name] = by_user(recommend.evaluate_cold(score, baskets, day))
+            log = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+            further = {**shelf.size(), "train_s": max(entry.get("seconds", 0) for entry in log)}
+            yield name, recommend.network(model, reader, day), further
+
+
+def networks(vectors: str, items: recommend.Items, profile: Profile) -> dict:
+    """The networks that read these vectors: their kind, and the folder of each."""
+    large, small = recommend.BasketTransformer, recommend.DecayedMeans
+    fitted = {"items": items, "start": items.baskets.validation_start, "profile": profile}
+    alone = recommend.train(small, **fitted)
+    if vectors != "MiniLM":
+        return {f"{ALONE}, {vectors}": (small, alone)}
+    teacher = recommend.train(large, **fitted)
+    taught = recommend.train(small, **fitted, teacher=teacher)
+    return {TEACHER: (large, teacher), DISTILLED: (small, taught), ALONE: (small, alone)}
+
+
+def best_of(make: Callable[..., recommend.Ranker], grid: dict, baskets: Baskets) -> dict:
+    """The settings with the highest recall on the validation days."""
+    day = baskets.validation_start
+    found = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    return max(
+        found,
+        key=lambda chosen: recommend.evaluate(make(baskets, day, **chosen), baskets, day)["recall"],
+    )
+
+
+def words(texts: list[str], seed: int) -> dict[str, np.ndarray]:
+    """Vectors (T, 384) of texts without transfer: by their words, and each text for itself, one-hot
+    under a random projection, which is what a first layer makes of it."""
+    weights = TfidfVectorizer(token_pattern=r"[^\s.]+").fit_transform(texts)
+    width = min(384, weights.shape[1] - 1, len(texts) - 1)
+    return {
+        "TF-IDF": TruncatedSVD(width, random_state=seed).fit_transform(weights),
+        "one-hot": np.random.default_rng(seed).standard_normal((len(texts), 384)),
+    }
+
+
+def neighbours(baskets: Baskets, tables: dict[str, np.ndarray], codes: np.ndarray) -> dict:
+    """Recall among cold items by user, from a user's decayed purchases and nothing learnt."""
+    day, found = baskets.test_start, {}
+    past = recommend.history(baskets, day, 112.0)
+    past.data = np.log1p(past.data)
+    kept = {name: normalize(table - table.mean(axis=0)) for name, table in tables.items()}
+
+    def nearest(users, items, vectors):
+        return (past[users] @ vectors[codes]) @ vectors[codes[items]].T
+
+    def chance(users, items):
+        return np.zeros((len(users), len(items)))
+
+    found["chance, and whoever knows ids alone"] = chance
+    found |= {
+        f"nearest text, {name}": partial(nearest, vectors=table) for name, table in kept.items()
+    }
+    return {
+        name: by_user(recommend.evaluate_cold(score, baskets, day)) for name, score in found.items()
+    }
+
+
+def by_user(recall: pd.Series) -> dict:
+    return {"user": recall.index.tolist(), "recall": recall.tolist()}
+
+
+def on_shelf(shelf: recommend.Shelf, reader: recommend.Reader, day: int, users, items):
+    return shelf.scores(reader([{"day": day, "users": users}]))[:, items].cpu().numpy()
+
+
+# Cost against size --------------------------------------------------------------------------------
+
+
+def grown(baskets: Baskets, times: float, seed: int = 0) -> Baskets:
+    """A shop of so many times the users: a sample of them, or copies that buy copies of items."""
+    if times <= 1:
+        return sample(baskets, round(times * len(baskets.users)), seed)
+    copies = range(int(times))
+    users, items = len(baskets.users), len(baskets.items)
+    events = pd.concat(
+        baskets.events.assign(
+            user=baskets.events["user"] + users * copy, item=baskets.events["item"] + items * copy
+        )
+        for copy in copies
+    ).sort_values(["day", "user"], kind="stable", ignore_index=True)
+    named, people = (
+        pd.concat([table for _ in copies], ignore_index=True)
+        for table in (baskets.items, baskets.users)
+    )
+    return Baskets(events, named, people, baskets.left_out)
+
+
+def scale() -> list[dict]:
+    """For shops of several sizes: what a night costs, what is kept, and a user's wait."""
+    profile, whole, rows = Profile.named(seed=0), journey.load(), []
+    for times in SCALES:
+        baskets = grown(whole, times)
+        day, texts = baskets.test_start, recommend.texts(baskets)[0]
+        vectors = features.layers(texts, profile)[-1]
+        started = time.perf_counter()
+        items = recommend.Items(baskets, vectors, recommend.FIRST, 64, profile)
+        items.on(day)
+        read_s = time.perf_counter() - started
+        reader = recommend.Reader(baskets)
+        users = np.random.default_rng(0).permutation(len(baskets.users))[:TIMED]
+        for kind in (recommend.BasketTransformer, recommend.DecayedMeans):
+            model = kind(items).eval()
+            started = time.perf_counter()
+            shelf = recommend.Shelf(model, day)
+            shelf_s = time.perf_counter() - started
+            rank = recommend.network(model, reader, day)
+            asked = [np.array([user]) for user in users]
+            clock = bench.latency(partial(_one, rank), asked, repeats=3, threads=1, device="cpu")
+            together = bench.throughput(partial(_one, rank), [users], len(users), warmup=1)
+            rows.append(
+                {
+                    "users": len(baskets.users),
+                    "items": len(baskets.items),
+                    "purchases": len(baskets.events),
+                    "network": kind.__name__,
+                    "read_s": read_s,
+                    "shelf_s": shelf_s,
+                    "table_mb": shelf.size()["table_bytes"] / 1e6,
+                    "p50_ms": clock["p50_ms"],
+                    "p95_ms": clock["p95_ms"],
+                    "users_per_second": together["per_second"],
+                }
+            )
+            print(rows[-1])
+    return rows
+
+
+# The record ---------------------------------------------------------------------------------------
+
+
+def merge(folder: Path, out: Path) -> None:
+    """Write the recorded result from the files of single seeds, and of the sizes."""
+    data, goals, hardware, seeds = {}, [], None, []
+    for place in sorted(path for path in folder.iterdir() if path.is_dir()):
+        parts = seeds_of.read(place, ("profile", "source"))
+        hardware, seeds = parts[0]["hardware"], [part["seed"] for part in parts]
+        names = list(parts[0]["systems"])
+        tables = {
+            column: pd.concat([_values(part["systems"], column) for part in parts])
+            .groupby(level=0)
+            .mean()
+            for column in MEASURES
+        }
+        cold = pd.concat([_cold(part["cold"]) for part in parts]).groupby(level=0).mean()
+        data[place.name] = {
+            "settings": [part["settings"] for part in parts],
+            "users": len(tables["recall"]),
+            "cold_users": len(cold),
+            "rows": {name: _row(name, tables, parts) for name in names},
+            "cold": {name: metrics.bootstrap_of_means(cold, _mean(name)) for name in cold},
+            "minus": _differences(tables["recall"], tables["new_recall"].dropna()),
+        }
+        goals += _goals(place.name, tables["recall"], cold, data[place.name]["rows"])
+    sizes = folder / "scale.json"
+    if not sizes.exists():
+        raise SystemExit(f"{sizes}: not found; run this script with --scale first.")
+    data["scale"] = json.loads(sizes.read_text(encoding="utf-8"))
+    report.write_recorded(
+        out,
+        command=f"python benchmarks/recommendation.py SOURCE --seeds "
+        f"{' '.join(map(str, seeds))}, --scale, --merge",
+        seeds=seeds,
+        hardware=hardware,
+        generator=None,
+        data=data,
+        goals=goals,
+    )
+    print(out)
+
+
+def _mean(name: str) -> Callable[[pd.Series], float]:
+    return lambda means: means[name]
+
+
+def _values(found: dict, column: str) -> pd.DataFrame:
+    """Users × systems."""
+    return pd.DataFrame(
+        {name: pd.Series(row["per_user"][column], row["user"]) for name, row in found.items()},
+        dtype=float,
+    )
+
+
+def _cold(found: dict) -> pd.DataFrame:
+    return pd.DataFrame(
+        {name: pd.Series(row["recall"], row["user"]) for name, row in found.items()}
+    )
+
+
+def _row(name: str, tables: dict, parts: list[dict]) -> dict:
+    own = [part["systems"][name] for part in parts]
+    row = {column: float(table[name].mean()) for column, table in tables.items()}
+    for column in ("recall", "new_recall"):
+        span = metrics.bootstrap_of_means(tables[column].dropna(), _mean(name))
+        row |= {f"{column} low": span["low"], f"{column} high": span["high"]}
+        row[f"{column} by seed"] = [seed[column] for seed in own]
+    for column in ("coverage", "novelty", "p50_ms", "p95_ms", "train_s"):
+        if column in own[0]:
+            row[column] = float(np.median([seed[column] for seed in own]))
+    return row | {name: own[0][name] for name in own[0] if name.endswith("_bytes")}
+
+
+def _differences(recall: pd.DataFrame, new: pd.DataFrame) -> dict:
+    pairs = {
+        "distilled − alone": (DISTILLED, ALONE),
+        "distilled − buy it again": (DISTILLED, "buy it again"),
+        "teacher − buy it again": (TEACHER, "buy it again"),
+    }
+    return {
+        name: {
+            label: metrics.paired_bootstrap(table[a], table[b])
+            for label, table in (("recall", recall), ("new_recall", new))
+        }
+        for name, (a, b) in pairs.items()
+    }
+
+
+def _goals(shop: str, recall: pd.DataFrame, cold: pd.DataFrame, rows: dict) -> list[dict]:
+    kept = metrics.bootstrap_of_means(recall, lambda means: means[DISTILLED] / means[TEACHER])
+    more = metrics.paired_bootstrap(recall[DISTILLED], recall[ALONE])
+    student, teacher = rows[DISTILLED], rows[TEACHER]
+    parts = {"network": ("network_bytes",), "network and table": ("network_bytes", "table_bytes")}
+    small = {
+        label: sum(student[name] for name in names) / sum(teacher[name] for name in names)
+        for label, names in parts.items()
+    }
+    small["latency"] = student["p50_ms"] / teacher["p50_ms"]
+    goals = [
+        report.goal(
+            f"{shop}: share of the teacher's recall@10 that the distilled student keeps",
+            *_span(kept, "value"), "at least 0.97", kept["value"] >= 0.97,
+        ),
+        report.goal(
+            f"{shop}: recall@10, distilled minus undistilled",
+            *_span(more, "difference"), "above 0, interval excluding 0", more["low"] > 0,
+        ),
+    ]  # fmt: skip
+    goals += [
+        report.goal(f"{shop}: {name}, student over teacher", share, share, share,
+                    "at most 0.2", share <= 0.2)
+        for name, share in small.items()
+    ]  # fmt: skip
+    for name in cold.columns.difference([TEACHER, DISTILLED, ALONE]):
+        span = metrics.paired_bootstrap(cold[DISTILLED], cold[name])
+        goals.append(
+            report.goal(
+                f"{shop}: cold items, recall@10 of the distilled student minus that of {name}",
+                *_span(span, "difference"), "above 0, interval excluding 0", span["low"] > 0,
+            )
+        )  # fmt: skip
+    return goals
+
+
+def _span(found: dict, middle: str) -> tuple[float, float, float]:
+    return found[middle], found["low"], found["high"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Recommendation on real baskets.")
+    parser.add_argument("source", nargs="?", default="journey", help="journey, or a path")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[], help="of the networks")
+    parser.add_argument("--scale", action="store_true", help="cost against size")
+    parser.add_argument("--folder", type=Path, help="of the single seeds' files")
+    parser.add_argument("--merge", action="store_true", help="write the recorded result")
+    parser.add_argument("--out", type=Path, default=RECORDED, help="where --merge writes")
+    arguments = parser.parse_args()
+    if not (arguments.seeds or arguments.scale or arguments.merge):
+        parser.error("give --seeds, --scale, --merge, or several of them")
+    folder = arguments.folder or Profile.named().artifacts / "recommendation"
+    for seed in arguments.seeds:
+        profile = asdict(Profile.named())
+        result = {
+            "seed": seed,
+            "source": Path(arguments.source).name,
+            "profile": {k: v for k, v in profile.items() if k not in ("seed", "artifacts")},
+            "hardware": bench.hardware(),
+            **measure(arguments.source, seed),
+        }
+        file = folder / Path(arguments.source).name / f"seed{seed}.json"
+        write_text(file, json.dumps(result))
+    if arguments.scale:
+        write_text(folder / "scale.json", json.dumps(scale()))
+    if arguments.merge:
+        merge(folder, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
