@@ -117,21 +117,23 @@ def test_generated_cells_are_as_generated(path):
 
 
 def test_times_of_one_chapter_join_those_of_the_same_machine(monkeypatch, tmp_path):
-    first, second, *_ = [path.stem for path in PATHS]
+    first, second, *_, last = names = [path.stem for path in PATHS]
     monkeypatch.setattr(book, "RUN_TIMES", tmp_path / "run_times.json")
-    monkeypatch.setattr(book, "chapters", lambda: [Path(first), Path(second)])
+    monkeypatch.setattr(book, "chapters", lambda: [Path(name) for name in names])
+    book.record_run_times({last: {"seconds": 300.0, "peak_mib": 512}})
     book.record_run_times({second: {"seconds": 90.0, "peak_mib": 2048}})
     book.record_run_times({first: {"seconds": 30.0, "peak_mib": 1024}})
     record = json.loads(book.RUN_TIMES.read_text())
     assert [(row["name"], row["seconds"]) for row in record["data"]["notebooks"]] == [
         (first, 30.0),
         (second, 90.0),
+        (last, 300.0),
     ]
-    assert [goal["value"] for goal in record["goals"]] == [2.0, 2.0]
+    assert [goal["value"] for goal in record["goals"]] == [2.0, 5.0, 2.0]
     monkeypatch.setattr("ecomkd.bench.hardware", lambda: {"cpu": "another"})
     with pytest.raises(SystemExit, match="another machine; time all chapters"):
         book.record_run_times({first: {"seconds": 1.0, "peak_mib": 1}})
-    book.record_run_times({name: {"seconds": 1.0, "peak_mib": 1} for name in (first, second)})
+    book.record_run_times({name: {"seconds": 1.0, "peak_mib": 1} for name in names})
 
 
 def test_setup_cell_installs_on_colab_alone_and_from_the_repository(monkeypatch):
