@@ -204,7 +204,8 @@ def scale() -> list[dict]:
         items.on(day)
         read_s = time.perf_counter() - started
         reader = recommend.Reader(baskets)
-        users = np.random.default_rng(0).permutation(len(baskets.users))[:TIMED]
+        known = np.flatnonzero(np.diff(recommend.history(baskets, day).indptr))
+        users = np.random.default_rng(0).permutation(known)[:TIMED]
         for kind in (recommend.BasketTransformer, recommend.DecayedMeans):
             model = kind(items).eval()
             started = time.perf_counter()

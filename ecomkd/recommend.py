@@ -343,6 +343,10 @@ class Reader:
             now, then = np.searchsorted(days, (day, day + HORIZON))
             new = np.unique(items[now:then])
             seen, habit = _habits(day, days[:now], items[:now])
+            if now == 0:
+                raise ValueError(
+                    f"User {user} has bought nothing before day {day}: leave such users out."
+                )
             visits = np.unique(days[:now])[-_BASKETS:]
             late = np.searchsorted(days[:now], visits[0])
             slot = place * _BASKETS + np.searchsorted(visits, days[late:now])

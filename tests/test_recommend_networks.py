@@ -93,6 +93,11 @@ def test_nothing_from_the_day_on_is_read_but_the_targets(baskets, items, profile
         assert torch.equal(a, b)
 
 
+def test_a_user_without_a_past_cannot_be_read(baskets):
+    with pytest.raises(ValueError, match="User 3 has bought nothing before day 0"):
+        recommend.Reader(baskets)(row(day=0, users=[3]))
+
+
 def test_habits_of_one_item_by_hand(baskets):
     seen, habit = recommend._habits(20, np.array([2, 10, 10, 18]), np.array([7, 7, 5, 7]))
     assert seen.tolist() == [5, 7]
