@@ -99,12 +99,12 @@ def systems(baskets: Baskets, profile: Profile, result: dict):
         reader = recommend.Reader(baskets)
         for name, (kind, folder) in networks(vectors, items, profile).items():
             model = recommend.load(folder, kind, items)
-            shelf = recommend.Shelf(model, day)
-            score = partial(on_shelf, shelf, reader, day)
+            shelf = recommend.Shelf(model, reader, day)
+            score = partial(on_shelf, shelf)
             result["cold"][name] = by_user(recommend.evaluate_cold(score, baskets, day))
             log = json.loads((folder / "training.json").read_text(encoding="utf-8"))
             further = {**shelf.size(), "train_s": max(entry.get("seconds", 0) for entry in log)}
-            yield name, recommend.network(model, reader, day), further
+            yield name, recommend.network(shelf), further
 
 
 def networks(vectors: str, items: recommend.Items, profile: Profile) -> dict:
@@ -163,11 +163,11 @@ def neighbours(baskets: Baskets, tables: dict[str, np.ndarray], codes: np.ndarra
 
 
 def by_user(recall: pd.Series) -> dict:
-    return {"user": recall.index.tolist(), "recall": recall.tolist()}
+    return {"user": recall.index.tolist(), "per_user": {"recall": recall.tolist()}}
 
 
-def on_shelf(shelf: recommend.Shelf, reader: recommend.Reader, day: int, users, items):
-    return shelf.scores(reader([{"day": day, "users": users}]))[:, items].cpu().numpy()
+def on_shelf(shelf: recommend.Shelf, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+    return shelf.scores(users)[:, items]
 
 
 # Cost against size --------------------------------------------------------------------------------
@@ -209,9 +209,9 @@ def scale() -> list[dict]:
         for kind in (recommend.BasketTransformer, recommend.DecayedMeans):
             model = kind(items).eval()
             started = time.perf_counter()
-            shelf = recommend.Shelf(model, day)
+            shelf = recommend.Shelf(model, reader, day)
             shelf_s = time.perf_counter() - started
-            rank = recommend.network(model, reader, day)
+            rank = recommend.network(shelf)
             asked = [np.array([user]) for user in users]
             clock = bench.latency(partial(_one, rank), asked, repeats=3, threads=1, device="cpu")
             together = bench.throughput(partial(_one, rank), [users], len(users), warmup=1)
@@ -243,13 +243,8 @@ def merge(folder: Path, out: Path) -> None:
         parts = seeds_of.read(place, ("profile", "source"))
         hardware, seeds = parts[0]["hardware"], [part["seed"] for part in parts]
         names = list(parts[0]["systems"])
-        tables = {
-            column: pd.concat([_values(part["systems"], column) for part in parts])
-            .groupby(level=0)
-            .mean()
-            for column in MEASURES
-        }
-        cold = pd.concat([_cold(part["cold"]) for part in parts]).groupby(level=0).mean()
+        tables = {column: _values(parts, "systems", column) for column in MEASURES}
+        cold = _values(parts, "cold", "recall")
         data[place.name] = {
             "settings": [part["settings"] for part in parts],
             "users": len(tables["recall"]),
@@ -280,18 +275,16 @@ def _mean(name: str) -> Callable[[pd.Series], float]:
     return lambda means: means[name]
 
 
-def _values(found: dict, column: str) -> pd.DataFrame:
-    """Users × systems."""
-    return pd.DataFrame(
-        {name: pd.Series(row["per_user"][column], row["user"]) for name, row in found.items()},
-        dtype=float,
-    )
-
-
-def _cold(found: dict) -> pd.DataFrame:
-    return pd.DataFrame(
-        {name: pd.Series(row["recall"], row["user"]) for name, row in found.items()}
-    )
+def _values(parts: list[dict], kind: str, column: str) -> pd.DataFrame:
+    """Users × systems, the mean over seeds."""
+    tables = [
+        pd.DataFrame(
+            {name: pd.Series(row["per_user"][column], row["user"]) for name, row in found.items()},
+            dtype=float,
+        )
+        for found in (part[kind] for part in parts)
+    ]
+    return pd.concat(tables).groupby(level=0).mean()
 
 
 def _row(name: str, tables: dict, parts: list[dict]) -> dict:

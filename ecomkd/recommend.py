@@ -132,13 +132,12 @@ def evaluate_cold(score: Scorer, baskets: Baskets, start: int, depth: int = DEPT
     wanted = {user: np.isin(cold, own) for user, own in targets(baskets, start).items()}
     users = np.array([user for user, own in wanted.items() if known[user] and own.any()], int)
     depth, recall = min(depth, len(cold)), {}
-    for part in np.split(users, range(256, len(users), 256)):
-        for user, scores in zip(part, score(part, cold), strict=True):
-            last = np.partition(scores, -depth)[-depth]
-            above, level = scores > last, scores == last
-            chance = (depth - above.sum()) / level.sum()
-            hit = wanted[user][above].sum() + chance * wanted[user][level].sum()
-            recall[int(user)] = hit / min(depth, wanted[user].sum())
+    for user, scores in zip(users, _in_parts(score)(users, cold), strict=True):
+        last = np.partition(scores, -depth)[-depth]
+        above, level = scores > last, scores == last
+        chance = (depth - above.sum()) / level.sum()
+        hit = wanted[user][above].sum() + chance * wanted[user][level].sum()
+        recall[int(user)] = hit / min(depth, wanted[user].sum())
     return pd.Series(recall, name="recall", dtype=float).rename_axis("user")
 
 
@@ -225,12 +224,12 @@ def _implicit(model, past: sp.csr_matrix) -> Ranker:
     return rank
 
 
-def _in_parts(rank: Ranker, size: int = 256) -> Ranker:
-    """`rank`, for few users at a time: scores of all items take memory."""
+def _in_parts(call: Ranker | Scorer, size: int = 256) -> Callable:
+    """A ranker or scorer, for few users at a time: scores of all items take memory."""
 
-    def in_parts(users: np.ndarray, new: bool) -> np.ndarray:
+    def in_parts(users: np.ndarray, asked: bool | np.ndarray) -> np.ndarray:
         parts = np.split(users, range(size, len(users), size))
-        return np.concatenate([rank(part, new) for part in parts])
+        return np.concatenate([call(part, asked) for part in parts])
 
     return in_parts
 
@@ -258,8 +257,9 @@ class Items:
         self, baskets: Baskets, vectors: np.ndarray, first: int, width: int, profile: Profile
     ):
         self.baskets, self.device = baskets, models.device(profile)
-        self.key = _key(baskets, vectors, first, width, profile.seed)
-        self.text_of = torch.from_numpy(texts(baskets)[1]).to(self.device)
+        codes = texts(baskets)[1]
+        self.key = _key(baskets, vectors, codes, first, width, profile.seed)
+        self.text_of = torch.from_numpy(codes).to(self.device)
         centred = vectors - vectors.mean(axis=0)
         self.vectors = torch.from_numpy(centred / centred.std()).float().to(self.device)
         self._people = _people(history(baskets, first), width, profile.seed)
@@ -289,10 +289,10 @@ class Items:
         return met.to(self.device), numbers.to(self.device)
 
 
-def _key(baskets: Baskets, vectors: np.ndarray, *settings) -> list:
+def _key(baskets: Baskets, vectors: np.ndarray, codes: np.ndarray, *settings) -> list:
     """What tells these items from others: purchases, texts' vectors, and settings."""
     columns = (baskets.events[name].to_numpy() for name in ("user", "item", "day", "price"))
-    parts = [*columns, vectors, texts(baskets)[1]]
+    parts = [*columns, vectors, codes]
     return [*(sha256(np.ascontiguousarray(part)).hexdigest() for part in parts), *settings]
 
 
@@ -544,23 +544,26 @@ class Shelf:
 
     Args:
         model: what scores.
+        reader: of the same shop.
         day: the first day that is not known.
     """
 
-    def __init__(self, model: Recommender, day: int):
-        self.model = model
+    def __init__(self, model: Recommender, reader: Reader, day: int):
+        self.model, self.reader, self.day = model, reader, day
         self.everything = torch.arange(len(model.items.baskets.items), device=model.items.device)
         with _at_rest(model):
             self.read = model.vectors(model.read, self.everything, day)
             self.offers = model.vectors(model.offer, self.everything, day)
             self.demand = model.demand(self.everything, day)
 
-    def scores(self, batch: dict) -> torch.Tensor:
-        """Log-odds (B, I) of all items, for a batch of the same day."""
+    def scores(self, users: np.ndarray) -> np.ndarray:
+        """Log-odds (B, I) of all items, for users (B,) who have bought something before the day."""
+        batch = self.reader([{"day": self.day, "users": users}])
         batch = _moved(batch, self.model.items.device)
         with _at_rest(self.model) as model:
             taste = model.taste(batch, self.read.__getitem__)
-            return model.log_odds(batch, taste @ self.offers.T, self.demand, self.everything)
+            liking = taste @ self.offers.T
+            return model.log_odds(batch, liking, self.demand, self.everything).cpu().numpy()
 
     def size(self) -> dict[str, int]:
         """Bytes of the network's own weights, and of the table of items beside it."""
@@ -569,13 +572,12 @@ class Shelf:
         return {"network_bytes": own, "table_bytes": table}
 
 
-def network(model: Recommender, reader: Reader, day: int) -> Ranker:
-    """The ranking of a network on `day`, over all items."""
-    past, shelf = history(model.items.baskets, day), Shelf(model, day)
+def network(shelf: Shelf) -> Ranker:
+    """The ranking of a network on its shelf's day, over all items."""
+    past = history(shelf.model.items.baskets, shelf.day)
 
     def rank(users: np.ndarray, new: bool) -> np.ndarray:
-        scores = shelf.scores(reader([{"day": day, "users": users}]))
-        return best(scores.cpu().numpy(), past[users], new)
+        return best(shelf.scores(users), past[users], new)
 
     return _in_parts(rank, 128)
 
@@ -584,9 +586,11 @@ def network(model: Recommender, reader: Reader, day: int) -> Ranker:
 def _at_rest(model: Recommender) -> Iterator[Recommender]:
     """The model in eval mode and without gradients; it goes back to what it was."""
     training = model.training
-    with torch.inference_mode():
-        yield model.eval()
-    model.train(training)
+    try:
+        with torch.inference_mode():
+            yield model.eval()
+    finally:
+        model.train(training)
 
 
 def _moved(batch: dict, device: torch.device) -> dict:
@@ -672,7 +676,8 @@ class RankingTrainer(Trainer):
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         model = self.accelerator.unwrap_model(self.model)
-        found = evaluate(network(model, self.reader, self.start), model.items.baskets, self.start)
+        shelf = Shelf(model, self.reader, self.start)
+        found = evaluate(network(shelf), model.items.baskets, self.start)
         metrics = {f"{metric_key_prefix}_{name}": found[name] for name in ("recall", "new_recall")}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
@@ -683,10 +688,9 @@ class RankingTrainer(Trainer):
 
 RECIPES: dict[type[Recommender], dict] = {
     BasketTransformer: {"passes": 1.0, "learning_rate": 2e-3},
-    DecayedMeans: {"passes": 0.4, "learning_rate": 4e-3, "alpha": 1.0, "depth": 200},
+    DecayedMeans: {"passes": 0.4, "learning_rate": 4e-3},
 }
-"""How each kind is trained; chosen on the validation days of The Complete Journey. `depth` is the
-number of the teacher's best items that a student learns the order of."""
+"""How each kind is trained; chosen on the validation days of The Complete Journey."""
 
 
 def fitted(items: Items, day: int) -> torch.Tensor:
@@ -736,27 +740,29 @@ def train(
     start: int,
     profile: Profile,
     teacher: Path | None = None,
+    *,
+    alpha: float = 1.0,
+    depth: int = 200,
     **changes,
 ) -> Path:
     """The folder of a `BasketTransformer` or `DecayedMeans`, fitted to the days before `start`.
 
-    With the folder of a `teacher`, a BasketTransformer of the same items, it is distilled from it.
-    `changes` replace settings of `RECIPES`. Made once, then found among the artefacts.
+    With the folder of a `teacher`, a BasketTransformer of the same items, it is distilled from it:
+    from the order of the teacher's `depth` best items, with the weight `alpha`. `changes` replace
+    settings of `RECIPES`. Made once, then found among the artefacts.
     """
     settings = {**RECIPES[kind], **changes}
-    if teacher is None:
-        settings["alpha"] = 0.0
+    lesson = teacher and [alpha, depth, pipeline.identity(teacher)]
 
     def make(folder: Path) -> None:
-        chosen = dict(settings)
-        depth = chosen.pop("depth", 0)
         rows = occasions(items.baskets, FIRST, start, GROUP, profile.seed)
         if teacher is not None:
             reader, candidates = Reader(items.baskets), fitted(items, start)
             model = load(teacher, BasketTransformer, items)
             rows = teacher_scores(rows, model, reader, candidates, depth)
         torch.manual_seed(profile.seed)
-        fit(kind(items), rows, start, profile, folder, **chosen)
+        weight = 0.0 if teacher is None else alpha
+        fit(kind(items), rows, start, profile, folder, alpha=weight, **settings)
 
     parts = [
         kind.__name__,
@@ -764,7 +770,7 @@ def train(
         start,
         settings,
         pipeline.settings_of(profile),
-        teacher and pipeline.identity(teacher),
+        lesson,
         digest(distill, losses, models, sys.modules[__name__]),
     ]
     return stage("recommender", parts, make, profile.artifacts)

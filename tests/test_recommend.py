@@ -6,7 +6,7 @@ import pytest
 import scipy.sparse as sp
 
 from ecomkd import recommend
-from ecomkd.data.baskets import HORIZON, from_lines
+from ecomkd.data.baskets import HORIZON, Baskets, from_lines
 
 START = 40
 ITEMS = pd.DataFrame({"item_id": list("abcdef"), "text": list("abcdef")})
@@ -29,13 +29,17 @@ BOUGHT = [  # user, item, day
 ]
 
 
-@pytest.fixture(scope="module")
-def baskets():
-    frame = pd.DataFrame(BOUGHT, columns=["user_id", "item_id", "day"])
+def shop(bought: list[tuple]) -> Baskets:
+    frame = pd.DataFrame(bought, columns=["user_id", "item_id", "day"])
     frame["time"] = pd.Timestamp("2024-01-01 10:00") + pd.to_timedelta(frame["day"], "D")
     frame = frame.assign(basket_id=range(len(frame)), quantity=1, value=1.0)
     users = pd.DataFrame({"user_id": range(4)})
     return from_lines(frame, ITEMS, users, {})
+
+
+@pytest.fixture(scope="module")
+def baskets():
+    return shop(BOUGHT)
 
 
 def test_history_counts_baskets_before_the_day(baskets):
@@ -97,10 +101,7 @@ def test_recall_ndcg_and_repeats_by_hand(baskets):
 
 def test_cold_items_compete_alone_and_equals_share_their_places():
     rows = [(0, "a", 0), (1, "a", 0), (0, "c", 42), (1, "b", 50), (1, "d", 60), (2, "e", 60)]
-    frame = pd.DataFrame([*rows, (0, "a", 67)], columns=["user_id", "item_id", "day"])
-    frame["time"] = pd.Timestamp("2024-01-01") + pd.to_timedelta(frame["day"], "D")
-    frame = frame.assign(basket_id=range(len(frame)), quantity=1, value=1.0)
-    shop = from_lines(frame, ITEMS, pd.DataFrame({"user_id": range(3)}), {})
+    baskets = shop([*rows, (0, "a", 67)])
 
     def recall(scores):
         def score(users, items):
@@ -108,7 +109,7 @@ def test_cold_items_compete_alone_and_equals_share_their_places():
             assert items.tolist() == [1, 2, 3, 4]  # b, c, d, e
             return np.array(scores, float)
 
-        return recommend.evaluate_cold(score, shop, START, depth=2).tolist()
+        return recommend.evaluate_cold(score, baskets, START, depth=2).tolist()
 
     assert recall([[0, 0, 0, 0]] * 2) == [2 / 4, 1 / 2]
     assert recall([[0, 9, 0, 0], [9, 0, 8, 0]]) == [1, 1]

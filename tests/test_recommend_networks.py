@@ -109,7 +109,8 @@ def test_habits_of_one_item_by_hand(baskets):
 
 def test_an_untrained_network_ranks_new_items_by_sales(items, baskets):
     for kind in KINDS:
-        rank = recommend.network(kind(items, width=8), recommend.Reader(baskets), START)
+        shelf = recommend.Shelf(kind(items, width=8), recommend.Reader(baskets), START)
+        rank = recommend.network(shelf)
         sold = items.on(START)[1][:, :-1].sum(dim=1).numpy()
         past = recommend.history(baskets, START)
         for user, top in enumerate(rank(np.arange(USERS), True)):
@@ -130,8 +131,9 @@ def test_a_user_is_scored_alike_alone_and_among_others(model, baskets):
 
 @each_kind
 def test_a_shelf_scores_as_its_network_does(model, baskets):
-    shelf, batch = recommend.Shelf(model, START), recommend.Reader(baskets)(row())
-    assert torch.allclose(shelf.scores(batch), scored(model, batch), atol=1e-5)
+    reader = recommend.Reader(baskets)
+    shelf, whole = recommend.Shelf(model, reader, START), scored(model, reader(row()))
+    assert np.allclose(shelf.scores(np.arange(USERS)), whole.numpy(), atol=1e-5)
     numbers = sum(weight.numel() for weight in model.parameters())
     assert shelf.size() == {"network_bytes": 4 * numbers, "table_bytes": 4 * ITEMS * (8 + 8 + 1)}
 
@@ -225,7 +227,7 @@ def test_training_lowers_the_loss_and_keeps_the_best(kind, items, baskets, profi
     losses = [entry["loss"] for entry in log if "loss" in entry]
     assert np.mean(losses[-3:]) < np.mean(losses[:3])
     looks = [entry["eval_recall"] for entry in log if "eval_recall" in entry]
-    rank = recommend.network(model, recommend.Reader(baskets), START)
+    rank = recommend.network(recommend.Shelf(model, recommend.Reader(baskets), START))
     assert recommend.evaluate(rank, baskets, START)["recall"] == pytest.approx(max(looks))
     kept = load_file(tmp_path / "model.safetensors")
     assert kept.keys() == model.state_dict().keys()
