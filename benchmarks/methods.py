@@ -28,7 +28,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -634,11 +634,10 @@ def main() -> None:
     if arguments.tune:
         tune(rates, arguments.min_steps)
     for seed in arguments.seeds:
-        profile = asdict(Profile.named())
         file = folder / f"seed{seed}.json"
         fresh = {
             "seed": seed,
-            "profile": {k: v for k, v in profile.items() if k not in ("seed", "artifacts")},
+            "profile": seeds_of.profile(),
             "generator": shop.generator_hash(),
             "labels": list(arguments.labels),
             "pairs": arguments.pairs,

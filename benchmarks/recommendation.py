@@ -17,7 +17,6 @@ import itertools
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -368,11 +367,10 @@ def main() -> None:
         parser.error("give --seeds, --scale, --merge, or several of them")
     folder = arguments.folder or Profile.named().artifacts / "recommendation"
     for seed in arguments.seeds:
-        profile = asdict(Profile.named())
         result = {
             "seed": seed,
             "source": Path(arguments.source).name,
-            "profile": {k: v for k, v in profile.items() if k not in ("seed", "artifacts")},
+            "profile": seeds_of.profile(),
             "hardware": bench.hardware(),
             **measure(arguments.source, seed),
         }

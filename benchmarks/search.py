@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -323,10 +322,9 @@ def main() -> None:
         parser.error("give --seeds, --merge, or both")
     faiss.omp_set_num_threads(1)
     for seed in arguments.seeds:
-        profile = asdict(Profile.named())
         result = {
             "seed": seed,
-            "profile": {k: v for k, v in profile.items() if k not in ("seed", "artifacts")},
+            "profile": seeds_of.profile(),
             "generator": shop.generator_hash() if source == "shop" else None,
             "hardware": bench.hardware(),
             "products": len(sources.catalogue(source, Profile.named(seed=seed))),

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+
+from ecomkd.config import Profile
+
+
+def profile() -> dict:
+    """The profile in use, but for the seed and the folder: what all seeds have to share."""
+    own = asdict(Profile.named())
+    return {name: value for name, value in own.items() if name not in ("seed", "artifacts")}
 
 
 def read(folder: Path, same: Sequence[str]) -> list[dict]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -203,11 +203,10 @@ def main() -> None:
         parser.error("give --seeds, --merge, or both")
     unlabelled = arguments.pairs or Profile.named().live_pairs
     for seed in arguments.seeds:
-        profile = asdict(Profile.named())
         result = {
             "seed": seed,
             "pairs": unlabelled,
-            "profile": {k: v for k, v in profile.items() if k not in ("seed", "artifacts")},
+            "profile": seeds_of.profile(),
             "generator": shop.generator_hash(),
             "hardware": bench.hardware(),
             "entries": measure(seed, arguments.groups, unlabelled),
