@@ -41,6 +41,7 @@ GRIDS = {
     "matrix factorisation": {"width": (32, 128), "weight": (1.0, 10.0)},
 }
 TEACHER, DISTILLED, ALONE = "teacher", "student, distilled", "student alone"
+FEWER = "student, distilled on labelled days"
 TIMED = 100
 SCALES = (0.1, 0.3, 1, 3, 10)
 
@@ -115,7 +116,13 @@ def networks(vectors: str, items: recommend.Items, profile: Profile) -> dict:
         return {f"{ALONE}, {vectors}": (small, alone)}
     teacher = recommend.train(large, **fitted)
     taught = recommend.train(small, **fitted, teacher=teacher)
-    return {TEACHER: (large, teacher), DISTILLED: (small, taught), ALONE: (small, alone)}
+    fewer = recommend.train(small, **fitted, teacher=teacher, further=False)
+    return {
+        TEACHER: (large, teacher),
+        DISTILLED: (small, taught),
+        FEWER: (small, fewer),
+        ALONE: (small, alone),
+    }
 
 
 def best_of(make: Callable[..., recommend.Ranker], grid: dict, baskets: Baskets) -> dict:
@@ -302,6 +309,7 @@ def _row(name: str, tables: dict, parts: list[dict]) -> dict:
 def _differences(recall: pd.DataFrame, new: pd.DataFrame) -> dict:
     pairs = {
         "distilled − alone": (DISTILLED, ALONE),
+        "distilled on labelled days − alone": (FEWER, ALONE),
         "distilled − buy it again": (DISTILLED, "buy it again"),
         "teacher − buy it again": (TEACHER, "buy it again"),
     }
@@ -339,11 +347,12 @@ def _goals(shop: str, recall: pd.DataFrame, cold: pd.DataFrame, rows: dict) -> l
                     "at most 0.2", share <= 0.2)
         for name, share in small.items()
     ]  # fmt: skip
-    for name in cold.columns.difference([TEACHER, DISTILLED, ALONE]):
-        span = metrics.paired_bootstrap(cold[DISTILLED], cold[name])
+    for name in cold.columns.difference([TEACHER, DISTILLED, FEWER, ALONE]):
+        own = ALONE if name.startswith(ALONE) else DISTILLED  # like with like
+        span = metrics.paired_bootstrap(cold[own], cold[name])
         goals.append(
             report.goal(
-                f"{shop}: cold items, recall@10 of the distilled student minus that of {name}",
+                f"{shop}: cold items, recall@10 of the {own} minus that of the {name}",
                 *_span(span, "difference"), "above 0, interval excluding 0", span["low"] > 0,
             )
         )  # fmt: skip

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from safetensors.torch import load_file
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.utils.extmath import randomized_svd
@@ -148,17 +148,18 @@ def _hits(top: np.ndarray, wanted: np.ndarray) -> tuple[float, float]:
     return hit.sum() / best, float(hit @ discount / discount[:best].sum())
 
 
-def best(scores: np.ndarray, past: sp.csr_matrix, new: bool, depth: int = DEPTH) -> np.ndarray:
+def best(
+    scores: np.ndarray, without: sp.csr_matrix | None = None, depth: int = DEPTH
+) -> np.ndarray:
     """The `depth` items with the highest scores (U, I) of each user, best first.
 
-    `past` (U, I) holds what these users have bought; with `new` it is left out. Among equals the
-    first item comes first. A smaller shop gives all that it has.
+    Items where `without` (U, I) is not 0 are left out. Among equals the first item comes first.
+    A smaller shop gives all that it has.
     """
-    scores = np.array(scores, np.float32)
     depth = min(depth, scores.shape[1])
-    if new:
-        users, items = past.nonzero()
-        scores[users, items] = -np.inf
+    if without is not None:
+        scores = np.array(scores, np.float32)
+        scores[without.nonzero()] = -np.inf
     top = np.argpartition(-scores, depth - 1, axis=1)[:, :depth]
     order = np.lexsort((top, -np.take_along_axis(scores, top, axis=1)))
     return np.take_along_axis(top, order, axis=1)
@@ -178,7 +179,7 @@ def popular(baskets: Baskets, day: int) -> Ranker:
     past, counts = history(baskets, day), popularity(baskets, day)
 
     def rank(users: np.ndarray, new: bool) -> np.ndarray:
-        return best(np.tile(counts, (len(users), 1)), past[users], new)
+        return best(np.tile(counts, (len(users), 1)), past[users] if new else None)
 
     return _in_parts(rank)
 
@@ -192,7 +193,7 @@ def buy_again(baskets: Baskets, day: int, scale: float) -> Ranker:
     filler = 1e-6 * counts / counts.max()
 
     def rank(users: np.ndarray, new: bool) -> np.ndarray:
-        return best(past[users].toarray() + filler, past[users], new)
+        return best(past[users].toarray() + filler, past[users] if new else None)
 
     return _in_parts(rank)
 
@@ -304,28 +305,52 @@ def _people(past: sp.csr_matrix, width: int, seed: int) -> np.ndarray:
 
 
 def occasions(baskets: Baskets, first: int, end: int, size: int, seed: int) -> Dataset:
-    """Rows `day`, `users` to learn from: at most `size` users who buy before the day and after it.
+    """Rows `day`, `users`, `labelled` to learn from: at most `size` users who buy before the day
+    and after it.
 
     The days are a week apart, from `first` to `end` - HORIZON: nothing from `end` on is read.
     """
+    days = range(end - HORIZON, first - 1, -7)
+    users = [np.intersect1d(_known(baskets, day), list(targets(baskets, day))) for day in days]
+    return _in_groups(days, users, size, seed, labelled=True)
+
+
+def unlabelled(baskets: Baskets, end: int, size: int, seed: int) -> Dataset:
+    """Rows as of `occasions`, for the days up to `end` of which too little future is known: what is
+    bought after them is not read, and a teacher alone can say what to learn."""
+    days = range(end, end - HORIZON, -7)
+    users = [_known(baskets, day) for day in days]
+    return _in_groups(days, users, size, seed, labelled=False)
+
+
+def _known(baskets: Baskets, day: int) -> np.ndarray:
+    return np.unique(baskets.between(0, day)["user"])
+
+
+def _in_groups(
+    days: range, users: list[np.ndarray], size: int, seed: int, labelled: bool
+) -> Dataset:
     rng = np.random.default_rng(seed)
     rows = []
-    for day in range(end - HORIZON, first - 1, -7):
-        known = np.unique(baskets.between(0, day)["user"])
-        users = rng.permutation(np.intersect1d(known, list(targets(baskets, day))))
-        parts = np.split(users, range(size, len(users), size))
-        rows += [{"day": day, "users": part.tolist()} for part in parts if len(part)]
+    for day, own in zip(days, users, strict=True):
+        parts = np.split(rng.permutation(own), range(size, len(own), size))
+        rows += [
+            {"day": day, "users": part.tolist(), "labelled": labelled}
+            for part in parts
+            if len(part)
+        ]
     return Dataset.from_list(rows)
 
 
 class Reader:
-    """Turns a row of `day` and `users` (B,) into tensors, from what was bought before the day.
+    """Turns a row of `day`, `users` (B,) and `labelled` into tensors, from what was bought before
+    the day.
 
     `item` (N,) and `slot` (N,): the items of the latest baskets; basket j of user b is slot
     b · L + j. `age` (B, L), steps of a logarithmic scale, and `mask` (B, L), for those baskets.
     `user` (S,), `seen` (S,), `habit` (S, HABITS): each user's own items and how they were bought.
-    `buyer` (P,) and `bought` (P,): the targets, from the day on. What else the row has, a teacher's
-    scores, goes along.
+    `buyer` (P,) and `bought` (P,): the targets, from the day on, none where the row is not
+    labelled. What else the row has, a teacher's scores, goes along.
     """
 
     def __init__(self, baskets: Baskets):
@@ -341,7 +366,7 @@ class Reader:
         for place, user in enumerate(row["users"]):
             days, items = self.days[user], self.items[user]
             now, then = np.searchsorted(days, (day, day + HORIZON))
-            new = np.unique(items[now:then])
+            new = np.unique(items[now : then if row["labelled"] else now])
             seen, habit = _habits(day, days[:now], items[:now])
             if now == 0:
                 raise ValueError(
@@ -449,18 +474,17 @@ class Recommender(nn.Module):
         day = batch["day"]
         taste = self.taste(batch, lambda rows: self.vectors(self.read, rows, day))
         offers = self.vectors(self.offer, candidates, day, hidden)
-        return self.log_odds(
-            batch, taste @ offers.T, self.demand(candidates, day, hidden), candidates
-        )
+        columns = columns_of(candidates, len(self.items.text_of))
+        return self.log_odds(batch, taste @ offers.T, self.demand(candidates, day, hidden), columns)
 
     def log_odds(
-        self, batch: dict, liking: torch.Tensor, demand: torch.Tensor, candidates: torch.Tensor
+        self, batch: dict, liking: torch.Tensor, demand: torch.Tensor, columns: torch.Tensor
     ) -> torch.Tensor:
-        """(B, K) from how well the users like the candidates (B, K), and from the demand (K,)."""
+        """(B, K) from how well the users like the candidates (B, K), from the demand (K,), and from
+        the `columns_of` the candidates (I,)."""
         seen, numbers = batch["seen"], self.items.on(batch["day"])[1]
-        place = columns_of(candidates, len(numbers))
-        asked = place[seen] >= 0
-        user, column = batch["user"][asked], place[seen[asked]]
+        asked = columns[seen] >= 0
+        user, column = batch["user"][asked], columns[seen[asked]]
         known = self.scale(torch.cat([batch["habit"][asked], numbers[seen[asked]]], dim=1))
         known = torch.cat([known, liking[user, column, None]], dim=1)
         habit = self.line(known) + self.curve(known)
@@ -517,7 +541,7 @@ class DecayedMeans(Recommender):
     A purchase changes three sums and no more, whatever came before it.
     """
 
-    def __init__(self, items: Items, width: int = 32):
+    def __init__(self, items: Items, width: int = 16):
         super().__init__(items, width, hidden=16)
         self.mix = nn.Sequential(
             nn.Linear(len(_SCALES) * width, 64), nn.GELU(), nn.Linear(64, width)
@@ -550,20 +574,20 @@ class Shelf:
 
     def __init__(self, model: Recommender, reader: Reader, day: int):
         self.model, self.reader, self.day = model, reader, day
-        self.everything = torch.arange(len(model.items.baskets.items), device=model.items.device)
+        self.columns = torch.arange(len(model.items.baskets.items), device=model.items.device)
         with _at_rest(model):
-            self.read = model.vectors(model.read, self.everything, day)
-            self.offers = model.vectors(model.offer, self.everything, day)
-            self.demand = model.demand(self.everything, day)
+            self.read = model.vectors(model.read, self.columns, day)
+            self.offers = model.vectors(model.offer, self.columns, day)
+            self.demand = model.demand(self.columns, day)
 
     def scores(self, users: np.ndarray) -> np.ndarray:
         """Log-odds (B, I) of all items, for users (B,) who have bought something before the day."""
-        batch = self.reader([{"day": self.day, "users": users}])
+        batch = self.reader([{"day": self.day, "users": users, "labelled": False}])
         batch = _moved(batch, self.model.items.device)
         with _at_rest(self.model) as model:
             taste = model.taste(batch, self.read.__getitem__)
             liking = taste @ self.offers.T
-            return model.log_odds(batch, liking, self.demand, self.everything).cpu().numpy()
+            return model.log_odds(batch, liking, self.demand, self.columns).cpu().numpy()
 
     def size(self) -> dict[str, int]:
         """Bytes of the network's own weights, and of the table of items beside it."""
@@ -577,7 +601,7 @@ def network(shelf: Shelf) -> Ranker:
     past = history(shelf.model.items.baskets, shelf.day)
 
     def rank(users: np.ndarray, new: bool) -> np.ndarray:
-        return best(shelf.scores(users), past[users], new)
+        return best(shelf.scores(users), past[users] if new else None)
 
     return _in_parts(rank, 128)
 
@@ -586,11 +610,14 @@ def network(shelf: Shelf) -> Ranker:
 def _at_rest(model: Recommender) -> Iterator[Recommender]:
     """The model in eval mode and without gradients; it goes back to what it was."""
     training = model.training
+    if training:  # to set the mode of all layers takes a tenth of an answer
+        model.eval()
     try:
         with torch.inference_mode():
-            yield model.eval()
+            yield model
     finally:
-        model.train(training)
+        if training:
+            model.train()
 
 
 def _moved(batch: dict, device: torch.device) -> dict:
@@ -635,7 +662,8 @@ class RankingTrainer(Trainer):
     """A Trainer of recommenders, with L = cross entropy of purchases + α · listwise KL.
 
     The divergence is that of `losses.listwise_kl`, over the teacher's best items for each user
-    (ranking distillation, Tang & Wang 2018); with α = 0 no teacher is needed. A share `hidden` of
+    (ranking distillation, Tang & Wang 2018); with α = 0 no teacher is needed. Rows that are not
+    labelled have the divergence alone. A share `hidden` of
     the candidates, drawn anew for each batch, is scored by text alone, so that the text learns to
     stand for an item that was never sold (DropoutNet, Volkovs et al. 2017). Evaluation is recall@10
     over all items from day `start` on.
@@ -650,7 +678,7 @@ class RankingTrainer(Trainer):
         start: int,
         alpha: float = 0.0,
         temperature: float = 1.0,
-        hidden: float = 0.2,
+        hidden: float = 0.1,
         **options,
     ):
         super().__init__(model, data_collator=reader, **options)
@@ -662,8 +690,10 @@ class RankingTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         hidden = torch.rand(len(self.candidates), device=self.candidates.device) < self.hidden
         logits = model(inputs, self.candidates, hidden)
-        column = self._column[inputs["bought"]]
-        loss = purchase_loss(logits, inputs["buyer"][column >= 0], column[column >= 0])
+        loss = logits.new_zeros(())
+        if inputs["labelled"]:
+            column = self._column[inputs["bought"]]
+            loss = purchase_loss(logits, inputs["buyer"][column >= 0], column[column >= 0])
         if self.alpha > 0:
             if "teacher_scores" not in inputs:
                 raise ValueError("alpha > 0 needs the columns of recommend.teacher_scores.")
@@ -688,7 +718,7 @@ class RankingTrainer(Trainer):
 
 RECIPES: dict[type[Recommender], dict] = {
     BasketTransformer: {"passes": 1.0, "learning_rate": 2e-3},
-    DecayedMeans: {"passes": 0.4, "learning_rate": 4e-3},
+    DecayedMeans: {"passes": 0.8, "learning_rate": 4e-3},
 }
 """How each kind is trained; chosen on the validation days of The Complete Journey."""
 
@@ -743,21 +773,26 @@ def train(
     *,
     alpha: float = 1.0,
     depth: int = 200,
+    further: bool = True,
     **changes,
 ) -> Path:
     """The folder of a `BasketTransformer` or `DecayedMeans`, fitted to the days before `start`.
 
     With the folder of a `teacher`, a BasketTransformer of the same items, it is distilled from it:
-    from the order of the teacher's `depth` best items, with the weight `alpha`. `changes` replace
-    settings of `RECIPES`. Made once, then found among the artefacts.
+    from the order of the teacher's `depth` best items, with the weight `alpha`, and if `further`,
+    on the `unlabelled` days too. `changes` replace settings of `RECIPES`. Made once, then found
+    among the artefacts.
     """
     settings = {**RECIPES[kind], **changes}
-    lesson = teacher and [alpha, depth, pipeline.identity(teacher)]
+    lesson = teacher and [alpha, depth, further, pipeline.identity(teacher)]
 
     def make(folder: Path) -> None:
         rows = occasions(items.baskets, FIRST, start, GROUP, profile.seed)
         if teacher is not None:
             reader, candidates = Reader(items.baskets), fitted(items, start)
+            if further:
+                more = unlabelled(items.baskets, start, GROUP, profile.seed)
+                rows = concatenate_datasets([rows, more])
             model = load(teacher, BasketTransformer, items)
             rows = teacher_scores(rows, model, reader, candidates, depth)
         torch.manual_seed(profile.seed)

@@ -73,7 +73,8 @@ def test_a_perfect_ranking_has_recall_and_ndcg_one(baskets):
         scores = np.zeros((len(users), 6))
         for row, user in enumerate(users):
             scores[row, wanted[user]] = 1
-        return recommend.best(scores, recommend.history(baskets, START)[users], new, depth=2)
+        past = recommend.history(baskets, START)[users]
+        return recommend.best(scores, past if new else None, depth=2)
 
     found = recommend.evaluate(rank, baskets, START, depth=2)
     assert found["recall"] == found["ndcg"] == found["new_recall"] == 1
@@ -119,8 +120,8 @@ def test_cold_items_compete_alone_and_equals_share_their_places():
 def test_best_puts_the_first_of_equals_first():
     past = sp.csr_matrix(np.array([[1, 0, 0, 0], [0, 0, 0, 1]]))
     scores = np.array([[5, 1, 2, 2], [1, 1, 1, 9]])
-    assert recommend.best(scores, past, False, 3).tolist() == [[0, 2, 3], [3, 0, 1]]
-    assert recommend.best(scores, past, True, 3).tolist() == [[2, 3, 1], [0, 1, 2]]
+    assert recommend.best(scores, depth=3).tolist() == [[0, 2, 3], [3, 0, 1]]
+    assert recommend.best(scores, past, 3).tolist() == [[2, 3, 1], [0, 1, 2]]
     assert scores[0, 0] == 5
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ecomkd import recommend
+from ecomkd import distill, recommend
 from ecomkd.config import Profile
 from ecomkd.data.baskets import HORIZON, Baskets, from_lines
 from ecomkd.losses import listwise_kl
@@ -77,7 +77,7 @@ def scored(model, batch: dict, candidates=everything, hidden=None) -> torch.Tens
 
 
 def row(day: int = START, users=range(USERS)) -> list[dict]:
-    return [{"day": day, "users": list(users)}]
+    return [{"day": day, "users": list(users), "labelled": True}]
 
 
 def test_nothing_from_the_day_on_is_read_but_the_targets(baskets, items, profile):
@@ -211,6 +211,33 @@ def test_occasions_leave_room_for_what_is_foreseen(baskets):
     assert sorted(user for users in first["users"] for user in users) == list(range(USERS))
 
 
+def test_days_without_a_future_are_read_without_targets(items, baskets, profile, tmp_path):
+    rows = recommend.unlabelled(baskets, START, 5, seed=0)
+    assert sorted(set(rows["day"])) == [START - 21, START - 14, START - 7, START]
+    assert not any(rows["labelled"])
+    reader = recommend.Reader(baskets)
+    assert not len(reader([rows[0]])["bought"])
+    candidates = recommend.fitted(items, START)
+    teacher = recommend.BasketTransformer(items, width=8)
+    taught = recommend.teacher_scores(rows, teacher, reader, candidates, 6)
+    trainer = recommend.RankingTrainer(
+        recommend.DecayedMeans(items, width=8),
+        args=distill.arguments(replace(profile, batch_size=1), tmp_path, 1, 0.01),
+        train_dataset=taught,
+        eval_dataset=taught,
+        reader=reader,
+        candidates=candidates,
+        start=START,
+        alpha=2.0,
+        hidden=0.0,
+    )
+    batch = reader([taught[0]])
+    loss, outputs = trainer.compute_loss(trainer.model, batch, return_outputs=True)
+    own, goal = outputs["logits"].gather(1, batch["teacher_columns"]), batch["teacher_scores"]
+    expected = listwise_kl(own, goal, torch.ones_like(goal, dtype=torch.bool))
+    assert torch.isclose(loss, 2 * expected)
+
+
 def trained(items, folder, profile, kind=recommend.DecayedMeans, rows=None, passes=2, **options):
     torch.manual_seed(0)
     rows = recommend.occasions(items.baskets, 40, START, 6, 0) if rows is None else rows
@@ -266,7 +293,8 @@ def test_a_network_is_trained_once_and_keyed_by_its_teacher(items, baskets, prof
     alone = recommend.train(recommend.DecayedMeans, items, START, profile, **short)
     lesson = {"teacher": teacher, "depth": 6, **short}
     taught = recommend.train(recommend.DecayedMeans, items, START, profile, **lesson)
-    assert len({teacher, alone, taught}) == 3
+    fewer = recommend.train(recommend.DecayedMeans, items, START, profile, **lesson, further=False)
+    assert len({teacher, alone, taught, fewer}) == 4
     with monkeypatch.context() as nothing:
         nothing.setattr(recommend, "fit", None)
         assert recommend.train(recommend.DecayedMeans, items, START, profile, **lesson) == taught
