@@ -644,7 +644,8 @@ def purchase_loss(logits: torch.Tensor, user: torch.Tensor, column: torch.Tensor
 def teacher_scores(
     rows: Dataset, model: Recommender, reader: Reader, candidates: torch.Tensor, depth: int
 ) -> Dataset:
-    """`rows` with the teacher's `depth` best candidates of each user and their log-odds.
+    """`rows` with the teacher's `depth` best candidates of each user and their log-odds; with all
+    candidates where there are fewer.
 
     Adds `teacher_columns` (B, depth), columns of `candidates`, and `teacher_scores` (B, depth).
     """
@@ -652,7 +653,7 @@ def teacher_scores(
     def best_of(row: dict) -> dict:
         with _at_rest(model):
             scores = model(_moved(reader([row]), model.items.device), candidates)
-        top = scores.cpu().topk(depth, dim=1)
+        top = scores.cpu().topk(min(depth, len(candidates)), dim=1)
         return {"teacher_columns": top.indices.tolist(), "teacher_scores": top.values.tolist()}
 
     return rows.map(best_of, desc="Teacher", load_from_cache_file=False, new_fingerprint="teacher")
