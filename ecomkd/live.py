@@ -1,0 +1,628 @@
+"""Recommendation while the shop is open: the student of `recommend`, with a state kept by event.
+
+A purchase changes three sums and one habit of one user. Nothing is trained again, and an answer is
+made of arrays alone, without PyTorch. Time is the events' own, in days, never a clock's. Sizes:
+U users, I items, W the student's width, S items of one user, E an encoder's width.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+from zlib import crc32
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from scipy.special import erf
+
+from ecomkd import recommend
+from ecomkd.data.baskets import HORIZON, Baskets
+
+RARE = recommend.BUYERS
+"""An item that was bought fewer times than this is one to explore."""
+
+PAIR = np.dtype(
+    [("item", "i4"), ("count", "i4"), ("first", "i4"), ("last", "i4"), ("decayed", "f4", (3,))]
+)
+"""What is kept of a user and an item: 28 bytes. `decayed` are counts as of the day `last`."""
+
+_SCALES = np.array(recommend._SCALES)
+_BLOCK = 256
+_WINDOW = (1 << HORIZON + 1) - 1  # a bit for each age of a visit, from 0 to HORIZON days
+_TABLES = ("read", "offers", "demand", "numbers")
+_USERS = ("sums", "last", "visits", "recent")
+
+
+# State --------------------------------------------------------------------------------------------
+
+
+class Live:
+    """A student's state of all users, its tables of items, and its answers.
+
+    Made by `start`, or from the `arrays` of another one. Decay is lazy: a row keeps the day of its
+    last change and is aged when it is read, which is exact, for exp(-a/τ) · exp(-b/τ) =
+    exp(-(a + b)/τ).
+
+    Attributes:
+        items, users: how many there are.
+        events: purchases that were learnt.
+    """
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]):
+        self.weights = {name: part for name, part in arrays.items() if "." in name}
+        self.items, self.users = len(arrays["demand"]), len(arrays["last"])
+        self.events, self._times = int(arrays["events"]), np.array(arrays["times"])
+        self._lay({name: arrays[name] for name in _TABLES})
+        for name in _USERS:
+            setattr(self, f"_{name}", np.array(arrays[name]))
+        self._owned = np.diff(arrays["ends"], prepend=0)
+        self._pairs = [part.copy() for part in np.split(arrays["pairs"], arrays["ends"][:-1])]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that an answer depends on: `Live(live.arrays())` answers to the bit as `live`."""
+        rows = [pairs[:own] for pairs, own in zip(self._pairs, self._owned, strict=True)]
+        return {
+            **self.weights,
+            **{name: getattr(self, f"_{name}")[: self.items] for name in (*_TABLES, "times")},
+            **{name: getattr(self, f"_{name}")[: self.users] for name in _USERS},
+            "pairs": np.concatenate(rows) if rows else np.empty(0, PAIR),
+            "ends": np.cumsum(self._owned),
+            "events": np.array(self.events),
+        }
+
+    def _lay(self, tables: Mapping[str, np.ndarray]) -> None:
+        """Take tables of items (I, ...), with room up to a whole block, which never wins."""
+        room = -len(tables["demand"]) % _BLOCK
+        for name, table in tables.items():
+            fill = -np.inf if name == "demand" else 0
+            setattr(self, f"_{name}", _longer(np.asarray(table, np.float32), room, fill))
+        times = self._times[: len(self._demand)]
+        self._times = _longer(times, len(self._demand) - len(times))
+        self._scores = np.empty(len(self._demand), np.float32)
+
+    def refresh(self, shelf: recommend.Shelf) -> None:
+        """Take the tables of items from a shelf of another day, and make the sums anew.
+
+        The sums hold vectors of the old table. They follow from the new one and the kept counts:
+        a sparse product for each scale. Raises ValueError when the shelf has fewer items.
+        """
+        tables = _tables(shelf)
+        if len(tables["demand"]) < self.items:
+            raise ValueError(
+                f"The shelf has {len(tables['demand'])} items and the state {self.items}: make it "
+                "of a shop that has the added ones too."
+            )
+        self.items = len(tables["demand"])
+        self._lay(tables)
+        self._sum_up()
+
+    def _sum_up(self) -> None:
+        kept = self.arrays()
+        pairs, owned = kept["pairs"], self._owned[: self.users]
+        age = (np.repeat(kept["last"], owned) - pairs["last"])[:, None]
+        weights = pairs["decayed"] * np.exp(-age / _SCALES)
+        rows = np.concatenate([[0], kept["ends"]])
+        table = np.column_stack([self._read[: self.items], np.ones(self.items)])
+        for at in range(len(_SCALES)):
+            own = sp.csr_matrix((weights[:, at], pairs["item"], rows), (self.users, self.items))
+            self._sums[: self.users, at] = own @ table
+
+    # Learn
+
+    def check(self, user: int, item: int, day: int) -> None:
+        """Raises ValueError for a purchase that `update` would not take."""
+        self._known(user, day, "a purchase of")
+        if not 0 <= item < self.items:
+            raise ValueError(f"Item {item} is unknown, there are {self.items}: add_item adds one.")
+
+    def _known(self, user: int, day: int, what: str) -> None:
+        if not 0 <= user < self.users:
+            raise ValueError(f"User {user} is unknown, there are {self.users}: add_user adds one.")
+        if day < max(0, self._last[user]):
+            raise ValueError(
+                f"User {user} bought on day {max(0, self._last[user])} already, and {what} day "
+                f"{day} comes too late: give the events of a user in the order of time."
+            )
+
+    def update(self, user: int, item: int, day: int) -> None:
+        """Learn one purchase. Raises ValueError when it is older than the user's last one."""
+        self.check(user, item, day)
+        gap = day - int(self._last[user])
+        if gap > 0:  # a new visit; the last day of who never came is -1
+            self._sums[user] *= np.exp(-gap / _SCALES)[:, None]
+            self._recent[user] = (int(self._recent[user]) << min(gap, HORIZON + 1) | 1) & _WINDOW
+            self._visits[user] += 1
+            self._last[user] = day
+        self._sums[user, :, :-1] += self._read[item]
+        self._sums[user, :, -1] += 1
+        self._pair(user, item, day)
+        self._times[item] += 1
+        self.events += 1
+
+    def _pair(self, user: int, item: int, day: int) -> None:
+        own, pairs = self._owned[user], self._pairs[user]
+        found = np.flatnonzero(pairs["item"][:own] == item)
+        if len(found):
+            at = found[0]
+            age = day - pairs["last"][at]
+            pairs["decayed"][at] = pairs["decayed"][at] * np.exp(-age / _SCALES) + 1
+            pairs["count"][at] += 1
+            pairs["last"][at] = day
+            return
+        if own == len(pairs):
+            pairs = self._pairs[user] = _longer(pairs, own // 2 + 4)
+        pairs[own] = item, 1, day, day, (1, 1, 1)
+        self._owned[user] += 1
+
+    def add_user(self) -> int:
+        """Room for one more user, who has no past yet: the row."""
+        for name in _USERS:
+            table = getattr(self, f"_{name}")
+            if len(table) == self.users:
+                setattr(self, f"_{name}", _longer(table, self.users // 2 + 4))
+        self._last[self.users] = -1
+        self._owned = np.append(self._owned, 0)
+        self._pairs.append(np.empty(0, PAIR))
+        self.users += 1
+        return self.users - 1
+
+    def add_item(self, vector: np.ndarray) -> int:
+        """Take a new item by its text alone, as one that was never sold: the row.
+
+        Args:
+            vector: (E,), the encoder's, `aligned` with those of the items that there are.
+
+        Raises ValueError for another shape, and for values that are not finite.
+        """
+        vector = self.checked(vector)
+        if self.items == len(self._demand):
+            for name in (*_TABLES, "times"):
+                fill = -np.inf if name == "demand" else 0
+                table = getattr(self, f"_{name}")
+                more = -(-self.items // (2 * _BLOCK)) * _BLOCK  # half as many again, whole blocks
+                setattr(self, f"_{name}", _longer(table, more, fill))
+            self._scores = np.empty(len(self._demand), np.float32)
+        row = self.items
+        self._read[row] = _linear(vector, self.weights, "read.0")
+        self._offers[row] = _linear(vector, self.weights, "offer.0")
+        appeal = _linear(vector, self.weights, "appeal") + self.weights["sales.bias"]
+        self._demand[row] = appeal[0]
+        self._numbers[row, -1] = 1 / 4  # as `recommend.Items` has it where nobody came
+        self.items += 1
+        return row
+
+    def checked(self, vector: np.ndarray) -> np.ndarray:
+        """The vector (E,) as `add_item` takes it, float32, or its ValueError."""
+        vector, size = np.asarray(vector, np.float32), self.weights["appeal.weight"].shape[1]
+        if vector.shape != (size,) or not np.isfinite(vector).all():
+            raise ValueError(
+                f"A new item's vector has {size} finite numbers; this one has the shape "
+                f"{vector.shape}, {np.isfinite(vector).sum()} of them finite: encode its text."
+            )
+        return vector
+
+    # Answer
+
+    def scores(self, user: int, day: int) -> np.ndarray:
+        """Log-odds (I,) of all items for a user on a day; the next call writes over them.
+
+        As of `recommend.Shelf.scores` with the same purchases and tables. A user without a past has
+        no taste and no habits: items stand in the order of demand. Raises ValueError for a day
+        before the user's last purchase.
+        """
+        self._known(user, day, "a question for")
+        return self._all_scores(user, day)[: self.items]
+
+    def _all_scores(self, user: int, day: int) -> np.ndarray:
+        if not self._visits[user]:
+            np.copyto(self._scores, self._demand)
+            return self._scores
+        # The decay of a sum and of its weights cancels in each mean: there is nothing to age.
+        means = self._sums[user, :, :-1] / self._sums[user, :, -1:]
+        hidden = _gelu(_linear(means.astype(np.float32).ravel(), self.weights, "mix.0"))
+        taste = _linear(hidden, self.weights, "mix.2")
+        np.dot(self._offers, taste, out=self._scores)
+        own = self._pairs[user][: self._owned[user]]
+        habit = self._habit(user, day, own, self._scores[own["item"]])
+        self._scores += self._demand
+        self._scores[own["item"]] = habit
+        return self._scores
+
+    def _habit(self, user: int, day: int, own: np.ndarray, liking: np.ndarray) -> np.ndarray:
+        age = (day - own["last"]).astype(np.float64)
+        between = np.where(
+            own["count"] > 1,
+            (own["last"] - own["first"]) / np.maximum(own["count"] - 1, 1),
+            recommend._ONCE,
+        )
+        known = np.empty((len(own), recommend.HABITS))
+        known[:, :3] = own["decayed"] * np.exp(-age[:, None] / _SCALES)
+        known[:, 3], known[:, 4], known[:, 5] = own["count"], age, between
+        known[:, 6] = age / np.maximum(between, 1)
+        since = min(day - int(self._last[user]), HORIZON + 1)
+        known[:, 7] = (int(self._recent[user]) << since & _WINDOW).bit_count()
+        known[:, 8] = self._visits[user]
+        known = np.hstack([np.log1p(known), self._numbers[own["item"]]]).astype(np.float32)
+        known = (known - self.weights["scale.mean"]) / self.weights["scale.spread"]
+        known = np.column_stack([known, liking])
+        curve = _linear(_gelu(_linear(known, self.weights, "curve.0")), self.weights, "curve.2")
+        return (_linear(known, self.weights, "line") + curve)[:, 0]
+
+    def recommend(
+        self,
+        user: int,
+        day: int,
+        without: Sequence[int] = (),
+        depth: int = recommend.DEPTH,
+        explore: float = 0.0,
+        seed: int = 0,
+    ) -> np.ndarray:
+        """The `depth` items with the highest scores, best first, `without` those of the basket.
+
+        A share `explore` of the places, the last ones, goes to rare items (bought fewer than RARE
+        times by anyone) that the user has not had. They are drawn without replacement with weights
+        exp(score): the Gumbel-max trick (Kool, van Hoof & Welling 2019). The draw follows from
+        `seed`, the user and the number of events, so that a replay explores as the first run did.
+        """
+        self._known(user, day, "a question for")
+        scores = self._all_scores(user, day)
+        scores[np.asarray(without, int)] = -np.inf
+        top = highest(scores, min(depth, self.items))
+        if not explore:
+            return top
+        rng = np.random.default_rng([seed, user, self.events])
+        places = rng.binomial(len(top), explore)
+        if not places:
+            return top
+        scores[top] = -np.inf
+        scores[self._pairs[user]["item"][: self._owned[user]]] = -np.inf
+        scores[self._times >= RARE] = -np.inf
+        # Minus the logarithm of an exponential variable is a Gumbel variable.
+        scores -= np.log(rng.standard_exponential(len(scores), np.float32))
+        drawn = highest(scores, places)
+        return np.concatenate([top[: len(top) - len(drawn)], drawn])
+
+    def size(self) -> dict[str, int]:
+        """Bytes of the state of users and of the table of items, room to grow not counted."""
+        users = sum(getattr(self, f"_{name}")[: self.users].nbytes for name in _USERS)
+        pairs = int(self._owned.sum()) * PAIR.itemsize
+        table = sum(getattr(self, f"_{name}")[: self.items].nbytes for name in _TABLES)
+        return {"users_bytes": users + pairs, "table_bytes": table}
+
+
+def start(shelf: recommend.Shelf, end: int | None = None) -> Live:
+    """The state after all purchases before day `end`, by default the shelf's own day.
+
+    Raises ValueError unless the shelf's network is a `recommend.DecayedMeans`.
+    """
+    model = shelf.model
+    if not isinstance(model, recommend.DecayedMeans):
+        raise ValueError(
+            f"A {type(model).__name__} keeps no sums: give the shelf of a DecayedMeans."
+        )
+    weights = {name: part.numpy(force=True) for name, part in model.state_dict().items()}
+    weights["scale.mean"] = weights["scale.running_mean"]
+    weights["scale.spread"] = np.sqrt(weights["scale.running_var"] + model.scale.eps)
+    baskets = model.items.baskets
+    past = baskets.between(0, shelf.day if end is None else end)
+    users = len(baskets.users)
+    arrays = {
+        **weights,
+        **_tables(shelf),
+        **_visits(past, users),
+        **_pairs(past, users, len(baskets.items)),
+        "times": np.bincount(past["item"], minlength=len(baskets.items)),
+        "sums": np.zeros((users, len(_SCALES), shelf.read.shape[1] + 1)),
+        "events": np.array(len(past)),
+    }
+    live = Live(arrays)
+    live._sum_up()
+    return live
+
+
+def _tables(shelf: recommend.Shelf) -> dict[str, np.ndarray]:
+    numbers = shelf.model.items.on(shelf.day)[1]
+    tables = zip(_TABLES, (shelf.read, shelf.offers, shelf.demand, numbers), strict=True)
+    return {name: table.numpy(force=True) for name, table in tables}
+
+
+def _visits(past: pd.DataFrame, users: int) -> dict[str, np.ndarray]:
+    """Of each user the last day, -1 where there is none, the number of days with a purchase, and
+    which of the last ones these were, a bit for each."""
+    days = past[["user", "day"]].drop_duplicates()
+    user, day = days["user"].to_numpy(), days["day"].to_numpy()
+    last, recent = np.full(users, -1, np.int64), np.zeros(users, np.int64)
+    np.maximum.at(last, user, day)
+    age = last[user] - day
+    late = age <= HORIZON
+    np.bitwise_or.at(recent, user[late], 1 << age[late])
+    return {"last": last, "recent": recent, "visits": np.bincount(user, minlength=users)}
+
+
+def _pairs(past: pd.DataFrame, users: int, items: int) -> dict[str, np.ndarray]:
+    """A PAIR for each user and item, by user, and where each user's end, (U,)."""
+    key = past["user"].to_numpy(np.int64) * items + past["item"].to_numpy()
+    order = np.argsort(key, kind="stable")  # within a pair in the order of time
+    key, day = key[order], past["day"].to_numpy()[order]
+    distinct, begin, count = np.unique(key, return_index=True, return_counts=True)
+    pairs = np.empty(len(distinct), PAIR)
+    pairs["item"], pairs["count"] = distinct % items, count
+    pairs["first"], pairs["last"] = day[begin], day[begin + count - 1]
+    age = np.repeat(pairs["last"], count) - day
+    for at, scale in enumerate(_SCALES):
+        weight = np.bincount(np.repeat(np.arange(len(distinct)), count), np.exp(-age / scale))
+        pairs["decayed"][:, at] = weight
+    return {"pairs": pairs, "ends": np.searchsorted(distinct // items, np.arange(users), "right")}
+
+
+def aligned(vector: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """An encoder's vector (E,) of a new text, centred and scaled as `recommend.Items` does with the
+    `vectors` (T, E) of the texts that it knows."""
+    mean = vectors.mean(axis=0)
+    return (vector - mean) / (vectors - mean).std()
+
+
+def highest(scores: np.ndarray, depth: int) -> np.ndarray:
+    """The rows of the `depth` highest scores, best first; -inf never.
+
+    Exact: a value among the `depth` highest lies in one of the `depth` blocks with the highest
+    maxima, and to find maxima is a tenth of the work of partitioning all.
+
+    Args:
+        scores: (N,), N a multiple of 256.
+    """
+    maxima = scores.reshape(-1, _BLOCK).max(axis=1)
+    count = min(depth, len(maxima))
+    blocks = np.sort(np.argpartition(maxima, len(maxima) - count)[len(maxima) - count :])
+    rows = (blocks[:, None] * _BLOCK + np.arange(_BLOCK)).ravel()
+    found = scores[rows]
+    rows = rows[np.argpartition(found, len(found) - depth)[len(found) - depth :]]
+    rows = rows[np.lexsort((rows, -scores[rows]))]
+    return rows[scores[rows] > -np.inf]
+
+
+def _longer(table: np.ndarray, room: int, fill: float = 0) -> np.ndarray:
+    more = np.full((room, *table.shape[1:]), fill, table.dtype)
+    return np.concatenate([table, more])
+
+
+def _linear(x: np.ndarray, weights: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+
+def _gelu(x: np.ndarray) -> np.ndarray:
+    return x * (1 + erf(x / np.float32(np.sqrt(2)))) / 2
+
+
+# A state that outlives its process ----------------------------------------------------------------
+
+
+class Durable:
+    """A live state in a folder, of which one process is the writer.
+
+    Each change is a line of `events.log` before it counts: a checksum, and what happened, in JSON.
+    `state.npz` is the state after the first `position` bytes of the log, replaced in one step.
+    Together they give the state back after a kill, to the bit. What has been written survives the
+    process; a loss of power can take the lines since the last snapshot.
+
+    Args:
+        live: what is kept; change it through this object alone.
+        folder: a new one, or one that holds no state.
+
+    Raises FileExistsError when the folder holds a state.
+    """
+
+    def __init__(self, live: Live, folder: Path | str):
+        folder = Path(folder)
+        if (folder / "state.npz").exists():
+            raise FileExistsError(f"{folder}: holds a state; restore it, or name another folder.")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "events.log").write_bytes(b"")
+        self._open(live, folder, 0)
+        self.snapshot()
+
+    @classmethod
+    def restore(cls, folder: Path | str) -> Durable:
+        """The state as it was when its process ended, however that was.
+
+        A torn last line, an event that nobody was told had been taken, is cut off. Raises
+        FileNotFoundError when there is no state, ValueError when the log is damaged elsewhere.
+        """
+        folder = Path(folder)
+        if not (folder / "state.npz").exists():
+            raise FileNotFoundError(f"{folder}: holds no state; make one with Durable.")
+        with np.load(folder / "state.npz", allow_pickle=False) as kept:
+            arrays = dict(kept)
+        position = int(arrays.pop("position"))
+        live, log = Live(arrays), folder / "events.log"
+        for entry, end in _entries(log, position):
+            _apply(live, *entry)
+            position = end
+        os.truncate(log, position)
+        self = cls.__new__(cls)
+        self._open(live, folder, position)
+        return self
+
+    def _open(self, live: Live, folder: Path, position: int) -> None:
+        self.live, self.folder, self._end = live, folder, position
+        self._log = open(folder / "events.log", "ab", buffering=0)  # noqa: SIM115
+
+    def update(self, user: int, item: int, day: int) -> None:
+        """As `Live.update`; a purchase that is refused leaves no line."""
+        user, item, day = int(user), int(item), int(day)
+        self.live.check(user, item, day)
+        self._write(["update", user, item, day])
+        self.live.update(user, item, day)
+
+    def add_user(self) -> int:
+        """As `Live.add_user`."""
+        self._write(["add_user"])
+        return self.live.add_user()
+
+    def add_item(self, vector: np.ndarray) -> int:
+        """As `Live.add_item`."""
+        vector = self.live.checked(vector)
+        self._write(["add_item", vector.tolist()])
+        return self.live.add_item(vector)
+
+    def refresh(self, shelf: recommend.Shelf) -> None:
+        """As `Live.refresh`; a snapshot takes the new tables."""
+        self.live.refresh(shelf)
+        self.snapshot()
+
+    def _write(self, entry: list) -> None:
+        line = _line(entry)
+        try:
+            if self._log.write(line) < len(line):
+                raise OSError(errno.ENOSPC, f"No space left while writing {self._log.name}")
+        except OSError:
+            os.truncate(self._log.fileno(), self._end)  # half a line would spoil the next one
+            raise
+        self._end += len(line)
+
+    def snapshot(self) -> None:
+        """Write the state as a whole, so that a restore replays only what comes after."""
+        os.fsync(self._log.fileno())
+        working = self.folder / ".state.npz"
+        with open(working, "wb") as file:
+            np.savez(file, position=self._end, **self.live.arrays())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(working, self.folder / "state.npz")
+
+    def close(self) -> None:
+        """Close the log; nothing else is to be done, for all is written."""
+        self._log.close()
+
+
+def _line(entry: list) -> bytes:
+    text = json.dumps(entry).encode()
+    return b"%08x %b\n" % (crc32(text), text)
+
+
+def _apply(live: Live, name: str, *given) -> None:
+    getattr(live, name)(*given)
+
+
+def _entries(log: Path, position: int):
+    """The whole lines of a log from a byte on: what each holds, and the byte after it."""
+    with open(log, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size < position:
+            raise ValueError(
+                f"{log}: has {size} bytes, and the snapshot was made at {position}; put back the "
+                "log that belongs to it."
+            )
+        file.seek(position)
+        for line in file:
+            text = line[9:-1]
+            if line[:9] + b"\n" != b"%08x \n" % crc32(text) or line[-1:] != b"\n":
+                if position + len(line) < size:
+                    raise ValueError(f"{log}: damaged at byte {position}, and more comes after it.")
+                return
+            position += len(line)
+            yield json.loads(text), position
+
+
+# Predict, then learn ------------------------------------------------------------------------------
+
+
+class System(Protocol):
+    """What `prequential` asks, and tells what was bought."""
+
+    def recommend(self, user: int, day: int, without: Sequence[int]) -> np.ndarray:
+        """The items to show, best first, for a user on a day, none of those in the basket."""
+
+    def learn(self, user: int, item: int, day: int) -> None:
+        """One purchase, after it was foreseen or not."""
+
+
+@dataclass
+class Scheduled:
+    """A state that learns at once, or in the night after every so many days.
+
+    Args:
+        live: the state, at the start of a period.
+        day: the first day of the period.
+        every: days from one night to the next in which the purchases that were put aside are
+            learnt. Between two such nights it answers as for the day after the last: with 1 it is
+            a model remade every night. None learns each purchase at once.
+        shelf: gives the shelf of a day. Where there is one, tables of items are taken from it in
+            such a night, and every night with None.
+        explore, seed: of `Live.recommend`.
+    """
+
+    live: Live
+    day: int
+    every: int | None = None
+    shelf: Callable[[int], recommend.Shelf] | None = None
+    explore: float = 0.0
+    seed: int = 0
+    _aside: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def recommend(self, user: int, day: int, without: Sequence[int]) -> np.ndarray:
+        self._wake(day)
+        asked = day if self.every is None else self.day
+        return self.live.recommend(user, asked, without, explore=self.explore, seed=self.seed)
+
+    def learn(self, user: int, item: int, day: int) -> None:
+        self._wake(day)
+        if self.every is None:
+            self.live.update(user, item, day)
+        else:
+            self._aside.append((user, item, day))
+
+    def _wake(self, day: int) -> None:
+        if day < self.day + (self.every or 1):
+            return
+        self.day = day - (day - self.day) % (self.every or 1)
+        before = [event for event in self._aside if event[2] < self.day]
+        self._aside = self._aside[len(before) :]
+        for event in before:
+            self.live.update(*event)
+        if self.shelf is not None:
+            self.live.refresh(self.shelf(self.day))
+
+
+def prequential(
+    systems: Mapping[str, System],
+    baskets: Baskets,
+    start: int,
+    days: int = HORIZON,
+    heads: Sequence[int] = (0,),
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Ask, then tell: each basket from day `start` on, in the order of time (Gama, Sebastião &
+    Rodrigues 2013).
+
+    The systems learn a basket item by item, in an order drawn with `seed`, for a till's lines have
+    none. After each number of items of `heads` they are asked for DEPTH more: what is in the basket
+    is not shown, the rest of it is to be found. Recall divides by min(DEPTH, items of the rest).
+
+    Returns:
+        A row for each basket and each head that is smaller than it: `user`, `day`, `basket`,
+        `head`, `items` (of the rest), and the recall of each system.
+    """
+    rng, rows = np.random.default_rng(seed), []
+    for basket, own in baskets.between(start, start + days).groupby("basket", sort=False):
+        user, day = int(own["user"].iloc[0]), int(own["day"].iloc[0])
+        items = rng.permutation(own["item"].to_numpy())
+        for head, item in enumerate(items):
+            if head in heads:
+                rest = items[head:]
+                found = {
+                    name: np.isin(system.recommend(user, day, items[:head]), rest).sum()
+                    / min(recommend.DEPTH, len(rest))
+                    for name, system in systems.items()
+                }
+                place = {"user": user, "day": day, "basket": basket, "head": head}
+                rows.append({**place, "items": len(rest), **found})
+            for system in systems.values():
+                system.learn(user, int(item), day)
+    return pd.DataFrame(rows)

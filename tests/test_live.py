@@ -1,0 +1,444 @@
+"""A state kept by event: the same answers as the batch model, at once, and after a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_recommend_networks import DAYS, ITEMS, LATE, START, USERS, lines, shop
+
+from ecomkd import live, recommend
+from ecomkd.config import Profile
+
+EVERYONE = np.arange(USERS)
+HALF_A_YEAR = 182
+
+
+@pytest.fixture(scope="module")
+def baskets():
+    return shop(lines())
+
+
+@pytest.fixture(scope="module")
+def vectors(baskets):
+    return np.random.default_rng(1).standard_normal((len(recommend.texts(baskets)[0]), 16))
+
+
+@pytest.fixture(scope="module")
+def model(baskets, vectors, tmp_path_factory):
+    profile = Profile.named("smoke", artifacts=tmp_path_factory.mktemp("artifacts"), device="cpu")
+    items = recommend.Items(baskets, vectors, 30, 4, profile)
+    torch.manual_seed(0)
+    made = recommend.DecayedMeans(items, width=8)
+    with torch.no_grad():  # away from the start, where all tastes are zero
+        for weight in made.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+        made.scale.running_mean.uniform_(0.5, 1.5)
+        made.scale.running_var.uniform_(0.5, 2.0)
+    return made.eval()
+
+
+@pytest.fixture(scope="module")
+def shelf(model, baskets):
+    return recommend.Shelf(model, recommend.Reader(baskets), START)
+
+
+@pytest.fixture
+def state(shelf):
+    return live.start(shelf)
+
+
+def events(baskets, start, end):
+    return baskets.between(start, end)[["user", "item", "day"]].to_numpy().tolist()
+
+
+def answers(state, day, users=EVERYONE):
+    return np.stack([state.scores(int(user), day).copy() for user in users])
+
+
+def same(one, other):
+    one, other = one.arrays(), other.arrays()
+    return one.keys() == other.keys() and all(
+        np.array_equal(part, other[name]) for name, part in one.items()
+    )
+
+
+def test_a_state_scores_as_the_shelf_does(state, shelf):
+    assert np.allclose(answers(state, START), shelf.scores(EVERYONE), atol=1e-4)
+
+
+def test_events_one_by_one_give_what_all_at_once_gives(shelf, baskets, state):
+    other = live.start(shelf, end=0)
+    assert other.events == 0
+    for event in events(baskets, 0, START):
+        other.update(*event)
+    assert other.events == state.events == len(baskets.between(0, START))
+    assert np.allclose(answers(other, START), shelf.scores(EVERYONE), atol=1e-4)
+    one, two = other.arrays(), state.arrays()
+    for name in ("last", "visits", "recent", "times", "ends"):
+        assert np.array_equal(one[name], two[name]), name
+    assert np.allclose(one["sums"], two["sums"], rtol=1e-5, atol=1e-5)
+
+
+def test_decay_is_exact_whatever_the_days_between(shelf, model, baskets):
+    """The last purchase of a user is asked about after no day and after a long time."""
+    state, reader = live.start(shelf, end=0), recommend.Reader(baskets)
+    for event in events(baskets, 0, DAYS):
+        state.update(*event)
+    for day in (DAYS, DAYS + 1, DAYS + HALF_A_YEAR):
+        later = recommend.Shelf(model, reader, day)
+        state.refresh(later)
+        assert np.allclose(answers(state, day), later.scores(EVERYONE), atol=1e-4)
+
+
+def test_days_that_were_learnt_at_once_equal_a_shelf_of_the_next_morning(model, baskets, state):
+    for before, day in ((START, START + 3), (START + 3, START + 4), (START + 4, START + 11)):
+        for event in events(baskets, before, day):
+            state.update(*event)
+        morning = recommend.Shelf(model, recommend.Reader(baskets), day)
+        state.refresh(morning)
+        assert np.allclose(answers(state, day), morning.scores(EVERYONE), atol=1e-4)
+
+
+def test_a_purchase_changes_one_user(state):
+    before = answers(state, START)
+    state.update(3, 17, START)
+    after = answers(state, START)
+    assert np.array_equal(np.delete(before, 3, axis=0), np.delete(after, 3, axis=0))
+    assert (before[3] != after[3]).mean() > 0.5
+
+
+def test_recommend_shows_the_best_ten_in_order(state, shelf):
+    past = recommend.history(shelf.model.items.baskets, START)
+    expected = recommend.network(shelf)(EVERYONE, False)
+    for user in EVERYONE:
+        assert state.recommend(int(user), START).tolist() == expected[user].tolist()
+    basket = expected[0][:3]
+    shown = state.recommend(0, START, without=basket)
+    assert shown[:7].tolist() == expected[0][3:].tolist()
+    assert past[0].nnz < ITEMS
+    assert len(state.recommend(0, START, without=range(ITEMS - 4))) == 4
+    assert len(state.recommend(0, START, depth=100)) == ITEMS
+
+
+@pytest.mark.parametrize("size", [256, 2560])
+@pytest.mark.parametrize("depth", [1, 10, 200])
+def test_blocks_give_what_sorting_all_gives(size, depth):
+    scores = np.random.default_rng(size).standard_normal(size).astype(np.float32)
+    assert np.array_equal(live.highest(scores, depth), np.argsort(-scores)[:depth])
+    few = np.full(size, -np.inf, np.float32)
+    few[[7, 200]] = 1.0, 0.5
+    assert live.highest(few, depth).tolist() == [7, 200][:depth]
+
+
+def test_events_that_cannot_be_are_refused_in_one_sentence(state):
+    last = int(state.arrays()["last"][3])
+    before = answers(state, START)
+    with pytest.raises(ValueError, match=rf"User 3 bought on day {last} already, and a purchase"):
+        state.update(3, 1, last - 1)
+    with pytest.raises(ValueError, match=r"a question for day 2 comes too late"):
+        state.recommend(3, 2)
+    with pytest.raises(ValueError, match=r"User 12 is unknown, there are 12: add_user"):
+        state.update(USERS, 1, START)
+    with pytest.raises(ValueError, match=r"Item 40 is unknown, there are 40: add_item"):
+        state.update(3, ITEMS, START)
+    assert np.array_equal(before, answers(state, START))
+
+
+def test_a_new_user_is_shown_what_sells_and_learns(state, shelf):
+    row = state.add_user()
+    assert row == USERS
+    assert np.array_equal(state.scores(row, START), shelf.demand.numpy())
+    others = answers(state, START)
+    state.update(row, 5, START)
+    assert not np.array_equal(state.scores(row, START), shelf.demand.numpy())
+    assert np.array_equal(others, answers(state, START))
+    for _ in range(20):
+        state.add_user()
+    assert state.users == USERS + 21
+    assert np.array_equal(others, answers(state, START))
+
+
+def test_a_new_item_is_scored_as_one_that_was_never_sold(state, shelf, vectors):
+    """Its text is that of an item that the shop has and has not sold."""
+    twin = shelf.model.items.text_of[LATE].item()
+    vector = live.aligned(vectors[twin], vectors)
+    assert np.allclose(vector, shelf.model.items.vectors[twin].numpy(), atol=1e-5)
+    before = answers(state, START)
+    rows = [state.add_item(vector) for _ in range(300)]  # more than the room there was
+    assert rows == list(range(ITEMS, ITEMS + 300))
+    after = answers(state, START)
+    assert np.array_equal(after[:, :ITEMS], before)
+    assert np.allclose(after[:, ITEMS:], before[:, [LATE]], atol=1e-5)
+    state.update(2, rows[-1], START)
+    state.update(2, LATE, START)
+    both = state.scores(2, START + 1)[[rows[-1], LATE]]
+    assert both[0] == pytest.approx(both[1], abs=1e-5)
+    with pytest.raises(ValueError, match=r"The shelf has 40 items and the state 340"):
+        state.refresh(shelf)
+
+
+def test_only_a_student_with_sums_is_kept_live(model, baskets):
+    torch.manual_seed(0)
+    teacher = recommend.BasketTransformer(model.items, width=8)
+    shelf = recommend.Shelf(teacher, recommend.Reader(baskets), START)
+    with pytest.raises(ValueError, match=r"A BasketTransformer keeps no sums"):
+        live.start(shelf)
+
+
+# Exploration
+
+
+def test_exploration_shows_rare_items_in_the_last_places(state, monkeypatch):
+    monkeypatch.setattr(live, "RARE", 60)
+    times = state.arrays()["times"]
+    plain, shares, drawn = state.recommend(4, START), [], []
+    owned = state._pairs[4]["item"][: state._owned[4]]
+    for seed in range(300):
+        shown = state.recommend(4, START, explore=0.3, seed=seed)
+        assert len(shown) == len(set(shown.tolist())) == len(plain)
+        other = shown[~np.isin(shown, plain)]
+        assert (
+            shown[: len(plain) - len(other)].tolist() == plain[: len(plain) - len(other)].tolist()
+        )
+        assert (times[other] < 60).all()
+        assert not np.isin(other, owned).any()
+        shares.append(len(other) / len(plain))
+        drawn.append(other)
+    pool = np.flatnonzero(times < 60)
+    pool = pool[~np.isin(pool, plain) & ~np.isin(pool, owned)]
+    assert len(pool) > 4
+    assert np.mean(shares) == pytest.approx(0.3, abs=0.05)
+    assert set(np.concatenate(drawn).tolist()) == set(pool.tolist())
+
+
+def test_the_first_draw_follows_the_scores(state, monkeypatch):
+    monkeypatch.setattr(live, "RARE", 60)
+    plain = state.recommend(4, START, depth=1)
+    draws = [state.recommend(4, START, depth=1, explore=0.999, seed=seed) for seed in range(2000)]
+    counts = np.bincount(np.concatenate(draws), minlength=ITEMS)
+    weights = np.exp(state.scores(4, START).astype(float))
+    weights[plain] = weights[state._pairs[4]["item"][: state._owned[4]]] = 0
+    weights[state.arrays()["times"] >= 60] = 0
+    assert np.allclose(counts / counts.sum(), weights / weights.sum(), atol=0.04)
+
+
+# A state that outlives its process
+
+
+@pytest.fixture
+def kept(state, tmp_path):
+    kept = live.Durable(state, tmp_path / "state")
+    yield kept
+    kept.close()
+
+
+def test_a_state_comes_back_from_snapshot_and_log(kept, shelf, baskets, vectors):
+    """Everything that changes a state, before the snapshot and after it."""
+    folder, half = kept.folder, START + 14
+    for event in events(baskets, START, half):
+        kept.update(*event)
+    kept.refresh(shelf)
+    for event in events(baskets, half, DAYS):
+        kept.update(*event)
+    kept.update(kept.add_user(), kept.add_item(live.aligned(vectors[3], vectors)), DAYS)
+    back = live.Durable.restore(folder)
+    assert same(back.live, kept.live)
+    assert np.array_equal(answers(back.live, DAYS), answers(kept.live, DAYS))
+    for seed in range(20):
+        one, two = (x.live.recommend(1, DAYS, explore=0.5, seed=seed) for x in (back, kept))
+        assert np.array_equal(one, two)
+    back.update(0, 0, DAYS + 1)
+    back.close()
+    again = live.Durable.restore(folder)
+    assert same(again.live, back.live)
+    again.close()
+
+
+def test_a_torn_last_line_is_dropped_wherever_it_ends(kept):
+    whole = []
+    for item in range(4):
+        whole.append(live.Live(kept.live.arrays()))
+        kept.update(1, item, START)
+    log = kept.folder / "events.log"
+    content = log.read_bytes()
+    ends = [at + 1 for at, byte in enumerate(content) if byte == ord("\n")]
+    for cut in range(ends[1] + 1, ends[2]):
+        log.write_bytes(content[:cut])
+        back = live.Durable.restore(kept.folder)
+        assert same(back.live, whole[2])
+        back.update(1, 2, START)
+        back.close()
+        assert log.read_bytes() == content[: ends[2]]
+
+
+def test_damage_in_the_middle_is_told_and_nothing_is_cut(kept):
+    for item in range(4):
+        kept.update(1, item, START)
+    log = kept.folder / "events.log"
+    content = bytearray(log.read_bytes())
+    content[12] ^= 1
+    log.write_bytes(content)
+    with pytest.raises(ValueError, match=r"events.log: damaged at byte 0, and more comes after"):
+        live.Durable.restore(kept.folder)
+    assert log.read_bytes() == content
+
+
+def test_a_log_shorter_than_its_snapshot_is_told(kept):
+    kept.update(1, 1, START)
+    kept.snapshot()
+    (kept.folder / "events.log").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"has 0 bytes, and the snapshot was made at \d+"):
+        live.Durable.restore(kept.folder)
+
+
+def test_a_refused_event_leaves_no_line(kept):
+    with pytest.raises(ValueError, match="comes too late"):
+        kept.update(1, 1, 0)
+    with pytest.raises(ValueError, match=r"has 16 finite numbers; this one has the shape \(3,\)"):
+        kept.add_item(np.zeros(3))
+    with pytest.raises(ValueError, match="15 of them finite"):
+        kept.add_item(np.array([np.nan, *range(15)]))
+    assert (kept.folder / "events.log").read_bytes() == b""
+
+
+def test_half_a_line_on_a_full_disk_is_taken_back(kept, monkeypatch):
+    kept.update(1, 1, START)
+    before = live.Live(kept.live.arrays())
+    log = kept._log
+
+    class Full:
+        name = log.name
+
+        def write(self, line):
+            return log.write(line[:5])
+
+        def fileno(self):
+            return log.fileno()
+
+    with monkeypatch.context() as full:
+        full.setattr(kept, "_log", Full())
+        with pytest.raises(OSError, match="No space left"):
+            kept.update(1, 2, START)
+    assert same(kept.live, before)
+    kept.update(1, 3, START)
+    back = live.Durable.restore(kept.folder)
+    assert same(back.live, kept.live)
+    back.close()
+
+
+def test_a_folder_is_not_written_over_and_not_made_up(kept, tmp_path):
+    with pytest.raises(FileExistsError, match="holds a state; restore it, or name another"):
+        live.Durable(kept.live, kept.folder)
+    with pytest.raises(FileNotFoundError, match="holds no state; make one with Durable"):
+        live.Durable.restore(tmp_path / "none")
+
+
+WRITER = """
+import sys
+from ecomkd import live
+kept = live.Durable.restore(sys.argv[1])
+for number in range(1_000_000):
+    kept.update(number % 12, number * 7 % 40, 200)
+    if number % 50 == 49:
+        kept.snapshot()
+    print(number, flush=True)
+"""
+
+
+def test_a_killed_process_loses_nothing_that_it_had_said(kept):
+    kept.close()
+    before = live.Durable.restore(kept.folder)
+    before.close()
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, kept.folder], stdout=subprocess.PIPE, text=True,
+        cwd=Path(__file__).resolve().parent.parent,
+    )  # fmt: skip
+    for line in writer.stdout:
+        if int(line) >= 220:
+            os.kill(writer.pid, signal.SIGKILL)
+            break
+    said = [int(line) for line in writer.stdout.read().split()]
+    assert writer.wait() == -signal.SIGKILL
+    back = live.Durable.restore(kept.folder)
+    taken = back.live.events - before.live.events
+    assert taken >= (said[-1] if said else 220) + 1
+    for number in range(taken):
+        before.live.update(number % 12, number * 7 % 40, 200)
+    assert same(back.live, before.live)
+    lines = (kept.folder / "events.log").read_bytes().splitlines()
+    assert [json.loads(line[9:])[2] for line in lines] == [n * 7 % 40 for n in range(taken)]
+    back.close()
+
+
+# Predict, then learn
+
+
+class Watched:
+    """Notes what it is asked and told, in order."""
+
+    def __init__(self):
+        self.seen = []
+
+    def recommend(self, user, day, without):
+        self.seen.append(("asked", user, day, len(without)))
+        return np.array([0, 1, 2])
+
+    def learn(self, user, item, day):
+        self.seen.append(("told", user, item, day))
+
+
+def test_each_basket_is_asked_for_before_it_is_told(baskets):
+    watched = Watched()
+    found = live.prequential({"it": watched}, baskets, START, days=3, heads=(0, 2))
+    told = [entry[1:] for entry in watched.seen if entry[0] == "told"]
+    assert sorted(map(list, told)) == sorted(events(baskets, START, START + 3))
+    assert [day for _, _, day in told] == sorted(day for _, _, day in told)
+    asked = [entry for entry in watched.seen if entry[0] == "asked"]
+    assert len(asked) == len(found)
+    size = None
+    for entry in watched.seen:
+        if entry[0] == "asked" and entry[3] == 0:
+            size = 0
+        elif entry[0] == "asked":
+            assert size == entry[3] == 2
+        else:
+            size += 1
+    own = baskets.between(START, START + 3)
+    for row in found[found["head"] == 0].itertuples():
+        items = own.loc[own["basket"] == row.basket, "item"]
+        assert row.items == len(items)
+        assert row.it == np.isin([0, 1, 2], items).sum() / min(10, len(items))
+    assert (found.loc[found["head"] == 2, "items"] > 0).all()
+
+
+def test_a_schedule_answers_as_the_shelf_of_its_morning(model, baskets, shelf):
+    reader, mornings = recommend.Reader(baskets), {}
+
+    def on(day):
+        return mornings.setdefault(day, recommend.Shelf(model, reader, day))
+
+    systems = {
+        "at once": live.Scheduled(live.start(shelf), START, None, on),
+        "nightly": live.Scheduled(live.start(shelf), START, 1, on),
+        "weekly": live.Scheduled(live.start(shelf), START, 7, on),
+        "never": live.Scheduled(live.start(shelf), START, DAYS),
+    }
+    live.prequential(systems, baskets, START, days=16)
+    day = START + 15
+    assert {at for at in mornings if (at - START) % 7} >= {START + 1, day}
+    for name, morning in {"nightly": day, "weekly": START + 14, "never": START}.items():
+        assert systems[name].day == morning
+        expected = recommend.network(on(morning))(EVERYONE, False)
+        for user in EVERYONE:
+            shown = systems[name].recommend(int(user), day, ())
+            assert shown.tolist() == expected[user].tolist(), name
+    tomorrow = recommend.Shelf(model, reader, day + 1)
+    systems["at once"].live.refresh(tomorrow)
+    scores = answers(systems["at once"].live, day + 1)
+    assert np.allclose(scores, tomorrow.scores(EVERYONE), atol=1e-4)
