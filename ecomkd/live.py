@@ -283,10 +283,14 @@ class Live:
         scores[top] = -np.inf
         scores[self._pairs[user]["item"][: self._owned[user]]] = -np.inf
         scores[self._times >= RARE] = -np.inf
-        # Minus the logarithm of an exponential variable is a Gumbel variable.
-        scores -= np.log(rng.standard_exponential(len(scores), np.float32))
+        rare = np.flatnonzero(scores > -np.inf)
+        scores[rare] += rng.gumbel(size=len(rare))
         drawn = highest(scores, places)
         return np.concatenate([top[: len(top) - len(drawn)], drawn])
+
+    def times(self, items: np.ndarray) -> np.ndarray:
+        """How often each of some items (N,) was bought by anyone, (N,)."""
+        return self._times[items]
 
     def size(self) -> dict[str, int]:
         """Bytes of the state of users and of the table of items, room to grow not counted."""

@@ -1,0 +1,442 @@
+"""Recommendation while the shop is open: the test days basket by basket, and what it costs.
+
+    python benchmarks/real_time.py --seeds 0     one seed, its own file
+    python benchmarks/real_time.py --scale       cost, to ten times the data
+    python benchmarks/real_time.py --merge       all files into the record
+
+The student is that of benchmarks/recommendation.py, found among the artefacts where that has run,
+and fitted to the days before the validation days. Each basket of the test days is foreseen, then
+learnt. Tables of items are made anew every night, but for the row that says otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from threadpoolctl import threadpool_limits
+
+import seeds as seeds_of
+from ecomkd import bench, features, live, metrics, recommend, report
+from ecomkd.artifacts import write_text
+from ecomkd.config import Profile
+from ecomkd.data import journey
+from ecomkd.data.baskets import HORIZON, Baskets
+from recommendation import GRIDS, SCALES, best_of, grown
+
+RECORDED = Path(report.__file__).parent / "recorded" / "real_time.json"
+LIVE, NIGHTLY, WEEKLY = "live", "nightly", "weekly"
+NEVER, FIXED, AGAIN = "never", "live, items of the first day", "buy it again"
+HEADS = (0, 1, 3, 10)
+SHARES = (0.0, 0.05, 0.1, 0.2)
+ASKED, LEARNT, ADDED = 400, 20_000, 1_000
+
+
+# One seed -----------------------------------------------------------------------------------------
+
+
+def measure(seed: int) -> dict:
+    """Everything about recall on the test days, with one student."""
+    profile, baskets = Profile.named(seed=seed), journey.load()
+    day, shelf = baskets.test_start, shelves(baskets, student(baskets, profile))
+    (scale,) = best_of(recommend.buy_again, GRIDS[AGAIN], baskets).values()
+    found = live.prequential(systems(shelf, day, scale), baskets, day, heads=HEADS, seed=seed)
+    print(found.groupby("head")[[LIVE, NIGHTLY, WEEKLY, NEVER, FIXED, AGAIN]].mean().round(4))
+    first = found[found["head"] == 0]
+    return {
+        "scale": scale,
+        "baskets": found.groupby("head").size().to_dict(),
+        "heads": {int(head): by_user(own) for head, own in found.groupby("head")},
+        "days": first.groupby("day")[list(names(found))].mean().to_dict("list"),
+        "leak": by_user(leaking(shelf(day), baskets)),
+        "explore": exploring(shelf, baskets, seed),
+        "newcomers": newcomers(shelf(day), baskets, seed),
+        "kill": killed(shelf(day), baskets),
+    }
+
+
+def student(baskets: Baskets, profile: Profile) -> recommend.DecayedMeans:
+    """The distilled student, trained as in benchmarks/recommendation.py."""
+    vectors = features.layers(recommend.texts(baskets)[0], profile)[-1]
+    items = recommend.Items(baskets, vectors, recommend.FIRST, 64, profile)
+    fitted = {"items": items, "start": baskets.validation_start, "profile": profile}
+    teacher = recommend.train(recommend.BasketTransformer, **fitted)
+    taught = recommend.train(recommend.DecayedMeans, **fitted, teacher=teacher)
+    return recommend.load(taught, recommend.DecayedMeans, items)
+
+
+def shelves(baskets: Baskets, model: recommend.DecayedMeans) -> Callable[[int], recommend.Shelf]:
+    """The shelf of each day, made once."""
+    reader = recommend.Reader(baskets)
+    return lru_cache(maxsize=None)(lambda day: recommend.Shelf(model, reader, day))
+
+
+def systems(
+    shelf: Callable[[int], recommend.Shelf], day: int, scale: float
+) -> dict[str, live.System]:
+    made = {LIVE: (None, shelf), NIGHTLY: (1, shelf), WEEKLY: (7, shelf)}
+    made |= {NEVER: (HORIZON, None), FIXED: (None, None)}
+    rows = {name: live.Scheduled(live.start(shelf(day)), day, *how) for name, how in made.items()}
+    return {**rows, AGAIN: BuyAgain(shelf(day).model.items.baskets, scale)}
+
+
+class BuyAgain:
+    """`recommend.buy_again`, which counts each purchase at once."""
+
+    def __init__(self, baskets: Baskets, scale: float):
+        self.baskets, self.scale, self.day = baskets, scale, -1
+
+    def recommend(self, user: int, day: int, without: Sequence[int]) -> np.ndarray:
+        self._wake(day)
+        scores = self.past[user].toarray()[0] + self.filler
+        np.add.at(scores, self.today.get(user, []), 1)
+        scores[np.asarray(without, int)] = -np.inf
+        return recommend.best(scores[None])[0]
+
+    def learn(self, user: int, item: int, day: int) -> None:
+        self._wake(day)
+        self.today.setdefault(user, []).append(item)
+
+    def _wake(self, day: int) -> None:
+        if day == self.day:
+            return
+        self.day, self.today = day, {}
+        self.past = recommend.history(self.baskets, day, self.scale)
+        counts = recommend.popularity(self.baskets, day)
+        self.filler = 1e-6 * counts / counts.max()
+
+
+def names(found: pd.DataFrame) -> pd.Index:
+    return found.columns.difference(["user", "day", "basket", "head", "items", "visit"], sort=False)
+
+
+def by_user(found: pd.DataFrame) -> dict:
+    """Means over the baskets of each household."""
+    means = found.groupby("user")[list(names(found))].mean()
+    return {"user": means.index.tolist(), "recall": means.to_dict("list")}
+
+
+def leaking(shelf: recommend.Shelf, baskets: Baskets) -> pd.DataFrame:
+    """What a state gets that is asked before it learns a basket, and what after that."""
+    state, rows = live.start(shelf), []
+    for _, own in baskets.between(shelf.day, baskets.days).groupby("basket", sort=False):
+        user, day = int(own["user"].iloc[0]), int(own["day"].iloc[0])
+        row, wanted = {"user": user}, own["item"].to_numpy()
+        row["before"] = recall(state.recommend(user, day), wanted)
+        for item in wanted:
+            state.update(user, int(item), day)
+        row["after"] = recall(state.recommend(user, day), wanted)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def recall(shown: np.ndarray, wanted: np.ndarray) -> float:
+    return np.isin(shown, wanted).sum() / min(recommend.DEPTH, len(wanted))
+
+
+@dataclass
+class Explorer:
+    """Asks a state that another system keeps, with a share of exploration, and notes the answers.
+
+    Args:
+        asked: the other system; `prequential` has to ask and to tell it before this one.
+    """
+
+    asked: live.Scheduled
+    share: float
+    seed: int
+
+    def __post_init__(self):
+        self.shown: list[np.ndarray] = []
+        self.rare_hits = self.rare_shown = 0
+        self._rare = np.array([], int)
+
+    def recommend(self, user: int, day: int, without: Sequence[int]) -> np.ndarray:
+        state = self.asked.live
+        top = state.recommend(user, day, without, explore=self.share, seed=self.seed)
+        self._rare = top[state.times(top) < live.RARE]
+        self.rare_shown += len(self._rare)
+        self.shown.append(top)
+        return top
+
+    def learn(self, user: int, item: int, day: int) -> None:
+        self.rare_hits += item in self._rare
+
+
+def exploring(shelf: Callable, baskets: Baskets, seed: int) -> list[dict]:
+    """What each share of exploration costs in recall and brings in coverage."""
+    day = baskets.test_start
+    base = live.Scheduled(live.start(shelf(day)), day, None, shelf)
+    rows = {f"{share}": Explorer(base, share, seed) for share in SHARES}
+    found = live.prequential({LIVE: base, **rows}, baskets, day, seed=seed)
+    return [
+        {
+            "share": system.share,
+            "coverage": len(np.unique(np.concatenate(system.shown))) / base.live.items,
+            "rare_shown": system.rare_shown,
+            "rare_hits": int(system.rare_hits),
+            **by_user(found[["user", name]]),
+        }
+        for name, system in rows.items()
+    ]
+
+
+def newcomers(shelf: recommend.Shelf, baskets: Baskets, seed: int) -> dict:
+    """All households as if each came for the first time in the test days."""
+    rows = {
+        name: live.Scheduled(live.start(shelf, end=0), shelf.day, every)
+        for name, every in ((LIVE, None), (NIGHTLY, 1))
+    }
+    found = live.prequential(rows, baskets, shelf.day, heads=HEADS, seed=seed)
+    found["visit"] = found.groupby("user")["day"].rank("dense").astype(int)
+    chosen = {f"{visit} {head}": own for (visit, head), own in found.groupby(["visit", "head"])}
+    return {name: by_user(own) for name, own in chosen.items() if int(name.split()[0]) <= 5}
+
+
+def killed(shelf: recommend.Shelf, baskets: Baskets) -> dict:
+    """Every fifth user: whose scores differ, in any bit, after a log that ends in half a line."""
+    with tempfile.TemporaryDirectory() as folder:
+        kept = live.Durable(live.start(shelf), folder)
+        events = baskets.between(shelf.day, baskets.days)[["user", "item", "day"]].to_numpy()
+        for event in events[:LEARNT]:
+            kept.update(*event)
+        with open(kept.folder / "events.log", "ab") as log:
+            log.write(b'00000000 ["update", 1')
+        started = time.perf_counter()
+        back = live.Durable.restore(folder)
+        restore_s = time.perf_counter() - started
+        asked = partial(_all_scores, day=baskets.days)
+        one, two = asked(kept.live), asked(back.live)
+        kept.close()
+        back.close()
+    differ = int((one != two).any(axis=1).sum())
+    return {"users": len(one), "differ": differ, "restore_s": restore_s}
+
+
+def _all_scores(state: live.Live, day: int) -> np.ndarray:
+    return np.stack([state.scores(user, day).copy() for user in range(0, state.users, 5)])
+
+
+# Cost against size --------------------------------------------------------------------------------
+
+
+def scale() -> list[dict]:
+    """For shops of several sizes, on one thread: an event, an answer, a night, a restart."""
+    profile, whole = Profile.named(seed=0), journey.load()
+    return [cost(grown(whole, times), profile, times) for times in SCALES]
+
+
+def cost(baskets: Baskets, profile: Profile, times: float) -> dict:
+    day, texts = baskets.test_start, recommend.texts(baskets)[0]
+    vectors = features.layers(texts, profile)[-1]
+    items = recommend.Items(baskets, vectors, recommend.FIRST, 64, profile)
+    torch.manual_seed(profile.seed)
+    model = recommend.DecayedMeans(items).eval()  # weights change no time
+    shelf = recommend.Shelf(model, recommend.Reader(baskets), day)
+    rng = np.random.default_rng(0)
+    with threadpool_limits(1), tempfile.TemporaryDirectory() as folder:
+        state, start_s = timed(live.start, shelf)
+        events = baskets.between(day, baskets.days)[["user", "item", "day"]].to_numpy()[:LEARNT]
+        users = rng.permutation(np.unique(baskets.between(0, day)["user"]))[:ASKED].tolist()
+        row = {
+            "times": times,
+            "users": state.users,
+            "items": state.items,
+            "purchases": state.events,
+            "table_mb": state.size()["table_bytes"] / 1e6,
+            "bytes_per_user": state.size()["users_bytes"] / state.users,
+            "start_s": start_s,
+        }
+        for name, share in (("answer", 0.0), ("exploring", 0.1)):
+            ask = partial(_ask, state, baskets.days, share)
+            clock = bench.latency(ask, users, repeats=5, threads=1, device="cpu")
+            row |= {f"{name} {key}": clock[key] for key in ("p50_ms", "p99_ms")}
+        row["night_s"] = timed(state.refresh, shelf)[1]
+        kept, row["snapshot_s"] = timed(live.Durable, state, folder)
+        row["updates_per_second"] = len(events) / timed(_learn, kept, events)[1]
+        kept.close()
+        back, row["restore_s"] = timed(live.Durable.restore, folder)
+        vector = items.vectors[0].numpy()
+        row["add_item_ms"] = 1e3 * timed(_add, back, vector)[1] / ADDED
+        back.close()
+    print(row)
+    return row
+
+
+def timed(call: Callable, *given):
+    started = time.perf_counter()
+    found = call(*given)
+    return found, time.perf_counter() - started
+
+
+def _ask(state: live.Live, day: int, share: float, user: int) -> np.ndarray:
+    return state.recommend(user, day, explore=share)
+
+
+def _learn(kept: live.Durable, events: np.ndarray) -> None:
+    for user, item, day in events:
+        kept.update(user, item, day)
+
+
+def _add(kept: live.Durable, vector: np.ndarray) -> None:
+    for _ in range(ADDED):
+        kept.add_item(vector)
+
+
+# The record ---------------------------------------------------------------------------------------
+
+
+def merge(folder: Path, out: Path) -> None:
+    """Write the recorded result from the files of single seeds, and of the sizes."""
+    parts = seeds_of.read(folder, ("profile", "scale"))
+    sizes = folder / "scale.json"
+    if not sizes.exists():
+        raise SystemExit(f"{sizes}: not found; run this script with --scale first.")
+    cost_of = json.loads(sizes.read_text(encoding="utf-8"))
+    heads = {str(head): _means([part["heads"][str(head)] for part in parts]) for head in HEADS}
+    leak = _means([part["leak"] for part in parts])
+    newly = {name: _means([part["newcomers"][name] for part in parts])
+             for name in parts[0]["newcomers"]}  # fmt: skip
+    seeds, first = [part["seed"] for part in parts], parts[0]
+    data = {
+        "scale_days": first["scale"],
+        "households": len(heads["0"]),
+        "heads": {
+            head: {"baskets": first["baskets"][head], "rows": _rows(table), "minus": _minus(table)}
+            for head, table in heads.items()
+        },
+        "by_seed": [
+            {name: float(np.mean(values)) for name, values in part["heads"]["0"]["recall"].items()}
+            for part in parts
+        ],
+        "days": {
+            name: np.mean([part["days"][name] for part in parts], axis=0).tolist()
+            for name in first["days"]
+        },
+        "leak": {"rows": _rows(leak), "minus": _difference(leak, "after", "before")},
+        "explore": _explored([part["explore"] for part in parts]),
+        "newcomers": [
+            {
+                "visit": int(name.split()[0]),
+                "head": int(name.split()[1]),
+                "households": len(table),
+                "rows": _rows(table),
+                "minus": _difference(table, LIVE, NIGHTLY),
+            }
+            for name, table in newly.items()
+        ],
+        "kill": [part["kill"] for part in parts],
+        "scale": cost_of,
+    }
+    report.write_recorded(
+        out,
+        command=f"python benchmarks/real_time.py --seeds {' '.join(map(str, seeds))} "
+        "--scale --merge",
+        seeds=seeds,
+        hardware=first["hardware"],
+        generator=None,
+        data=data,
+        goals=_goals(data),
+    )
+    print(out)
+
+
+def _means(parts: list[dict]) -> pd.DataFrame:
+    """Users × systems, the mean over seeds."""
+    tables = [pd.DataFrame(part["recall"], index=part["user"]) for part in parts]
+    return pd.concat(tables).groupby(level=0).mean()
+
+
+def _rows(table: pd.DataFrame) -> dict:
+    return {name: metrics.bootstrap_of_means(table, _column(name)) for name in table}
+
+
+def _column(name: str) -> Callable[[pd.DataFrame], pd.Series]:
+    return lambda means: means[name]
+
+
+def _minus(table: pd.DataFrame) -> dict:
+    others = (NIGHTLY, WEEKLY, NEVER, FIXED, AGAIN)
+    return {f"{LIVE} − {other}": _difference(table, LIVE, other) for other in others}
+
+
+def _difference(table: pd.DataFrame, a: str, b: str) -> dict:
+    return metrics.paired_bootstrap(table[a], table[b])
+
+
+def _explored(parts: list[list[dict]]) -> list[dict]:
+    rows = []
+    for place, share in enumerate(SHARES):
+        own = [part[place] for part in parts]
+        table, none = _means(own), _means([part[0] for part in parts])
+        table.columns, none.columns = ["recall"], ["recall"]
+        keys = ("coverage", "rare_shown", "rare_hits")
+        rows.append(
+            {
+                "share": share,
+                "recall": float(table["recall"].mean()),
+                "minus": metrics.paired_bootstrap(table["recall"], none["recall"]),
+                **{key: float(np.mean([part[key] for part in own])) for key in keys},
+            }
+        )
+    return rows
+
+
+def _goals(data: dict) -> list[dict]:
+    whole = next(row for row in data["scale"] if row["times"] == 1)
+    rate, wait = whole["updates_per_second"], whole["answer p99_ms"]
+    differ = max(part["differ"] for part in data["kill"])
+    more = data["heads"]["0"]["minus"][f"{LIVE} − {NIGHTLY}"]
+    ends = more["difference"], more["low"], more["high"]
+    return [
+        report.goal(
+            "updates of the state a second, each written to the log, one core",
+            rate, rate, rate, "at least 2000", rate >= 2000,
+        ),
+        report.goal(
+            "wait for ten items of the whole catalogue, exact, p99 in ms, one core",
+            wait, wait, wait, "at most 5", wait <= 5,
+        ),
+        report.goal("recall@10 of the next basket, live minus nightly",
+                    *ends, "at least 0", more["difference"] >= 0),
+        report.goal("users whose scores differ after a kill and a replay",
+                    differ, differ, differ, "0", differ == 0),
+    ]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Recommendation while the shop is open.")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[], help="of the networks")
+    parser.add_argument("--scale", action="store_true", help="cost against size")
+    parser.add_argument("--folder", type=Path, help="of the single seeds' files")
+    parser.add_argument("--merge", action="store_true", help="write the recorded result")
+    parser.add_argument("--out", type=Path, default=RECORDED, help="where --merge writes")
+    arguments = parser.parse_args()
+    if not (arguments.seeds or arguments.scale or arguments.merge):
+        parser.error("give --seeds, --scale, --merge, or several of them")
+    folder = arguments.folder or Profile.named().artifacts / "real_time"
+    for seed in arguments.seeds:
+        result = {
+            "seed": seed,
+            "profile": seeds_of.profile(),
+            "hardware": bench.hardware(),
+            **measure(seed),
+        }
+        write_text(folder / f"seed{seed}.json", json.dumps(result))
+    if arguments.scale:
+        write_text(folder / "scale.json", json.dumps(scale()))
+    if arguments.merge:
+        merge(folder, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
