@@ -284,7 +284,7 @@ class Live:
         scores[self._pairs[user]["item"][: self._owned[user]]] = -np.inf
         scores[self._times >= RARE] = -np.inf
         rare = np.flatnonzero(scores > -np.inf)
-        scores[rare] += rng.gumbel(size=len(rare))
+        scores[rare] += _gumbel(rng, len(rare))
         drawn = highest(scores, places)
         return np.concatenate([top[: len(top) - len(drawn)], drawn])
 
@@ -389,6 +389,12 @@ def highest(scores: np.ndarray, depth: int) -> np.ndarray:
     rows = rows[np.argpartition(found, len(found) - depth)[len(found) - depth :]]
     rows = rows[np.lexsort((rows, -scores[rows]))]
     return rows[scores[rows] > -np.inf]
+
+
+def _gumbel(rng: np.random.Generator, size: int) -> np.ndarray:
+    """As `rng.gumbel`, in single precision, in less than half the time."""
+    uniform = np.maximum(rng.random(size, np.float32), np.finfo(np.float32).tiny)
+    return -np.log(-np.log(uniform))
 
 
 def _longer(table: np.ndarray, room: int, fill: float = 0) -> np.ndarray:
