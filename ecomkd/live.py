@@ -592,10 +592,9 @@ class Scheduled:
         if day < self.day + (self.every or 1):
             return
         self.day = day - (day - self.day) % (self.every or 1)
-        before = [event for event in self._aside if event[2] < self.day]
-        self._aside = self._aside[len(before) :]
-        for event in before:
+        for event in self._aside:
             self.live.update(*event)
+        self._aside.clear()
         if self.shelf is not None:
             self.live.refresh(self.shelf(self.day))
 
