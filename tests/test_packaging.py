@@ -51,6 +51,7 @@ ORDER = (
     "ecomkd.serve",
     "ecomkd.recommend",
     "ecomkd.live",
+    "ecomkd.profiles",
     "ecomkd.cli",
 )
 

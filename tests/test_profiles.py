@@ -1,0 +1,393 @@
+"""Profiles of made-up households whose habits are known, and of a small simulated shop."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import ndcg_score
+
+from ecomkd import profiles
+from ecomkd.data import journey
+from ecomkd.data import shop as simulated
+from ecomkd.data.baskets import from_lines
+from ecomkd.data.schema import GAINS
+
+DAY = 300
+TYPES = ("TEA", *(f"GOODS {letter}" for letter in "ABCDEFGHIJKLMNOPQRSTUVWX"))
+LOYAL, THRIFTY, WEEKLY, GONE, LATER = range(5)  # rows of users; all others buy at random
+
+
+def items() -> pd.DataFrame:
+    """Of each type two sizes and three makers; the first is the shop's own, and the cheapest."""
+    rows = [
+        (
+            f"{kind}{size}{maker}",
+            kind,
+            kind,
+            maker,
+            size,
+            ("Private", "National", "National")[maker],
+        )
+        for kind in (*TYPES, "ADULT ANALGESICS")
+        for size in ("1 LB", "2 LB")
+        for maker in range(3)
+    ]
+    table = pd.DataFrame(rows, columns=["item_id", "type", "category", "maker", "size", "brand"])
+    return table.assign(text=table["type"].str.lower() + " . " + table["brand"])
+
+
+def lines() -> pd.DataFrame:
+    rng, rows = np.random.default_rng(0), []
+    for user in range(40):
+        if user == GONE:
+            continue
+        for day in range(0, DAY + 30, 7 if user == WEEKLY else 5):
+            if user == LATER and day < DAY:
+                continue
+            for _ in range(3):
+                kind = TYPES[rng.integers(len(TYPES))]
+                maker = int(rng.integers(3))
+                if user == LOYAL:
+                    maker = TYPES.index(kind) % 3
+                if user == THRIFTY:
+                    maker = 0
+                if user == WEEKLY and rng.random() < 0.5:
+                    kind = "TEA"
+                rows.append((user, day, kind, ("1 LB", "2 LB")[rng.integers(2)], maker))
+            if user == WEEKLY:
+                rows.append((user, day, "ADULT ANALGESICS", "1 LB", 1))
+    frame = pd.DataFrame(rows, columns=["user_id", "day", "kind", "size", "maker"])
+    price = 1.0 + frame["maker"] + 0.1 * rng.random(len(frame))
+    return pd.DataFrame(
+        {
+            "user_id": frame["user_id"],
+            "item_id": frame["kind"] + frame["size"] + frame["maker"].astype(str),
+            "basket_id": frame["user_id"] * 1000 + frame["day"],
+            "time": pd.Timestamp("2024-01-01 10:00") + pd.to_timedelta(frame["day"], "D"),
+            "quantity": 1,
+            "value": price,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def baskets():
+    people = pd.DataFrame({"user_id": range(40)})
+    return from_lines(lines(), items(), people, {})
+
+
+@pytest.fixture(scope="module")
+def groups(baskets):
+    return pd.factorize(baskets.items["type"])[0]
+
+
+@pytest.fixture(scope="module")
+def cards(baskets, groups):
+    return profiles.Cards(baskets, DAY, groups, "2024-01-01")
+
+
+def row_of(baskets, user: int) -> int:
+    return int(np.flatnonzero(baskets.users["user_id"] == user)[0])
+
+
+def test_group_counts_are_purchases_before_the_day(baskets, groups):
+    counts = profiles.group_counts(baskets, DAY, groups)
+    past = baskets.events[baskets.events["day"] < DAY]
+    assert counts.sum() == len(past)
+    assert counts[row_of(baskets, LATER)].sum() == 0
+    faded = profiles.group_counts(baskets, DAY, groups, scale=10)
+    weight = np.exp((past["day"] - DAY) / 10)
+    assert faded.sum() == pytest.approx(weight.sum())
+
+
+def test_lift_of_a_user_without_purchases_is_one(baskets, groups):
+    counts = profiles.group_counts(baskets, DAY, groups)
+    lift = profiles.lift(counts)
+    sold = counts.toarray().sum(axis=0) > 0
+    assert np.allclose(lift[row_of(baskets, LATER)][sold], 1)
+    exact = profiles.lift(counts, prior=0.001)[row_of(baskets, WEEKLY)]
+    own = counts[[row_of(baskets, WEEKLY)]].toarray()[0]
+    share = counts.toarray().sum(axis=0) / counts.sum()
+    assert np.allclose(exact[sold], (own / own.sum() / share)[sold], atol=1e-3)
+
+
+def test_a_season_is_no_trend():
+    from scipy.sparse import csr_matrix
+
+    before = csr_matrix(np.tile([90.0, 10.0], (200, 1)))
+    recent = csr_matrix(np.tile([20.0, 20.0], (200, 1)))  # everybody buys more of the second
+    assert np.abs(profiles.trend(before, recent)).max() < 0.1
+    alone = recent.toarray()
+    alone[:] = [36, 4]
+    alone[0] = [20, 20]  # one does
+    moved = profiles.trend(before, csr_matrix(alone))
+    assert moved[0, 1] > profiles.CERTAIN and moved[0, 0] < 0
+    assert np.abs(moved[1:]).max() < 1
+
+
+def test_price_places_by_hand(baskets):
+    seen = profiles.price_places(baskets, DAY)
+    # All prices of a type and a size are known, so all places together are in the middle.
+    assert seen["got"].mean() == pytest.approx(0.5)
+    level = profiles.against(seen, len(baskets.users))
+    assert level["value"].idxmin() == row_of(baskets, THRIFTY)
+    assert level.loc[row_of(baskets, THRIFTY), "value"] < 0.25
+    assert np.isnan(level.loc[row_of(baskets, LATER), "value"])
+
+
+def test_habits_are_seen_where_they_are_and_only_there(baskets):
+    users = len(baskets.users)
+    brands = profiles.against(profiles.own_brands(baskets, DAY), users)
+    assert brands.loc[row_of(baskets, THRIFTY), "value"] == 1
+    assert brands.loc[row_of(baskets, THRIFTY), "z"] > profiles.CERTAIN
+    back = profiles.against(profiles.repeats(baskets, DAY), users)
+    assert back.loc[row_of(baskets, LOYAL), "value"] == 1
+    assert back.loc[row_of(baskets, LOYAL), "z"] > profiles.CERTAIN
+    others = [row_of(baskets, user) for user in range(5, 40)]
+    for table in (brands, back):
+        assert (table.loc[others, "clusters"] >= profiles.LEAST).all()
+        assert (table.loc[others, "z"].abs() > profiles.CERTAIN).sum() <= 1
+
+
+def test_repeats_expect_what_all_do_together(baskets):
+    seen = profiles.repeats(baskets, DAY)
+    assert seen["got"].mean() == pytest.approx(seen["expected"].mean())
+    assert (seen["chance"] < 1).all()
+
+
+def test_errors_are_those_of_clusters():
+    same = pd.DataFrame({"user": 0, "cluster": [0] * 50 + [1] * 50, "got": [1.0] * 50 + [0.0] * 50})
+    table = profiles.against(same.assign(expected=0.1), 2)
+    # Two clusters of one value each are two observations, not a hundred.
+    assert table.loc[0, "z"] == pytest.approx(0.4 / (np.sqrt(2500 + 0.25) / 100))
+    assert table.loc[0, "n"] == 100 and np.isnan(table.loc[1, "n"])
+
+
+def test_rhythm(baskets):
+    table = profiles.rhythm(baskets, DAY, "2024-01-01")
+    row = table.loc[row_of(baskets, WEEKLY)]
+    assert (row["gap"], row["weekday"], row["share"]) == (7, "Monday", 1)
+    assert row["a_week"] == pytest.approx(7 * 43 / DAY)
+    assert np.isnan(table.loc[row_of(baskets, LATER), "visits"])
+
+
+def test_a_card_says_what_is_so_and_names_its_purchases(baskets, groups, cards):
+    user = row_of(baskets, WEEKLY)
+    card = cards(user)
+    tea = next(one for one in card if one.topic == "interest")
+    assert cards.names[tea.about] == "tea" and tea.value > tea.usual == 1
+    events = baskets.events.loc[tea.events]
+    assert (events["user"] == user).all() and (events["day"] < DAY).all()
+    assert set(baskets.items["type"].iloc[events["item"]]) == {"TEA"}
+    assert f"{len(events)} of " in tea.text
+    assert "Monday" in next(one.text for one in card if one.topic == "weekday")
+    thrifty = {one.topic: one for one in cards(row_of(baskets, THRIFTY))}
+    assert "less than usual" in thrifty["price level"].text
+    assert "more than usual" in thrifty["own brands"].text
+    assert "loyalty" in {one.topic for one in cards(row_of(baskets, LOYAL))}
+
+
+def test_a_card_is_empty_without_evidence(baskets, groups, cards):
+    assert cards(row_of(baskets, LATER)) == []
+    early = profiles.Cards(baskets, 10, groups, "2024-01-01")
+    assert not any(early(user) for user in range(len(baskets.users)))
+
+
+def test_a_card_reads_nothing_sensitive(baskets, cards):
+    hidden = profiles.sensitive(baskets.items) == "health"
+    assert set(baskets.items["type"][hidden]) == {"ADULT ANALGESICS"}
+    for user in range(len(baskets.users)):
+        for one in cards(user):
+            assert not hidden.to_numpy()[baskets.events.loc[one.events, "item"]].any()
+            assert "analgesics" not in one.text
+    assert "analgesics" not in " ".join(cards.names)
+
+
+def test_without_keeps_rows_and_labels(baskets):
+    hidden = (baskets.items["type"] == "TEA").to_numpy()
+    rest = profiles.without(baskets, hidden)
+    assert rest.items is baskets.items and rest.users is baskets.users
+    assert not hidden[rest.events["item"]].any()
+    pd.testing.assert_frame_equal(rest.events, baskets.events.loc[rest.events.index])
+    with pytest.raises(ValueError, match="No purchase is left"):
+        profiles.without(baskets, np.ones(len(baskets.items), bool))
+
+
+def test_what_is_sensitive_in_the_journey():
+    asked = {
+        "COLD AND FLU/COUGH SYRP": "health",
+        "TEAS/TEA BAGS (SUPPLEMENT)": "health",
+        "BABY FOODS/BABY FOOD - BEGINNER": "pregnancy and infants",
+        "FAMILY PLANNING/PROPHYLACTICS": "intimacy",
+        "BEERS/ALES/BEERALEMALT LIQUORS": "alcohol",
+        "CIGARETTES/CIGARETTES": "tobacco",
+        "HISPANIC/BURRITOS": "origin and belief",
+        "NEWSPAPER/NEWSPAPER": "reading",
+        "PORK/BABY BACK RIBS": "",
+        "CONDIMENTS/SAUCES/VINEGAR WINE/RICE": "",
+        "SOFT DRINKS/SFT DRNK 2 LITER": "",
+    }
+    category, kind = zip(*(name.rsplit("/", 1) for name in asked), strict=True)
+    found = profiles.sensitive(pd.DataFrame({"category": category, "type": kind}))
+    assert found.tolist() == list(asked.values())
+
+
+def test_weights_of_purchases_sum_to_one_and_fall_with_buyers():
+    rows = [(0, "a"), (0, "b"), (1, "a"), (2, "a"), (3, "a"), (4, "c")]
+    frame = pd.DataFrame(rows, columns=["user_id", "item_id"])
+    frame = frame.assign(basket_id=range(6), time=pd.Timestamp("2024-01-01"), quantity=1, value=1.0)
+    named = pd.DataFrame({"item_id": list("abc"), "text": list("abc")})
+    small = from_lines(frame, named, pd.DataFrame({"user_id": range(5)}), {})
+    weights = profiles.purchase_weights(small, 1).toarray()
+    assert weights[4, 2] == pytest.approx(1)
+    assert weights[0, 1] > weights[0, 0] >= 0
+    vectors = profiles.user_vectors(profiles.purchase_weights(small, 1), np.eye(3))
+    assert np.allclose(vectors, weights)
+
+
+@pytest.fixture(scope="module")
+def guess():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((300, 5))
+    y = (X[:, 0] + rng.standard_normal(300) > 0.5).astype(int)
+    return X, y
+
+
+def test_held_out_probabilities_beat_the_shares_and_know_no_row_of_their_own(guess):
+    X, y = guess
+    p = profiles.held_out(X, y, 5, 0)
+    assert np.allclose(p.sum(axis=1), 1)
+    loss = -np.log(p[np.arange(300), y]).mean()
+    shares = profiles.shares_held_out(y, 5, 0)
+    assert loss < -np.log(shares[np.arange(300), y]).mean() - 0.1
+    noise = np.random.default_rng(1).permutation(y)  # nothing to learn: no better than the shares
+    p = profiles.held_out(X, noise, 5, 0)
+    assert -np.log(p[np.arange(300), noise]).mean() > 0.63
+    with pytest.raises(ValueError, match="The smallest class has 1 households: 15 are needed"):
+        profiles.held_out(X, np.eye(300, dtype=int)[0], 5, 0)
+
+
+def test_reliability_and_its_error_by_hand():
+    table = profiles.reliability(np.array([0.05, 0.05, 1.0, 0.95]), np.array([0, 1, 1, 1]))
+    assert table.index.tolist() == [0, 9]
+    assert table["n"].tolist() == [2, 2]
+    assert table["happened"].tolist() == [0.5, 1]
+    assert profiles.calibration_error(table) == pytest.approx((0.45 + 0.025) / 2)
+
+
+def test_contributions_add_up_to_the_log_odds(guess):
+    import scipy.sparse as sp
+
+    X, y = guess
+    model = profiles.classifier(0).fit(X, y)
+    vectors = np.random.default_rng(2).standard_normal((7, 5))
+    weights = sp.csr_matrix(np.arange(7)[None] / 21)
+    parts = profiles.contributions(model, weights, vectors)
+    wanted = model.decision_function(weights @ vectors)[0]
+    assert parts.sum() + model.best_estimator_[-1].intercept_[0] == pytest.approx(wanted)
+
+
+def test_a_guess_is_made_only_when_it_is_sure():
+    own = pd.DataFrame({"item": [0, 1, 2, 0]}, index=[7, 8, 9, 11])
+    parts = np.array([0.5, -0.2, 0.1])
+    assert profiles.likely("Children", 0.6, parts, own) == []
+    (yes,) = profiles.likely("Children", 0.8, parts, own)
+    assert yes.events.tolist() == [7, 9, 11] and "likely, probability 0.80" in yes.text
+    (no,) = profiles.likely("Children", 0.1, parts, own)
+    assert no.events.tolist() == [8] and "unlikely" in no.text
+
+
+def test_demographics_of_the_journey():
+    users = journey.load().users
+    table = profiles.demographics(users)
+    assert len(table) == users["age"].notna().sum()
+    assert not table.isna().any().any()
+    counts = users["composition"].value_counts()
+    assert table["kids"].value_counts()["yes"] == counts["2 Adults Kids"] + counts["1 Adult Kids"]
+    assert table["people"].value_counts()["1"] == (users["people"] == "1").sum()
+    assert table["income"].value_counts().min() > 100
+
+
+# The simulated shop -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shop():
+    return simulated.generate(900, 300, 60, 6, 0)
+
+
+@pytest.fixture(scope="module")
+def taste(shop):
+    return profiles.tastes(shop)
+
+
+@pytest.fixture(scope="module")
+def asked(shop):
+    rows = shop.judgments
+    return profiles.searches(shop, rows.assign(score=rows["esci_label"].map(GAINS)))
+
+
+def test_worth_is_that_of_the_shop(shop, taste, asked):
+    query = shop.judgments["query_id"].iloc[0]
+    shopper = shop.shoppers["shopper_id"].iloc[3]
+    told = shop.personal_relevance(shopper, query).set_index("product_id")["relevance"]
+    ids = shop.products["product_id"].to_numpy()[asked.products[0]]
+    own = profiles.personal(asked, taste)[3, 0]
+    assert np.allclose(own, told.loc[ids])
+
+
+def test_queries_of_fewer_candidates_are_filled_up(shop):
+    rows = shop.judgments[shop.judgments["esci_label"] == "E"].assign(score=1.0)
+    short, counts = profiles.searches(shop, rows), rows.groupby("query_id", sort=False).size()
+    assert counts.nunique() > 1 and short.gains.shape == (len(counts), counts.max())
+    for part in (short.scores == 1, short.gains == GAINS["E"]):
+        assert part.sum(axis=1).tolist() == counts.tolist()
+    assert (short.scores[short.gains == 0] == -np.inf).all()
+
+
+def test_a_new_shopper_has_the_order_of_the_shop_exactly(shop, taste, asked):
+    nothing = profiles.draw(asked, taste, 0, seed=0)
+    assert nothing.shape == (len(taste), 0)
+    fit = profiles.match(shop.products, nothing, prior=1.0)
+    assert (fit == 0).all()
+
+
+def test_purchases_show_what_is_liked(shop, taste, asked):
+    few = profiles.draw(asked, taste, 200, seed=0)
+    clear = profiles.draw(asked, taste, 200, seed=0, clarity=16.0)
+    mean = [np.take_along_axis(taste, own, axis=1).mean() for own in (few, clear)]
+    assert mean[1] > mean[0] > taste.mean()
+    assert np.isin(few, asked.products[asked.gains > 0]).all()
+
+
+def test_a_match_prefers_brand_department_and_price():
+    products = pd.DataFrame(
+        {
+            "department": ["a"] * 4 + ["b"] * 4,
+            "product_brand": ["x", "x", "y", "y", "v", "v", "w", "w"],
+            "product_type": ["t"] * 4 + ["u"] * 4,
+            "price_cents": [100, 200, 100, 200] * 2,
+        }
+    )
+    (fit,) = profiles.match(products, np.array([[0, 0, 0, 0]]), prior=1.0)
+    assert fit[0] == fit.max()
+    assert fit[0] > fit[1]  # the price alone differs
+    assert fit[0] > fit[2]  # the brand alone
+    assert fit[2] > fit[4]  # another department
+
+
+def test_a_profile_lifts_its_owner_and_not_a_stranger(shop, taste, asked):
+    bought = profiles.draw(asked, taste, 200, seed=0, clarity=16.0)
+    fit = profiles.match(shop.products, bought, prior=1.0)
+    base = profiles.per_shopper(asked, taste, fit, 0.0)
+    own = profiles.per_shopper(asked, taste, fit, 0.1)
+    stranger = profiles.per_shopper(asked, taste, np.roll(fit, 1, axis=0), 0.1)
+    assert own.mean() > base.mean() > stranger.mean()
+
+
+def test_ndcg_is_that_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    worth, scores = rng.random((2, 5, 12)), rng.random((2, 5, 12))
+    ours = profiles.ndcg(scores, worth)
+    for place in np.ndindex(2, 5):
+        wanted = ndcg_score(worth[place][None], scores[place][None], k=10)
+        assert ours[place] == pytest.approx(wanted)
