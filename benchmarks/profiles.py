@@ -1,0 +1,487 @@
+"""User profiles: guesses about households, cards that hold, and searches with a profile.
+
+    python benchmarks/profiles.py people --seeds 18 19 20     folds of these seeds, real baskets
+    python benchmarks/profiles.py shop --seeds 18 19 20       simulated shops of these seeds
+    python benchmarks/profiles.py --scale                     cost, to ten times the data
+    python benchmarks/profiles.py --merge                     all files into the record
+
+All households count, whatever the profile says. Penalties are chosen inside the training folds,
+weights of a profile on validation queries, and all numbers are about what was held out. The
+students of the shops are found among the artefacts where they have been trained before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.feature_extraction.text import TfidfTransformer
+from sklearn.metrics import f1_score, roc_auc_score
+
+import seeds as seeds_of
+from ecomkd import bench, features, metrics, pipeline, profiles, recommend, report
+from ecomkd.artifacts import write_text
+from ecomkd.config import Profile
+from ecomkd.data import journey, sources
+from ecomkd.data import shop as simulated
+from ecomkd.data.baskets import Baskets
+from recommendation import GRIDS, SCALES, best_of, grown
+
+RECORDED = Path(report.__file__).parent / "recorded" / "profiles.json"
+CLUSTERS = 60
+FOLDS = 5
+READINGS = ("everything", "nothing sensitive")
+BOTH = "text + tf-idf"
+PURCHASES = (0, 1, 3, 10, 30)
+CLARITIES = (1.0, 4.0, 16.0)
+CLEAR = 4.0
+WEIGHTS = (0.0, 0.01, 0.03, 0.1, 0.3)
+PRIORS = (1.0, 3.0, 10.0, 30.0)
+TIMED = 100
+
+
+# Real households ----------------------------------------------------------------------------------
+
+
+def people(seed: int) -> dict:
+    """Guesses about households with and without sensitive purchases, and what cards are worth."""
+    profile, baskets = Profile.named(seed=seed), journey.load()
+    texts, codes = recommend.texts(baskets)
+    vectors = features.layers(texts, profile)[-1]
+    hidden = (profiles.sensitive(baskets.items) != "").to_numpy()
+    readings = dict(zip(READINGS, (baskets, profiles.without(baskets, hidden)), strict=True))
+    told = profiles.demographics(baskets.users)
+    guesses: dict = {target: {} for target in told}
+    for reading, own in readings.items():
+        for name, X in tables(own, vectors[codes]).items():
+            for target, label in told.items():
+                y, X_told = label.cat.codes.to_numpy(), X[told.index]
+                found = profiles.held_out(X_told, y, FOLDS, seed)
+                guesses[target][f"{name}, {reading}"] = found.round(5).tolist()
+            print(f"seed {seed}: {name}, {reading}", flush=True)
+    for target, label in told.items():
+        y = label.cat.codes.to_numpy()
+        guesses[target]["majority"] = profiles.shares_held_out(y, FOLDS, seed).tolist()
+    return {
+        "household": told.index.tolist(),
+        "labels": {target: label.cat.codes.tolist() for target, label in told.items()},
+        "guesses": guesses,
+        "hidden": hidden_shares(baskets),
+        "recall": recall(baskets, readings),
+        "cards": hold(baskets, vectors, codes, seed),
+    }
+
+
+def tables(baskets: Baskets, vectors: np.ndarray) -> dict[str, np.ndarray]:
+    """What is read of each user, (U, F): vectors are those of items (I, E)."""
+    types = pd.factorize(baskets.items["type"])[0]
+    counts = profiles.group_counts(baskets, baskets.days, types)
+    words = TfidfTransformer(sublinear_tf=True).fit_transform(counts).toarray()
+    text = profiles.user_vectors(profiles.purchase_weights(baskets, baskets.days), vectors)
+    rows = {"counts": counts.toarray(), "tf-idf": words, "text": text}
+    return {**rows, BOTH: np.hstack([words, text])}
+
+
+def hidden_shares(baskets: Baskets) -> dict[str, float]:
+    """Of all purchases, the share that is sensitive, by reason."""
+    reason = profiles.sensitive(baskets.items)[baskets.events["item"]]
+    shares = reason[reason != ""].value_counts() / len(reason)
+    return shares.to_dict()
+
+
+def recall(baskets: Baskets, readings: dict[str, Baskets]) -> dict:
+    """Recall@10 of *buy it again* for each user, by what it may read; all purchases are targets."""
+    chosen, day = best_of(recommend.buy_again, GRIDS["buy it again"], baskets), baskets.test_start
+    rows = {
+        reading: recommend.evaluate(recommend.buy_again(own, day, **chosen), baskets, day)
+        for reading, own in readings.items()
+    }
+    users = rows[READINGS[0]]["per_user"].index.tolist()
+    return {
+        "user": users,
+        **{reading: found["per_user"]["recall"].tolist() for reading, found in rows.items()},
+    }
+
+
+def hold(baskets: Baskets, vectors: np.ndarray, codes: np.ndarray, seed: int) -> list[dict]:
+    """Of each statement made at the middle of the time, whether the rest of the time bears it out:
+    what is observed then lies on the same side of what is usual."""
+    groups = profiles.cluster(vectors, CLUSTERS, seed)[codes]
+    middle = baskets.days // 2
+    rest = replace(baskets, events=baskets.events[baskets.events["day"] >= middle])
+    first, then = (
+        profiles.Cards(part, day, groups, journey.FIRST_DAY)
+        for part, day in ((baskets, middle), (rest, baskets.days))
+    )
+    rows = []
+    for user in np.flatnonzero(then.rhythm["visits"] >= profiles.LEAST):
+        for one in first(int(user)):
+            if one.topic == "interest":
+                held, chance = then.lift[user, one.about] > 1, (then.lift[user] > 1).mean()
+            elif one.topic in then.habits:
+                row = then.habits[one.topic].loc[user]
+                held = (row["value"] > row["expected"]) == (one.value > one.usual)
+                side = then.habits[one.topic]["z"].dropna() > 0
+                chance = side.mean() if one.value > one.usual else 1 - side.mean()
+            elif one.topic == "weekday":
+                usual = then.rhythm["weekday"]
+                held = first.rhythm.loc[user, "weekday"] == usual[user]
+                chance = (usual == first.rhythm.loc[user, "weekday"]).mean()
+            else:
+                continue
+            rows.append({"user": int(user), "topic": one.topic, "held": bool(held)})
+            rows[-1]["chance"] = float(chance)
+    return rows
+
+
+# Simulated shoppers -------------------------------------------------------------------------------
+
+
+def shop(seed: int) -> dict:
+    """nDCG@10 of each shopper of a simulated shop, without a profile and with several."""
+    profile = Profile.named(seed=seed)
+    made = simulated.generate(
+        profile.seed,
+        profile.products,
+        profile.queries,
+        profile.judged_per_query,
+        profile.unlabelled_pairs,
+    )
+    return reranked(made, scored(profile), seed)
+
+
+def scored(profile: Profile) -> dict[str, pd.DataFrame]:
+    """The judged pairs of the splits, with the scores of the distilled student of the core."""
+    data = sources.load("shop", profile)
+    student, gains = pipeline.student(data, profile), pipeline.gains(data["test"])
+    return {
+        split: pipeline.frame(
+            data[split],
+            metrics.expected_gain(pipeline.predict(student, data[split], profile), gains),
+        )
+        for split in ("validation", "test")
+    }
+
+
+def reranked(made: simulated.Shop, scores: dict[str, pd.DataFrame], seed: int) -> dict:
+    """Each shopper's nDCG@10, by clarity and number of purchases; what is searched for the profile
+    are training queries, its weight is chosen on validation queries."""
+    taste = profiles.tastes(made)
+    lessons = made.judgments[made.judgments["split"] == "train"].assign(score=0.0)
+    train = profiles.searches(made, lessons)
+    validation, test = (profiles.searches(made, scores[s]) for s in ("validation", "test"))
+    found: dict = {"shopper": made.shoppers["shopper_id"].tolist(), "with": {}}
+    nothing = np.zeros_like(taste)
+    found["without"] = profiles.per_shopper(test, taste, nothing, 0.0).tolist()
+    found["taste"] = _best(test, validation, taste, {1.0: taste})["own"]
+    for clarity in CLARITIES:
+        for n in PURCHASES:
+            bought = profiles.draw(train, taste, n, seed, clarity)
+            fits = {prior: profiles.match(made.products, bought, prior) for prior in PRIORS}
+            row = _best(test, validation, taste, fits)
+            if n == max(PURCHASES):
+                row |= _strangers(made, test, taste, bought, row)
+            found["with"][f"{clarity:g}/{n}"] = row
+            print(f"seed {seed}: clarity {clarity:g}, {n} purchases", flush=True)
+    return found
+
+
+def _best(test, validation, taste: np.ndarray, fits: dict[float, np.ndarray]) -> dict:
+    tried = {
+        (weight, prior): profiles.per_shopper(validation, taste, fit, weight).mean()
+        for prior, fit in fits.items()
+        for weight in WEIGHTS
+    }
+    weight, prior = max(tried, key=tried.get)
+    own = profiles.per_shopper(test, taste, fits[prior], weight)
+    return {"weight": weight, "prior": prior, "own": own.tolist()}
+
+
+def _strangers(made, test, taste: np.ndarray, bought: np.ndarray, chosen: dict) -> dict:
+    """The same with purchases that are half, or wholly, another shopper's."""
+    half, other = bought.shape[1] // 2, np.roll(bought, 1, axis=0)
+    kinds = {"shared": np.hstack([bought[:, :half], other[:, half:]]), "another's": other}
+    return {
+        name: profiles.per_shopper(
+            test, taste, profiles.match(made.products, rows, chosen["prior"]), chosen["weight"]
+        ).tolist()
+        for name, rows in kinds.items()
+    }
+
+
+# Cost against size --------------------------------------------------------------------------------
+
+
+def scale() -> list[dict]:
+    """For shops of several sizes: what a night's profiles cost, and one card."""
+    profile, whole, rows = Profile.named(seed=0), journey.load(), []
+    vectors = features.layers(recommend.texts(whole)[0], profile)[-1]
+    groups = pd.Series(
+        profiles.cluster(vectors, CLUSTERS, 0)[recommend.texts(whole)[1]],
+        whole.items["item_id"],
+    )
+    for times in SCALES:
+        baskets = grown(whole, times)
+        day, own = baskets.days, groups.loc[baskets.items["item_id"]].to_numpy()
+        started = time.perf_counter()
+        cards = profiles.Cards(baskets, day, own, journey.FIRST_DAY)
+        cards_s = time.perf_counter() - started
+        table = vectors[recommend.texts(baskets)[1]]
+        started = time.perf_counter()
+        profiles.user_vectors(profiles.purchase_weights(baskets, day), table)
+        vectors_s = time.perf_counter() - started
+        users = np.random.default_rng(0).permutation(len(baskets.users))[:TIMED]
+        asked = [int(user) for user in users]
+        clock = bench.latency(cards, asked, repeats=3, threads=1, device="cpu")
+        rows.append(
+            {
+                "users": len(baskets.users),
+                "purchases": len(baskets.events),
+                "cards_s": cards_s,
+                "vectors_s": vectors_s,
+                "card_p50_ms": clock["p50_ms"],
+                "card_p95_ms": clock["p95_ms"],
+            }
+        )
+        print(rows[-1], flush=True)
+    return rows
+
+
+# The record ---------------------------------------------------------------------------------------
+
+
+def merge(folder: Path, out: Path) -> None:
+    """Write the recorded result from the files of single seeds, and of the sizes."""
+    sizes = folder / "scale.json"
+    if not sizes.exists():
+        raise SystemExit(f"{sizes}: not found; run this script with --scale first.")
+    parts = {kind: seeds_of.read(folder / kind, ("profile",)) for kind in KINDS}
+    data, goals = {}, []
+    for make, kind in ((_people, "people"), (_shop, "shop")):
+        data[kind], own = make(parts[kind])
+        goals += own
+    data["scale"] = json.loads(sizes.read_text(encoding="utf-8"))
+    seeds = [part["seed"] for part in parts["people"]]
+    given = " ".join(map(str, seeds))
+    report.write_recorded(
+        out,
+        command=f"python benchmarks/profiles.py people --seeds {given}, shop --seeds {given}, "
+        "--scale, --merge",
+        seeds=seeds,
+        hardware=parts["people"][0]["hardware"],
+        generator=simulated.generator_hash(),
+        data=data,
+        goals=goals,
+    )
+    print(out)
+
+
+def _people(parts: list[dict]) -> tuple[dict, list[dict]]:
+    guesses, losses = {}, {}
+    for target in parts[0]["guesses"]:
+        y = np.array(parts[0]["labels"][target])
+        losses[target] = _losses(parts, target, y)
+        guesses[target] = {
+            name: {
+                **_interval(losses[target], name),
+                **_quality([np.array(part["guesses"][target][name]) for part in parts], y),
+            }
+            for name in parts[0]["guesses"][target]
+        }
+    minus = {target: _minus(table) for target, table in losses.items()}
+    kids, told = minus["kids"], "log loss of kids, {} minus {}"
+    goals = [
+        report.goal(
+            told.format(a, b), *_span(kids[f"{a} - {b}"]), "below 0, interval excluding 0",
+            kids[f"{a} - {b}"]["high"] < 0,
+        )
+        for a, b in (("text", "majority"), ("text", "counts"), (BOTH, "tf-idf"))
+    ]  # fmt: skip
+    error = guesses["kids"][f"text, {READINGS[0]}"]
+    goals.append(
+        report.goal(
+            "expected calibration error of kids, text", error["ece"],
+            min(error["ece by seed"]), max(error["ece by seed"]), "at most 0.05",
+            error["ece"] <= 0.05,
+        )
+    )  # fmt: skip
+    read = pd.DataFrame(parts[0]["recall"]).set_index("user")
+    cost = metrics.paired_bootstrap(read[READINGS[1]], read[READINGS[0]])
+    goals.append(
+        report.goal(
+            "recall@10 of buy it again, without sensitive purchases minus with", *_span(cost),
+            "at least -0.02", cost["difference"] >= -0.02,
+        )
+    )  # fmt: skip
+    data = {
+        "households": len(parts[0]["household"]),
+        "guesses": guesses,
+        "minus": minus,
+        "reliability": _reliability(parts, f"text, {READINGS[0]}"),
+        "hidden": parts[0]["hidden"],
+        "recall": {**read.mean().to_dict(), "minus": cost},
+        "cards": _held(parts),
+    }
+    return data, goals
+
+
+def _losses(parts: list[dict], target: str, y: np.ndarray) -> pd.DataFrame:
+    """Households × rows, the mean log loss over seeds."""
+    rows = np.arange(len(y))
+    return pd.DataFrame(
+        {
+            name: np.mean(
+                [-np.log(np.array(part["guesses"][target][name])[rows, y]) for part in parts],
+                axis=0,
+            )
+            for name in parts[0]["guesses"][target]
+        },
+        index=parts[0]["household"],
+    )
+
+
+def _quality(found: list[np.ndarray], y: np.ndarray) -> dict:
+    one_hot = np.eye(found[0].shape[1])[y]
+    errors = [_error(p, one_hot) for p in found]
+    rng = np.random.default_rng(0)
+    # What an honest forecaster would have: outcomes drawn from the probabilities themselves.
+    honest = [
+        _error(p, np.eye(p.shape[1])[(p.cumsum(axis=1) < rng.random((len(p), 1))).sum(axis=1)])
+        for p in found
+        for _ in range(100)
+    ]
+    row = {
+        "ece": float(np.mean(errors)),
+        "ece by seed": errors,
+        "ece if honest": float(np.mean(honest)),
+    }
+    row["macro_f1"] = float(np.mean([f1_score(y, p.argmax(1), average="macro") for p in found]))
+    if found[0].shape[1] == 2:
+        row["auc"] = float(np.mean([roc_auc_score(y, p[:, 1]) for p in found]))
+    return row
+
+
+def _error(p: np.ndarray, one_hot: np.ndarray) -> float:
+    return profiles.calibration_error(profiles.reliability(p.ravel(), one_hot.ravel()))
+
+
+def _reliability(parts: list[dict], name: str) -> list[dict]:
+    p = np.concatenate([np.array(part["guesses"]["kids"][name])[:, 1] for part in parts])
+    y = np.tile(parts[0]["labels"]["kids"], len(parts))
+    return profiles.reliability(p, y).reset_index().to_dict("records")
+
+
+def _minus(table: pd.DataFrame) -> dict:
+    read = {name: f"{name}, {READINGS[0]}" for name in ("counts", "tf-idf", "text", BOTH)}
+    read["majority"] = "majority"
+    pairs = [("text", "majority"), ("text", "counts"), ("text", "tf-idf"), (BOTH, "tf-idf")]
+    found = {f"{a} - {b}": metrics.paired_bootstrap(table[read[a]], table[read[b]])
+             for a, b in pairs}  # fmt: skip
+    for name in ("counts", "tf-idf", "text", BOTH):
+        a, b = (f"{name}, {reading}" for reading in reversed(READINGS))
+        found[f"{name}, {READINGS[1]} - {READINGS[0]}"] = metrics.paired_bootstrap(
+            table[a], table[b]
+        )
+    return found
+
+
+def _held(parts: list[dict]) -> dict:
+    """By topic, the share of statements that held, and of chance; intervals over households."""
+    rows = pd.concat([pd.DataFrame(part["cards"]) for part in parts]).assign(n=1.0)
+    found = {}
+    for topic, own in rows.groupby("topic"):
+        sums = own.groupby("user")[["held", "chance", "n"]].sum().astype(float)
+        found[topic] = {
+            **metrics.bootstrap_of_means(sums, lambda means: means["held"] / means["n"]),
+            "chance": float(own["chance"].mean()),
+            "statements": len(own) / len(parts),
+        }
+    return found
+
+
+def _shop(parts: list[dict]) -> tuple[dict, list[dict]]:
+    names = [name for part in parts for name in part["shopper"]]
+
+    def series(read: Callable[[dict], list[float]]) -> pd.Series:
+        return pd.Series([value for part in parts for value in read(part)], names)
+
+    without, rows = series(lambda part: part["without"]), {}
+    for key in parts[0]["with"]:
+        for kind in ("own", "shared", "another's"):
+            if kind in parts[0]["with"][key]:
+                own = series(lambda part, key=key, kind=kind: part["with"][key][kind])
+                rows[f"{key}/{kind}"] = {
+                    "ndcg": float(own.mean()),
+                    **metrics.paired_bootstrap(own, without),
+                    "better for": float((own > without).mean()),
+                    "worse for": float((own < without).mean()),
+                    "weights": [part["with"][key].get("weight") for part in parts],
+                }
+    lifted = rows[f"{CLEAR:g}/{max(PURCHASES)}/own"]
+    new = rows[f"{CLEAR:g}/0/own"]
+    goals = [
+        report.goal(
+            f"nDCG@10 per shopper, profile of {max(PURCHASES)} purchases minus none",
+            *_span(lifted), "above 0, interval excluding 0", lifted["low"] > 0,
+        ),
+        report.goal(
+            "nDCG@10 per shopper, new shopper minus none", *_span(new), "0, exactly",
+            new["low"] == new["high"] == 0,
+        ),
+    ]  # fmt: skip
+    told = {
+        "shoppers": len(names),
+        "without": float(without.mean()),
+        "taste": metrics.paired_bootstrap(series(lambda part: part["taste"]), without),
+        "with": rows,
+    }
+    return told, goals
+
+
+def _interval(table: pd.DataFrame, name: str) -> dict:
+    return metrics.bootstrap_of_means(table, lambda means: means[name])
+
+
+def _span(found: dict) -> tuple[float, float, float]:
+    return found["difference"], found["low"], found["high"]
+
+
+KINDS = {"people": people, "shop": shop}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="User profiles.")
+    parser.add_argument("kind", nargs="?", choices=KINDS, help="what --seeds measures")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[], help="of folds and of shops")
+    parser.add_argument("--scale", action="store_true", help="cost against size")
+    parser.add_argument("--folder", type=Path, help="of the single seeds' files")
+    parser.add_argument("--merge", action="store_true", help="write the recorded result")
+    parser.add_argument("--out", type=Path, default=RECORDED, help="where --merge writes")
+    arguments = parser.parse_args()
+    if not (arguments.seeds or arguments.scale or arguments.merge):
+        parser.error("give --seeds, --scale, --merge, or several of them")
+    if arguments.seeds and not arguments.kind:
+        parser.error("give people or shop with --seeds")
+    folder = arguments.folder or Profile.named().artifacts / "profiles"
+    for seed in arguments.seeds:
+        result = {
+            "seed": seed,
+            "profile": seeds_of.profile(),
+            "hardware": bench.hardware(),
+            **KINDS[arguments.kind](seed),
+        }
+        write_text(folder / arguments.kind / f"seed{seed}.json", json.dumps(result))
+    if arguments.scale:
+        write_text(folder / "scale.json", json.dumps(scale()))
+    if arguments.merge:
+        merge(folder, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
