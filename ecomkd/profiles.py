@@ -441,7 +441,7 @@ def user_vectors(weights: sp.csr_matrix, vectors: np.ndarray) -> np.ndarray:
 def classifier(seed: int) -> GridSearchCV:
     """A logistic regression on standardised columns, its penalty chosen by log loss."""
     line = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
-    grid = {"logisticregression__C": np.logspace(-4, -1, 4)}
+    grid = {"logisticregression__C": np.logspace(-4, -1, 7)}
     inner = StratifiedKFold(3, shuffle=True, random_state=seed)
     return GridSearchCV(line, grid, scoring="neg_log_loss", cv=inner)
 

@@ -8,7 +8,7 @@ import pytest
 
 from ecomkd import recommend
 from ecomkd.data import journey
-from ecomkd.data.baskets import HORIZON, from_lines, sample
+from ecomkd.data.baskets import HORIZON, from_lines, of_users, sample
 from ecomkd.data.files import DataError
 
 ITEMS = pd.DataFrame({"item_id": ["b", "a", "c"], "text": ["bread", "apple", "cheese"]})
@@ -75,6 +75,10 @@ def test_a_sample_keeps_whole_users_and_what_they_bought():
     assert named.groupby("user_id")["day"].agg(list).tolist() == [[0, 1]] * 4
     pd.testing.assert_frame_equal(some.events, sample(whole, 4, 0).events)
     assert set(sample(whole, 4, 1).users["user_id"]) != set(some.users["user_id"])
+    two = of_users(whole, np.array([4, 1]))
+    assert two.users["user_id"].tolist() == [1, 4]
+    assert two.events["user"].tolist() == [0, 0, 1, 1]
+    assert two.items["item_id"].tolist() == ["b"]
     with pytest.raises(ValueError, match="The shop has 9 users: ask for no more, not 10"):
         sample(whole, 10, 0)
 

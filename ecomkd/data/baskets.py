@@ -119,7 +119,15 @@ def sample(baskets: Baskets, users: int | None, seed: int) -> Baskets:
         return baskets
     if users > len(baskets.users):
         raise ValueError(f"The shop has {len(baskets.users)} users: ask for no more, not {users}.")
-    kept = np.sort(np.random.default_rng(seed).permutation(len(baskets.users))[:users])
+    return of_users(baskets, np.random.default_rng(seed).permutation(len(baskets.users))[:users])
+
+
+def of_users(baskets: Baskets, users: np.ndarray) -> Baskets:
+    """The shop as these rows of users know it, in their old order.
+
+    Items that none of them bought are gone, days stay as they are.
+    """
+    kept = np.unique(users)
     events = baskets.events[baskets.events["user"].isin(kept)]
     sold = np.unique(events["item"])
     events = events.assign(
