@@ -77,7 +77,7 @@ def test_a_sample_keeps_whole_users_and_what_they_bought():
     assert set(sample(whole, 4, 1).users["user_id"]) != set(some.users["user_id"])
     two = of_users(whole, np.array([4, 1]))
     assert two.users["user_id"].tolist() == [1, 4]
-    assert two.events["user"].tolist() == [0, 0, 1, 1]
+    assert two.events["user"].tolist() == [0, 1, 0, 1]
     assert two.items["item_id"].tolist() == ["b"]
     with pytest.raises(ValueError, match="The shop has 9 users: ask for no more, not 10"):
         sample(whole, 10, 0)
