@@ -16,7 +16,7 @@ import argparse
 import itertools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from ecomkd.data import journey, retail
 from ecomkd.data.baskets import Baskets, sample
 
 RECORDED = Path(report.__file__).parent / "recorded" / "recommendation.json"
+TIMES = ("p50_ms", "p95_ms", "train_s")
 MEASURES = ("recall", "ndcg", "repeats", "new_recall", "new_ndcg")
 GRIDS = {
     "buy it again": {"scale": (14, 28, 56, 112, 224)},
@@ -42,6 +43,16 @@ GRIDS = {
 }
 TEACHER, DISTILLED, ALONE = "teacher", "student, distilled", "student alone"
 FEWER = "student, distilled on labelled days"
+CHANCE, NEAREST = "chance, and whoever knows ids alone", "nearest text"
+COLD = (
+    (f"{NEAREST}, MiniLM", CHANCE),
+    (f"{NEAREST}, MiniLM", f"{NEAREST}, TF-IDF"),
+    (DISTILLED, CHANCE),
+    (DISTILLED, f"{NEAREST}, TF-IDF"),
+    (ALONE, f"{ALONE}, TF-IDF"),
+    (ALONE, f"{ALONE}, one-hot"),
+)
+"""What transferred text should win, on items that were never sold: first against second."""
 TIMED = 100
 SCALES = (0.1, 0.3, 1, 3, 10)
 
@@ -159,10 +170,8 @@ def neighbours(baskets: Baskets, tables: dict[str, np.ndarray], codes: np.ndarra
     def chance(users, items):
         return np.zeros((len(users), len(items)))
 
-    found["chance, and whoever knows ids alone"] = chance
-    found |= {
-        f"nearest text, {name}": partial(nearest, vectors=table) for name, table in kept.items()
-    }
+    found[CHANCE] = chance
+    found |= {f"{NEAREST}, {name}": partial(nearest, vectors=table) for name, table in kept.items()}
     return {
         name: by_user(recommend.evaluate_cold(score, baskets, day)) for name, score in found.items()
     }
@@ -242,20 +251,24 @@ def scale() -> list[dict]:
 # The record ---------------------------------------------------------------------------------------
 
 
-def merge(folder: Path, out: Path) -> None:
-    """Write the recorded result from the files of single seeds, and of the sizes."""
+def merge(folder: Path, out: Path, untimed: Sequence[int] = ()) -> None:
+    """Write the recorded result from the files of single seeds, without the times of `untimed`, and
+    of the sizes."""
     data, goals, hardware, seeds = {}, [], None, []
     for place in sorted(path for path in folder.iterdir() if path.is_dir()):
         parts = seeds_of.read(place, ("profile", "source"))
-        hardware, seeds = parts[0]["hardware"], [part["seed"] for part in parts]
+        hardware = parts[0]["hardware"]
+        seeds = sorted({*seeds, *(part["seed"] for part in parts)})
         names = list(parts[0]["systems"])
         tables = {column: _values(parts, "systems", column) for column in MEASURES}
         cold = _values(parts, "cold", "recall")
         data[place.name] = {
+            "seeds": [part["seed"] for part in parts],
+            "timed_seeds": [part["seed"] for part in parts if part["seed"] not in untimed],
             "settings": [part["settings"] for part in parts],
             "users": len(tables["recall"]),
             "cold_users": len(cold),
-            "rows": {name: _row(name, tables, parts) for name in names},
+            "rows": {name: _row(name, tables, parts, untimed) for name in names},
             "cold": {name: metrics.bootstrap_of_means(cold, _mean(name)) for name in cold},
             "minus": _differences(tables["recall"], tables["new_recall"].dropna()),
         }
@@ -264,10 +277,11 @@ def merge(folder: Path, out: Path) -> None:
     if not sizes.exists():
         raise SystemExit(f"{sizes}: not found; run this script with --scale first.")
     data["scale"] = json.loads(sizes.read_text(encoding="utf-8"))
+    told = f" --untimed {' '.join(map(str, untimed))}" if untimed else ""
     report.write_recorded(
         out,
         command=f"python benchmarks/recommendation.py SOURCE --seeds "
-        f"{' '.join(map(str, seeds))}, --scale, --merge",
+        f"{' '.join(map(str, seeds))}, --scale, --merge{told}",
         seeds=seeds,
         hardware=hardware,
         generator=None,
@@ -293,16 +307,18 @@ def _values(parts: list[dict], kind: str, column: str) -> pd.DataFrame:
     return pd.concat(tables).groupby(level=0).mean()
 
 
-def _row(name: str, tables: dict, parts: list[dict]) -> dict:
+def _row(name: str, tables: dict, parts: list[dict], untimed: Sequence[int]) -> dict:
     own = [part["systems"][name] for part in parts]
+    timed = [part["systems"][name] for part in parts if part["seed"] not in untimed]
     row = {column: float(table[name].mean()) for column, table in tables.items()}
     for column in ("recall", "new_recall"):
         span = metrics.bootstrap_of_means(tables[column].dropna(), _mean(name))
         row |= {f"{column} low": span["low"], f"{column} high": span["high"]}
         row[f"{column} by seed"] = [seed[column] for seed in own]
-    for column in ("coverage", "novelty", "p50_ms", "p95_ms", "train_s"):
+    of_all = dict.fromkeys(("coverage", "novelty"), own)
+    for column, those in (of_all | dict.fromkeys(TIMES, timed)).items():
         if column in own[0]:
-            row[column] = float(np.median([seed[column] for seed in own]))
+            row[column] = float(np.median([seed[column] for seed in those]))
     return row | {name: own[0][name] for name in own[0] if name.endswith("_bytes")}
 
 
@@ -347,12 +363,11 @@ def _goals(shop: str, recall: pd.DataFrame, cold: pd.DataFrame, rows: dict) -> l
                     "at most 0.2", share <= 0.2)
         for name, share in small.items()
     ]  # fmt: skip
-    for name in cold.columns.difference([TEACHER, DISTILLED, FEWER, ALONE]):
-        own = ALONE if name.startswith(ALONE) else DISTILLED  # like with like
-        span = metrics.paired_bootstrap(cold[own], cold[name])
+    for one, other in COLD:
+        span = metrics.paired_bootstrap(cold[one], cold[other])
         goals.append(
             report.goal(
-                f"{shop}: cold items, recall@10 of the {own} minus that of the {name}",
+                f"{shop}: cold items, recall@10, {one} minus {other}",
                 *_span(span, "difference"), "above 0, interval excluding 0", span["low"] > 0,
             )
         )  # fmt: skip
@@ -370,6 +385,7 @@ def main() -> None:
     parser.add_argument("--scale", action="store_true", help="cost against size")
     parser.add_argument("--folder", type=Path, help="of the single seeds' files")
     parser.add_argument("--merge", action="store_true", help="write the recorded result")
+    parser.add_argument("--untimed", type=int, nargs="*", default=[], help="seeds without times")
     parser.add_argument("--out", type=Path, default=RECORDED, help="where --merge writes")
     arguments = parser.parse_args()
     if not (arguments.seeds or arguments.scale or arguments.merge):
@@ -388,7 +404,7 @@ def main() -> None:
     if arguments.scale:
         write_text(folder / "scale.json", json.dumps(scale()))
     if arguments.merge:
-        merge(folder, arguments.out)
+        merge(folder, arguments.out, arguments.untimed)
 
 
 if __name__ == "__main__":

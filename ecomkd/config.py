@@ -28,7 +28,7 @@ class Profile:
     """Pairs without a label that the shop gives, or that are mined where it has none."""
     live_pairs: int = 8_000
     """How many of the unlabelled pairs the chapters use while the reader waits."""
-    households: int | None = 800
+    households: int | None = 400
     """How many of the users of a basket shop, drawn at random, the chapters on recommendation use
     while the reader waits; None takes all."""
     teacher: str = "minilm"
@@ -103,7 +103,7 @@ _SCALES: dict[str, dict] = {
         "judged_per_query": 6,
         "unlabelled_pairs": 200,
         "live_pairs": 100,
-        "households": 40,
+        "households": 20,
         "warm_up_pairs": 64,
         "teacher_epochs": 1,
         "student_epochs": 1,

@@ -32,7 +32,7 @@ PAIR = np.dtype(
 )
 """What is kept of a user and an item: 28 bytes. `decayed` are counts as of the day `last`."""
 
-_SCALES = np.array(recommend._SCALES)
+_SCALES = np.array(recommend.SCALES)
 _BLOCK = 256
 _WINDOW = (1 << HORIZON + 1) - 1  # a bit for each age of a visit, from 0 to HORIZON days
 _TABLES = ("read", "offers", "demand", "numbers")
@@ -239,7 +239,7 @@ class Live:
         between = np.where(
             own["count"] > 1,
             (own["last"] - own["first"]) / np.maximum(own["count"] - 1, 1),
-            recommend._ONCE,
+            recommend.ONCE,
         )
         known = np.empty((len(own), recommend.HABITS))
         known[:, :3] = own["decayed"] * np.exp(-age[:, None] / _SCALES)

@@ -8,10 +8,11 @@ users (U,) and of items (K,) to scores (U, K). Sizes: U users, I items, K shown 
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from datasets import Dataset, concatenate_datasets
 from safetensors.torch import load_file
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.utils.extmath import randomized_svd
+from threadpoolctl import threadpool_limits
 from torch import nn
 from transformers import Trainer
 
@@ -39,13 +41,15 @@ FIRST = 84
 """Days that are history alone: the first day that a network learns from comes after them."""
 GROUP = 128
 """Users of a batch, all on one day."""
+SCALES = (14.0, 56.0, 182.0)
+"""Days in which a decayed count falls to 1/e."""
+ONCE = 60.0
+"""Days between two purchases, for an item that was bought once."""
 
 Ranker = Callable[[np.ndarray, bool], np.ndarray]
 Scorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 _SPANS = (7, 28, 112)  # days, of sales
-_SCALES = (14.0, 56.0, 182.0)  # days, in which a decayed count falls to 1/e
-_ONCE = 60.0  # days between two purchases, for an item that was bought once
 _BASKETS = 48  # the latest visits, which a transformer reads
 _AGES = 36
 _PARTS = ("slot", "item", "age", "mask", "user", "seen", "habit", "buyer", "bought")
@@ -202,7 +206,8 @@ def item_knn(baskets: Baskets, day: int, neighbours: int) -> Ranker:
     """Items that were bought by the same people as the user's own: cosine of tf-idf counts."""
     from implicit.nearest_neighbours import TFIDFRecommender
 
-    return _implicit(TFIDFRecommender(neighbours, num_threads=1), history(baskets, day))
+    make = partial(TFIDFRecommender, neighbours, num_threads=1)
+    return _implicit(make, history(baskets, day))
 
 
 def factors(baskets: Baskets, day: int, width: int, weight: float, seed: int) -> Ranker:
@@ -212,12 +217,18 @@ def factors(baskets: Baskets, day: int, width: int, weight: float, seed: int) ->
     """
     from implicit.als import AlternatingLeastSquares
 
-    model = AlternatingLeastSquares(width, alpha=weight, random_state=seed, num_threads=1)
-    return _implicit(model, history(baskets, day))
+    make = partial(AlternatingLeastSquares, width, alpha=weight, random_state=seed, num_threads=1)
+    return _implicit(make, history(baskets, day))
 
 
-def _implicit(model, past: sp.csr_matrix) -> Ranker:
-    model.fit(past, show_progress=False)
+def _implicit(make: Callable, past: sp.csr_matrix) -> Ranker:
+    from implicit.utils import ParameterWarning
+
+    # The library warns of a copy in another format that it made itself.
+    with warnings.catch_warnings(), threadpool_limits(1, "blas"):
+        warnings.simplefilter("ignore", ParameterWarning)
+        model = make()
+        model.fit(past, show_progress=False)
 
     def rank(users: np.ndarray, new: bool) -> np.ndarray:
         return model.recommend(users, past[users], DEPTH, filter_already_liked_items=new)[0]
@@ -395,11 +406,11 @@ def _habits(day: int, days: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, 
     age = (day - days).astype(np.float32)
     seen, at = np.unique(items, return_inverse=True)
     count = np.bincount(at)
-    decayed = [np.bincount(at, np.exp(-age / scale)) for scale in _SCALES]
+    decayed = [np.bincount(at, np.exp(-age / scale)) for scale in SCALES]
     last, first = np.full(len(seen), np.inf), np.zeros(len(seen))
     np.minimum.at(last, at, age)
     np.maximum.at(first, at, age)
-    between = np.where(count > 1, (first - last) / np.maximum(count - 1, 1), _ONCE)
+    between = np.where(count > 1, (first - last) / np.maximum(count - 1, 1), ONCE)
     visits = np.unique(days)
     own = [np.full(len(seen), n) for n in ((visits >= day - HORIZON).sum(), len(visits))]
     columns = [*decayed, count, last, between, last / np.maximum(between, 1), *own]
@@ -544,7 +555,7 @@ class DecayedMeans(Recommender):
     def __init__(self, items: Items, width: int = 16):
         super().__init__(items, width, hidden=16)
         self.mix = nn.Sequential(
-            nn.Linear(len(_SCALES) * width, 64), nn.GELU(), nn.Linear(64, width)
+            nn.Linear(len(SCALES) * width, 64), nn.GELU(), nn.Linear(64, width)
         )
         nn.init.zeros_(self.mix[-1].weight)
         nn.init.zeros_(self.mix[-1].bias)
@@ -553,7 +564,7 @@ class DecayedMeans(Recommender):
         user, users = batch["user"], len(batch["mask"])
         distinct, own = batch["seen"].unique(return_inverse=True)
         vectors = read(distinct)[own]
-        weights = batch["habit"][:, : len(_SCALES)].expm1()
+        weights = batch["habit"][:, : len(SCALES)].expm1()
         parts = []
         for weight in weights.T:
             total = weight.new_zeros(users).index_add(0, user, weight)

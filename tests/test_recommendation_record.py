@@ -97,8 +97,12 @@ def test_seeds_are_measured_and_merged_into_a_record(script, shop, tmp_path, mon
         )
     )  # fmt: skip
     folder, out = tmp_path / "parts", tmp_path / "recommendation.json"
-    for arguments in (["journey", "--seeds", "0", "1"], ["--scale"], ["--merge", "--out", out]):
-        call = ["recommendation.py", *map(str, arguments), "--folder", str(folder)]
+    for arguments in (
+        ["journey", "--seeds", "0", "1"],
+        ["--scale"],
+        ["--merge", "--out", out, "--untimed", 1],
+    ):
+        call = ["recommendation.py", *arguments, "--folder", str(folder)]
         monkeypatch.setattr(sys, "argv", call)
         script.main()
     record = json.loads(out.read_text(encoding="utf-8"))
@@ -115,7 +119,9 @@ def test_seeds_are_measured_and_merged_into_a_record(script, shop, tmp_path, mon
     ratio = rows[script.DISTILLED]["recall"] / rows[script.TEACHER]["recall"]
     assert kept["value"] == pytest.approx(ratio)
     assert kept["met"] == (kept["value"] >= 0.97)
-    chance = data["cold"]["chance, and whoever knows ids alone"]["value"]
+    assert data["timed_seeds"] == [0]
+    assert rows[script.TEACHER]["p50_ms"] == part["systems"][script.TEACHER]["p50_ms"]
+    chance = data["cold"][script.CHANCE]["value"]
     assert chance == pytest.approx(1, abs=0.01)  # four cold items, ten places
     assert len(record["data"]["scale"]) == 4
     assert record["data"]["scale"][-1]["users"] == 2 * USERS
