@@ -97,11 +97,8 @@ def test_seeds_are_measured_and_merged_into_a_record(script, shop, tmp_path, mon
         )
     )  # fmt: skip
     folder, out = tmp_path / "parts", tmp_path / "recommendation.json"
-    for arguments in (
-        ["journey", "--seeds", "0", "1"],
-        ["--scale"],
-        ["--merge", "--out", out, "--untimed", 1],
-    ):
+    calls = ("journey --seeds 0 1", "--scale", f"--merge --out {out} --untimed 1")
+    for arguments in map(str.split, calls):
         call = ["recommendation.py", *arguments, "--folder", str(folder)]
         monkeypatch.setattr(sys, "argv", call)
         script.main()
