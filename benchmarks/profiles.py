@@ -258,15 +258,13 @@ def scale() -> list[dict]:
 
 def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds, and of the sizes."""
-    sizes = folder / "scale.json"
-    if not sizes.exists():
-        raise SystemExit(f"{sizes}: not found; run this script with --scale first.")
+    sizes = seeds_of.sizes(folder)
     parts = {kind: seeds_of.read(folder / kind, ("profile",)) for kind in KINDS}
     data, goals = {}, []
     for make, kind in ((_people, "people"), (_shop, "shop")):
         data[kind], own = make(parts[kind])
         goals += own
-    data["scale"] = json.loads(sizes.read_text(encoding="utf-8"))
+    data["scale"] = sizes
     seeds = [part["seed"] for part in parts["people"]]
     given = " ".join(map(str, seeds))
     report.write_recorded(
@@ -458,25 +456,12 @@ KINDS = {"people": people, "shop": shop}
 def main() -> None:
     parser = argparse.ArgumentParser(description="User profiles.")
     parser.add_argument("kind", nargs="?", choices=KINDS, help="what --seeds measures")
-    parser.add_argument("--seeds", type=int, nargs="*", default=[], help="of folds and of shops")
-    parser.add_argument("--scale", action="store_true", help="cost against size")
-    parser.add_argument("--folder", type=Path, help="of the single seeds' files")
-    parser.add_argument("--merge", action="store_true", help="write the recorded result")
-    parser.add_argument("--out", type=Path, default=RECORDED, help="where --merge writes")
-    arguments = parser.parse_args()
-    if not (arguments.seeds or arguments.scale or arguments.merge):
-        parser.error("give --seeds, --scale, --merge, or several of them")
+    arguments = seeds_of.arguments_of(parser, "profiles", RECORDED)
     if arguments.seeds and not arguments.kind:
         parser.error("give people or shop with --seeds")
-    folder = arguments.folder or Profile.named().artifacts / "profiles"
+    folder = arguments.folder
     for seed in arguments.seeds:
-        result = {
-            "seed": seed,
-            "profile": seeds_of.profile(),
-            "hardware": bench.hardware(),
-            **KINDS[arguments.kind](seed),
-        }
-        write_text(folder / arguments.kind / f"seed{seed}.json", json.dumps(result))
+        seeds_of.write(folder / arguments.kind, seed, KINDS[arguments.kind](seed))
     if arguments.scale:
         write_text(folder / "scale.json", json.dumps(scale()))
     if arguments.merge:

@@ -298,10 +298,7 @@ def _add(kept: live.Durable, vector: np.ndarray) -> None:
 def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds, and of the sizes."""
     parts = seeds_of.read(folder, ("profile", "scale"))
-    sizes = folder / "scale.json"
-    if not sizes.exists():
-        raise SystemExit(f"{sizes}: not found; run this script with --scale first.")
-    cost_of = json.loads(sizes.read_text(encoding="utf-8"))
+    cost_of = seeds_of.sizes(folder)
     heads = {str(head): _means([part["heads"][str(head)] for part in parts]) for head in HEADS}
     leak = _means([part["leak"] for part in parts])
     newly = {name: _means([part["newcomers"][name] for part in parts])
@@ -415,23 +412,10 @@ def _goals(data: dict) -> list[dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Recommendation while the shop is open.")
-    parser.add_argument("--seeds", type=int, nargs="*", default=[], help="of the networks")
-    parser.add_argument("--scale", action="store_true", help="cost against size")
-    parser.add_argument("--folder", type=Path, help="of the single seeds' files")
-    parser.add_argument("--merge", action="store_true", help="write the recorded result")
-    parser.add_argument("--out", type=Path, default=RECORDED, help="where --merge writes")
-    arguments = parser.parse_args()
-    if not (arguments.seeds or arguments.scale or arguments.merge):
-        parser.error("give --seeds, --scale, --merge, or several of them")
-    folder = arguments.folder or Profile.named().artifacts / "real_time"
+    arguments = seeds_of.arguments_of(parser, "real_time", RECORDED)
+    folder = arguments.folder
     for seed in arguments.seeds:
-        result = {
-            "seed": seed,
-            "profile": seeds_of.profile(),
-            "hardware": bench.hardware(),
-            **measure(seed),
-        }
-        write_text(folder / f"seed{seed}.json", json.dumps(result))
+        seeds_of.write(folder, seed, measure(seed))
     if arguments.scale:
         write_text(folder / "scale.json", json.dumps(scale()))
     if arguments.merge:

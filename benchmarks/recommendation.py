@@ -273,10 +273,7 @@ def merge(folder: Path, out: Path, untimed: Sequence[int] = ()) -> None:
             "minus": _differences(tables["recall"], tables["new_recall"].dropna()),
         }
         goals += _goals(place.name, tables["recall"], cold, data[place.name]["rows"])
-    sizes = folder / "scale.json"
-    if not sizes.exists():
-        raise SystemExit(f"{sizes}: not found; run this script with --scale first.")
-    data["scale"] = json.loads(sizes.read_text(encoding="utf-8"))
+    data["scale"] = seeds_of.sizes(folder)
     told = f" --untimed {' '.join(map(str, untimed))}" if untimed else ""
     report.write_recorded(
         out,
@@ -381,26 +378,12 @@ def _span(found: dict, middle: str) -> tuple[float, float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Recommendation on real baskets.")
     parser.add_argument("source", nargs="?", default="journey", help="journey, or a path")
-    parser.add_argument("--seeds", type=int, nargs="*", default=[], help="of the networks")
-    parser.add_argument("--scale", action="store_true", help="cost against size")
-    parser.add_argument("--folder", type=Path, help="of the single seeds' files")
-    parser.add_argument("--merge", action="store_true", help="write the recorded result")
     parser.add_argument("--untimed", type=int, nargs="*", default=[], help="seeds without times")
-    parser.add_argument("--out", type=Path, default=RECORDED, help="where --merge writes")
-    arguments = parser.parse_args()
-    if not (arguments.seeds or arguments.scale or arguments.merge):
-        parser.error("give --seeds, --scale, --merge, or several of them")
-    folder = arguments.folder or Profile.named().artifacts / "recommendation"
+    arguments = seeds_of.arguments_of(parser, "recommendation", RECORDED)
+    folder, source = arguments.folder, Path(arguments.source).name
     for seed in arguments.seeds:
-        result = {
-            "seed": seed,
-            "source": Path(arguments.source).name,
-            "profile": seeds_of.profile(),
-            "hardware": bench.hardware(),
-            **measure(arguments.source, seed),
-        }
-        file = folder / Path(arguments.source).name / f"seed{seed}.json"
-        write_text(file, json.dumps(result))
+        measured = {"source": source, **measure(arguments.source, seed)}
+        seeds_of.write(folder / source, seed, measured)
     if arguments.scale:
         write_text(folder / "scale.json", json.dumps(scale()))
     if arguments.merge:

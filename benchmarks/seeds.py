@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from ecomkd import bench
+from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
 
 
@@ -29,3 +32,35 @@ def read(folder: Path, same: Sequence[str]) -> list[dict]:
     if unlike:
         raise SystemExit(f"{folder}: the files differ in {', '.join(unlike)}; remove the old ones.")
     return parts
+
+
+def arguments_of(parser: argparse.ArgumentParser, name: str, out: Path) -> argparse.Namespace:
+    """What the command line says, the parser's own arguments and those of each script that measures
+    seeds and sizes and merges them. `folder` is that of `name` among the artefacts by default.
+
+    Exits with one sentence where there is nothing to do.
+    """
+    parser.add_argument("--seeds", type=int, nargs="*", default=[], help="to measure, in turn")
+    parser.add_argument("--scale", action="store_true", help="cost against size")
+    parser.add_argument("--folder", type=Path, help="of the single seeds' files")
+    parser.add_argument("--merge", action="store_true", help="write the recorded result")
+    parser.add_argument("--out", type=Path, default=out, help="where --merge writes")
+    arguments = parser.parse_args()
+    if not (arguments.seeds or arguments.scale or arguments.merge):
+        parser.error("give --seeds, --scale, --merge, or several of them")
+    arguments.folder = arguments.folder or Profile.named().artifacts / name
+    return arguments
+
+
+def write(folder: Path, seed: int, measured: dict) -> None:
+    """The file of one seed, with what `read` compares."""
+    shared = {"seed": seed, "profile": profile(), "hardware": bench.hardware()}
+    write_text(folder / f"seed{seed}.json", json.dumps({**shared, **measured}))
+
+
+def sizes(folder: Path) -> list[dict]:
+    """What --scale has left in a folder. Exits with one sentence where it has not run."""
+    file = folder / "scale.json"
+    if not file.exists():
+        raise SystemExit(f"{file}: not found; run this script with --scale first.")
+    return json.loads(file.read_text(encoding="utf-8"))
