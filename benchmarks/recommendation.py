@@ -72,7 +72,7 @@ def measure(source: str, seed: int) -> dict:
         found = recommend.evaluate(rank, baskets, baskets.test_start)
         per_user = found.pop("per_user")
         asked = [np.array([user]) for user in per_user.index[:TIMED]]
-        clock = bench.latency(partial(_one, rank), asked, repeats=3, threads=1, device="cpu")
+        clock = bench.latency(partial(one_user, rank), asked, repeats=3, threads=1, device="cpu")
         result["systems"][name] = {
             **found,
             **further,
@@ -85,7 +85,7 @@ def measure(source: str, seed: int) -> dict:
     return result
 
 
-def _one(rank: recommend.Ranker, user: np.ndarray):
+def one_user(rank: recommend.Ranker, user: np.ndarray):
     return rank(user, False)
 
 
@@ -228,8 +228,10 @@ def scale() -> list[dict]:
             shelf_s = time.perf_counter() - started
             rank = recommend.network(shelf)
             asked = [np.array([user]) for user in users]
-            clock = bench.latency(partial(_one, rank), asked, repeats=3, threads=1, device="cpu")
-            together = bench.throughput(partial(_one, rank), [users], len(users), warmup=1)
+            clock = bench.latency(
+                partial(one_user, rank), asked, repeats=3, threads=1, device="cpu"
+            )
+            together = bench.throughput(partial(one_user, rank), [users], len(users), warmup=1)
             rows.append(
                 {
                     "users": len(baskets.users),
