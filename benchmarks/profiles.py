@@ -17,6 +17,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -443,7 +444,7 @@ def _shop(parts: list[dict]) -> tuple[dict, list[dict]]:
 
 
 def _interval(table: pd.DataFrame, name: str) -> dict:
-    return metrics.bootstrap_of_means(table, lambda means: means[name])
+    return metrics.bootstrap_of_means(table, itemgetter(name))
 
 
 def _span(found: dict) -> tuple[float, float, float]:

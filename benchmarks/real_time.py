@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -361,11 +362,7 @@ def _means(parts: list[dict]) -> pd.DataFrame:
 
 
 def _rows(table: pd.DataFrame) -> dict:
-    return {name: metrics.bootstrap_of_means(table, _column(name)) for name in table}
-
-
-def _column(name: str) -> Callable[[pd.DataFrame], pd.Series]:
-    return lambda means: means[name]
+    return {name: metrics.bootstrap_of_means(table, itemgetter(name)) for name in table}
 
 
 def _minus(table: pd.DataFrame) -> dict:

@@ -18,6 +18,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -271,7 +272,7 @@ def merge(folder: Path, out: Path, untimed: Sequence[int] = ()) -> None:
             "users": len(tables["recall"]),
             "cold_users": len(cold),
             "rows": {name: _row(name, tables, parts, untimed) for name in names},
-            "cold": {name: metrics.bootstrap_of_means(cold, _mean(name)) for name in cold},
+            "cold": {name: metrics.bootstrap_of_means(cold, itemgetter(name)) for name in cold},
             "minus": _differences(tables["recall"], tables["new_recall"].dropna()),
         }
         goals += _goals(place.name, tables["recall"], cold, data[place.name]["rows"])
@@ -288,10 +289,6 @@ def merge(folder: Path, out: Path, untimed: Sequence[int] = ()) -> None:
         goals=goals,
     )
     print(out)
-
-
-def _mean(name: str) -> Callable[[pd.Series], float]:
-    return lambda means: means[name]
 
 
 def _values(parts: list[dict], kind: str, column: str) -> pd.DataFrame:
@@ -311,7 +308,7 @@ def _row(name: str, tables: dict, parts: list[dict], untimed: Sequence[int]) -> 
     timed = [part["systems"][name] for part in parts if part["seed"] not in untimed]
     row = {column: float(table[name].mean()) for column, table in tables.items()}
     for column in ("recall", "new_recall"):
-        span = metrics.bootstrap_of_means(tables[column].dropna(), _mean(name))
+        span = metrics.bootstrap_of_means(tables[column].dropna(), itemgetter(name))
         row |= {f"{column} low": span["low"], f"{column} high": span["high"]}
         row[f"{column} by seed"] = [seed[column] for seed in own]
     of_all = dict.fromkeys(("coverage", "novelty"), own)
