@@ -307,7 +307,7 @@ def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds, and of the sizes."""
     parts = seeds_of.read(folder, ("profile", "scale"))
     cost_of = seeds_of.sizes(folder)
-    heads = {str(head): _means([part["heads"][str(head)] for part in parts]) for head in HEADS}
+    heads = {head: _means([part["heads"][head] for part in parts]) for head in parts[0]["heads"]}
     leak = _means([part["leak"] for part in parts])
     newly = {name: _means([part["newcomers"][name] for part in parts])
              for name in parts[0]["newcomers"]}  # fmt: skip

@@ -793,8 +793,10 @@ def train(
     With the folder of a `teacher`, a BasketTransformer of the same items, it is distilled from it:
     from the order of the teacher's `depth` best items, with the weight `alpha`, and if `further`,
     on the `unlabelled` days too. `changes` replace settings of `RECIPES`. Made once, then found
-    among the artefacts.
+    among the artefacts. Trained in float32 whatever the profile says: half precision does not tell
+    the log-odds of thousands of items apart.
     """
+    profile = replace(profile, precision="fp32")
     settings = {**RECIPES[kind], **changes}
     lesson = teacher and [alpha, depth, further, pipeline.identity(teacher)]
 

@@ -298,6 +298,8 @@ def test_a_network_is_trained_once_and_keyed_by_its_teacher(items, baskets, prof
     with monkeypatch.context() as nothing:
         nothing.setattr(recommend, "fit", None)
         assert recommend.train(recommend.DecayedMeans, items, START, profile, **lesson) == taught
+        half = replace(profile, precision="bf16")  # not for networks that rank
+        assert recommend.train(recommend.DecayedMeans, items, START, half, **lesson) == taught
     model = recommend.load(taught, recommend.DecayedMeans, items)
     assert not model.training
     batch = recommend.Reader(baskets)(row())

@@ -1,58 +1,22 @@
 """The script that measures recommendation, on a made-up shop, and the record that it writes."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
-import tiny_models
+import tiny_baskets
+from tiny_baskets import ITEMS, USERS
 
+import recommendation as script
 from ecomkd import recommend
-from ecomkd.data.baskets import Baskets, from_lines
-
-ROOT = Path(__file__).resolve().parent.parent
-USERS, ITEMS, DAYS = 24, 60, 140
-LATE = ITEMS - 4
-
-
-@pytest.fixture(scope="module")
-def script():
-    folder = ROOT / "benchmarks"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(folder))
-        spec = importlib.util.spec_from_file_location(
-            "recommendation", folder / "recommendation.py"
-        )
-        module = importlib.util.module_from_spec(spec)
-        patch.setitem(sys.modules, "recommendation", module)
-        spec.loader.exec_module(module)
-        yield module
+from ecomkd.data.baskets import Baskets
 
 
 @pytest.fixture(scope="module")
 def shop() -> Baskets:
-    rng = np.random.default_rng(0)
-    lines = []
-    for user in range(USERS):
-        own = rng.choice(LATE, 6, replace=False)
-        for day in range(user % 5, DAYS, 4):
-            lines += [(user, int(item), day) for item in rng.choice(own, 3, replace=False)]
-            lines.append((user, int(rng.integers(LATE)), day))
-        lines.append((user, LATE + user % 4, DAYS - 5))
-    frame = pd.DataFrame(lines, columns=["user_id", "item_id", "day"]).drop_duplicates()
-    frame["time"] = pd.Timestamp("2024-01-01 10:00") + pd.to_timedelta(frame["day"], "D")
-    frame["basket_id"] = frame["user_id"] * 1000 + frame["day"]
-    words = tiny_models.WORDS
-    items = pd.DataFrame({"item_id": range(ITEMS)})
-    items["text"] = [f"{words[i % 16]} {words[i // 4 % 16]}" for i in range(ITEMS)]
-    users = pd.DataFrame({"user_id": range(USERS)})
-    return from_lines(frame.assign(quantity=1, value=1.0), items, users, {})
+    return tiny_baskets.shop()
 
 
-def test_a_grown_shop_is_copies_that_share_texts_alone(script, shop):
+def test_a_grown_shop_is_copies_that_share_texts_alone(shop):
     double = script.grown(shop, 2)
     assert len(double.users) == 2 * USERS
     assert len(double.items) == 2 * ITEMS
@@ -64,7 +28,7 @@ def test_a_grown_shop_is_copies_that_share_texts_alone(script, shop):
     assert len(script.grown(shop, 0.5).users) == USERS // 2
 
 
-def test_settings_are_chosen_on_the_validation_days(script, shop):
+def test_settings_are_chosen_on_the_validation_days(shop):
     asked = []
 
     def make(baskets, day, scale):
@@ -76,32 +40,11 @@ def test_settings_are_chosen_on_the_validation_days(script, shop):
     assert set(asked) == {shop.validation_start}
 
 
-def test_seeds_are_measured_and_merged_into_a_record(script, shop, tmp_path, monkeypatch):
-    start = tiny_models.save(tiny_models.bert(seed=1), tmp_path / "start")
-    own = tiny_models.profile(tmp_path / "artifacts", teacher=str(start), frozen_layers=None)
-    named = staticmethod(lambda name=None, **changes: own)
-    monkeypatch.setattr(script.Profile, "named", named)
-    monkeypatch.setattr(script.journey, "load", lambda: shop)
-    monkeypatch.setattr(script, "SCALES", (1, 2))
-    monkeypatch.setattr(script, "TIMED", 2)
-    monkeypatch.setattr(
-        script, "GRIDS", {name: _first(grid) for name, grid in script.GRIDS.items()}
-    )
-    monkeypatch.setattr(recommend, "FIRST", 30)
-    monkeypatch.setattr(recommend, "GROUP", 12)
-    monkeypatch.setattr(recommend, "BUYERS", 2)
-    items = recommend.Items
-    monkeypatch.setattr(
-        recommend, "Items", lambda shop, vectors, first, width, profile: items(
-            shop, vectors, first, 4, profile
-        )
-    )  # fmt: skip
+def test_seeds_are_measured_and_merged_into_a_record(shop, tmp_path, monkeypatch):
+    tiny_baskets.shrink(monkeypatch, script, shop, tmp_path)
     folder, out = tmp_path / "parts", tmp_path / "recommendation.json"
-    calls = ("journey --seeds 0 1", "--scale", f"--merge --out {out} --untimed 1")
-    for arguments in map(str.split, calls):
-        call = ["recommendation.py", *arguments, "--folder", str(folder)]
-        monkeypatch.setattr(sys, "argv", call)
-        script.main()
+    for line in ("journey --seeds 0 1", "--scale", f"--merge --out {out} --untimed 1"):
+        tiny_baskets.call(monkeypatch, script, f"{line} --folder {folder}")
     record = json.loads(out.read_text(encoding="utf-8"))
     data = record["data"]["journey"]
     assert record["seeds"] == [0, 1]
@@ -124,7 +67,3 @@ def test_seeds_are_measured_and_merged_into_a_record(script, shop, tmp_path, mon
     assert record["data"]["scale"][-1]["users"] == 2 * USERS
     with pytest.raises(SystemExit, match="no file of a seed"):
         script.seeds_of.read(tmp_path, ("profile",))
-
-
-def _first(grid: dict) -> dict:
-    return {name: values[:1] for name, values in grid.items()}

@@ -1,0 +1,63 @@
+"""The script that replays the test days, on a made-up shop, and the record that it writes."""
+
+import json
+
+import pytest
+import tiny_baskets
+from tiny_baskets import USERS
+
+import real_time as script
+from ecomkd import live, recommend
+
+
+def test_seeds_are_replayed_and_merged_into_a_record(tmp_path, monkeypatch):
+    shop = tiny_baskets.shop()
+    tiny_baskets.shrink(monkeypatch, script, shop, tmp_path)
+    monkeypatch.setattr(live, "RARE", 5)
+    folder, out = tmp_path / "parts", tmp_path / "real_time.json"
+    for line in ("--seeds 0 1", "--scale", f"--merge --out {out}"):
+        tiny_baskets.call(monkeypatch, script, f"{line} --folder {folder}")
+    record = json.loads(out.read_text(encoding="utf-8"))
+    data, days = record["data"], shop.between(shop.test_start, shop.days)
+    assert record["seeds"] == [0, 1]
+    assert data["households"] == days["user"].nunique()
+
+    first = data["heads"]["0"]
+    assert first["baskets"] == days["basket"].nunique()
+    assert [head["baskets"] for head in data["heads"].values()] == sorted(
+        (head["baskets"] for head in data["heads"].values()), reverse=True
+    )
+    parts = [json.loads((folder / f"seed{seed}.json").read_text("utf-8")) for seed in (0, 1)]
+    live_recall = [value for part in parts for value in part["heads"]["0"]["recall"]["live"]]
+    assert first["rows"]["live"]["value"] == pytest.approx(sum(live_recall) / len(live_recall))
+    more = first["minus"]["live − nightly"]["difference"]
+    values = {name: row["value"] for name, row in first["rows"].items()}
+    assert more == pytest.approx(values["live"] - values["nightly"])
+    # Nobody comes twice a day in this shop, so what waits for the night is never asked for earlier.
+    assert more == 0
+
+    assert data["leak"]["rows"]["before"]["value"] == pytest.approx(values["never"], abs=0.1)
+    assert data["explore"][0]["minus"]["difference"] == 0
+    assert data["explore"][0]["recall"] == pytest.approx(values["live"])
+    assert {row["visit"] for row in data["newcomers"]} <= {1, 2, 3, 4, 5}
+    assert all(part["differ"] == 0 and part["users"] == 5 for part in data["kill"])
+    assert [row["users"] for row in data["scale"]] == [USERS, 2 * USERS]
+    goals = {goal["name"]: goal for goal in record["goals"]}
+    waits = data["scale"][0]
+    share = goals["p50 wait, of the live student against its teacher, one core"]
+    assert share["value"] == waits["answer p50_ms"] / waits["teacher p50_ms"]
+    assert share["met"] == (share["value"] <= 0.2)
+    assert goals["users whose scores differ after a kill and a replay"]["met"]
+
+
+def test_buy_again_counts_each_purchase_at_once(tmp_path):
+    shop = tiny_baskets.shop()
+    day, user = shop.test_start, int(shop.between(0, shop.test_start)["user"].iloc[0])
+    again = script.BuyAgain(shop, 28)
+    batch = recommend.buy_again(shop, day, 28)
+    assert again.recommend(user, day, []).tolist() == batch([user], False)[0].tolist()
+    item = int(shop.between(day, shop.days)["item"].iloc[-1])
+    for _ in range(50):
+        again.learn(user, item, day)
+    assert again.recommend(user, day, [])[0] == item
+    assert item not in again.recommend(user, day, [item])
