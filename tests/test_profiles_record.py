@@ -1,0 +1,112 @@
+"""The script that measures profiles, on made-up households and shops, and the record it writes."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import test_profiles
+import tiny_baskets
+
+import profiles as script
+from ecomkd.config import Profile
+from ecomkd.data import journey
+from ecomkd.data.baskets import from_lines
+from ecomkd.data.schema import GAINS
+
+
+@pytest.fixture(scope="module")
+def baskets():
+    even, third = np.arange(40) % 2 == 0, np.arange(40) % 3
+    people = pd.DataFrame(
+        {
+            "user_id": range(40),
+            "age": np.array(["25-34", "45-54", "65+"])[third],
+            "composition": np.where(even, "2 Adults Kids", "2 Adults No Kids"),
+            "people": np.array(["1", "2", "3"])[third],
+            "income": np.array(["25-34K", "50-74K", "100-124K"])[third],
+        }
+    )
+    people.loc[30:, "age"] = None  # ten have not told
+    lines = test_profiles.lines()
+    mothers = lines["user_id"] % 2 == 0
+    lines.loc[mothers & (lines["basket_id"] % 3 == 0), "item_id"] = "GOODS A1 LB0"
+    return from_lines(lines, test_profiles.items(), people, {})
+
+
+@pytest.fixture(scope="module")
+def record(baskets, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("profiles")
+    named, noise = Profile.named, np.random.default_rng(0)
+
+    def scored(profile: Profile) -> dict[str, pd.DataFrame]:
+        rows = script.simulated.generate(
+            profile.seed,
+            profile.products,
+            profile.queries,
+            profile.judged_per_query,
+            profile.unlabelled_pairs,
+        ).judgments
+        rows = rows.assign(score=rows["esci_label"].map(GAINS) + noise.normal(0, 0.3, len(rows)))
+        return {split: rows[rows["split"] == split] for split in ("validation", "test")}
+
+    def vectors(texts: list[str], profile: Profile) -> list[np.ndarray]:
+        words = pd.get_dummies(pd.Series(texts)).to_numpy(float)
+        return [words @ noise.normal(size=(words.shape[1], 16))]
+
+    out, parts = folder / "profiles.json", folder / "parts"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Profile, "named", lambda name=None, seed=0: named("smoke", seed=seed))
+        patch.setattr(journey, "load", lambda: baskets)
+        patch.setattr(script.features, "layers", vectors)
+        patch.setattr(script, "scored", scored)
+        few = {"SCALES": (1, 2), "CLUSTERS": 8, "FOLDS": 2, "TIMED": 2, "PURCHASES": (0, 30)}
+        for name, value in few.items():
+            patch.setattr(script, name, value)
+        for line in ("people --seeds 1 2", "shop --seeds 1 2", "--scale", f"--merge --out {out}"):
+            tiny_baskets.call(patch, script, f"{line} --folder {parts}")
+    return json.loads(out.read_text(encoding="utf-8"))
+
+
+def test_guesses_are_about_households_that_told(record):
+    people = record["data"]["people"]
+    assert record["seeds"] == [1, 2]
+    assert people["households"] == 29  # of 30, one has bought nothing
+    kids = people["guesses"]["kids"]
+    assert kids["majority"]["value"] == pytest.approx(np.log(2), abs=0.02)
+    assert kids["counts, everything"]["value"] < kids["majority"]["value"]
+    assert kids["counts, everything"]["auc"] > 0.9  # what they buy tells
+    minus = people["minus"]["kids"]["text - majority"]["difference"]
+    told = kids["text, everything"]["value"] - kids["majority"]["value"]
+    assert minus == pytest.approx(told)
+    assert sum(row["n"] for row in people["reliability"]) == 2 * 29
+
+
+def test_what_is_hidden_costs_and_is_counted(record):
+    people = record["data"]["people"]
+    assert list(people["hidden"]) == ["health"]
+    assert 0 < people["hidden"]["health"] < 0.2
+    cost = people["recall"]
+    difference = cost["nothing sensitive"] - cost["everything"]
+    assert cost["minus"]["difference"] == pytest.approx(difference)
+    assert all(0 <= row["value"] <= 1 for row in people["cards"].values())
+
+
+def test_a_profile_lifts_shoppers_and_a_new_one_loses_nothing(record):
+    shop = record["data"]["shop"]
+    new = shop["with"]["4/0/own"]
+    assert new["difference"] == new["low"] == new["high"] == 0
+    own, other = (shop["with"][f"4/30/{whose}"]["ndcg"] for whose in ("own", "another's"))
+    assert shop["without"] + shop["taste"]["difference"] > own > other
+    assert len(shop["with"]["4/30/own"]["weights"]) == 2
+
+
+def test_goals_are_read_off_the_data(record):
+    goals = {goal["name"]: goal for goal in record["goals"]}
+    kids = record["data"]["people"]["minus"]["kids"]
+    for a, b in (("text", "majority"), ("text", "counts"), ("text + tf-idf", "tf-idf")):
+        goal = goals[f"log loss of kids, {a} minus {b}"]
+        assert goal["value"] == kids[f"{a} - {b}"]["difference"]
+        assert goal["met"] == (kids[f"{a} - {b}"]["high"] < 0)
+    assert goals["nDCG@10 per shopper, new shopper minus none"]["met"]
+    assert [row["users"] for row in record["data"]["scale"]] == [39, 78]
