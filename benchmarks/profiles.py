@@ -350,11 +350,7 @@ def _quality(found: list[np.ndarray], y: np.ndarray) -> dict:
     errors = [_error(p, one_hot) for p in found]
     rng = np.random.default_rng(0)
     # What an honest forecaster would have: outcomes drawn from the probabilities themselves.
-    honest = [
-        _error(p, np.eye(p.shape[1])[(p.cumsum(axis=1) < rng.random((len(p), 1))).sum(axis=1)])
-        for p in found
-        for _ in range(100)
-    ]
+    honest = [_error(p, np.eye(p.shape[1])[_drawn(p, rng)]) for p in found for _ in range(100)]
     row = {
         "ece": float(np.mean(errors)),
         "ece by seed": errors,
@@ -364,6 +360,11 @@ def _quality(found: list[np.ndarray], y: np.ndarray) -> dict:
     if found[0].shape[1] == 2:
         row["auc"] = float(np.mean([roc_auc_score(y, p[:, 1]) for p in found]))
     return row
+
+
+def _drawn(p: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A class for each row of probabilities (N, C)."""
+    return (p.cumsum(axis=1)[:, :-1] < rng.random((len(p), 1))).sum(axis=1)
 
 
 def _error(p: np.ndarray, one_hot: np.ndarray) -> float:
