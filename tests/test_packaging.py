@@ -50,6 +50,7 @@ ORDER = (
     "ecomkd.search_page",
     "ecomkd.serve",
     "ecomkd.recommend",
+    "ecomkd.transfer",
     "ecomkd.live",
     "ecomkd.profiles",
     "ecomkd.cli",

@@ -1,0 +1,755 @@
+"""From one shop to another: what transfer is worth, when it harms, and what it costs.
+
+    python benchmarks/cross_platform.py recommendation --seeds 0 1 2   real baskets
+    python benchmarks/cross_platform.py search --seeds 18 19 20        simulated shops and Icecat
+    python benchmarks/cross_platform.py --scale                        cost, to ten times the data
+    python benchmarks/cross_platform.py --merge                        all files into the record
+
+Online Retail and Icecat are read from the folder that ECOMKD_REAL_DATA names. All users count,
+whatever the profile says. Settings and checkpoints are chosen on validation days and queries of
+what is known, sources are fitted to the days before their own validation, and all numbers are about
+test days and test queries. A run that is started again finds its models among the artefacts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from datasets import Dataset, DatasetDict, concatenate_datasets, interleave_datasets
+from threadpoolctl import threadpool_limits
+
+import seeds as seeds_of
+from ecomkd import baselines, bench, features, metrics, pipeline, recommend, report, transfer
+from ecomkd.artifacts import write_text
+from ecomkd.config import Profile
+from ecomkd.data import journey, retail, sources
+from ecomkd.data import shop as simulated
+from ecomkd.data.baskets import Baskets, of_users
+from ecomkd.data.schema import TEXT
+from recommendation import GRIDS, best_of, grown
+
+RECORDED = Path(report.__file__).parent / "recorded" / "cross_platform.json"
+KIND = recommend.DecayedMeans
+SHARES = (0, 0.01, 0.03, 0.1, 0.3, 1)
+"""Of the target shop's customers, those whose baskets it has learnt from."""
+ROWS = ("drawn", "zero-shot", "alone", "moved")
+"""`drawn`, `zero-shot`: nothing was learnt in the target shop, with the first weights or with those
+of the source. `alone`, `moved`: trained in the target shop from the one or from the other."""
+ONLY = {"habits": ("habits",), "text and taste": ("text", "taste")}
+BUY_AGAIN, POPULAR, KNN = "buy it again", "popularity", "item-kNN"
+SHOPS = {
+    "grocery": ("GROCERY",),
+    "drugs": ("DRUG GM", "COSMETICS", "NUTRITION"),
+    "fresh": ("PRODUCE", "MEAT", "MEAT-PCKGD", "SEAFOOD", "SEAFOOD-PCKGD", "DELI", "PASTRY"),
+}
+"""Departments of The Complete Journey that stand for shops of their own."""
+GIFTS = "gifts"
+SOURCE_USERS, TARGET_USERS, TOLD_USERS = 400, 600, 60
+QUERIES = (3, 10, 30)
+MIDDLE = 10
+FEW_STEPS, STUDENT_STEPS, STUDENT_PAIRS = 60, 500, 4000
+PLAIN, TERSE, ICECAT = "shop", "terse shop", "icecat"
+OTHER = 500
+"""Added to the seed: the terse shop has other brands, products and queries."""
+SCALES = (0.1, 0.3, 1, 3, 10)
+TIMED, TIMED_STEPS = 100, 10
+SURE = 0.8
+
+
+def folder_of(name: str) -> Path:
+    root = os.environ.get("ECOMKD_REAL_DATA")
+    if root is None or not (Path(root) / name).exists():
+        raise SystemExit(
+            f"{name}: not found; set ECOMKD_REAL_DATA to the folder that holds {name}, "
+            "as the data cards say."
+        )
+    return Path(root) / name
+
+
+# Recommendation -----------------------------------------------------------------------------------
+
+
+def recommendation(seed: int) -> dict:
+    """The curve from The Complete Journey to Online Retail, and pairs of smaller shops."""
+    # A recommender is too small to gain from half precision.
+    profile = replace(Profile.named(seed=seed), precision="fp32")
+    whole, target = journey.load(), retail.load(folder_of("online_retail"))
+    vectors = {"journey": encoded(whole), GIFTS: encoded(target)}
+    items = recommend.Items(whole, vectors["journey"], recommend.FIRST, 64, profile)
+    source = recommend.train(KIND, items, whole.validation_start, profile)
+    scale = best_of(recommend.buy_again, GRIDS[BUY_AGAIN], whole)
+    weights = recommend.load(source, KIND, items).state_dict()
+    result = {
+        "moved": transfer.move(KIND(items), weights).to_dict("records"),
+        "distance": transfer.distance(vectors["journey"], vectors[GIFTS], seed),
+        "curve": curve(target, vectors[GIFTS], source, scale, profile),
+    }
+    result["pairs"] = between_shops(whole, vectors["journey"], target, vectors[GIFTS], profile)
+    return result
+
+
+def encoded(baskets: Baskets) -> np.ndarray:
+    """The encoder's vectors of a shop's distinct texts, (T, E); one artefact for all seeds."""
+    return features.layers(recommend.texts(baskets)[0], Profile.named())[-1]
+
+
+def curve(
+    baskets: Baskets, vectors: np.ndarray, source: Path, scale: dict, profile: Profile
+) -> list[dict]:
+    """For each share of the customers, what every row foresees of the test days, by user."""
+    end, day, found = baskets.validation_start, baskets.test_start, []
+    for share, users in zip(
+        SHARES, transfer.subsets(baskets, SHARES, day, profile.seed), strict=True
+    ):
+        items = transfer.items_of(baskets, users, vectors, profile)
+        models = {
+            "drawn": transfer.untrained(KIND, items, profile),
+            "zero-shot": transfer.untrained(KIND, items, profile, source),
+        }
+        for part, own in ONLY.items():
+            models[f"zero-shot, {part} alone"] = transfer.untrained(
+                KIND, items, profile, source, own
+            )
+        if len(users):
+            for name, begin in (("alone", None), ("moved", source)):
+                folder = transfer.learn(KIND, items, end, profile, begin)
+                models[name] = recommend.load(folder, KIND, items)
+        rankers = {name: transfer.ranker(own, baskets, day) for name, own in models.items()}
+        rankers |= classical(baskets, users, scale)
+        row = {"share": share, "baskets": transfer.basket_count(baskets, users, day)}
+        row |= {"users": len(users), "rows": {}}
+        for name, rank in rankers.items():
+            row["rows"][name] = by_user(recommend.evaluate(rank, baskets, day))
+            recall = np.mean(row["rows"][name]["recall"])
+            print(f"{profile.seed}: {row['baskets']} baskets, {name}: {recall:.4f}", flush=True)
+        found.append(row)
+    return found
+
+
+def by_user(found: dict) -> dict:
+    table = found["per_user"][["recall", "new_recall"]]
+    own = table.round(6).astype(object).where(table.notna(), None).to_dict("list")
+    return {"user": table.index.tolist(), **own}
+
+
+def classical(baskets: Baskets, users: np.ndarray, scale: dict) -> dict[str, recommend.Ranker]:
+    """The rows without a network: what others buy comes from the baskets of `users` alone, settings
+    from their validation days, or, where there is nobody yet, from the source."""
+    day, known = baskets.test_start, transfer.told_by(baskets, users)
+    past = recommend.history(baskets, day)
+    if not len(users):
+        return {BUY_AGAIN: own_first(baskets, np.zeros(len(baskets.items)), past, day, **scale)}
+    counts = recommend.popularity(known, day)
+    chosen = best_of(partial(asked_again, known), GRIDS[BUY_AGAIN], known)
+    neighbours = best_of(recommend.item_knn, GRIDS[KNN], known)["neighbours"]
+    return {
+        POPULAR: in_parts(lambda own, new: np.tile(counts, (len(own), 1)), past),
+        BUY_AGAIN: own_first(baskets, counts, past, day, **chosen),
+        KNN: alike(known, past, day, neighbours),
+    }
+
+
+def asked_again(known: Baskets, baskets: Baskets, day: int, scale: float) -> recommend.Ranker:
+    counts, past = recommend.popularity(known, day), recommend.history(baskets, day)
+    return own_first(baskets, counts, past, day, scale)
+
+
+def own_first(baskets: Baskets, counts: np.ndarray, past, day: int, scale: float):
+    """As `recommend.buy_again`, with popularity from elsewhere."""
+    own = recommend.history(baskets, day, scale)
+    filler = 1e-6 * counts / max(counts.max(), 1)
+    return in_parts(lambda users, new: own[users].toarray() + filler, past)
+
+
+def alike(known: Baskets, past, day: int, neighbours: int) -> recommend.Ranker:
+    """As `recommend.item_knn`, fitted to what is known and asked about everyone."""
+    from implicit.nearest_neighbours import TFIDFRecommender
+
+    with threadpool_limits(1, "blas"):
+        model = TFIDFRecommender(neighbours, num_threads=1)
+        model.fit(recommend.history(known, day), show_progress=False)
+
+    def rank(users: np.ndarray, new: bool) -> np.ndarray:
+        return model.recommend(users, past[users], recommend.DEPTH, filter_already_liked_items=new)[
+            0
+        ]
+
+    return rank
+
+
+def in_parts(scores: Callable, past) -> recommend.Ranker:
+    def rank(users: np.ndarray, new: bool) -> np.ndarray:
+        parts = np.split(users, range(256, len(users), 256))
+        return np.concatenate(
+            [recommend.best(scores(own, new), past[own] if new else None) for own in parts]
+        )
+
+    return rank
+
+
+def between_shops(
+    whole: Baskets, vectors: np.ndarray, gifts: Baskets, gift_vectors: np.ndarray, profile: Profile
+) -> list[dict]:
+    """Each shop as a source for each other one: what a handful of customers foretells, and what
+    comes true. Sources and targets have no household in common."""
+    seed = profile.seed
+    order = np.random.default_rng(seed).permutation(len(whole.users))
+    of_text = dict(zip(recommend.texts(whole)[0], vectors, strict=True))
+    of_text |= dict(zip(recommend.texts(gifts)[0], gift_vectors, strict=True))
+    people = np.random.default_rng(seed).permutation(len(gifts.users))
+    givers, takers = {}, {}
+    for side, first, size in ((givers, 0, SOURCE_USERS), (takers, SOURCE_USERS, TARGET_USERS)):
+        own = of_users(whole, order[first : first + size])
+        for name, departments in SHOPS.items():
+            side[name] = of_departments(own, departments)
+        side[GIFTS] = of_users(gifts, people[first : first + size])
+    read = {
+        key: np.stack([of_text[text] for text in recommend.texts(own)[0]])
+        for side, shops in (("giver", givers), ("taker", takers))
+        for name, own in shops.items()
+        for key in [(side, name)]
+    }
+    folders = {
+        name: recommend.train(
+            KIND,
+            recommend.Items(own, read["giver", name], recommend.FIRST, 64, profile),
+            own.validation_start,
+            profile,
+        )
+        for name, own in givers.items()
+    }
+    rows = []
+    for name, own in takers.items():
+        share = (min(1.0, TOLD_USERS / len(own.users)),)
+        users = transfer.subsets(own, share, own.test_start, seed)[0]
+        items = transfer.items_of(own, users, read["taker", name], profile)
+        known = transfer.told_by(own, users)
+        end, day = own.validation_start, own.test_start
+
+        def judged(model, baskets, when):
+            rank = transfer.ranker(model, baskets, when)
+            return recommend.evaluate(rank, baskets, when)["per_user"]["recall"]
+
+        drawn = transfer.untrained(KIND, items, profile)
+        handful, untold = judged(drawn, known, end), judged(drawn, own, day)
+        alone = recommend.load(transfer.learn(KIND, items, end, profile), KIND, items)
+        tuned_alone = judged(alone, own, day)
+        for source, folder in folders.items():
+            if source == name:
+                continue
+            first = transfer.untrained(KIND, items, profile, folder)
+            moved = transfer.learn(KIND, items, end, profile, folder)
+            moved = recommend.load(moved, KIND, items)
+            rows.append(
+                {
+                    "source": source,
+                    "target": name,
+                    "distance": transfer.distance(read["giver", source], read["taker", name], seed),
+                    "foreseen": transfer.foreseen(judged(first, known, end), handful),
+                    "zero-shot": metrics.paired_bootstrap(judged(first, own, day), untold),
+                    "tuned": metrics.paired_bootstrap(judged(moved, own, day), tuned_alone),
+                }
+            )
+            print(f"{seed}: {rows[-1]}", flush=True)
+    return rows
+
+
+def of_departments(baskets: Baskets, departments: tuple[str, ...]) -> Baskets:
+    """The shop as if it sold nothing else, on the same days."""
+    kept = baskets.items["department"].isin(departments).to_numpy()
+    events = baskets.events[kept[baskets.events["item"]]]
+    return of_users(replace(baskets, events=events), events["user"].unique())
+
+
+# Search -------------------------------------------------------------------------------------------
+
+
+def search(seed: int) -> dict:
+    """Teachers of three shops, each asked in all of them, tuned on few queries, and as a pair."""
+    profile = search_profile(seed)
+    shops = {
+        PLAIN: sources.load("shop", profile),
+        TERSE: transfer.restyled(sources.load("shop", replace(profile, seed=seed + OTHER))),
+    }
+    real = folder_of("icecat")
+    data, catalogue = sources.load(real, profile), sources.catalogue(real, profile)
+    shops[ICECAT] = pipeline.with_unlabelled(data, catalogue, profile)
+    begin = pipeline.warmed(DatasetDict(unlabelled=mixed(shops)), profile)
+    teachers = {
+        name: pipeline.teacher(own, profile, checkpoint=begin) for name, own in shops.items()
+    }
+    print(f"{seed}: teachers", flush=True)
+    asked = {name: questions(own) for name, own in shops.items()}
+    values, handful = {}, {}
+    for target, own in asked.items():
+        values[target] = {"bi-encoder": ndcg(own["test"], cosine(profile), shops[target])}
+        handful[target] = {"bi-encoder": ndcg(own["few"], cosine(profile), shops[target])}
+        for source, folder in teachers.items():
+            score = partial(transfer.scores, folder, profile=profile)
+            values[target][f"{source}, zero-shot"] = ndcg(own["test"], score, shops[target])
+            handful[target][source] = ndcg(own["few"], score, shops[target])
+    for target, queries, name, folder in tuned(shops, teachers, begin, profile):
+        score = partial(transfer.scores, folder, profile=profile)
+        values[target][f"{name}, {queries}"] = ndcg(asked[target]["test"], score, shops[target])
+        print(f"{seed}: {target}, {name}, {queries}: {values[target][f'{name}, {queries}'].mean()}")
+    for name, folder in students(shops, teachers, begin, profile).items():
+        for target in shops:
+            score = partial(transfer.scores, folder, profile=profile)
+            values[target][name] = ndcg(asked[target]["test"], score, shops[target])
+    return {
+        "ndcg": {
+            target: {name: own.round(6).to_dict() for name, own in rows.items()}
+            for target, rows in values.items()
+        },
+        "random": {
+            target: metrics.ranking(
+                pipeline.frame(own["test"], np.zeros(len(own["test"]))), pipeline.gains(own["test"])
+            )["random_ndcg@10"]
+            for target, own in asked.items()
+        },
+        "pairs": forecasts(shops, asked, handful, values, profile),
+    }
+
+
+def search_profile(seed: int) -> Profile:
+    """The profile, at a size that three teachers and their pupils are trained in half an hour."""
+    own = Profile.named(seed=seed)
+    return replace(
+        own,
+        queries=min(own.queries, 450),
+        unlabelled_pairs=min(own.unlabelled_pairs, 8000),
+        warm_up_pairs=min(own.warm_up_pairs, 9600),
+        teacher_epochs=min(own.teacher_epochs, 4),
+    )
+
+
+def mixed(shops: dict[str, DatasetDict]) -> Dataset:
+    """Unlabelled pairs of all shops in turn, from which all models start: what moves later from a
+    shop to another is what its labels have taught."""
+    columns = ["query_id", "product_id", "query", *TEXT, "label"]
+    label = shops[ICECAT]["train"].features["label"]
+    return interleave_datasets(
+        [own["unlabelled"].select_columns(columns).cast_column("label", label)
+         for own in shops.values()]
+    )  # fmt: skip
+
+
+def questions(data: DatasetDict) -> dict[str, Dataset]:
+    """The test pairs, and those of the queries that a handful is taken from."""
+    most = transfer.few(data, max(QUERIES))
+    return {
+        "test": data["test"],
+        "few": concatenate_datasets([most["train"], most["validation"]]),
+    }
+
+
+def cosine(profile: Profile) -> Callable[[Dataset], np.ndarray]:
+    return partial(baselines.bi_encoder_scores, profile=profile)
+
+
+def ndcg(pairs: Dataset, score: Callable[[Dataset], np.ndarray], data: DatasetDict) -> pd.Series:
+    """nDCG@10 of each query by the gains of the shop that it is asked in."""
+    frame = pipeline.frame(pairs, score(pairs))
+    return metrics.ranking(frame, pipeline.gains(data["test"]))["per_query"]["ndcg@10"]
+
+
+def tuned(shops: dict, teachers: dict, begin: Path, profile: Profile):
+    """Target, number of queries, row and folder of each model that learns from few."""
+    for target, data in shops.items():
+        for queries in QUERIES:
+            own = transfer.few(data, queries)
+            yield target, queries, "alone", transfer.tuned(own, profile, begin, FEW_STEPS)
+            for source, folder in teachers.items():
+                far = {source, target} == {PLAIN, ICECAT}
+                if source == target or not (queries == MIDDLE or far):
+                    continue
+                turn = (source == PLAIN) != (target == PLAIN)
+                model = transfer.tuned(own, profile, folder, FEW_STEPS, turn)
+                yield target, queries, f"from {source}", model
+                if turn and far and queries == MIDDLE:
+                    model = transfer.tuned(own, profile, folder, FEW_STEPS)
+                    yield target, queries, f"from {source}, head as it is", model
+
+
+def students(shops: dict, teachers: dict, begin: Path, profile: Profile) -> dict[str, Path]:
+    """A student of each of two teachers, and one of both, with as many steps."""
+    label = shops[ICECAT]["train"].features["label"]
+    lessons = {}
+    for name in (PLAIN, ICECAT):
+        pairs = shops[name]["unlabelled"].cast_column("label", label)
+        lessons[name] = (pairs.select(range(min(STUDENT_PAIRS, len(pairs)))), teachers[name])
+    steps = min(STUDENT_STEPS, 2 * pipeline.batches(2 * len(lessons[PLAIN][0]), profile))
+    taught = {f"student of {name}": [own] for name, own in lessons.items()}
+    taught["student of both"] = list(lessons.values())
+    return {name: transfer.joint(own, begin, profile, steps) for name, own in taught.items()}
+
+
+def forecasts(shops: dict, asked: dict, handful: dict, values: dict, profile: Profile):
+    """What few labelled queries foretell of each pair of shops, and what comes true."""
+    texts = {name: product_vectors(own, profile) for name, own in shops.items()}
+    rows = []
+    for target, own in shops.items():
+        for source in shops:
+            if source == target:
+                continue
+            zero = values[target][f"{source}, zero-shot"]
+            apart = transfer.distance(texts[source], texts[target], profile.seed)
+            for queries in QUERIES:
+                few = transfer.few(own, queries)
+                ids = {*few["train"]["query_id"], *few["validation"]["query_id"]}
+                told = [handful[target][name] for name in (source, "bi-encoder")]
+                row = {"source": source, "target": target, "queries": queries, "distance": apart}
+                row["foreseen"] = transfer.foreseen(*(one[one.index.isin(ids)] for one in told))
+                row["zero-shot"] = metrics.paired_bootstrap(zero, values[target]["bi-encoder"])
+                moved = values[target].get(f"from {source}, {queries}")
+                if moved is not None:
+                    alone = values[target][f"alone, {queries}"]
+                    row["tuned"] = metrics.paired_bootstrap(moved, alone)
+                rows.append(row)
+    return rows
+
+
+def product_vectors(data: DatasetDict, profile: Profile) -> np.ndarray:
+    """The encoder's vectors of the titles of a shop's training pairs."""
+    titles = sorted(set(data["train"]["product_title"]))[:1000]
+    return features.layers(titles, profile)[-1]
+
+
+# Cost against size --------------------------------------------------------------------------------
+
+
+def scale() -> list[dict]:
+    """For target shops of several sizes: what it takes to move in, to learn, and to answer."""
+    profile = replace(Profile.named(seed=0), precision="fp32")
+    whole, rows = retail.load(folder_of("online_retail")), []
+    vectors = encoded(whole)
+    weights = KIND(recommend.Items(whole, vectors, recommend.FIRST, 64, profile)).state_dict()
+    place = {text: row for row, text in enumerate(recommend.texts(whole)[0])}
+    for times in SCALES:
+        baskets = grown(whole, times)
+        day, end = baskets.test_start, baskets.validation_start
+        own = vectors[[place[text] for text in recommend.texts(baskets)[0]]]
+        everyone = np.arange(len(baskets.users))
+        started = time.perf_counter()
+        items = transfer.items_of(baskets, everyone, own, profile)
+        items.on(day)
+        read_s = time.perf_counter() - started
+        model = KIND(items)
+        started = time.perf_counter()
+        transfer.move(model, weights)
+        move_s = time.perf_counter() - started
+        rank = transfer.ranker(model.eval(), baskets, day)
+        known = np.flatnonzero(np.diff(recommend.history(baskets, day).indptr))
+        users = [np.array([user]) for user in known[:TIMED]]
+        clock = bench.latency(partial(_one, rank), users, repeats=3, threads=1, device="cpu")
+        row = {
+            "users": len(baskets.users),
+            "items": len(baskets.items),
+            "purchases": len(baskets.events),
+            "read_s": read_s,
+            "move_s": move_s,
+            "step_s": step_seconds(model, baskets, end, profile),
+            "p50_ms": clock["p50_ms"],
+            "p95_ms": clock["p95_ms"],
+        }
+        rows.append(row)
+        print(row, flush=True)
+    return rows
+
+
+def _one(rank: recommend.Ranker, user: np.ndarray) -> np.ndarray:
+    return rank(user, False)
+
+
+def step_seconds(
+    model: recommend.Recommender, baskets: Baskets, end: int, profile: Profile
+) -> float:
+    """The median time of a step of training, forward and back, on `GROUP` users."""
+    reader = recommend.Reader(baskets)
+    users = np.unique(baskets.between(0, end - 28)["user"])
+    users = np.intersect1d(users, list(recommend.targets(baskets, end - 28)))[: recommend.GROUP]
+    row = {"day": end - 28, "users": users.tolist(), "labelled": True}
+    candidates = torch.from_numpy(np.unique(baskets.between(0, end)["item"]))
+    column = recommend.columns_of(candidates, len(baskets.items))
+    model.train()
+    times = []
+    for _ in range(TIMED_STEPS):
+        started = time.perf_counter()
+        batch = reader([row])
+        at = column[batch["bought"]]
+        logits = model(batch, candidates)
+        recommend.purchase_loss(logits, batch["buyer"][at >= 0], at[at >= 0]).backward()
+        times.append(time.perf_counter() - started)
+    return float(np.median(times))
+
+
+# The record ---------------------------------------------------------------------------------------
+
+
+def merge(folder: Path, out: Path) -> None:
+    """Write the recorded result from the files of single seeds, and of the sizes."""
+    parts = {kind: seeds_of.read(folder / kind, ("profile",)) for kind in KINDS}
+    told, goals = _recommendation(parts["recommendation"])
+    data: dict = {"recommendation": told}
+    data["search"], further = _search(parts["search"])
+    rows = [
+        {"kind": kind, "seed": part["seed"], **row}
+        for kind, own in parts.items()
+        for part in own
+        for row in part["pairs"]
+    ]
+    data["forecasts"], last = _forecasts(rows)
+    data["scale"] = seeds_of.sizes(folder)
+    seeds = {kind: [part["seed"] for part in own] for kind, own in parts.items()}
+    calls = ", ".join(f"{kind} --seeds {' '.join(map(str, own))}" for kind, own in seeds.items())
+    report.write_recorded(
+        out,
+        command=f"python benchmarks/cross_platform.py {calls}, --scale, --merge",
+        seeds=[seed for own in seeds.values() for seed in own],
+        hardware=parts["recommendation"][0]["hardware"],
+        generator=simulated.generator_hash(),
+        data=data,
+        goals=[*goals, *further, *last, *_costs(data["scale"])],
+    )
+    print(out)
+
+
+def _recommendation(parts: list[dict]) -> tuple[dict, list[dict]]:
+    """Means over seeds and users of each point of the curve, and what transfer is worth."""
+    points, tables = [], {}
+    for place, point in enumerate(parts[0]["curve"]):
+        own = [part["curve"][place] for part in parts]
+        row = {"share": point["share"], "rows": {}, "new": {}}
+        for name in ("baskets", "users"):
+            row[name] = float(np.mean([one[name] for one in own]))
+        for measure, into in (("recall", row["rows"]), ("new_recall", row["new"])):
+            table = _table(own, measure)
+            tables[place, measure] = table
+            for name in table:
+                into[name] = metrics.bootstrap_of_means(table[[name]], _mean(name))
+                into[name]["by seed"] = [
+                    float(pd.Series(one["rows"][name][measure], dtype=float).mean()) for one in own
+                ]
+        points.append(row)
+    counts = [row["baskets"] for row in points]
+    minus, worths, goals = {}, {}, []
+    for measure in ("recall", "new_recall"):
+        curves = {
+            name: pd.concat(
+                [tables[place, measure][_at(name, place)] for place in range(len(points))],
+                axis=1,
+                keys=range(len(points)),
+            )
+            for name in ("alone", "moved")
+        }
+        minus[measure] = [
+            metrics.paired_bootstrap(curves["moved"][place], curves["alone"][place])
+            for place in range(len(points))
+        ]
+        worths[measure] = [
+            transfer.worth(counts, curves["alone"], curves["moved"], place)
+            for place in range(len(points))
+        ]
+        for place in (0, 1):
+            told = f"{measure}@10 at {counts[place]:.0f} target baskets, with transfer"
+            span = minus[measure][place]
+            goals.append(
+                report.goal(
+                    f"{told} minus without", span["difference"], span["low"], span["high"],
+                    "above 0, interval excluding 0", span["low"] > 0,
+                )
+            )  # fmt: skip
+            gained = worths[measure][place]
+            goals.append(
+                report.goal(
+                    f"{told}, worth in further target baskets",
+                    gained["value"], gained["low"], gained["high"],
+                    "above 0, interval excluding 0", gained["low"] > 0,
+                )
+            )  # fmt: skip
+    data = {
+        "curve": points,
+        "moved − alone": minus,
+        "worth": worths,
+        "moved": parts[0]["moved"],
+        "distance": [part["distance"] for part in parts],
+        "test_users": len(tables[0, "recall"]),
+    }
+    return data, goals
+
+
+def _at(name: str, place: int) -> str:
+    """The row of a curve at its place: with no basket, nothing can be learnt in the shop."""
+    return name if place else {"alone": "drawn", "moved": "zero-shot"}[name]
+
+
+def _table(points: list[dict], measure: str) -> pd.DataFrame:
+    """Users × rows, the mean over seeds; users without a value are left out."""
+    own = [
+        pd.DataFrame(
+            {
+                name: pd.Series(found[measure], found["user"], dtype=float)
+                for name, found in point["rows"].items()
+            }
+        )
+        for point in points
+    ]
+    return pd.concat(own).groupby(level=0).mean().dropna()
+
+
+def _mean(name: str) -> Callable[[pd.DataFrame], pd.Series]:
+    return lambda means: means[name]
+
+
+def _search(parts: list[dict]) -> tuple[dict, list[dict]]:
+    data, goals = {}, []
+    for target in parts[0]["ndcg"]:
+        # The queries of a simulated shop are its seed's own; those of Icecat are the same for all.
+        table = pd.concat(
+            [
+                pd.DataFrame(part["ndcg"][target]).rename(
+                    index=lambda query, part=part, target=target: (
+                        query if target == ICECAT else f"{part['seed']} {query}"
+                    )
+                )
+                for part in parts
+            ]
+        )
+        table = table.groupby(level=0).mean()
+        data[target] = {
+            "queries": len(table),
+            "random": float(np.mean([part["random"][target] for part in parts])),
+            "rows": {
+                name: {
+                    **metrics.bootstrap_of_means(table[[name]], _mean(name)),
+                    "by seed": [float(np.mean([*part["ndcg"][target][name].values()]))
+                                for part in parts],
+                }
+                for name in table
+            },
+            "minus": _minus(table, target),
+        }  # fmt: skip
+        if target in (PLAIN, ICECAT):
+            span = data[target]["minus"]["student of both − student of its own teacher"]
+            goals.append(
+                report.goal(
+                    f"{target}: nDCG@10, student of both teachers minus student of its own",
+                    span["difference"], span["low"], span["high"], "at least -0.01",
+                    span["difference"] >= -0.01,
+                )
+            )  # fmt: skip
+            other = next(name for name in (PLAIN, ICECAT) if name != target)
+            span = data[target]["minus"][f"from {other} − alone, {MIDDLE}"]
+            goals.append(
+                report.goal(
+                    f"{target}: nDCG@10 after {MIDDLE} queries, from {other} minus alone",
+                    span["difference"], span["low"], span["high"],
+                    "above 0, interval excluding 0", span["low"] > 0,
+                )
+            )  # fmt: skip
+    return data, goals
+
+
+def _minus(table: pd.DataFrame, target: str) -> dict:
+    pairs = {}
+    for name in table:
+        if name.endswith(", zero-shot"):
+            pairs[f"{name} − bi-encoder"] = (name, "bi-encoder")
+        if name.startswith("from "):
+            source, queries = name.rsplit(", ", 1)
+            pairs[f"{source} − alone, {queries}"] = (name, f"alone, {queries}")
+    if target in (PLAIN, ICECAT):
+        own = f"student of {target}"
+        pairs["student of both − student of its own teacher"] = ("student of both", own)
+        other = f"student of {ICECAT if target == PLAIN else PLAIN}"
+        pairs["student of both − student of the other teacher"] = ("student of both", other)
+    return {name: metrics.paired_bootstrap(table[a], table[b]) for name, (a, b) in pairs.items()}
+
+
+def _forecasts(rows: list[dict]) -> tuple[dict, list[dict]]:
+    """How often a handful of labels and the distance of texts foretell who is harmed."""
+    table, goals = {}, []
+    for kind in KINDS:
+        for outcome in ("zero-shot", "tuned"):
+            own = [row for row in rows if row["kind"] == kind and outcome in row]
+            helped = [row[outcome]["difference"] > 0 for row in own]
+            right = [
+                (row["foreseen"]["says"] == "helps") == good
+                for row, good in zip(own, helped, strict=True)
+            ]
+            sure = [ok for row, ok in zip(own, right, strict=True) if row["foreseen"]["sure"]]
+            clear = [
+                ok
+                for row, ok in zip(own, right, strict=True)
+                if row[outcome]["low"] > 0 or row[outcome]["high"] < 0
+            ]
+            told = pd.DataFrame(
+                {
+                    "distance": [row["distance"] for row in own],
+                    "gain": [row[outcome]["difference"] for row in own],
+                    "foreseen": [row["foreseen"]["difference"] for row in own],
+                }
+            )
+            ranks = told.corr("spearman")["gain"]
+            table[f"{kind}, {outcome}"] = {
+                "right": transfer.share_right(right),
+                "right where it was sure": transfer.share_right(sure),
+                "right where the outcome is clear": transfer.share_right(clear),
+                "helped": transfer.share_right(helped),
+                "rank correlation of the forecast": float(ranks["foreseen"]),
+                "rank correlation of the distance": float(ranks["distance"]),
+            }
+            share = table[f"{kind}, {outcome}"]["right"]
+            goals.append(
+                report.goal(
+                    f"{kind}, {outcome}: share of forecasts that came true",
+                    share["share"], share["low"], share["high"], f"at least {SURE}",
+                    share["share"] >= SURE,
+                )
+            )  # fmt: skip
+    return {"cases": rows, "summary": table}, goals
+
+
+def _costs(rows: list[dict]) -> list[dict]:
+    one = next(row for row in rows if row["users"] >= rows[-1]["users"] / SCALES[-1])
+    own = rows[-1]
+    ratio = own["step_s"] / one["step_s"]
+    times = own["items"] / one["items"]
+    return [
+        report.goal(
+            f"time of a step of training at {times:.0f} times the items, over that at once them",
+            ratio, ratio, ratio, f"at most {times:.0f}", ratio <= times,
+        )
+    ]  # fmt: skip
+
+
+KINDS = {"recommendation": recommendation, "search": search}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="From one shop to another.")
+    parser.add_argument("kind", nargs="?", choices=KINDS, help="what --seeds measures")
+    arguments = seeds_of.arguments_of(parser, "cross_platform", RECORDED)
+    if arguments.seeds and not arguments.kind:
+        parser.error("give recommendation or search with --seeds")
+    folder = arguments.folder
+    for seed in arguments.seeds:
+        seeds_of.write(folder / arguments.kind, seed, KINDS[arguments.kind](seed))
+    if arguments.scale:
+        write_text(folder / "scale.json", json.dumps(scale()))
+    if arguments.merge:
+        merge(folder, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
