@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -81,8 +82,7 @@ def folder_of(name: str) -> Path:
 
 def recommendation(seed: int) -> dict:
     """The curve from The Complete Journey to Online Retail, and pairs of smaller shops."""
-    # A recommender is too small to gain from half precision.
-    profile = replace(Profile.named(seed=seed), precision="fp32")
+    profile = Profile.named(seed=seed)
     whole, target = journey.load(), retail.load(folder_of("online_retail"))
     vectors = {"journey": encoded(whole), GIFTS: encoded(target)}
     items = recommend.Items(whole, vectors["journey"], recommend.FIRST, 64, profile)
@@ -91,7 +91,7 @@ def recommendation(seed: int) -> dict:
     weights = recommend.load(source, KIND, items).state_dict()
     result = {
         "moved": transfer.move(KIND(items), weights).to_dict("records"),
-        "distance": transfer.distance(vectors["journey"], vectors[GIFTS], seed),
+        **apart(vectors["journey"], vectors[GIFTS], seed),
         "curve": curve(target, vectors[GIFTS], source, scale, profile),
     }
     result["pairs"] = between_shops(whole, vectors["journey"], target, vectors[GIFTS], profile)
@@ -174,8 +174,11 @@ def own_first(baskets: Baskets, counts: np.ndarray, past, day: int, scale: float
 def alike(known: Baskets, past, day: int, neighbours: int) -> recommend.Ranker:
     """As `recommend.item_knn`, fitted to what is known and asked about everyone."""
     from implicit.nearest_neighbours import TFIDFRecommender
+    from implicit.utils import ParameterWarning
 
-    with threadpool_limits(1, "blas"):
+    # The library warns of a copy in another format that it made itself.
+    with warnings.catch_warnings(), threadpool_limits(1, "blas"):
+        warnings.simplefilter("ignore", ParameterWarning)
         model = TFIDFRecommender(neighbours, num_threads=1)
         model.fit(recommend.history(known, day), show_progress=False)
 
@@ -254,7 +257,7 @@ def between_shops(
                 {
                     "source": source,
                     "target": name,
-                    "distance": transfer.distance(read["giver", source], read["taker", name], seed),
+                    **apart(read["giver", source], read["taker", name], seed),
                     "foreseen": transfer.foreseen(judged(first, known, end), handful),
                     "zero-shot": metrics.paired_bootstrap(judged(first, own, day), untold),
                     "tuned": metrics.paired_bootstrap(judged(moved, own, day), tuned_alone),
@@ -262,6 +265,14 @@ def between_shops(
             )
             print(f"{seed}: {rows[-1]}", flush=True)
     return rows
+
+
+def apart(source: np.ndarray, target: np.ndarray, seed: int) -> dict[str, float]:
+    """What the texts of two shops, as vectors, say of them without any label."""
+    return {
+        "distance": transfer.distance(source, target, seed),
+        "likeness": transfer.likeness(source, target),
+    }
 
 
 def of_departments(baskets: Baskets, departments: tuple[str, ...]) -> Baskets:
@@ -282,8 +293,10 @@ def search(seed: int) -> dict:
         TERSE: transfer.restyled(sources.load("shop", replace(profile, seed=seed + OTHER))),
     }
     real = folder_of("icecat")
-    data, catalogue = sources.load(real, profile), sources.catalogue(real, profile)
-    shops[ICECAT] = pipeline.with_unlabelled(data, catalogue, profile)
+    # Unlabelled pairs about as many products as the simulated shops have, the same for all seeds.
+    catalogue = sources.catalogue(real, profile).shuffle(seed=0)
+    catalogue = catalogue.select(range(min(profile.products, len(catalogue))))
+    shops[ICECAT] = pipeline.with_unlabelled(sources.load(real, profile), catalogue, profile)
     begin = pipeline.warmed(DatasetDict(unlabelled=mixed(shops)), profile)
     teachers = {
         name: pipeline.teacher(own, profile, checkpoint=begin) for name, own in shops.items()
@@ -403,12 +416,12 @@ def forecasts(shops: dict, asked: dict, handful: dict, values: dict, profile: Pr
             if source == target:
                 continue
             zero = values[target][f"{source}, zero-shot"]
-            apart = transfer.distance(texts[source], texts[target], profile.seed)
+            far = apart(texts[source], texts[target], profile.seed)
             for queries in QUERIES:
                 few = transfer.few(own, queries)
                 ids = {*few["train"]["query_id"], *few["validation"]["query_id"]}
                 told = [handful[target][name] for name in (source, "bi-encoder")]
-                row = {"source": source, "target": target, "queries": queries, "distance": apart}
+                row = {"source": source, "target": target, "queries": queries, **far}
                 row["foreseen"] = transfer.foreseen(*(one[one.index.isin(ids)] for one in told))
                 row["zero-shot"] = metrics.paired_bootstrap(zero, values[target]["bi-encoder"])
                 moved = values[target].get(f"from {source}, {queries}")
@@ -430,7 +443,7 @@ def product_vectors(data: DatasetDict, profile: Profile) -> np.ndarray:
 
 def scale() -> list[dict]:
     """For target shops of several sizes: what it takes to move in, to learn, and to answer."""
-    profile = replace(Profile.named(seed=0), precision="fp32")
+    profile = Profile.named(seed=0)
     whole, rows = retail.load(folder_of("online_retail")), []
     vectors = encoded(whole)
     weights = KIND(recommend.Items(whole, vectors, recommend.FIRST, 64, profile)).state_dict()
@@ -582,7 +595,7 @@ def _recommendation(parts: list[dict]) -> tuple[dict, list[dict]]:
         "moved − alone": minus,
         "worth": worths,
         "moved": parts[0]["moved"],
-        "distance": [part["distance"] for part in parts],
+        **{name: [part[name] for part in parts] for name in ("distance", "likeness")},
         "test_users": len(tables[0, "recall"]),
     }
     return data, goals
@@ -695,7 +708,7 @@ def _forecasts(rows: list[dict]) -> tuple[dict, list[dict]]:
             ]
             told = pd.DataFrame(
                 {
-                    "distance": [row["distance"] for row in own],
+                    **{name: [row[name] for row in own] for name in ("distance", "likeness")},
                     "gain": [row[outcome]["difference"] for row in own],
                     "foreseen": [row["foreseen"]["difference"] for row in own],
                 }
@@ -708,6 +721,7 @@ def _forecasts(rows: list[dict]) -> tuple[dict, list[dict]]:
                 "helped": transfer.share_right(helped),
                 "rank correlation of the forecast": float(ranks["foreseen"]),
                 "rank correlation of the distance": float(ranks["distance"]),
+                "rank correlation of the likeness": float(ranks["likeness"]),
             }
             share = table[f"{kind}, {outcome}"]["right"]
             goals.append(

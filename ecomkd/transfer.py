@@ -18,7 +18,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets
 from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import StandardScaler, normalize
 
 from ecomkd import distill, losses, metrics, models, pipeline, recommend
 from ecomkd.artifacts import digest, stage
@@ -127,8 +127,9 @@ def learn(
     `parts` of it. It is trained as `recommend.RECIPES` says, but on all items that were sold, for
     `STEPS` steps or more, and once with each of the learning `rates`. Kept is what has the highest
     recall@10 from day `start` on, what it began with included: few baskets can teach less than they
-    spoil. Made once, then found among the artefacts.
+    spoil. Made once, then found among the artefacts. Trained in float32, as `recommend.train`.
     """
+    profile = replace(profile, precision="fp32")
     passes = recommend.RECIPES[kind]["passes"]
     lesson = source and [list(parts), pipeline.identity(source)]
 
@@ -284,6 +285,13 @@ def distance(a: np.ndarray, b: np.ndarray, seed: int = 0) -> float:
     y = np.repeat([0, 1], size)
     error = 1 - cross_val_score(LogisticRegression(C=0.01, max_iter=500), X, y, cv=5).mean()
     return float(2 * (1 - 2 * min(error, 0.5)))
+
+
+def likeness(source: np.ndarray, target: np.ndarray) -> float:
+    """How near the target's texts, vectors (N, E), have one among the source's (M, E): the mean of
+    each one's highest cosine."""
+    a, b = normalize(source), normalize(target)
+    return float(np.mean([(part @ a.T).max(axis=1).mean() for part in np.array_split(b, 20)]))
 
 
 # Search -------------------------------------------------------------------------------------------

@@ -22,7 +22,6 @@ def profile(tmp_path_factory):
         "smoke",
         artifacts=tmp_path_factory.mktemp("artifacts"),
         device="cpu",
-        precision="fp32",
     )
 
 
@@ -212,6 +211,13 @@ def test_distance_is_nought_for_one_shop_and_two_for_two_worlds():
     a, b = rng.standard_normal((2, 300, 8))
     assert transfer.distance(a, b) < 0.4
     assert transfer.distance(a, b + 10) > 1.9
+
+
+def test_likeness_is_that_of_the_nearest_text():
+    source = np.array([[1.0, 0.0], [0.0, 2.0]])
+    assert transfer.likeness(source, 3 * source) == pytest.approx(1)
+    assert transfer.likeness(source, np.array([[1.0, 1.0]] * 30)) == pytest.approx(0.5**0.5)
+    assert transfer.likeness(source, np.array([[-1.0, -1.0]] * 30)) == pytest.approx(-(0.5**0.5))
 
 
 def test_terse_titles_by_hand():

@@ -1,0 +1,171 @@
+"""The script that measures transfer between shops, on made-up ones, and the record it writes."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny_baskets
+
+import cross_platform as script
+from ecomkd import recommend, transfer
+from ecomkd.data import retail
+from ecomkd.data.baskets import sample
+
+SHARES = (0, 1)
+SEEDS = (0, 1)
+GAIN = 0.1
+"""By how much, in the made-up search results, what was moved is better."""
+
+
+def searched(seed: int) -> dict:
+    """What `search` returns, with known differences between rows."""
+    rng = np.random.default_rng(seed)
+    targets: dict = {}
+    for target in (script.PLAIN, script.TERSE, script.ICECAT):
+        base = rng.random(20) * 0.5
+        rows = {"bi-encoder": base}
+        for other in (script.PLAIN, script.TERSE, script.ICECAT):
+            rows[f"{other}, zero-shot"] = base - GAIN
+            rows[f"student of {other}"] = base
+        rows |= {f"alone, {n}": base for n in script.QUERIES}
+        for other in (script.PLAIN, script.ICECAT):
+            if other != target:
+                rows |= {f"from {other}, {n}": base + GAIN for n in script.QUERIES}
+        rows["student of both"] = base - 0.02
+        targets[target] = {
+            name: {f"q{row}": float(value) for row, value in enumerate(own)}
+            for name, own in rows.items()
+        }
+    worse = {"difference": -0.1, "low": -0.2, "high": -0.05, "says": "harms", "sure": True}
+    better = {"difference": 0.1, "low": 0.05, "high": 0.2, "says": "helps", "sure": False}
+    pairs = [
+        {
+            "source": script.PLAIN,
+            "target": script.ICECAT,
+            "queries": queries,
+            "distance": 1.0 + queries / 100,
+            "likeness": 0.5 - queries / 100,
+            "foreseen": told,
+            "zero-shot": outcome,
+            "tuned": better,
+        }
+        for queries, told, outcome in zip(
+            script.QUERIES, (worse, better, worse), (worse, worse, worse), strict=True
+        )
+    ]
+    return {"ndcg": targets, "random": dict.fromkeys(targets, 0.2), "pairs": pairs}
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cross")
+    baskets = tiny_baskets.shop()
+    departments = np.where(np.arange(len(baskets.items)) % 2, "A", "B")
+    baskets = replace(baskets, items=baskets.items.assign(department=departments))
+    out, parts = folder / "cross_platform.json", folder / "parts"
+    (folder / "online_retail").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        tiny_baskets.shrink(patch, script, baskets, folder)
+        patch.setattr(retail, "load", lambda path: sample(baskets, 20, 1))
+        patch.setenv("ECOMKD_REAL_DATA", str(folder))
+        patch.setattr(script, "SHARES", SHARES)
+        patch.setattr(script, "SHOPS", {"a": ("A",)})
+        for name in ("SOURCE_USERS", "TARGET_USERS", "TOLD_USERS"):
+            patch.setattr(script, name, 10)
+        patch.setattr(transfer, "STEPS", 2)
+        patch.setattr(script, "KINDS", {**script.KINDS, "search": searched})
+        seeds = " ".join(map(str, SEEDS))
+        lines = [f"{kind} --seeds {seeds}" for kind in script.KINDS]
+        for line in (*lines, "--scale", f"--merge --out {out}"):
+            tiny_baskets.call(patch, script, f"{line} --folder {parts}")
+    told = {
+        kind: [json.loads((parts / kind / f"seed{seed}.json").read_text("utf-8")) for seed in SEEDS]
+        for kind in script.KINDS
+    }
+    return json.loads(out.read_text(encoding="utf-8")), told
+
+
+def test_the_curve_is_the_mean_of_the_seeds(record):
+    told, parts = record[0]["data"]["recommendation"], record[1]["recommendation"]
+    assert [row["share"] for row in told["curve"]] == list(SHARES)
+    assert [row["baskets"] for row in told["curve"]] == sorted(
+        row["baskets"] for row in told["curve"]
+    )
+    for place, row in enumerate(told["curve"]):
+        for name, own in row["rows"].items():
+            seen = [np.mean(part["curve"][place]["rows"][name]["recall"]) for part in parts]
+            assert own["value"] == pytest.approx(np.mean(seen))
+            assert own["by seed"] == pytest.approx(seen)
+            assert own["low"] <= own["value"] <= own["high"]
+
+
+def test_with_no_basket_nothing_is_learnt_and_nothing_popular(record):
+    first, second = record[0]["data"]["recommendation"]["curve"][:2]
+    assert first["baskets"] == first["users"] == 0
+    assert {"alone", "moved", script.POPULAR, script.KNN}.isdisjoint(first["rows"])
+    assert {"alone", "moved", script.POPULAR, script.KNN} <= set(second["rows"])
+
+
+def test_a_difference_is_that_of_the_two_rows(record):
+    told = record[0]["data"]["recommendation"]
+    for place, row in enumerate(told["curve"]):
+        moved, alone = (row["rows"][script._at(name, place)] for name in ("moved", "alone"))
+        found = told["moved − alone"]["recall"][place]["difference"]
+        assert found == pytest.approx(moved["value"] - alone["value"])
+        worth = told["worth"]["recall"][place]["value"]
+        assert worth <= told["curve"][-1]["baskets"] - row["baskets"] + 1e-9
+
+
+def test_search_rows_and_goals_have_the_differences_that_were_put_in(record):
+    data = record[0]["data"]["search"]
+    assert data[script.ICECAT]["queries"] == 20  # the same queries in each seed
+    assert data[script.PLAIN]["queries"] == 40  # each seed's own
+    minus = data[script.ICECAT]["minus"]
+    assert minus[f"from {script.PLAIN} − alone, 10"]["difference"] == pytest.approx(GAIN)
+    assert minus[f"{script.PLAIN}, zero-shot − bi-encoder"]["high"] == pytest.approx(-GAIN)
+    goals = {goal["name"]: goal for goal in record[0]["goals"]}
+    both = goals["icecat: nDCG@10, student of both teachers minus student of its own"]
+    assert both["value"] == pytest.approx(-0.02)
+    assert not both["met"]
+    assert goals["shop: nDCG@10 after 10 queries, from icecat minus alone"]["met"]
+
+
+def test_forecasts_are_counted_right(record):
+    found = record[0]["data"]["forecasts"]
+    zero, tuned = (found["summary"][f"search, {outcome}"] for outcome in ("zero-shot", "tuned"))
+    assert zero["right"]["share"] == pytest.approx(2 / 3)
+    assert zero["right where it was sure"]["share"] == 1
+    assert zero["helped"]["share"] == 0
+    assert tuned["right"]["share"] == pytest.approx(1 / 3)
+    own = [row for row in found["cases"] if row["kind"] == "recommendation"]
+    assert {(row["source"], row["target"]) for row in own} == {("a", "gifts"), ("gifts", "a")}
+    assert len(own) == 2 * len(SEEDS)
+    goal = next(g for g in record[0]["goals"] if g["name"].startswith("search, zero-shot: share"))
+    assert not goal["met"]
+
+
+def test_sizes_are_recorded_and_what_is_missing_is_named(record, monkeypatch, tmp_path):
+    sizes = record[0]["data"]["scale"]
+    assert sizes[1]["users"] == 2 * sizes[0]["users"]
+    assert all(row["step_s"] > 0 for row in sizes)
+    monkeypatch.setenv("ECOMKD_REAL_DATA", str(tmp_path))
+    with pytest.raises(SystemExit, match="icecat: not found; set ECOMKD_REAL_DATA"):
+        script.folder_of("icecat")
+
+
+def test_rows_without_a_network_agree_with_the_library_where_everything_is_known():
+    baskets = tiny_baskets.shop()
+    day, users = baskets.test_start, np.arange(tiny_baskets.USERS)
+    past = recommend.history(baskets, day)
+    counts = recommend.popularity(baskets, day)
+    pairs = [
+        (
+            script.own_first(baskets, counts, past, day, 56.0),
+            recommend.buy_again(baskets, day, 56.0),
+        ),
+        (script.alike(baskets, past, day, 10), recommend.item_knn(baskets, day, 10)),
+    ]
+    for own, expected in pairs:
+        for new in (False, True):
+            assert (own(users, new) == expected(users, new)).all()
