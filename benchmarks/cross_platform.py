@@ -58,7 +58,7 @@ GIFTS = "gifts"
 SOURCE_USERS, TARGET_USERS, TOLD_USERS = 400, 600, 60
 QUERIES = (3, 10, 30)
 MIDDLE = 10
-FEW_STEPS, STUDENT_STEPS, STUDENT_PAIRS = 60, 500, 4000
+FEW_STEPS, STUDENT_STEPS, STUDENT_PAIRS = 60, 300, 4000
 PLAIN, TERSE, ICECAT = "shop", "terse shop", "icecat"
 OTHER = 500
 """Added to the seed: the terse shop has other brands, products and queries."""
@@ -379,7 +379,7 @@ def ndcg(pairs: Dataset, score: Callable[[Dataset], np.ndarray], data: DatasetDi
 def tuned(shops: dict, teachers: dict, begin: Path, profile: Profile):
     """Target, number of queries, row and folder of each model that learns from few."""
     for target, data in shops.items():
-        for queries in QUERIES:
+        for queries in (MIDDLE,) if target == TERSE else QUERIES:
             own = transfer.few(data, queries)
             yield target, queries, "alone", transfer.tuned(own, profile, begin, FEW_STEPS)
             for source, folder in teachers.items():

@@ -291,7 +291,8 @@ def likeness(source: np.ndarray, target: np.ndarray) -> float:
     """How near the target's texts, vectors (N, E), have one among the source's (M, E): the mean of
     each one's highest cosine."""
     a, b = normalize(source), normalize(target)
-    return float(np.mean([(part @ a.T).max(axis=1).mean() for part in np.array_split(b, 20)]))
+    parts = np.split(b, range(1000, len(b), 1000))  # a table of all cosines takes memory
+    return float(np.concatenate([(part @ a.T).max(axis=1) for part in parts]).mean())
 
 
 # Search -------------------------------------------------------------------------------------------
