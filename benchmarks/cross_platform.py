@@ -65,6 +65,8 @@ OTHER = 500
 SCALES = (0.1, 0.3, 1, 3, 10)
 TIMED, TIMED_STEPS = 100, 10
 SURE = 0.8
+OUTCOMES = ("zero-shot", "tuned")
+"""What may help or harm: to use the source's model as it is, or to go on learning from it."""
 
 
 def folder_of(name: str) -> Path:
@@ -258,7 +260,9 @@ def between_shops(
                     "source": source,
                     "target": name,
                     **apart(read["giver", source], read["taker", name], seed),
-                    "foreseen": transfer.foreseen(judged(first, known, end), handful),
+                    "foreseen": dict.fromkeys(
+                        OUTCOMES, transfer.foreseen(judged(first, known, end), handful)
+                    ),
                     "zero-shot": metrics.paired_bootstrap(judged(first, own, day), untold),
                     "tuned": metrics.paired_bootstrap(judged(moved, own, day), tuned_alone),
                 }
@@ -306,7 +310,10 @@ def search(seed: int) -> dict:
     values, handful = {}, {}
     for target, own in asked.items():
         values[target] = {"bi-encoder": ndcg(own["test"], cosine(profile), shops[target])}
-        handful[target] = {"bi-encoder": ndcg(own["few"], cosine(profile), shops[target])}
+        handful[target] = {
+            "bi-encoder": ndcg(own["few"], cosine(profile), shops[target]),
+            "chance": ndcg(own["few"], constant, shops[target]),
+        }
         for source, folder in teachers.items():
             score = partial(transfer.scores, folder, profile=profile)
             values[target][f"{source}, zero-shot"] = ndcg(own["test"], score, shops[target])
@@ -326,7 +333,7 @@ def search(seed: int) -> dict:
         },
         "random": {
             target: metrics.ranking(
-                pipeline.frame(own["test"], np.zeros(len(own["test"]))), pipeline.gains(own["test"])
+                pipeline.frame(own["test"], constant(own["test"])), pipeline.gains(own["test"])
             )["random_ndcg@10"]
             for target, own in asked.items()
         },
@@ -364,6 +371,10 @@ def questions(data: DatasetDict) -> dict[str, Dataset]:
         "test": data["test"],
         "few": concatenate_datasets([most["train"], most["validation"]]),
     }
+
+
+def constant(pairs: Dataset) -> np.ndarray:
+    return np.zeros(len(pairs))
 
 
 def cosine(profile: Profile) -> Callable[[Dataset], np.ndarray]:
@@ -408,7 +419,11 @@ def students(shops: dict, teachers: dict, begin: Path, profile: Profile) -> dict
 
 
 def forecasts(shops: dict, asked: dict, handful: dict, values: dict, profile: Profile):
-    """What few labelled queries foretell of each pair of shops, and what comes true."""
+    """What few labelled queries foretell of each pair of shops, and what comes true.
+
+    The source's teacher, as it is, meets what the shop would have instead: the bi-encoder, where
+    nothing is to be learnt, and a head that knows nothing, where learning begins.
+    """
     texts = {name: product_vectors(own, profile) for name, own in shops.items()}
     rows = []
     for target, own in shops.items():
@@ -420,9 +435,12 @@ def forecasts(shops: dict, asked: dict, handful: dict, values: dict, profile: Pr
             for queries in QUERIES:
                 few = transfer.few(own, queries)
                 ids = {*few["train"]["query_id"], *few["validation"]["query_id"]}
-                told = [handful[target][name] for name in (source, "bi-encoder")]
+                told = {name: one[one.index.isin(ids)] for name, one in handful[target].items()}
                 row = {"source": source, "target": target, "queries": queries, **far}
-                row["foreseen"] = transfer.foreseen(*(one[one.index.isin(ids)] for one in told))
+                row["foreseen"] = {
+                    outcome: transfer.foreseen(told[source], told[other])
+                    for outcome, other in zip(OUTCOMES, ("bi-encoder", "chance"), strict=True)
+                }
                 row["zero-shot"] = metrics.paired_bootstrap(zero, values[target]["bi-encoder"])
                 moved = values[target].get(f"from {source}, {queries}")
                 if moved is not None:
@@ -693,14 +711,16 @@ def _forecasts(rows: list[dict]) -> tuple[dict, list[dict]]:
     """How often a handful of labels and the distance of texts foretell who is harmed."""
     table, goals = {}, []
     for kind in KINDS:
-        for outcome in ("zero-shot", "tuned"):
+        for outcome in OUTCOMES:
             own = [row for row in rows if row["kind"] == kind and outcome in row]
             helped = [row[outcome]["difference"] > 0 for row in own]
             right = [
-                (row["foreseen"]["says"] == "helps") == good
+                (row["foreseen"][outcome]["says"] == "helps") == good
                 for row, good in zip(own, helped, strict=True)
             ]
-            sure = [ok for row, ok in zip(own, right, strict=True) if row["foreseen"]["sure"]]
+            sure = [
+                ok for row, ok in zip(own, right, strict=True) if row["foreseen"][outcome]["sure"]
+            ]
             clear = [
                 ok
                 for row, ok in zip(own, right, strict=True)
@@ -710,7 +730,7 @@ def _forecasts(rows: list[dict]) -> tuple[dict, list[dict]]:
                 {
                     **{name: [row[name] for row in own] for name in ("distance", "likeness")},
                     "gain": [row[outcome]["difference"] for row in own],
-                    "foreseen": [row["foreseen"]["difference"] for row in own],
+                    "foreseen": [row["foreseen"][outcome]["difference"] for row in own],
                 }
             )
             ranks = told.corr("spearman")["gain"]

@@ -262,12 +262,12 @@ def foreseen(moved: pd.Series, without: pd.Series) -> dict:
 
 def share_right(right: Sequence[bool]) -> dict:
     """The share of forecasts that came true, with an exact 95 % interval (Clopper & Pearson 1934);
-    0 to 1 where there is none."""
+    None, and 0 to 1, where there is no forecast."""
     from scipy.stats import binomtest
 
     n, k = len(right), int(np.sum(right))
     if n == 0:
-        return {"cases": 0, "share": float("nan"), "low": 0.0, "high": 1.0}
+        return {"cases": 0, "share": None, "low": 0.0, "high": 1.0}
     span = binomtest(k, n).proportion_ci()
     return {"cases": n, "share": k / n, "low": float(span.low), "high": float(span.high)}
 

@@ -46,7 +46,7 @@ def searched(seed: int) -> dict:
             "queries": queries,
             "distance": 1.0 + queries / 100,
             "likeness": 0.5 - queries / 100,
-            "foreseen": told,
+            "foreseen": {"zero-shot": told, "tuned": better},
             "zero-shot": outcome,
             "tuned": better,
         }
@@ -137,7 +137,8 @@ def test_forecasts_are_counted_right(record):
     assert zero["right"]["share"] == pytest.approx(2 / 3)
     assert zero["right where it was sure"]["share"] == 1
     assert zero["helped"]["share"] == 0
-    assert tuned["right"]["share"] == pytest.approx(1 / 3)
+    assert (tuned["right"]["cases"], tuned["right"]["share"]) == (6, 1)
+    assert tuned["right where it was sure"]["cases"] == 0
     own = [row for row in found["cases"] if row["kind"] == "recommendation"]
     assert {(row["source"], row["target"]) for row in own} == {("a", "gifts"), ("gifts", "a")}
     assert len(own) == 2 * len(SEEDS)
