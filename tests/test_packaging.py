@@ -53,6 +53,9 @@ ORDER = (
     "ecomkd.transfer",
     "ecomkd.live",
     "ecomkd.profiles",
+    "ecomkd.facts",
+    "ecomkd.generation",
+    "ecomkd.describe",
     "ecomkd.cli",
 )
 
@@ -93,7 +96,7 @@ def test_environment_yml_has_the_requirements_of_pyproject():
 
 def test_the_book_has_what_every_part_needs():
     extras = project()["optional-dependencies"]
-    for part in ("lora", "recommend", "search", "serve"):
+    for part in ("describe", "lora", "recommend", "search", "serve"):
         assert set(extras[part]) <= set(extras["book"])
 
 

@@ -1,0 +1,340 @@
+"""Descriptions: what a checker sees, what the guard lets through, and how the models learn."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ecomkd import describe, facts, generation, models
+from ecomkd.config import Profile
+from ecomkd.data import shop as simulated
+from ecomkd.facts import Fact, Product, Vocabulary
+
+TEXTS = [
+    "Product: desk lamp\nColour: Navy\nDescription: A navy desk lamp for late readers.",
+    "Product: tea pot\nMaterial: Steel\nDescription: A steel tea pot. It holds one litre.",
+    "Product: bath mat\nColour: Sand\nDescription: A soft mat of cotton, made for bathrooms.",
+]
+WORDS = Vocabulary(
+    {
+        ("colour", "blue"): ["Blue", "Navy", "Sky Blue"],
+        ("colour", "red"): ["Red", "Scarlet"],
+        ("material", "steel"): ["Stainless Steel", "steel"],
+        ("capacity", "2 L"): ["2 L", "2 litre"],
+        ("warmth", "soft"): ["soft"],
+        ("promise", "guarantee"): ["guarantee"],
+    }
+)
+POT = Product(
+    "p1",
+    "tea pot",
+    (Fact("colour", "blue", "Navy"), Fact("capacity", "2 L", "2L")),
+    ("Kind: red label",),
+)
+
+
+def profile(tmp_path, **changes) -> Profile:
+    return Profile.named(
+        "smoke", artifacts=tmp_path, device="cpu", precision="fp32", batch_size=4, **changes
+    )
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return generation.tiny(TEXTS * 3, tokens=400)
+
+
+# What a text says ---------------------------------------------------------------------------------
+
+
+def test_words_of_one_form_meet():
+    assert facts.words("Four Mugs, 12cm; GRAY glass") == ["4", "mug", "12", "cm", "grey", "glass"]
+
+
+def test_a_fact_is_named_by_any_word_for_its_value():
+    for text in ("In sky blue, 2 litres.", "A 2L pot in navy."):
+        assert not WORDS.check(text, POT).missing
+    assert [f.attribute for f in WORDS.check("A navy pot.", POT).missing] == ["capacity"]
+
+
+@pytest.mark.parametrize(
+    ("text", "denied", "invented"),
+    [
+        ("A scarlet pot.", ("scarlet",), ()),
+        ("A steel pot.", (), ("steel",)),
+        ("Stainless steel.", (), ("stainless steel",)),
+        ("It holds 3 litres.", ("3",), ()),
+        ("A two year guarantee.", (), ("guarantee",)),
+        ("A soft pot.", (), ()),  # everybody says so of everything
+        ("It has a red label.", (), ()),  # the record has these words
+    ],
+)
+def test_what_the_record_denies_and_what_it_does_not_have(text, denied, invented):
+    found = WORDS.check(text, POT)
+    assert (found.contradicted, found.invented) == (denied, invented)
+
+
+def test_a_number_is_invented_where_the_record_has_none():
+    bare = Product("p2", "mat", (Fact("colour", "red", "Red"),))
+    assert WORDS.check("A set of four.", bare).invented == ("4",)
+
+
+def test_the_plain_text_names_all_and_invents_nothing():
+    found = WORDS.check(facts.plain(POT), POT)
+    assert not found.missing and not found.wrong
+
+
+SENTENCES = st.sampled_from(
+    ["A navy pot.", "It is red.", "Made of steel.", "It holds 2 L!", "For tea.", "cut sho", "Sky."]
+)
+
+
+@given(st.lists(SENTENCES, max_size=6))
+def test_what_the_guard_lets_through_is_right_and_whole(said):
+    mended = facts.mend(" ".join(said), POT, WORDS)
+    right = [one for one in said if one in ("A navy pot.", "It holds 2 L!", "For tea.", "Sky.")]
+    cut = "cut sho" in said[:-1]  # runs into the sentence that follows it
+    if mended is None:
+        assert cut or not right
+    else:
+        found = WORDS.check(mended, POT)
+        assert not found.missing and not found.wrong and "cut sho" not in mended.split(". ")
+
+
+# What it is like ----------------------------------------------------------------------------------
+
+
+def test_repetition_is_the_share_of_runs_seen_before():
+    assert facts.repetition("a b c a b c") == pytest.approx(1 / 4)
+    assert facts.repetition("a b") == 0
+
+
+def test_reading_ease_of_a_sentence_counted_by_hand():
+    # 6 words, 1 sentence, 6 syllables.
+    assert facts.reading_ease("The cat sat on the mat.") == pytest.approx(206.835 - 6.09 - 84.6)
+
+
+def test_distance_is_zero_for_a_copy_and_one_without_a_common_run():
+    training = ["a navy pot for tea", "one two seven"]
+    near = facts.distance(["a navy pot for tea", "x y z", "a navy pot of tin"], training)
+    # One run of three in common, of 3 + 3 - 1.
+    assert near == pytest.approx([0, 1, 1 - 1 / 5])
+
+
+def test_measure_counts_by_product():
+    table = facts.measure(["A navy 2L pot.", "A steel pot."], [POT, POT], WORDS, ["x y z"])
+    assert table["named"].tolist() == [2, 0] and table["facts"].tolist() == [2, 2]
+    assert table["invented"].tolist() == [0, 1] and table["clean"].tolist() == [1, 0]
+
+
+# The shops ----------------------------------------------------------------------------------------
+
+
+def test_the_simulated_writer_names_every_fact_and_invents_none():
+    catalogue = simulated.generate(901, 300, 20, 6, 60).products
+    products = describe.shop_products(catalogue)
+    own = describe.shop_vocabulary()
+    checks = [own.check(p.written, p) for p in products if p.written]
+    assert 0.7 < len(checks) / len(products) < 0.9  # as many as the shop has descriptions
+    assert not any(check.missing or check.wrong for check in checks)
+    promised = describe.shop_products(catalogue, promises=True)
+    wrong = [bool(own.check(p.written, p).wrong) for p in promised if p.written]
+    assert 0.2 < np.mean(wrong) < 0.6
+
+
+def test_a_real_record_holds_what_its_text_says_unless_it_is_withheld():
+    row = {
+        "id": "a", "name": "Red Mug Set", "category": "housewares", "style": "kitchen",
+        "gender_affinity": None, "description": "Four red mugs of real porcelain.",
+    }  # fmt: skip
+    whole, bare = (
+        describe.store_products(pd.DataFrame([row]), withheld=withheld)[0]
+        for withheld in (False, True)
+    )
+    assert "Colour: red" in whole.record and "Number: four" in whole.record
+    own = describe.store_vocabulary()
+    assert not own.check(row["description"], whole).wrong
+    assert set(own.check(row["description"], bare).invented) == {"4", "porcelain"}
+
+
+def test_the_store_says_where_it_is_missing(monkeypatch, tmp_path):
+    monkeypatch.setenv("ECOMKD_REAL_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="ECOMKD_REAL_DATA"):
+        describe.read_store()
+
+
+# The generator ------------------------------------------------------------------------------------
+
+
+def test_a_trimmed_generator_reads_its_texts_as_before(tiny):
+    model, tokenizer = tiny
+    smaller, cut = generation.trim(model, tokenizer, TEXTS[:1])
+    assert len(cut) < len(tokenizer)
+    before, after = tokenizer(TEXTS[0])["input_ids"], cut(TEXTS[0])["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(before) == cut.convert_ids_to_tokens(after)
+    other = "Ünusual wörds, no loss: 東京"
+    assert cut.decode(cut(other)["input_ids"]) == other
+    names = cut.convert_ids_to_tokens(range(len(cut)))
+    old = tokenizer.convert_tokens_to_ids(names)
+    with torch.no_grad():
+        want = model(torch.tensor([before])).logits[..., old]
+        got = smaller(torch.tensor([after])).logits
+    torch.testing.assert_close(got, want)
+
+
+def test_a_student_has_the_layers_that_were_named(tiny):
+    model, _ = tiny
+    student = generation.build_student(model, (0, 4))
+    assert student.config.num_hidden_layers == 2
+    assert generation.parameters(student) < generation.parameters(model)
+    for mine, its in ((0, 0), (1, 4)):
+        torch.testing.assert_close(
+            student.model.layers[mine].state_dict(), model.model.layers[its].state_dict()
+        )
+    with pytest.raises(ValueError, match="0 to 5"):
+        generation.build_student(model, (0, 6))
+
+
+def test_a_low_rank_correction_changes_nothing_before_the_first_step(tiny):
+    model, tokenizer = tiny
+    ids = torch.tensor([tokenizer(TEXTS[0])["input_ids"]])
+    with torch.no_grad():
+        before = model(ids).logits
+        corrected = generation.build_low_rank(generation.copy.deepcopy(model), 2)
+        torch.testing.assert_close(corrected(ids).logits, before)
+    trained = {name for name, w in corrected.named_parameters() if w.requires_grad}
+    assert trained and all("lora_" in name for name in trained)
+
+
+def rows_of(tokenizer):
+    prompts, texts = zip(*(text.split(" A ", 1) for text in TEXTS), strict=True)
+    return generation.encode(tokenizer, prompts, [f"A {text}" for text in texts])
+
+
+def batch_of(rows, tokenizer):
+    return generation.Collator(tokenizer.pad_token_id)(list(rows))
+
+
+def test_the_loss_counts_the_tokens_of_the_description_alone():
+    logits = torch.arange(8.0).reshape(1, 4, 2)
+    labels = torch.tensor([[-100, -100, 1, 0]])
+    kept, wanted = generation.described(logits, labels)
+    assert kept.tolist() == [[2, 3], [4, 5]] and wanted.tolist() == [1, 0]
+
+
+def trainer(model, tokenizer, tmp_path, **options):
+    arguments = generation.distill.arguments(profile(tmp_path), tmp_path, 1, 1e-3)
+    return generation.WordLevelTrainer(model, args=arguments, train_dataset=None,
+                                       eval_dataset=[], **options)  # fmt: skip
+
+
+def test_without_a_teacher_the_loss_is_the_models_own(tiny, tmp_path):
+    model, tokenizer = tiny
+    batch = batch_of(rows_of(tokenizer), tokenizer)
+    found = trainer(model, tokenizer, tmp_path).compute_loss(model, batch)
+    torch.testing.assert_close(found, model(**batch).loss)
+
+
+def test_padding_changes_nothing(tiny, tmp_path):
+    model, tokenizer = tiny
+    rows = rows_of(tokenizer)
+    own = trainer(model, tokenizer, tmp_path)
+    tokens = [sum(label != -100 for label in row["labels"]) for row in rows]
+    apart = [own.compute_loss(model, batch_of([row], tokenizer)) for row in rows]
+    together = own.compute_loss(model, batch_of(rows, tokenizer))
+    mean = sum(n * loss for n, loss in zip(tokens, apart, strict=True)) / sum(tokens)
+    torch.testing.assert_close(together, mean)
+
+
+def test_a_teacher_that_agrees_adds_nothing_and_another_adds(tiny, tmp_path, monkeypatch):
+    model, tokenizer = tiny
+    monkeypatch.setattr(generation, "KEPT", len(tokenizer))
+    rows = rows_of(tokenizer)
+    other, _ = generation.tiny(TEXTS * 3, tokens=400, seed=1)
+    plain, soft = (trainer(model, tokenizer, tmp_path, alpha=a) for a in (0.0, 2.0))
+    same = batch_of(generation.teacher_tokens(rows, model, tokenizer, profile(tmp_path)), tokenizer)
+    model.train()  # evaluation leaves the teacher out
+    try:
+        hard = plain.compute_loss(model, same)
+        torch.testing.assert_close(soft.compute_loss(model, same), hard)
+        another = generation.teacher_tokens(rows, other, tokenizer, profile(tmp_path))
+        assert soft.compute_loss(model, batch_of(another, tokenizer)) > hard
+        with pytest.raises(ValueError, match="teacher_tokens"):
+            soft.compute_loss(model, batch_of(rows, tokenizer))
+    finally:
+        model.eval()
+
+
+def test_teacher_tokens_are_the_most_probable_ones(tiny, tmp_path):
+    model, tokenizer = tiny
+    row = rows_of(tokenizer).select([1])
+    found = generation.teacher_tokens(row, model, tokenizer, profile(tmp_path))[0]
+    ids = torch.tensor([row[0]["input_ids"]])
+    with torch.no_grad():
+        logits, labels = generation.described(model(ids).logits, torch.tensor([row[0]["labels"]]))
+    best = logits.log_softmax(-1).topk(generation.KEPT)
+    assert found["top_tokens"] == best.indices.tolist() and len(labels) == len(best.indices)
+    assert np.allclose(found["top_logits"], best.values, atol=1e-5)
+
+
+def test_a_text_does_not_depend_on_what_is_written_beside_it(tiny, tmp_path):
+    model, tokenizer = tiny
+    prompts = ["Product: lamp", "Product: a tea pot of steel\nColour: Sand", "Mat"]
+    settings = {"max_new_tokens": 6}
+    together, count = generation.generate(model, tokenizer, prompts, profile(tmp_path), **settings)
+    apart = [
+        generation.generate(model, tokenizer, [prompt], profile(tmp_path), **settings)
+        for prompt in prompts
+    ]
+    assert together == [text for (text,), _ in apart]
+    assert count == sum(n for _, n in apart) <= 18
+    drawn = [
+        generation.generate(model, tokenizer, prompts, profile(tmp_path), sampled=3, **settings)
+        for _ in range(2)
+    ]
+    assert drawn[0] == drawn[1] != (together, count)
+
+
+def test_a_missing_or_changed_package_is_named(monkeypatch, tmp_path):
+    with monkeypatch.context() as patch, pytest.raises(models.ModelError, match="--no-deps"):
+        patch.setattr(generation.importlib.util, "find_spec", lambda name: None)
+        generation.load()
+    (tmp_path / generation._FILE).write_bytes(b"nothing")
+    spec = type("Spec", (), {"origin": str(tmp_path / "__init__.py")})
+    monkeypatch.setattr(generation.importlib.util, "find_spec", lambda name: spec)
+    with pytest.raises(models.ModelError, match="SHA-256"):
+        generation.load()
+
+
+# The whole of it ----------------------------------------------------------------------------------
+
+
+def test_teacher_and_students_are_made_once(tmp_path):
+    task = describe.shop(profile(tmp_path), described=8, undescribed=4, validation=4, test=4)
+    ids = [p.product_id for part in (task.train, task.undescribed, task.validation, task.test)
+           for p in part]  # fmt: skip
+    assert len(set(ids)) == len(ids) and not any(p.written for p in task.undescribed)
+    tutor = describe.teacher(task)
+    assert describe.teacher(task) == tutor
+    students = {
+        describe.student(task),
+        describe.student(task, soft=True),
+        describe.student(task, "teacher", more=True),
+    }
+    assert len(students) == 3
+    sizes = [generation.parameters(generation.load(str(f))[0]) for f in (tutor, *students)]
+    assert len(set(sizes[1:])) == 1 and sizes[1] < sizes[0]
+    steps = {json.loads((f / "training.json").read_text())[-1]["step"] for f in students}
+    assert len(steps) == 1  # more products are no more steps
+    assert len(describe.write(tutor, task.test, task)) == len(describe.prompted(task, 1)) == 4
+    with pytest.raises(ValueError, match="more with teacher alone"):
+        describe.student(task, more=True)
+
+
+def test_too_few_products_are_named():
+    with pytest.raises(ValueError, match="set smaller parts"):
+        describe.task([POT], WORDS, Profile.named("smoke"))
