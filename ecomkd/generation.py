@@ -68,6 +68,7 @@ def load(name: str = "smollm2") -> tuple[nn.Module, PreTrainedTokenizerFast]:
         ) from error
     settings = found.config.to_dict()
     settings.pop("quantization_config", None)
+    settings["use_cache"] = True  # training switches it off, and it stays off in what is saved
     model = type(found)(type(found.config).from_dict(settings))
     model.load_state_dict(found.state_dict())
     tokenizer.padding_side = "left"
@@ -321,7 +322,7 @@ def generate(
     profile: Profile,
     *,
     max_new_tokens: int = 110,
-    batch_size: int = 32,
+    batch_size: int = 64,
     sampled: int | None = None,
     message: str | None = None,
 ) -> tuple[list[str], int]:

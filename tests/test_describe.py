@@ -328,6 +328,7 @@ def test_teacher_and_students_are_made_once(tmp_path):
     assert len(students) == 3
     sizes = [generation.parameters(generation.load(str(f))[0]) for f in (tutor, *students)]
     assert len(set(sizes[1:])) == 1 and sizes[1] < sizes[0]
+    assert generation.load(str(tutor))[0].config.use_cache
     steps = {json.loads((f / "training.json").read_text())[-1]["step"] for f in students}
     assert len(steps) == 1  # more products are no more steps
     assert len(describe.write(tutor, task.test, task)) == len(describe.prompted(task, 1)) == 4
