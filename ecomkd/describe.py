@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ecomkd import distill, facts, generation, losses, models
+from ecomkd import distill, facts, generation, losses, models, pipeline
 from ecomkd.artifacts import digest, stage, write_text
 from ecomkd.config import Profile
 from ecomkd.data import shop as simulated
@@ -392,7 +392,6 @@ def _key(of: Task) -> str:
 
 
 def _stage(name: str, of: Task, parts: list, make) -> Path:
-    precision, device = models.precision(of.profile), models.device(of.profile).type
-    common = [of.profile.seed, of.profile.batch_size, precision, device]
+    common = pipeline.settings_of(of.profile)
     code = digest(distill, facts, losses, models, generation, sys.modules[__name__])
     return stage(name, [parts, common, code], make, of.profile.artifacts)
