@@ -755,12 +755,13 @@ def fit(
     """Train `model` on `rows` and save the best of it into `folder`, as `distill.fit` does.
 
     The best is the one with the highest recall@10 from day `start` on, of five looks. What is
-    trained on are the `fitted` items; the others are ranked all the same.
+    trained on are the `fitted` items; the others are ranked all the same. Computes in float32
+    in all profiles: half precision does not tell the log-odds of thousands of items apart.
     """
     trainer = RankingTrainer(
         model,
         args=distill.arguments(
-            replace(profile, batch_size=1),
+            replace(profile, batch_size=1, precision="fp32"),
             folder,
             max(1, round(passes * len(rows))),
             learning_rate,
@@ -793,10 +794,9 @@ def train(
     With the folder of a `teacher`, a BasketTransformer of the same items, it is distilled from it:
     from the order of the teacher's `depth` best items, with the weight `alpha`, and if `further`,
     on the `unlabelled` days too. `changes` replace settings of `RECIPES`. Made once, then found
-    among the artefacts. Trained in float32 whatever the profile says: half precision does not tell
-    the log-odds of thousands of items apart.
+    among the artefacts.
     """
-    profile = replace(profile, precision="fp32")
+    profile = replace(profile, precision="fp32")  # as `fit` does: one artefact for all precisions
     settings = {**RECIPES[kind], **changes}
     lesson = teacher and [alpha, depth, further, pipeline.identity(teacher)]
 
