@@ -14,7 +14,6 @@ test days and test queries. A run that is started again finds its models among t
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 import warnings
@@ -31,7 +30,6 @@ from threadpoolctl import threadpool_limits
 
 import seeds as seeds_of
 from ecomkd import baselines, bench, features, metrics, pipeline, recommend, report, transfer
-from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
 from ecomkd.data import journey, retail, sources
 from ecomkd.data import shop as simulated
@@ -596,7 +594,7 @@ def _recommendation(parts: list[dict]) -> tuple[dict, list[dict]]:
             span = minus[measure][place]
             goals.append(
                 report.goal(
-                    f"{told} minus without", span["difference"], span["low"], span["high"],
+                    f"{told} minus without", *seeds_of.ends(span),
                     "above 0, interval excluding 0", span["low"] > 0,
                 )
             )  # fmt: skip
@@ -604,7 +602,7 @@ def _recommendation(parts: list[dict]) -> tuple[dict, list[dict]]:
             goals.append(
                 report.goal(
                     f"{told}, worth in further target baskets",
-                    gained["value"], gained["low"], gained["high"],
+                    *seeds_of.ends(gained, "value"),
                     "above 0, interval excluding 0", gained["low"] > 0,
                 )
             )  # fmt: skip
@@ -675,7 +673,7 @@ def _search(parts: list[dict]) -> tuple[dict, list[dict]]:
             goals.append(
                 report.goal(
                     f"{target}: nDCG@10, student of both teachers minus student of its own",
-                    span["difference"], span["low"], span["high"], "at least -0.01",
+                    *seeds_of.ends(span), "at least -0.01",
                     span["difference"] >= -0.01,
                 )
             )  # fmt: skip
@@ -684,7 +682,7 @@ def _search(parts: list[dict]) -> tuple[dict, list[dict]]:
             goals.append(
                 report.goal(
                     f"{target}: nDCG@10 after {MIDDLE} queries, from {other} minus alone",
-                    span["difference"], span["low"], span["high"],
+                    *seeds_of.ends(span),
                     "above 0, interval excluding 0", span["low"] > 0,
                 )
             )  # fmt: skip
@@ -747,7 +745,7 @@ def _forecasts(rows: list[dict]) -> tuple[dict, list[dict]]:
             goals.append(
                 report.goal(
                     f"{kind}, {outcome}: share of forecasts that came true",
-                    share["share"], share["low"], share["high"], f"at least {SURE}",
+                    *seeds_of.ends(share, "share"), f"at least {SURE}",
                     share["share"] >= SURE,
                 )
             )  # fmt: skip
@@ -772,17 +770,9 @@ KINDS = {"recommendation": recommendation, "search": search}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="From one shop to another.")
-    parser.add_argument("kind", nargs="?", choices=KINDS, help="what --seeds measures")
-    arguments = seeds_of.arguments_of(parser, "cross_platform", RECORDED)
-    if arguments.seeds and not arguments.kind:
-        parser.error("give recommendation or search with --seeds")
-    folder = arguments.folder
-    for seed in arguments.seeds:
-        seeds_of.write(folder / arguments.kind, seed, KINDS[arguments.kind](seed))
-    if arguments.scale:
-        write_text(folder / "scale.json", json.dumps(scale()))
-    if arguments.merge:
-        merge(folder, arguments.out)
+    arguments = seeds_of.arguments_of(parser, "cross_platform", RECORDED, tuple(KINDS))
+    measure = KINDS.get(arguments.kind)
+    seeds_of.run(arguments, measure, scale, merge, arguments.kind or "")
 
 
 if __name__ == "__main__":

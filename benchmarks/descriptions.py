@@ -12,7 +12,6 @@ that no model has seen; all models write greedily. `--scale` needs the models of
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 
@@ -21,7 +20,6 @@ import pandas as pd
 
 import seeds as seeds_of
 from ecomkd import bench, describe, facts, generation, metrics, report
-from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
 from ecomkd.data import shop as simulated
 from ecomkd.describe import Task
@@ -346,17 +344,9 @@ KINDS = {"shop": shop, "store": store}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Product descriptions.")
-    parser.add_argument("kind", nargs="?", choices=KINDS, help="what --seeds measures")
-    arguments = seeds_of.arguments_of(parser, "descriptions", RECORDED)
-    if arguments.seeds and not arguments.kind:
-        parser.error("give shop or store with --seeds")
-    folder = arguments.folder
-    for seed in arguments.seeds:
-        seeds_of.write(folder / arguments.kind, seed, KINDS[arguments.kind](seed))
-    if arguments.scale:
-        write_text(folder / "scale.json", json.dumps(scale()))
-    if arguments.merge:
-        merge(folder, arguments.out)
+    arguments = seeds_of.arguments_of(parser, "descriptions", RECORDED, tuple(KINDS))
+    measure = KINDS.get(arguments.kind)
+    seeds_of.run(arguments, measure, scale, merge, arguments.kind or "")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ students of the shops are found among the artefacts where they have been trained
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,7 +26,6 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 import seeds as seeds_of
 from ecomkd import bench, features, metrics, pipeline, profiles, recommend, report
-from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
 from ecomkd.data import journey, sources
 from ecomkd.data import shop as simulated
@@ -297,7 +295,7 @@ def _people(parts: list[dict]) -> tuple[dict, list[dict]]:
     kids, told = minus["kids"], "log loss of kids, {} minus {}"
     goals = [
         report.goal(
-            told.format(a, b), *_span(kids[f"{a} - {b}"]), "below 0, interval excluding 0",
+            told.format(a, b), *seeds_of.ends(kids[f"{a} - {b}"]), "below 0, interval excluding 0",
             kids[f"{a} - {b}"]["high"] < 0,
         )
         for a, b in (("text", "majority"), ("text", "counts"), (BOTH, "tf-idf"))
@@ -314,8 +312,8 @@ def _people(parts: list[dict]) -> tuple[dict, list[dict]]:
     cost = metrics.paired_bootstrap(read[READINGS[1]], read[READINGS[0]])
     goals.append(
         report.goal(
-            "recall@10 of buy it again, without sensitive purchases minus with", *_span(cost),
-            "at least -0.02", cost["difference"] >= -0.02,
+            "recall@10 of buy it again, without sensitive purchases minus with",
+            *seeds_of.ends(cost), "at least -0.02", cost["difference"] >= -0.02,
         )
     )  # fmt: skip
     data = {
@@ -428,10 +426,10 @@ def _shop(parts: list[dict]) -> tuple[dict, list[dict]]:
     goals = [
         report.goal(
             f"nDCG@10 per shopper, profile of {max(PURCHASES)} purchases minus none",
-            *_span(lifted), "above 0, interval excluding 0", lifted["low"] > 0,
+            *seeds_of.ends(lifted), "above 0, interval excluding 0", lifted["low"] > 0,
         ),
         report.goal(
-            "nDCG@10 per shopper, new shopper minus none", *_span(new), "0, exactly",
+            "nDCG@10 per shopper, new shopper minus none", *seeds_of.ends(new), "0, exactly",
             new["low"] == new["high"] == 0,
         ),
     ]  # fmt: skip
@@ -448,26 +446,14 @@ def _interval(table: pd.DataFrame, name: str) -> dict:
     return metrics.bootstrap_of_means(table, itemgetter(name))
 
 
-def _span(found: dict) -> tuple[float, float, float]:
-    return found["difference"], found["low"], found["high"]
-
-
 KINDS = {"people": people, "shop": shop}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="User profiles.")
-    parser.add_argument("kind", nargs="?", choices=KINDS, help="what --seeds measures")
-    arguments = seeds_of.arguments_of(parser, "profiles", RECORDED)
-    if arguments.seeds and not arguments.kind:
-        parser.error("give people or shop with --seeds")
-    folder = arguments.folder
-    for seed in arguments.seeds:
-        seeds_of.write(folder / arguments.kind, seed, KINDS[arguments.kind](seed))
-    if arguments.scale:
-        write_text(folder / "scale.json", json.dumps(scale()))
-    if arguments.merge:
-        merge(folder, arguments.out)
+    arguments = seeds_of.arguments_of(parser, "profiles", RECORDED, tuple(KINDS))
+    measure = KINDS.get(arguments.kind)
+    seeds_of.run(arguments, measure, scale, merge, arguments.kind or "")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ learnt. Tables of items are made anew every night, but for the row that says oth
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -28,7 +27,6 @@ from threadpoolctl import threadpool_limits
 
 import seeds as seeds_of
 from ecomkd import bench, features, live, metrics, recommend, report
-from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
 from ecomkd.data import journey
 from ecomkd.data.baskets import HORIZON, Baskets
@@ -398,7 +396,6 @@ def _goals(data: dict) -> list[dict]:
     share = whole["answer p50_ms"] / whole["teacher p50_ms"]
     differ = max(part["differ"] for part in data["kill"])
     more = data["heads"]["0"]["minus"][f"{LIVE} − {NIGHTLY}"]
-    ends = more["difference"], more["low"], more["high"]
     return [
         report.goal(
             "updates of the state a second, each written to the log, one core",
@@ -411,7 +408,7 @@ def _goals(data: dict) -> list[dict]:
         report.goal("p50 wait, of the live student against its teacher, one core",
                     share, share, share, "at most 0.2", share <= 0.2),
         report.goal("recall@10 of the next basket, live minus nightly",
-                    *ends, "at least 0", more["difference"] >= 0),
+                    *seeds_of.ends(more), "at least 0", more["difference"] >= 0),
         report.goal("users whose scores differ after a kill and a replay",
                     differ, differ, differ, "0", differ == 0),
     ]  # fmt: skip
@@ -420,13 +417,7 @@ def _goals(data: dict) -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Recommendation while the shop is open.")
     arguments = seeds_of.arguments_of(parser, "real_time", RECORDED)
-    folder = arguments.folder
-    for seed in arguments.seeds:
-        seeds_of.write(folder, seed, measure(seed))
-    if arguments.scale:
-        write_text(folder / "scale.json", json.dumps(scale()))
-    if arguments.merge:
-        merge(folder, arguments.out)
+    seeds_of.run(arguments, measure, scale, merge)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,6 @@ from sklearn.preprocessing import normalize
 
 import seeds as seeds_of
 from ecomkd import bench, features, metrics, recommend, report
-from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
 from ecomkd.data import journey, retail
 from ecomkd.data.baskets import Baskets, sample
@@ -347,11 +346,11 @@ def _goals(shop: str, recall: pd.DataFrame, cold: pd.DataFrame, rows: dict) -> l
     goals = [
         report.goal(
             f"{shop}: share of the teacher's recall@10 that the distilled student keeps",
-            *_span(kept, "value"), "at least 0.97", kept["value"] >= 0.97,
+            *seeds_of.ends(kept, "value"), "at least 0.97", kept["value"] >= 0.97,
         ),
         report.goal(
             f"{shop}: recall@10, distilled minus undistilled",
-            *_span(more, "difference"), "above 0, interval excluding 0", more["low"] > 0,
+            *seeds_of.ends(more), "above 0, interval excluding 0", more["low"] > 0,
         ),
     ]  # fmt: skip
     goals += [
@@ -364,14 +363,10 @@ def _goals(shop: str, recall: pd.DataFrame, cold: pd.DataFrame, rows: dict) -> l
         goals.append(
             report.goal(
                 f"{shop}: cold items, recall@10, {one} minus {other}",
-                *_span(span, "difference"), "above 0, interval excluding 0", span["low"] > 0,
+                *seeds_of.ends(span), "above 0, interval excluding 0", span["low"] > 0,
             )
         )  # fmt: skip
     return goals
-
-
-def _span(found: dict, middle: str) -> tuple[float, float, float]:
-    return found[middle], found["low"], found["high"]
 
 
 def main() -> None:
@@ -379,14 +374,12 @@ def main() -> None:
     parser.add_argument("source", nargs="?", default="journey", help="journey, or a path")
     parser.add_argument("--untimed", type=int, nargs="*", default=[], help="seeds without times")
     arguments = seeds_of.arguments_of(parser, "recommendation", RECORDED)
-    folder, source = arguments.folder, Path(arguments.source).name
-    for seed in arguments.seeds:
-        measured = {"source": source, **measure(arguments.source, seed)}
-        seeds_of.write(folder / source, seed, measured)
-    if arguments.scale:
-        write_text(folder / "scale.json", json.dumps(scale()))
-    if arguments.merge:
-        merge(folder, arguments.out, arguments.untimed)
+    source = Path(arguments.source).name
+
+    def measured(seed: int) -> dict:
+        return {"source": source, **measure(arguments.source, seed)}
+
+    seeds_of.run(arguments, measured, scale, partial(merge, untimed=arguments.untimed), source)
 
 
 if __name__ == "__main__":

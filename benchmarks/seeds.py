@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -34,12 +34,17 @@ def read(folder: Path, same: Sequence[str]) -> list[dict]:
     return parts
 
 
-def arguments_of(parser: argparse.ArgumentParser, name: str, out: Path) -> argparse.Namespace:
+def arguments_of(
+    parser: argparse.ArgumentParser, name: str, out: Path, kinds: Sequence[str] = ()
+) -> argparse.Namespace:
     """What the command line says, the parser's own arguments and those of each script that measures
-    seeds and sizes and merges them. `folder` is that of `name` among the artefacts by default.
+    seeds and sizes and merges them. `folder` is that of `name` among the artefacts by default; of
+    several `kinds` of measurement, `kind` says which.
 
-    Exits with one sentence where there is nothing to do.
+    Exits with one sentence where there is nothing to do, or no kind to do.
     """
+    if kinds:
+        parser.add_argument("kind", nargs="?", choices=kinds, help="what --seeds measures")
     parser.add_argument("--seeds", type=int, nargs="*", default=[], help="to measure, in turn")
     parser.add_argument("--scale", action="store_true", help="cost against size")
     parser.add_argument("--folder", type=Path, help="of the single seeds' files")
@@ -48,8 +53,32 @@ def arguments_of(parser: argparse.ArgumentParser, name: str, out: Path) -> argpa
     arguments = parser.parse_args()
     if not (arguments.seeds or arguments.scale or arguments.merge):
         parser.error("give --seeds, --scale, --merge, or several of them")
+    if kinds and arguments.seeds and not arguments.kind:
+        parser.error(f"give {' or '.join(kinds)} with --seeds")
     arguments.folder = arguments.folder or Profile.named().artifacts / name
     return arguments
+
+
+def run(
+    arguments: argparse.Namespace,
+    measure: Callable[[int], dict] | None,
+    scale: Callable[[], list[dict]],
+    merge: Callable[[Path, Path], None],
+    part: str = "",
+) -> None:
+    """Do what the `arguments_of` a script ask for: measure each seed into its own file, below
+    `part` of the folder, then the sizes, then merge all files."""
+    for seed in arguments.seeds:
+        write(arguments.folder / part, seed, measure(seed))
+    if arguments.scale:
+        write_text(arguments.folder / "scale.json", json.dumps(scale()))
+    if arguments.merge:
+        merge(arguments.folder, arguments.out)
+
+
+def ends(found: dict, middle: str = "difference") -> tuple[float, float, float]:
+    """A measured value and the ends of its interval, as `report.goal` takes them."""
+    return found[middle], found["low"], found["high"]
 
 
 def write(folder: Path, seed: int, measured: dict) -> None:
