@@ -1,0 +1,101 @@
+"""The script that measures descriptions, with tiny models, and the record it writes."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny_baskets
+
+import descriptions as script
+from ecomkd import describe
+from ecomkd.config import Profile
+
+SEEDS = (0, 1)
+STUDENT, MORE = "student", "student, teacher's text, more products"
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("descriptions")
+    out, parts, named = folder / "descriptions.json", folder / "parts", Profile.named
+
+    def tiny(name=None, seed=0):
+        return named("smoke", seed=seed, artifacts=folder, device="cpu", precision="fp32")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Profile, "named", tiny)
+        # The demo store is not in every copy; a shop of another size stands for it.
+        patch.setattr(
+            describe,
+            "store",
+            lambda profile, withheld=False: describe.shop(profile, promises=withheld, test=4),
+        )
+        patch.setattr(script, "SHARES", (0.5, 1.0))
+        patch.setattr(script, "WRITTEN", (1, 2))
+        seeds = " ".join(map(str, SEEDS))
+        lines = [f"{kind} --seeds {seeds}" for kind in script.KINDS]
+        for line in (*lines, "--scale", f"--merge --out {out}"):
+            tiny_baskets.call(patch, script, f"{line} --folder {parts}")
+    told = {
+        kind: [json.loads((parts / kind / f"seed{seed}.json").read_text("utf-8")) for seed in SEEDS]
+        for kind in script.KINDS
+    }
+    return json.loads(out.read_text(encoding="utf-8")), told
+
+
+def test_recall_counts_facts_and_rates_count_texts(record):
+    told, parts = record[0]["data"]["shop"], record[1]["shop"]
+    assert told["products"] == len({one for part in parts for one in part["product"]})
+    for name, own in told["rows"].items():
+        counts = [part["rows"][name] for part in parts]
+        named, facts = (sum(np.sum(one[key]) for one in counts) for key in ("named", "facts"))
+        assert own["recall"]["value"] == pytest.approx(named / facts)
+        invented = np.concatenate([one["invented"] for one in counts])
+        assert own["invented"]["value"] == pytest.approx(invented.mean())
+        assert own["invented"]["low"] <= invented.mean() <= own["invented"]["high"]
+
+
+def test_the_plain_list_and_the_simulated_writer_are_clean_and_the_guard_makes_all_so(record):
+    rows = record[0]["data"]["shop"]["rows"]
+    assert rows["record"]["clean"]["value"] == rows["written"]["clean"]["value"] == 1
+    assert {row["guarded"]["clean"]["value"] for row in rows.values()} == {1.0}
+    assert rows["teacher"]["clean"]["value"] == 0  # a tiny random model names nothing
+    assert rows["teacher"]["mended"]["value"] + rows["teacher"]["refused"]["value"] == 1
+
+
+def test_differences_are_those_of_the_rows_on_the_same_products(record):
+    data = record[0]["data"]["store"]
+    for a, b in (("teacher", "prompted"), (MORE, STUDENT)):
+        for measure in ("recall", "invented", "clean"):
+            found = data["minus"][f"{a} - {b}"][measure]
+            rows = data["rows"]
+            assert found["value"] == pytest.approx(
+                rows[a][measure]["value"] - rows[b][measure]["value"]
+            )
+            assert found["low"] <= found["value"] <= found["high"]
+
+
+def test_promises_are_inventions_unless_the_record_has_them(record):
+    rows = record[0]["data"]["shop"]["rows"]
+    assert rows["written, beyond the record"]["invented"]["value"] > 0.2
+
+
+def test_goals_say_what_the_rows_say(record):
+    goals, data = {goal["name"]: goal for goal in record[0]["goals"]}, record[0]["data"]
+    for kind in script.KINDS:
+        own = data[kind]["minus"]["teacher - prompted"]["recall"]
+        goal = goals[f"{kind}: attribute recall, teacher minus prompted"]
+        assert (goal["value"], goal["low"]) == (own["value"], own["low"])
+        assert goal["met"] == (own["low"] > 0)
+        caught = data[kind]["planted"]["caught"]
+        goal = goals[f"{kind}: planted wrong values that are caught"]
+        assert goal["met"] == (caught["low"] >= 0.95)
+
+
+def test_cost_is_told_by_number_of_texts(record):
+    cost = record[0]["data"]["scale"]
+    assert [row["products"] for row in cost["sizes"]] == sorted(
+        row["products"] for row in cost["sizes"]
+    )
+    assert {one["model"] for one in cost["writing"]} == {"teacher", "student"}
+    assert all(len(one["seconds"]) == len(one["tokens"]) == 2 for one in cost["writing"])
