@@ -338,6 +338,19 @@ def _known(baskets: Baskets, day: int) -> np.ndarray:
     return np.unique(baskets.between(0, day)["user"])
 
 
+def _with_a_purchase(rows: Dataset, baskets: Baskets, candidates: torch.Tensor) -> Dataset:
+    """`rows` without those that are labelled and of which no user buys a candidate: in a small shop
+    some buy rare items alone, which have no log-odds to learn."""
+    bought = {day: targets(baskets, day) for day in set(rows["day"])}
+    wanted = candidates.cpu().numpy()
+
+    def learnable(day: int, users: list[int], labelled: bool) -> bool:
+        return not labelled or any(np.isin(bought[day][user], wanted).any() for user in users)
+
+    kept = map(learnable, rows["day"], rows["users"], rows["labelled"])
+    return rows.select(np.flatnonzero(list(kept)))
+
+
 def _in_groups(
     days: range, users: list[np.ndarray], size: int, seed: int, labelled: bool
 ) -> Dataset:
@@ -758,6 +771,8 @@ def fit(
     trained on are the `fitted` items; the others are ranked all the same. Computes in float32
     in all profiles: half precision does not tell the log-odds of thousands of items apart.
     """
+    candidates = fitted(model.items, start)
+    rows = _with_a_purchase(rows, model.items.baskets, candidates)
     trainer = RankingTrainer(
         model,
         args=distill.arguments(
@@ -770,7 +785,7 @@ def fit(
         train_dataset=rows,
         eval_dataset=rows,  # the library asks for one; `evaluate` reads the baskets
         reader=Reader(model.items.baskets),
-        candidates=fitted(model.items, start),
+        candidates=candidates,
         start=start,
         **distillation,
     )

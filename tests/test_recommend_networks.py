@@ -248,6 +248,19 @@ def trained(items, folder, profile, kind=recommend.DecayedMeans, rows=None, pass
     return model, rows, log
 
 
+def test_rows_of_whom_nobody_buys_a_common_item_are_left_out(
+    items, baskets, profile, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(recommend, "BUYERS", USERS)  # common is what all have bought
+    common = set(recommend.fitted(items, START).tolist())
+    rows = recommend.occasions(baskets, 40, START, 1, 0)
+    week = [recommend.targets(baskets, row["day"])[row["users"][0]] for row in rows]
+    learnable = sum(not common.isdisjoint(own.tolist()) for own in week)
+    assert 0 < learnable < len(rows)
+    _, _, log = trained(items, tmp_path, profile, rows=rows, passes=1)
+    assert log[-1]["step"] == learnable
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_lowers_the_loss_and_keeps_the_best(kind, items, baskets, profile, tmp_path):
     model, _, log = trained(items, tmp_path, profile, kind)
