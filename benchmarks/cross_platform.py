@@ -759,7 +759,7 @@ def _costs(rows: list[dict]) -> list[dict]:
     times = own["items"] / one["items"]
     return [
         report.goal(
-            f"time of a step of training at {times:.0f} times the items, over that at once them",
+            f"time of a step of training at {times:.0f} times the items, in units of that at one",
             ratio, ratio, ratio, f"at most {times:.0f}", ratio <= times,
         )
     ]  # fmt: skip
