@@ -572,7 +572,7 @@ def _recommendation(parts: list[dict]) -> tuple[dict, list[dict]]:
         points.append(row)
     counts = [row["baskets"] for row in points]
     minus, worths, goals = {}, {}, []
-    for measure in ("recall", "new_recall"):
+    for measure, called in (("recall", "recall@10"), ("new_recall", "recall@10 of new items")):
         curves = {
             name: pd.concat(
                 [tables[place, measure][_at(name, place)] for place in range(len(points))],
@@ -590,7 +590,7 @@ def _recommendation(parts: list[dict]) -> tuple[dict, list[dict]]:
             for place in range(len(points))
         ]
         for place in (0, 1):
-            told = f"{measure}@10 at {counts[place]:.0f} target baskets, with transfer"
+            told = f"{called} at {counts[place]:.0f} target baskets, with transfer"
             span = minus[measure][place]
             goals.append(
                 report.goal(

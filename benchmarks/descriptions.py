@@ -221,14 +221,13 @@ def merge(folder: Path, out: Path) -> None:
         parts[kind] = seeds_of.read(folder / kind, ("profile", "scale"))
         data[kind], own = merged(kind, parts[kind])
         goals += own
-    seeds = [part["seed"] for part in parts["shop"]]
     data["scale"] = seeds_of.sizes(folder)[0]
-    listed = " ".join(map(str, seeds))
+    seeds = {kind: [part["seed"] for part in own] for kind, own in parts.items()}
+    calls = [f"{kind} --seeds {' '.join(map(str, own))}" for kind, own in seeds.items()]
     report.write_recorded(
         out,
-        command=f"python benchmarks/descriptions.py shop --seeds {listed} && "
-        f"python benchmarks/descriptions.py store --seeds {listed} --scale --merge",
-        seeds=seeds,
+        command=f"python benchmarks/descriptions.py {', '.join(calls)}, --scale, --merge",
+        seeds=sorted({seed for own in seeds.values() for seed in own}),
         hardware=parts["shop"][0]["hardware"],
         generator=simulated.generator_hash(),
         data=data,
@@ -262,6 +261,7 @@ def merged(kind: str, parts: list[dict]) -> tuple[dict, list[dict]]:
         for name in parts[0]["speed"]
     }
     data = {
+        "seeds": [part["seed"] for part in parts],
         "products": len(tables[small]),
         "rows": rows,
         "minus": minus,
