@@ -539,12 +539,10 @@ def merge(folder: Path, out: Path) -> None:
     ]
     data["forecasts"], last = _forecasts(rows)
     data["scale"] = seeds_of.sizes(folder)
-    seeds = {kind: [part["seed"] for part in own] for kind, own in parts.items()}
-    calls = ", ".join(f"{kind} --seeds {' '.join(map(str, own))}" for kind, own in seeds.items())
     report.write_recorded(
         out,
-        command=f"python benchmarks/cross_platform.py {calls}, --scale, --merge",
-        seeds=[seed for own in seeds.values() for seed in own],
+        command=seeds_of.command("cross_platform", parts),
+        seeds=[part["seed"] for own in parts.values() for part in own],
         hardware=parts["recommendation"][0]["hardware"],
         generator=simulated.generator_hash(),
         data=data,

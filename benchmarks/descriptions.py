@@ -222,12 +222,10 @@ def merge(folder: Path, out: Path) -> None:
         data[kind], own = merged(kind, parts[kind])
         goals += own
     data["scale"] = seeds_of.sizes(folder)[0]
-    seeds = {kind: [part["seed"] for part in own] for kind, own in parts.items()}
-    calls = [f"{kind} --seeds {' '.join(map(str, own))}" for kind, own in seeds.items()]
     report.write_recorded(
         out,
-        command=f"python benchmarks/descriptions.py {', '.join(calls)}, --scale, --merge",
-        seeds=sorted({seed for own in seeds.values() for seed in own}),
+        command=seeds_of.command("descriptions", parts),
+        seeds=sorted({part["seed"] for own in parts.values() for part in own}),
         hardware=parts["shop"][0]["hardware"],
         generator=simulated.generator_hash(),
         data=data,

@@ -265,11 +265,9 @@ def merge(folder: Path, out: Path) -> None:
         goals += own
     data["scale"] = sizes
     seeds = [part["seed"] for part in parts["people"]]
-    given = " ".join(map(str, seeds))
     report.write_recorded(
         out,
-        command=f"python benchmarks/profiles.py people --seeds {given}, shop --seeds {given}, "
-        "--scale, --merge",
+        command=seeds_of.command("profiles", parts),
         seeds=seeds,
         hardware=parts["people"][0]["hardware"],
         generator=simulated.generator_hash(),

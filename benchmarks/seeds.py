@@ -76,6 +76,13 @@ def run(
         merge(arguments.folder, arguments.out)
 
 
+def command(script: str, parts: dict[str, list[dict]]) -> str:
+    """The call of a script that remakes the record of these files, which are given by kind."""
+    calls = [f"{kind} --seeds {' '.join(str(one['seed']) for one in own)}"
+             for kind, own in parts.items()]  # fmt: skip
+    return f"python benchmarks/{script}.py {', '.join(calls)}, --scale, --merge"
+
+
 def ends(found: dict, middle: str = "difference") -> tuple[float, float, float]:
     """A measured value and the ends of its interval, as `report.goal` takes them."""
     return found[middle], found["low"], found["high"]

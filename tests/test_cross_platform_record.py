@@ -1,6 +1,5 @@
 """The script that measures transfer between shops, on made-up ones, and the record it writes."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -63,7 +62,6 @@ def record(tmp_path_factory):
     baskets = tiny_baskets.shop()
     departments = np.where(np.arange(len(baskets.items)) % 2, "A", "B")
     baskets = replace(baskets, items=baskets.items.assign(department=departments))
-    out, parts = folder / "cross_platform.json", folder / "parts"
     (folder / "online_retail").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         tiny_baskets.shrink(patch, script, baskets, folder)
@@ -75,15 +73,7 @@ def record(tmp_path_factory):
             patch.setattr(script, name, 10)
         patch.setattr(transfer, "STEPS", 2)
         patch.setattr(script, "KINDS", {**script.KINDS, "search": searched})
-        seeds = " ".join(map(str, SEEDS))
-        lines = [f"{kind} --seeds {seeds}" for kind in script.KINDS]
-        for line in (*lines, "--scale", f"--merge --out {out}"):
-            tiny_baskets.call(patch, script, f"{line} --folder {parts}")
-    told = {
-        kind: [json.loads((parts / kind / f"seed{seed}.json").read_text("utf-8")) for seed in SEEDS]
-        for kind in script.KINDS
-    }
-    return json.loads(out.read_text(encoding="utf-8")), told
+        return tiny_baskets.record_of(patch, script, folder, SEEDS)
 
 
 def test_the_curve_is_the_mean_of_the_seeds(record):

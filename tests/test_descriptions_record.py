@@ -1,7 +1,5 @@
 """The script that measures descriptions, with tiny models, and the record it writes."""
 
-import json
-
 import numpy as np
 import pytest
 import tiny_baskets
@@ -17,7 +15,7 @@ STUDENT, MORE = "student", "student, teacher's text, more products"
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):
     folder = tmp_path_factory.mktemp("descriptions")
-    out, parts, named = folder / "descriptions.json", folder / "parts", Profile.named
+    named = Profile.named
 
     def tiny(name=None, seed=0):
         return named("smoke", seed=seed, artifacts=folder, device="cpu", precision="fp32")
@@ -32,15 +30,7 @@ def record(tmp_path_factory):
         )
         patch.setattr(script, "SHARES", (0.5, 1.0))
         patch.setattr(script, "WRITTEN", (1, 2))
-        seeds = " ".join(map(str, SEEDS))
-        lines = [f"{kind} --seeds {seeds}" for kind in script.KINDS]
-        for line in (*lines, "--scale", f"--merge --out {out}"):
-            tiny_baskets.call(patch, script, f"{line} --folder {parts}")
-    told = {
-        kind: [json.loads((parts / kind / f"seed{seed}.json").read_text("utf-8")) for seed in SEEDS]
-        for kind in script.KINDS
-    }
-    return json.loads(out.read_text(encoding="utf-8")), told
+        return tiny_baskets.record_of(patch, script, folder, SEEDS)
 
 
 def test_recall_counts_facts_and_rates_count_texts(record):

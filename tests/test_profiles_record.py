@@ -1,7 +1,5 @@
 """The script that measures profiles, on made-up households and shops, and the record it writes."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -54,7 +52,6 @@ def record(baskets, tmp_path_factory):
         words = pd.get_dummies(pd.Series(texts)).to_numpy(float)
         return [words @ noise.normal(size=(words.shape[1], 16))]
 
-    out, parts = folder / "profiles.json", folder / "parts"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Profile, "named", lambda name=None, seed=0: named("smoke", seed=seed))
         patch.setattr(journey, "load", lambda: baskets)
@@ -63,9 +60,7 @@ def record(baskets, tmp_path_factory):
         few = {"SCALES": (1, 2), "CLUSTERS": 8, "FOLDS": 2, "TIMED": 2, "PURCHASES": (0, 30)}
         for name, value in few.items():
             patch.setattr(script, name, value)
-        for line in ("people --seeds 1 2", "shop --seeds 1 2", "--scale", f"--merge --out {out}"):
-            tiny_baskets.call(patch, script, f"{line} --folder {parts}")
-    return json.loads(out.read_text(encoding="utf-8"))
+        return tiny_baskets.record_of(patch, script, folder, (1, 2))[0]
 
 
 def test_guesses_are_about_households_that_told(record):

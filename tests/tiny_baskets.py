@@ -1,5 +1,6 @@
 """A made-up shop of few households, and settings with which its networks train in seconds."""
 
+import json
 import sys
 
 import numpy as np
@@ -60,6 +61,21 @@ def call(patch, script, *lines: str) -> None:
     for line in lines:
         patch.setattr(sys, "argv", [script.__name__, *line.split()])
         script.main()
+
+
+def record_of(patch, script, folder, seeds) -> tuple[dict, dict[str, list[dict]]]:
+    """What the script records once it has measured all its kinds with these seeds, and, by kind,
+    the files of the single seeds."""
+    out, parts = folder / "record.json", folder / "parts"
+    listed = " ".join(map(str, seeds))
+    lines = [f"{kind} --seeds {listed}" for kind in script.KINDS]
+    for line in (*lines, "--scale", f"--merge --out {out}"):
+        call(patch, script, f"{line} --folder {parts}")
+    told = {
+        kind: [json.loads((parts / kind / f"seed{seed}.json").read_text("utf-8")) for seed in seeds]
+        for kind in script.KINDS
+    }
+    return json.loads(out.read_text(encoding="utf-8")), told
 
 
 def _first(grid: dict) -> dict:
