@@ -24,6 +24,7 @@ ORDER = (
     "ecomkd",
     "ecomkd.config",
     "ecomkd.artifacts",
+    "ecomkd.outputs",
     "ecomkd.data",
     "ecomkd.data.files",
     "ecomkd.data.baskets",

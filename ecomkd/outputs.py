@@ -1,0 +1,176 @@
+"""Folders that a command writes for a user: refused unless they are its own, replaced whole.
+
+Every chapter's commands (`run`, `index`, `shop`) and the class pack keep to it. What tells a
+folder of the program's own is its `manifest.json`: the kind of folder, the version that wrote it,
+and each file's size and SHA-256.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock
+
+import ecomkd
+from ecomkd.artifacts import file_digest, write_text
+
+MANIFEST = "manifest.json"
+
+
+def claim(folder: Path | str, kind: str) -> Path:
+    """The folder, with links resolved, that a command may write to: call it before any work.
+
+    It may if nothing is there, if the folder is empty, or if every file in it stands in a manifest
+    of the same `kind` ("run", "index", …), whichever version wrote that. Nothing is changed, but
+    for the parent folder, which is made and tried.
+
+    Raises OSError with one sentence otherwise: NotADirectoryError for a file, PermissionError where
+    nothing can be written, FileExistsError for anything that the program did not write.
+    """
+    given, folder = folder, Path(folder).resolve()
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{given}: a file of this name is there; give another folder.")
+    if folder in (Path.cwd(), *Path.cwd().parents):
+        raise FileExistsError(
+            f"{given}: the folder that you work in, or one above it, is not replaced; "
+            "give a new folder."
+        )
+    strange = _stranger(folder, kind)
+    if strange is not None:
+        raise FileExistsError(
+            f"{given}: `ecomkd {kind}` did not write {strange}, and deletes nothing of yours; "
+            "give a new folder, or move it away."
+        )
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".ecomkd-"):
+            pass
+        if folder.exists():
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".ecomkd-"):
+                pass
+    except OSError as error:
+        raise PermissionError(
+            f"{given}: nothing can be written there ({error.strerror or error}); "
+            "give another folder."
+        ) from error
+    return folder
+
+
+def _stranger(folder: Path, kind: str) -> str | None:
+    """What in the folder keeps it from being the program's own, or None."""
+    there = _files(folder)
+    if not there:
+        return None
+    try:
+        listed = read(folder, kind)["files"]
+    except ValueError:
+        return there[0]
+    return next((name for name in there if name not in listed and name != MANIFEST), None)
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_symlink() or not path.is_dir()
+    )
+
+
+def read(folder: Path | str, kind: str) -> dict:
+    """The manifest of a folder: `kind`, `version`, and `files`, name to [bytes, SHA-256].
+
+    Raises ValueError with one sentence where it is missing, damaged, or of another kind.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        listed = all(
+            isinstance(name, str) and isinstance(size, int) and isinstance(sha, str)
+            for name, (size, sha) in found["files"].items()
+        )
+        whole = listed and isinstance(found["version"], str) and isinstance(found["kind"], str)
+    except FileNotFoundError:
+        raise ValueError(
+            f"{folder}: there is no {MANIFEST} in it; write the folder with `ecomkd {kind}`."
+        ) from None
+    except (ValueError, TypeError, KeyError, AttributeError, OSError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{path}: damaged; write the folder again with `ecomkd {kind}`.")
+    if found["kind"] != kind:
+        raise ValueError(
+            f"{folder}: `ecomkd {found['kind']}` wrote this folder; give one that "
+            f"`ecomkd {kind}` wrote."
+        )
+    return found
+
+
+def check(folder: Path | str, kind: str) -> dict:
+    """The manifest, as `read` gives it, once every file in it was found to be as it was written.
+
+    Raises ValueError that names the first file that is missing or has changed.
+    """
+    folder = Path(folder)
+    found = read(folder, kind)
+    for name, (size, sha) in found["files"].items():
+        path = folder / name
+        if not path.is_file():
+            fault = "is missing"
+        elif path.stat().st_size != size or file_digest(path) != sha:
+            fault = "has changed since it was written"
+        else:
+            continue
+        raise ValueError(f"{path}: {fault}; write the folder again with `ecomkd {kind}`.")
+    return found
+
+
+def add(folder: Path, kind: str, names: Iterable[str]) -> None:
+    """Note files of the folder, which were just written, in its manifest."""
+    try:
+        files = read(folder, kind)["files"]
+    except ValueError:
+        files = {}
+    for name in names:
+        files[name] = [(folder / name).stat().st_size, file_digest(folder / name)]
+    _write(folder, kind, files)
+
+
+def prune(folder: Path, kind: str, keep: Iterable[str]) -> None:
+    """Delete the files of an earlier run: those in the manifest that are not among `keep`."""
+    files = read(folder, kind)["files"]
+    for name in files.keys() - set(keep):
+        (folder / name).unlink(missing_ok=True)
+        del files[name]
+    _write(folder, kind, files)
+
+
+def _write(folder: Path, kind: str, files: dict) -> None:
+    entry = {"kind": kind, "version": ecomkd.__version__, "files": dict(sorted(files.items()))}
+    write_text(folder / MANIFEST, json.dumps(entry, indent=1))
+
+
+@contextmanager
+def replaced(folder: Path | str, kind: str) -> Iterator[Path]:
+    """A working folder beside `folder` that takes its place, whole, when the block is left.
+
+    Where the block raises, `folder` stays as it was. Two processes may do this at once: each has
+    a working folder of its own, and the folder of the one that ends last stays.
+
+    Raises OSError as `claim` does, before the block and once more before the swap.
+    """
+    folder = claim(folder, kind)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as room:
+        working = Path(room) / "new"
+        working.mkdir()
+        yield working
+        add(working, kind, _files(working))
+        with FileLock(folder.with_name(f".{folder.name}.lock")):
+            claim(folder, kind)
+            if folder.exists():
+                os.replace(folder, Path(room) / "old")
+            os.replace(working, folder)

@@ -1,0 +1,135 @@
+"""Folders that a command writes: nothing of a user's is deleted, and damage is named."""
+
+import json
+import os
+
+import pytest
+
+from ecomkd import outputs
+
+
+def written(folder, kind="index", **files):
+    with outputs.replaced(folder, kind) as working:
+        for name, text in files.items():
+            (working / name).write_text(text)
+    return folder
+
+
+def test_a_new_or_an_empty_folder_is_taken(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "new", "deep/new"):
+        assert outputs.claim(tmp_path / name, "index") == tmp_path / name
+        written(tmp_path / name, a="1")
+        assert (tmp_path / name / "a").read_text() == "1"
+
+
+def test_a_folder_of_its_own_is_replaced_whole(tmp_path):
+    out = written(tmp_path / "out", a="1", b="2")
+    written(out, a="3")
+    assert (out / "a").read_text() == "3"
+    assert sorted(path.name for path in out.iterdir()) == ["a", "manifest.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.lock", "out"]
+
+
+@pytest.mark.parametrize("place", ["notes.txt", "a/notes.txt"])
+def test_a_strangers_file_is_refused_and_stays(tmp_path, place):
+    out = written(tmp_path / "out", b="1")
+    (out / place).parent.mkdir(exist_ok=True)
+    (out / place).write_text("only copy")
+    with pytest.raises(FileExistsError, match=f"did not write {place}, and deletes nothing"):
+        outputs.claim(out, "index")
+    with pytest.raises(FileExistsError), outputs.replaced(out, "index"):
+        pytest.fail("the work had begun")
+    assert (out / place).read_text() == "only copy"
+
+
+def test_a_strangers_file_that_comes_during_the_work_stays(tmp_path):
+    out = written(tmp_path / "out", b="1")
+    with (
+        pytest.raises(FileExistsError, match=r"notes\.txt"),
+        outputs.replaced(out, "index") as working,
+    ):
+        (working / "b").write_text("2")
+        (out / "notes.txt").write_text("only copy")
+    assert (out / "notes.txt").read_text() == "only copy"
+    assert (out / "b").read_text() == "1"
+
+
+def test_a_folder_of_another_kind_a_file_and_where_one_stands_are_refused(tmp_path, monkeypatch):
+    out = written(tmp_path / "out", a="1")
+    with pytest.raises(FileExistsError, match="`ecomkd run` did not write a"):
+        outputs.claim(out, "run")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(NotADirectoryError, match="a file of this name"):
+        outputs.claim(tmp_path / "file", "run")
+    monkeypatch.chdir(tmp_path)
+    for place in (".", ".."):
+        with pytest.raises(FileExistsError, match="folder that you work in"):
+            outputs.claim(place, "run")
+
+
+def test_a_place_that_cannot_be_written_is_refused():
+    with pytest.raises(PermissionError, match="nothing can be written there"):
+        outputs.claim("/proc/here", "run")
+
+
+def test_what_a_link_points_to_is_replaced(tmp_path):
+    out = written(tmp_path / "release", a="1")
+    os.symlink("release", tmp_path / "current")
+    written(tmp_path / "current", a="2")
+    assert (tmp_path / "current").is_symlink()
+    assert (out / "a").read_text() == "2"
+
+
+def test_where_the_work_fails_the_old_folder_stays(tmp_path):
+    out = written(tmp_path / "out", a="1")
+    with pytest.raises(RuntimeError), outputs.replaced(out, "index") as working:
+        (working / "a").write_text("2")
+        raise RuntimeError
+    assert (out / "a").read_text() == "1"
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".out.lock"] == ["out"]
+
+
+def test_files_are_noted_one_by_one_and_old_ones_pruned(tmp_path):
+    (tmp_path / "old").write_text("1")
+    (tmp_path / "new").write_text("2")
+    outputs.add(tmp_path, "run", ["old"])
+    outputs.add(tmp_path, "run", ["new"])
+    assert list(outputs.check(tmp_path, "run")["files"]) == ["new", "old"]
+    (tmp_path / "notes.txt").write_text("mine")
+    outputs.prune(tmp_path, "run", ["new"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "new", "notes.txt"]
+    assert list(outputs.check(tmp_path, "run")["files"]) == ["new"]
+
+
+def test_a_missing_or_changed_file_is_named(tmp_path):
+    out = written(tmp_path / "out", a="1", b="2")
+    assert outputs.check(out, "index")["kind"] == "index"
+    (out / "b").write_text("3")
+    with pytest.raises(ValueError, match=r"out/b: has changed since it was written"):
+        outputs.check(out, "index")
+    (out / "b").unlink()
+    with pytest.raises(ValueError, match=r"out/b: is missing"):
+        outputs.check(out, "index")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "null", "[]", "{}", '{"kind": "index", "version": "1", "files": {"a": 3}}']
+)
+def test_a_damaged_manifest_is_named(tmp_path, text):
+    out = written(tmp_path / "out", a="1")
+    (out / "manifest.json").write_text(text)
+    with pytest.raises(ValueError, match=r"manifest\.json: damaged"):
+        outputs.read(out, "index")
+    with pytest.raises(FileExistsError):
+        outputs.claim(out, "index")
+
+
+def test_a_folder_without_a_manifest_or_of_another_kind_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"no manifest\.json in it"):
+        outputs.read(tmp_path, "index")
+    (tmp_path / "manifest.json").write_text(
+        json.dumps({"kind": "run", "version": "1", "files": {}})
+    )
+    with pytest.raises(ValueError, match="`ecomkd run` wrote this folder"):
+        outputs.read(tmp_path, "index")
