@@ -48,8 +48,17 @@ def file_digest(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def stage(name: str, parts: Iterable, make: Callable[[Path], None], root: Path | str) -> Path:
+def stage(
+    name: str,
+    parts: Iterable,
+    make: Callable[[Path], None],
+    root: Path | str,
+    recipe: int = 1,
+) -> Path:
     """The folder `root/<name>-<hash of parts>`, made by `make(folder)` unless it is there, intact.
+
+    `recipe` is the stage's own number: it is raised by hand when the code behind the stage comes to
+    make something else of the same parts.
 
     `make` writes into a working folder that becomes the artefact in one rename. A run that is
     killed leaves the working folder, so that `make` can resume from what it finds there. Each
@@ -58,7 +67,7 @@ def stage(name: str, parts: Iterable, make: Callable[[Path], None], root: Path |
 
     Raises OSError with the folder's name when the disk is full.
     """
-    folder = Path(root) / f"{name}-{digest(name, *parts)}"
+    folder = Path(root) / f"{name}-{digest(name, recipe, *parts)}"
     working = folder.with_name(f".{folder.name}.partial")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
