@@ -30,7 +30,7 @@ $(VENV)/.test: $(VENV)/.book
 	@touch $@
 
 book: $(VENV)/.book
-	$(BIN)/python tools/book.py build
+	PYTHONPATH=tools $(BIN)/python -m book build
 
 test: lint unit smoke
 
@@ -39,7 +39,7 @@ lint: $(VENV)/.test
 	$(BIN)/codespell
 
 unit: $(VENV)/.test
-	$(BIN)/python tools/book.py stored
+	PYTHONPATH=tools $(BIN)/python -m book stored
 	$(BIN)/python -m pytest tests
 
 smoke: $(VENV)/.test
@@ -47,10 +47,10 @@ smoke: $(VENV)/.test
 	  --nbval-cell-timeout=120 -p no:cacheprovider notebooks
 
 notebooks: $(VENV)/.test
-	$(BIN)/python tools/book.py store $(ONLY)
+	PYTHONPATH=tools $(BIN)/python -m book store $(ONLY)
 
 cells: $(VENV)/.book
-	$(BIN)/python tools/book.py cells
+	PYTHONPATH=tools $(BIN)/python -m book cells
 
 teaching: $(VENV)/.book
 	$(BIN)/python tools/teaching.py

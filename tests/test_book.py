@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from book import beside, chapters, pages
+from book.common import chapters, pages
+from book.pages import beside
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILT = ROOT / "_build" / "stored" / "_build" / "html"
@@ -19,7 +20,7 @@ VIEWS = {  # width, height, colour scheme
 }
 
 pytestmark = pytest.mark.skipif(
-    not BUILT.exists(), reason="no rendered book: run `python tools/book.py stored` first"
+    not BUILT.exists(), reason="no rendered book: run `make unit` first"
 )
 
 

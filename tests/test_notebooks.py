@@ -14,8 +14,10 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-import book
+import ecomkd
 import teaching
+from book import execute, pages, stale
+from book.common import chapters, tags
 
 ROOT = Path(__file__).resolve().parent.parent
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -68,12 +70,12 @@ def test_every_code_cell_was_executed_in_order_in_profile_book(path):
     assert counts == list(range(1, len(counts) + 1))
     # `make notebooks` notes what it ran; code that was edited later has another hash.
     notebook = read(path)
-    assert notebook.metadata["ecomkd"] == {"profile": "book", "code": book.code_hash(notebook)}
+    assert notebook.metadata["ecomkd"] == {"profile": "book", "code": stale.code_hash(notebook)}
 
 
 @each_notebook
 def test_three_or_more_cells_are_compared_by_nbval(path):
-    compared = [cell for cell in cells(path, "code") if "nbval-check-output" in book.tags(cell)]
+    compared = [cell for cell in cells(path, "code") if "nbval-check-output" in tags(cell)]
     assert len(compared) >= 3
     for cell in compared:
         assert cell.execution_count
@@ -109,21 +111,21 @@ def test_outputs_hold_no_debris(path):
 @each_notebook
 def test_generated_cells_are_as_generated(path):
     notebook = read(path)
-    setup = [cell for cell in notebook.cells if "setup" in book.tags(cell)]
-    assert [cell.source for cell in setup] == [book.setup_cell()]
-    assert cells(path, "code")[0].source == book.setup_cell()
-    timed = [cell for cell in notebook.cells if "run-time" in book.tags(cell)]
-    assert [cell.source for cell in timed] == [book.run_time_cell(path.stem)]
+    setup = [cell for cell in notebook.cells if "setup" in tags(cell)]
+    assert [cell.source for cell in setup] == [pages.setup_cell()]
+    assert cells(path, "code")[0].source == pages.setup_cell()
+    timed = [cell for cell in notebook.cells if "run-time" in tags(cell)]
+    assert [cell.source for cell in timed] == [pages.run_time_cell(path.stem)]
 
 
 def test_times_of_one_chapter_join_those_of_the_same_machine(monkeypatch, tmp_path):
     first, second, *_, last = names = [path.stem for path in PATHS]
-    monkeypatch.setattr(book, "RUN_TIMES", tmp_path / "run_times.json")
-    monkeypatch.setattr(book, "chapters", lambda: [Path(name) for name in names])
-    book.record_run_times({last: {"seconds": 300.0, "peak_mib": 512}})
-    book.record_run_times({second: {"seconds": 90.0, "peak_mib": 2048}})
-    book.record_run_times({first: {"seconds": 30.0, "peak_mib": 1024}})
-    record = json.loads(book.RUN_TIMES.read_text())
+    monkeypatch.setattr(pages, "RUN_TIMES", tmp_path / "run_times.json")
+    monkeypatch.setattr(pages, "chapters", lambda: [Path(name) for name in names])
+    pages.record_run_times({last: {"seconds": 300.0, "peak_mib": 512}})
+    pages.record_run_times({second: {"seconds": 90.0, "peak_mib": 2048}})
+    pages.record_run_times({first: {"seconds": 30.0, "peak_mib": 1024}})
+    record = json.loads(pages.RUN_TIMES.read_text())
     assert [(row["name"], row["seconds"]) for row in record["data"]["notebooks"]] == [
         (first, 30.0),
         (second, 90.0),
@@ -132,20 +134,20 @@ def test_times_of_one_chapter_join_those_of_the_same_machine(monkeypatch, tmp_pa
     assert [goal["value"] for goal in record["goals"]] == [2.0, 5.0, 2.0]
     monkeypatch.setattr("ecomkd.bench.hardware", lambda: {"cpu": "another"})
     with pytest.raises(SystemExit, match="another machine; time all chapters"):
-        book.record_run_times({first: {"seconds": 1.0, "peak_mib": 1}})
-    book.record_run_times({name: {"seconds": 1.0, "peak_mib": 1} for name in names})
+        pages.record_run_times({first: {"seconds": 1.0, "peak_mib": 1}})
+    pages.record_run_times({name: {"seconds": 1.0, "peak_mib": 1} for name in names})
 
 
 def test_setup_cell_installs_on_colab_alone_and_from_the_repository(monkeypatch):
-    monkeypatch.setattr(book, "repository_url", lambda: "https://example.org/shop/book")
-    cell = book.setup_cell()
-    version = book.ecomkd.__version__
+    monkeypatch.setattr(pages, "repository_url", lambda: "https://example.org/shop/book")
+    cell = pages.setup_cell()
+    version = ecomkd.__version__
     assert f'%pip install -q "ecomkd @ git+https://example.org/shop/book@v{version}"' in cell
     assert cell.splitlines()[2] == 'if "google.colab" in sys.modules:'
     assert all(line.startswith("    ") for line in cell.splitlines()[3:])
-    monkeypatch.setattr(book, "repository_url", lambda: "")
-    assert "no repository.url in _config.yml" in book.setup_cell()
-    assert "pip" not in book.setup_cell()
+    monkeypatch.setattr(pages, "repository_url", lambda: "")
+    assert "no repository.url in _config.yml" in pages.setup_cell()
+    assert "pip" not in pages.setup_cell()
 
 
 @each_notebook
@@ -156,14 +158,14 @@ def test_exercises_have_solution_and_check(path):
     assert len(labels) >= 2
     assert len(labels) == len(re.findall(r"\{exercise\}", text))
     assert re.findall(r"\{solution-start\} (\S+)\n:class: dropdown", text) == labels
-    kinds = [next((tag for tag in ("solution", "check") if tag in book.tags(c)), "")
+    kinds = [next((tag for tag in ("solution", "check") if tag in tags(c)), "")
              for c in notebook.cells]  # fmt: skip
     # One letter for each cell: every run of solution cells is followed by a check.
     letters = "".join(kind[:1] or "-" for kind in kinds)
     assert len(re.findall(r"s+c", letters)) == len(labels)
     assert not re.search(r"s+-", letters)
     for cell in notebook.cells:
-        if "check" in book.tags(cell):
+        if "check" in tags(cell):
             assert any(isinstance(n, ast.Assert) for n in ast.walk(ast.parse(cell.source)))
 
 
@@ -187,7 +189,7 @@ def test_no_metric_is_typed_by_hand(path):
 def prose_with_citations(path: Path) -> str:
     marked = []
     for cell in cells(path, "markdown"):
-        if "run-time" not in book.tags(cell):
+        if "run-time" not in tags(cell):
             source = re.sub(r"\{(cite[a-z:]*)\}`[^`]*`", r"{\1}", cell.source)
             source = re.sub(r"\{[a-z:]+\}`[^`]*`|`[^`]*`", "", source)
             marked.append(re.sub(r"\$\$.*?\$\$|\$[^$\n]+\$", "", source, flags=re.DOTALL))
@@ -224,17 +226,17 @@ def test_spelling(tmp_path):
 
 @each_notebook
 def test_students_and_solutions_are_two_cuts_of_one_notebook(path):
-    source = {cell.id: (cell.source, "solution" in book.tags(cell)) for cell in read(path).cells}
+    source = {cell.id: (cell.source, "solution" in tags(cell)) for cell in read(path).cells}
     pack, solved = teaching.students(read(path)), teaching.solutions(read(path))
     added = {"profile", "answer"}
-    ours = {cell.id: cell.source for cell in pack.cells if not added & set(book.tags(cell))}
-    theirs = {cell.id: cell.source for cell in solved.cells if not added & set(book.tags(cell))}
+    ours = {cell.id: cell.source for cell in pack.cells if not added & set(tags(cell))}
+    theirs = {cell.id: cell.source for cell in solved.cells if not added & set(tags(cell))}
     assert list(ours) == [name for name, (_, solution) in source.items() if not solution]
     assert {name for name, (_, solution) in source.items() if solution} <= set(theirs)
     for half in (ours, theirs):
         assert all(text == source[name][0] for name, text in half.items())
-    blanks = [cell for cell in pack.cells if "answer" in book.tags(cell)]
-    assert len(blanks) == len([c for c in pack.cells if "check" in book.tags(c)]) > 0
+    blanks = [cell for cell in pack.cells if "answer" in tags(cell)]
+    assert len(blanks) == len([c for c in pack.cells if "check" in tags(c)]) > 0
     for half in (pack, solved):
         nbformat.validate(half)
         assert not [c for c in half.cells if c.cell_type == "code" and c.outputs]
@@ -243,7 +245,7 @@ def test_students_and_solutions_are_two_cuts_of_one_notebook(path):
 def test_make_teaching_writes_the_pack(tmp_path):
     teaching.main(tmp_path / "pack")
     written = {str(p.relative_to(tmp_path / "pack")) for p in (tmp_path / "pack").rglob("*.*")}
-    names = [path.name for path in book.chapters()]
+    names = [path.name for path in chapters()]
     expected = {f"{half}/{name}" for half in ("students", "solutions") for name in names}
     assert written == expected | {"plan.md"}
 
@@ -259,13 +261,13 @@ def test_a_change_of_code_or_of_what_it_imports_makes_a_notebook_stale(tmp_path,
     (package / "distill.py").write_text("from ecomkd import losses\n")
     (package / "bench.py").write_text("B = 1\n")
     (package / "recorded" / "core_shop.json").write_text("{}")
-    monkeypatch.setattr(book, "ROOT", tmp_path)
-    monkeypatch.setattr(book, "PACKAGE", package)
+    monkeypatch.setattr(stale, "ROOT", tmp_path)
+    monkeypatch.setattr(stale, "PACKAGE", package)
 
     def key(code: str, text: str = "Prose.") -> str:
-        book._imports_of.cache_clear()
+        stale._imports_of.cache_clear()
         cells = [nbformat.v4.new_markdown_cell(text), nbformat.v4.new_code_cell(code)]
-        return book.key(nbformat.v4.new_notebook(cells=cells))
+        return stale.key(nbformat.v4.new_notebook(cells=cells))
 
     code = "from ecomkd import distill"
     before, reading = key(code), key("from ecomkd import bench\n'core_shop'")
@@ -278,7 +280,7 @@ def test_a_change_of_code_or_of_what_it_imports_makes_a_notebook_stale(tmp_path,
     assert key("from ecomkd import bench\n'core_shop'") != reading
     (package / "losses.py").write_text("A = 2\n")
     assert key(code) != before
-    book._imports_of.cache_clear()
+    stale._imports_of.cache_clear()
 
 
 def test_what_a_chapter_leaves_for_a_page_is_kept_with_its_outputs(tmp_path, monkeypatch):
@@ -288,28 +290,28 @@ def test_what_a_chapter_leaves_for_a_page_is_kept_with_its_outputs(tmp_path, mon
     (tmp_path / "artifacts").mkdir()
     runs = []
 
-    def execute(path, label):
+    def run(path, label):
         runs.append(label)
         (tmp_path / "artifacts" / "left.js").write_text(f"run {len(runs)}")
         return read(path), {}
 
-    monkeypatch.setattr(book, "ROOT", tmp_path)
-    monkeypatch.setattr(book, "EXECUTED", tmp_path / "executed")
-    monkeypatch.setattr(book, "LEFT", {"one": "left.js"})
-    monkeypatch.setattr(book, "execute", execute)
+    monkeypatch.setattr(execute, "ROOT", tmp_path)
+    monkeypatch.setattr(execute, "EXECUTED", tmp_path / "executed")
+    monkeypatch.setattr(execute, "LEFT", {"one": "left.js"})
+    monkeypatch.setattr(execute, "execute", run)
     monkeypatch.delenv("ECOMKD_ARTIFACTS", raising=False)
     place = "book/_static/left.js"
-    assert book.page_files({"one": read(path)}) == {place: book.NOT_LEFT}
+    assert execute.page_files({"one": read(path)}) == {place: execute.NOT_LEFT}
     for _ in range(2):
-        notebook, _ = book.executed(path, "first")
-    assert book.page_files({"one": notebook}) == {place: b"run 1"}
-    book.left_by("one", notebook).unlink()
-    book.executed(path, "again")
+        notebook, _ = execute.executed(path, "first")
+    assert execute.page_files({"one": notebook}) == {place: b"run 1"}
+    execute.left_by("one", notebook).unlink()
+    execute.executed(path, "again")
     assert runs == ["first", "again"]
     cell.source = "2"
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
-    notebook, _ = book.executed(path, "changed")
-    assert book.page_files({"one": notebook}) == {place: b"run 3"}
+    notebook, _ = execute.executed(path, "changed")
+    assert execute.page_files({"one": notebook}) == {place: b"run 3"}
     assert len(list((tmp_path / "executed").iterdir())) == 2
 
 
@@ -318,11 +320,11 @@ def test_stored_outputs_are_cleaned():
     cell = nbformat.v4.new_code_cell("1", execution_count=1)
     cell.outputs = [
         output("stream", name="stderr", text="\r 10%|#    | 1/10 [00:01<00:09, 1.0it/s]\n"),
-        output("stream", name="stdout", text=f"saved to {book.ROOT}/artifacts\n"),
+        output("stream", name="stdout", text=f"saved to {ROOT}/artifacts\n"),
         output("display_data", data={"application/vnd.jupyter.widget-view+json": {}}),
         output("execute_result", data={"text/plain": "1"}, execution_count=1),
     ]
-    cleaned = book.clean(nbformat.v4.new_notebook(cells=[cell])).cells[0]
+    cleaned = execute.clean(nbformat.v4.new_notebook(cells=[cell])).cells[0]
     assert [o.get("text") or o.data["text/plain"] for o in cleaned.outputs] == [
         "saved to artifacts\n",
         "1",
@@ -355,7 +357,7 @@ def wheel_folder(tmp_path_factory) -> Path:
 
 @each_notebook
 def test_runs_from_an_empty_folder_with_the_wheel(path, wheel_folder, tmp_path):
-    notebook = book.clear(read(path))
+    notebook = execute.clear(read(path))
     where = "import ecomkd\n\necomkd.__file__"
     notebook.cells.append(nbformat.v4.new_code_cell(where))
     environment = dict(os.environ, PYTHONPATH=str(wheel_folder), ECOMKD_PROFILE="smoke")

@@ -15,7 +15,7 @@ from datasets import Dataset
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import normalizers
 
-from book import pages
+from book.common import pages
 from ecomkd import features, models, search_page
 from ecomkd.config import Profile
 from ecomkd.data import sources

@@ -10,7 +10,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from book import RECORDED, ROOT
+from book.common import RECORDED, ROOT
 from ecomkd import plots, report
 from ecomkd.artifacts import file_digest
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import nbformat
 
-from book import ROOT, chapters, clear, dump, tags, write
+from book.common import ROOT, chapters, dump, tags, write
+from book.execute import clear
 
 SMOKE = "# The class pack runs at the smallest scale.\n%env ECOMKD_PROFILE=smoke"
 ANSWER = "# Your answer"

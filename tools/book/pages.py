@@ -1,0 +1,228 @@
+"""What is written into the book, not typed: two cells of each notebook, and the generated pages."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import nbformat
+import yaml
+
+import ecomkd
+from book.common import PROFILE, RECORDED, ROOT, RUN_TIMES, chapters, dump, tags, write
+from ecomkd import report
+
+SIDES = {
+    "core_shop": "simulated shop",
+    "core_icecat": "Icecat",
+    "core_esci_sample": "ESCI sample",
+}
+"""The recorded runs of the same systems, and the data that each is about."""
+
+
+def repository_url() -> str:
+    config = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
+    return (config["repository"]["url"] or "").rstrip("/")
+
+
+def setup_cell() -> str:
+    """The first code cell of every notebook. On Colab it installs the package, nothing elsewhere.
+
+    The ranges in pyproject.toml accept Colab's own torch, numpy and pandas, which pip then keeps.
+    """
+    url = repository_url()
+    if url:
+        spec = f"ecomkd @ git+{url}@v{ecomkd.__version__}"
+        action = f'%pip install -q "{spec}"'
+    else:
+        action = 'print("On Colab: no repository.url in _config.yml yet, nothing to install.")'
+    return f'import sys\n\nif "google.colab" in sys.modules:\n    {action}'
+
+
+def run_time_cell(name: str) -> str:
+    """The sentence on a chapter's run time and memory, from the recorded run."""
+    record = json.loads(RUN_TIMES.read_text("utf-8")) if RUN_TIMES.exists() else {}
+    rows = {row["name"]: row for row in record["data"]["notebooks"]} if record else {}
+    if name not in rows:
+        return "Run time: not measured yet. `make notebooks` measures it."
+    row = rows[name]
+    return (
+        f"Run time: {duration(row['seconds'])} and {gibibytes(row['peak_mib'])} of memory "
+        f"in profile `{row['profile']}` on {machine(record)}, "
+        "as [recorded](../book/run_times.md)."
+    )
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def gibibytes(mib: float) -> str:
+    return f"{mib / 1024:.1f} GiB"
+
+
+def write_cells(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if "setup" in tags(cell):
+            cell.source = setup_cell()
+        elif "run-time" in tags(cell):
+            cell.source = run_time_cell(path.stem)
+    write(path, dump(notebook))
+
+
+def machine(record: dict) -> str:
+    """The recorded hardware, for people."""
+    hardware = record["hardware"]
+    cores = "1 core" if hardware["cores"] == 1 else f"{hardware['cores']} cores"
+    named = f"{cores} of {hardware['cpu']} with {hardware['memory_gib']} GiB"
+    return f"{named} and a {hardware['gpu']}" if "gpu" in hardware else named
+
+
+def record_run_times(costs: dict[str, dict]) -> None:
+    """Record what chapters cost; those that are not among them keep what is recorded."""
+    from ecomkd import bench  # here, for it loads torch
+    from ecomkd.config import Profile
+    from ecomkd.data import shop
+
+    found = [{"name": name, "profile": PROFILE, **cost} for name, cost in costs.items()]
+    order = [path.stem for path in chapters()]
+    kept = []
+    if len(costs) < len(order) and RUN_TIMES.exists():
+        record = json.loads(RUN_TIMES.read_text("utf-8"))
+        if record["hardware"] != bench.hardware():
+            sys.exit(f"{RUN_TIMES.name} is of another machine; time all chapters on this one.")
+        kept = [
+            row
+            for row in record["data"]["notebooks"]
+            if row["name"] in order and row["name"] not in costs
+        ]
+    rows = sorted(kept + found, key=lambda row: order.index(row["name"]))
+    minutes = sum(row["seconds"] for row in rows if row["name"] < "06") / 60
+    later = max((row["seconds"] / 60 for row in rows if row["name"] >= "06"), default=0.0)
+    gib = max(row["peak_mib"] for row in rows) / 1024
+    report.write_recorded(
+        RUN_TIMES,
+        command="make notebooks",
+        seeds=[Profile.named(PROFILE).seed],
+        hardware=bench.hardware(),
+        generator=shop.generator_hash(),
+        data={"notebooks": rows},
+        goals=[
+            report.goal(name, value, None, None, f"≤ {most}", value <= most)
+            for name, value, most in (
+                ("The five core chapters together, minutes", minutes, 20),
+                ("The slowest of the later chapters, minutes", later, 4),
+                ("Memory of the largest chapter, GiB", gib, 6),
+            )
+        ],
+    )
+
+
+def records() -> dict[str, dict]:
+    return {
+        path.stem: json.loads(path.read_text("utf-8")) for path in sorted(RECORDED.glob("*.json"))
+    }
+
+
+def provenance(record: dict) -> str:
+    versions = ", ".join(f"{name} {value}" for name, value in record["versions"].items())
+    lines = [
+        f"Remade by `{record['command']}`. Recorded on {record['created']}, {machine(record)}.",
+        f"Versions: {versions}.",
+    ]
+    if record.get("seeds"):
+        lines.append(f"Seeds: {', '.join(str(seed) for seed in record['seeds'])}.")
+    if record.get("generator"):
+        lines.append(f"Hash of the shop's generator: `{record['generator']}`.")
+    return "\n".join(lines)
+
+
+def results_page() -> str:
+    """Every goal of every recorded result, met or not."""
+    parts = [
+        "# Measured results",
+        "Each table comes from one recorded run that ships with the package, under "
+        "`ecomkd/recorded/`. A goal was set before the run; a goal that was missed is shown as "
+        "missed. A range in brackets is a 95 % interval, unless the goal says otherwise. Where a "
+        "result comes from the simulated shop, its hash is given: it is not a result on real "
+        "traffic.",
+    ]
+    found = records()
+    with_goals = {name: record for name, record in found.items() if record.get("goals")}
+    if not with_goals:
+        parts.append("No result is recorded yet.")
+    for name, record in with_goals.items():
+        rows = ["| Goal | Measured | Wanted | Met |", "| --- | --- | --- | --- |"]
+        for goal in record["goals"]:
+            met = "yes" if goal["met"] else "**no**"
+            rows.append(f"| {goal['name']} | {span(goal)} | {goal['goal']} | {met} |")
+        title = record.get("title", name.replace("_", " "))
+        parts += [f"({name})=\n\n## {title}", "\n".join(rows), provenance(record)]
+        if record.get("note"):
+            parts.append(record["note"])
+    return "\n\n".join(parts) + "\n"
+
+
+def beside(shown: dict[str, dict]) -> str:
+    """Simulated and real data: their size, a table for each measure, the goals, the verdicts."""
+    rows = {title: record["data"]["rows"] for title, record in shown.items()}
+    pairs = [record["data"]["pairs"] for record in shown.values()]
+    sizes = {split: [f"{count[split]:,}" for count in pairs] for split in pairs[0]}
+    parts = [table("Pairs", list(shown), sizes)]
+    for measure, name in (
+        ("lift@10", "nDCG@10 above that of a random order"),
+        ("macro_f1", "macro-F1"),
+    ):
+        having = [title for title in rows if measure in next(iter(rows[title].values()))]
+        values = {
+            system: [number(rows[title][system][measure]) for title in having]
+            for system in next(iter(rows.values()))
+        }
+        parts.append(table(name, having, values))
+    goals = [{goal["name"]: span(goal) for goal in record["goals"]} for record in shown.values()]
+    names = dict.fromkeys(name for found in goals for name in found)
+    spans = {name: [found.get(name, "") for found in goals] for name in names}
+    parts.append(table("Goal", list(shown), spans))
+    parts += [f"{title}\n: {record['data']['verdict']}" for title, record in shown.items()]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(corner: str, columns: list[str], rows: dict[str, list[str]]) -> str:
+    """A Markdown table with the names of `rows` on the left and numbers on the right."""
+    lines = [f"| {corner} | {' | '.join(columns)} |", "| --- |" + " ---: |" * len(columns)]
+    lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
+    return "\n".join(lines)
+
+
+def span(goal: dict) -> str:
+    """A measured value, with its interval where it has one."""
+    if goal.get("low") is None:
+        return number(goal["value"])
+    return f"{number(goal['value'])} [{number(goal['low'])}, {number(goal['high'])}]"
+
+
+def number(value) -> str:
+    return value if isinstance(value, str) else report.number(value)
+
+
+def run_times_page() -> str:
+    parts = [
+        "# Run times",
+        "How long each chapter takes in profile `book`, and how much memory it needs at most. "
+        "`make notebooks` measures both: it runs the chapters in reading order from an empty "
+        "artefact folder, so that a later chapter finds what an earlier one has trained. A "
+        "chapter that is run alone first makes what it needs and takes longer.",
+    ]
+    if not RUN_TIMES.exists():
+        return "\n\n".join([*parts, "No run is recorded yet.\n"])
+    record = json.loads(RUN_TIMES.read_text("utf-8"))
+    rows = record["data"]["notebooks"]
+    table = ["| Chapter | Time | Memory |", "| --- | ---: | ---: |"]
+    for row in rows:
+        link = f"[](../notebooks/{row['name']}.ipynb)"
+        table.append(f"| {link} | {duration(row['seconds'])} | {gibibytes(row['peak_mib'])} |")
+    total = duration(sum(row["seconds"] for row in rows))
+    table.append(f"| **all** | {total} | {gibibytes(max(row['peak_mib'] for row in rows))} |")
+    return "\n\n".join([*parts, "\n".join(table), provenance(record)]) + "\n"

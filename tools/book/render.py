@@ -1,0 +1,57 @@
+"""Gathers the sources of the book in one folder and lets Jupyter Book render them."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+
+from book.common import BUILD, ROOT, dump, say, write
+from book.execute import page_files
+from book.pages import SIDES, beside, records, results_page, run_times_page
+
+
+def render(output: Path, notebooks: dict[str, nbformat.NotebookNode]) -> Path:
+    """Gather the sources under `output/source` and render them. Returns the first page."""
+    source = output / "source"
+    wanted = {f"notebooks/{name}.ipynb": dump(notebook) for name, notebook in notebooks.items()}
+    wanted["book/results.md"] = results_page()
+    wanted["book/run_times.md"] = run_times_page()
+    found = records()  # the text around this table is book/compared.md
+    sides = {title: found[name] for name, title in SIDES.items() if name in found}
+    wanted["book/beside.txt"] = beside(sides)
+    for path in [ROOT / "_toc.yml", *(ROOT / "book").rglob("*")]:
+        if path.is_file():
+            wanted[str(path.relative_to(ROOT))] = path.read_bytes()
+    wanted |= page_files(notebooks)
+    for path in source.rglob("*"):
+        if path.is_file() and str(path.relative_to(source)) not in wanted:
+            path.unlink()
+    for name, content in wanted.items():
+        write(source / name, content)
+
+    # Sphinx does not see that these changed, nor does it repeat the warnings of a failed build.
+    html = output / "_build" if output != BUILD else BUILD
+    inputs = [ROOT / "_config.yml", ROOT / "_toc.yml", *sorted((ROOT / "tools").rglob("*.py"))]
+    inputs += sorted((ROOT / "book" / "_static").iterdir())
+    state = hashlib.sha256(b"".join(path.read_bytes() for path in inputs)).hexdigest()
+    stamp = html / ".rendered"
+    if not stamp.exists() or stamp.read_text() != state:
+        for folder in ("html", ".doctrees"):
+            shutil.rmtree(html / folder, ignore_errors=True)
+    stamp.unlink(missing_ok=True)
+    say("Rendering ...")
+    program = str(Path(sys.executable).with_name("jupyter-book"))
+    command = [program, "build", str(source), "-W", "--keep-going"]
+    command += ["-q", "--path-output", str(html.parent), "--config", str(ROOT / "_config.yml")]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        shutil.rmtree(html / "html", ignore_errors=True)
+        sys.exit(f"{done.stdout}\nThe book was not rendered; the messages above say why.")
+    html.mkdir(exist_ok=True)
+    stamp.write_text(state)
+    return html / "html" / "index.html"
