@@ -1,10 +1,8 @@
-"""The form of the stored chapters, and that each runs with nothing but the wheel."""
+"""The form of the stored chapters. That each runs with the wheel alone, `make smoke` sees to."""
 
 import ast
 import json
-import os
 import re
-import shutil
 import statistics
 import subprocess
 import sys
@@ -12,7 +10,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 
 import ecomkd
 import teaching
@@ -329,40 +326,3 @@ def test_stored_outputs_are_cleaned():
         "saved to artifacts\n",
         "1",
     ]
-
-
-# Nothing but the wheel ----------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def wheel_folder(tmp_path_factory) -> Path:
-    """A folder that holds the built wheel's content and goes before everything else on the path."""
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
-    source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    shutil.copytree(
-        ROOT / "ecomkd", source / "ecomkd", ignore=shutil.ignore_patterns("__pycache__")
-    )
-    quiet = {"stdout": subprocess.DEVNULL, "check": True}
-    build = [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(source)]
-    subprocess.run(build, **quiet)
-    (wheel,) = folder.glob("*.whl")
-    site = folder / "site"
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site)]
-    subprocess.run([*pip, str(wheel)], **quiet)
-    return site
-
-
-@each_notebook
-def test_runs_from_an_empty_folder_with_the_wheel(path, wheel_folder, tmp_path):
-    notebook = execute.clear(read(path))
-    where = "import ecomkd\n\necomkd.__file__"
-    notebook.cells.append(nbformat.v4.new_code_cell(where))
-    environment = dict(os.environ, PYTHONPATH=str(wheel_folder), ECOMKD_PROFILE="smoke")
-    environment.pop("ECOMKD_ARTIFACTS", None)
-    here = {"metadata": {"path": str(tmp_path)}}
-    client = NotebookClient(notebook, timeout=900, kernel_name="python3", resources=here)
-    client.execute(env=environment)
-    assert str(wheel_folder) in notebook.cells[-1].outputs[0].data["text/plain"]
