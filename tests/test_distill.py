@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from ecomkd import baselines, distill, losses, models, pipeline
+from ecomkd import distill, features, losses, models, pipeline
 
 TOKENIZER = tiny_models.tokenizer()
 LENGTH = 32
@@ -557,7 +557,7 @@ def test_the_warm_up_follows_the_bi_encoder_without_a_label(tmp_path, monkeypatc
     profile = tiny_models.profile(tmp_path, frozen_layers=0, **changes)
     data = tiny_models.shop(unlabelled=800)
     asked = pd.Series(data["unlabelled"]["product_title"]).str.contains("tea").to_numpy()
-    monkeypatch.setattr(baselines, "bi_encoder_scores", lambda pairs, profile: asked * 1.0)
+    monkeypatch.setattr(features, "bi_encoder_scores", lambda pairs, profile: asked * 1.0)
     folder = pipeline.warmed(data, profile)
     pairs = distill.encode(data["unlabelled"], TOKENIZER, LENGTH)
     logits = distill.predict(models.load(folder, 2), pairs, TOKENIZER, profile)
@@ -589,7 +589,7 @@ def test_a_student_starts_where_its_teacher_started(tmp_path, monkeypatch):
     profile = tiny_models.profile(tmp_path, student_layers=(0, 2), **changes)
     data = tiny_models.shop()
     monkeypatch.setattr(
-        baselines, "bi_encoder_scores", lambda pairs, profile: np.arange(len(pairs)) * 1.0
+        features, "bi_encoder_scores", lambda pairs, profile: np.arange(len(pairs)) * 1.0
     )
     teacher = pipeline.teacher(data, profile)
     warmed = models.load(pipeline.warmed(data, profile), 2).state_dict()
