@@ -1,17 +1,15 @@
-"""Numbers on their way to a reader: glued into prose, recorded as JSON, set as tables."""
+"""Numbers on their way to a reader: glued into prose, recorded as JSON. All chapters."""
 
 from __future__ import annotations
 
 import json
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from html import escape
 from importlib import metadata, resources
 from numbers import Integral, Real
 from pathlib import Path
-
-import pandas as pd
 
 from ecomkd.artifacts import write_text
 
@@ -41,7 +39,8 @@ def record(name: str, value, unit: str | None = None) -> str:
 
 
 def number(value: Real, unit: str | None = None) -> str:
-    """A number as the book prints it: whole ones with thousands marked, others to 3 digits.
+    """A number as the book prints it: whole ones with thousands marked, others to 3 digits, of
+    which one is left below 0.001.
 
     The unit `%` multiplies by 100 first. The unit follows after a no-break space.
     """
@@ -56,8 +55,10 @@ def number(value: Real, unit: str | None = None) -> str:
         text = f"{value:.1f}"
     elif abs(value) >= 1 or value == 0:
         text = f"{value:.2f}"
-    else:
+    elif abs(value) >= 0.001:
         text = f"{value:.3f}"
+    else:
+        text = f"{value:.1g}"
     return f"{text} {unit}" if unit else text
 
 
@@ -107,40 +108,22 @@ def write_recorded(
         "data": dict(data),
         "goals": [dict(entry) for entry in goals],
     }
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, to_json(content, indent=1) + "\n")
 
 
-def html(
-    rows: pd.DataFrame, clock: pd.DataFrame, goals: Sequence[Mapping], verdict: str, command: str
-) -> str:
-    """A self-contained page with the verdict, the systems, their speed and the goals."""
-    columns = ["ndcg@10", "ndcg@10 low", "ndcg@10 high", "lift@10", "mrr"]
-    columns += ["accuracy", "macro_precision", "macro_recall", "macro_f1"]
-    shown = rows[[column for column in columns if column in rows]]
-    aims = pd.DataFrame(goals).set_index("name")
-    parts = [
-        f"<p><strong>{escape(verdict)}</strong></p>",
-        "<h2>Quality on held-out queries</h2>",
-        shown.to_html(float_format="{:.3f}".format, border=0),
-        "<h2>Speed and size</h2>",
-        clock.drop(columns="role").to_html(float_format="{:.2f}".format, na_rep="", border=0),
-        "<h2>Goals</h2>",
-        aims.to_html(float_format="{:.3f}".format, border=0),
-        f"<p>Made by <code>{escape(command)}</code>.</p>",
-    ]
-    return _PAGE.replace("BODY", "\n".join(parts))
+def to_json(content, indent: int | None = None) -> str:
+    """The JSON of plain values, lists and mappings; what is not finite becomes null.
+
+    JSON has no NaN and no infinity, and strict readers refuse a file that holds them.
+    """
+    return json.dumps(_finite(content), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Distillation report</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; display: block; overflow-x: auto; font-size: 0.9rem; }
-th, td { padding: 0.3rem 0.7rem; text-align: right; border-bottom: 1px solid #8884; }
-th:first-child { text-align: left; }
-</style></head><body><h1>Distillation report</h1>
-BODY
-</body></html>
-"""
+def _finite(content):
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    return content

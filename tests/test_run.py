@@ -1,299 +1,279 @@
-"""Tables, goals and verdicts from results small enough to check by hand."""
+"""Everything on one catalogue: what it loads, trains, keeps, says and leaves alone."""
 
 import json
-import subprocess
 import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import tiny_models
+from datasets import Dataset, DatasetDict
 
-from ecomkd import export, report, run
+from ecomkd import outputs, pipeline
+from ecomkd.data import sources
 from ecomkd.data.schema import GAINS
+from ecomkd.relevance import baselines
+from ecomkd.relevance import run as running
+from ecomkd.relevance.run import cautions, results_of, run, trained
 
-CHANCE = 0.5
-NDCG = {
-    "random": [0.5, 0.4],
-    "BM25": [0.6, 0.6],
-    "bi-encoder, untrained": [0.7, 0.6],
-    "boosted trees on words": [0.6, 0.7],
-    "teacher": [0.9, 0.9],
-    "student, labels only": [0.7, 0.8],
-    "student, KD on labels": [0.8, 0.8],
-    "student, distilled": [0.88, 0.86],
-    "student, hard pseudo-labels": [0.8, 0.8],
-    "student, distilled, int8": [0.872, 0.86],
-}
-# Labels of the four pairs: E, S in q1 and E, S in q2. Macro-F1 runs over two classes here.
-LABELS = [0, 1, 0, 1]
-PREDICTED = {name: [0, 1, 0, 1] for name in NDCG} | {
-    "student, labels only": [0, 0, 0, 0],
-    "student, hard pseudo-labels": [0, 1, 0, 0],
-}
+COMMAND = "ecomkd run shoes --profile smoke --seeds 1 --first-seed 900 --out report"
+QUERIES = 14
 
 
-def result(seed=900, data="same", ndcg=(), predicted=(), kinds=("plain", "typo")) -> dict:
-    """What `one_seed` returns for two queries of two pairs; only what is read is filled in."""
-    systems = {}
-    for name, values in (NDCG | dict(ndcg)).items():
-        ids = [f"q{i + 1}" for i in range(len(values))]
-        systems[name] = {
-            "predicted": (PREDICTED | dict(predicted))[name],
-            "classification": {"accuracy": 0.25 * (seed - 899), "macro_f1": 0.5},
-            "per_class": {"0": {}, "1": {}},
-            "ranking": {
-                "ndcg@10": float(np.mean(values)),
-                "lift@10": float(np.mean(values)) - CHANCE,
-            },
-            "per_query": {
-                "query_id": ids,
-                "ndcg@10": list(values),
-                "random_ndcg@10": [CHANCE] * len(values),
-                "lift@10": [value - CHANCE for value in values],
-            },
-        }
-    return {
-        "seed": seed,
-        "data": data,
-        "query_id": ["q1", "q1", "q2", "q2"],
-        "label": LABELS,
-        "kind": None if kinds is None else [kinds[0], kinds[0], kinds[1], kinds[1]],
-        "systems": systems,
-    }
+def judgments(**columns) -> pd.DataFrame:
+    """A shop of 14 queries, each with four products of one label each; words are the tokenizer's.
+
+    `columns` replace those of the frame; a function gets the frame.
+    """
+    pairs = tiny_models.pairs(4 * QUERIES, 1).to_pandas().drop(columns="label")
+    number = pairs.index // 4
+    pairs["query_id"] = [f"q{i}" for i in number]
+    words = tiny_models.WORDS
+    pairs["query"] = [words[i] + " " + words[-1 - i // 2] for i in number]
+    pairs["esci_label"] = list(GAINS) * QUERIES
+    pairs["split"] = ["train" if i < 7 else "validation" if i < 10 else "test" for i in number]
+    for name, column in columns.items():
+        pairs[name] = column(pairs) if callable(column) else column
+    return pairs
 
 
-def without_ranking(predicted=()) -> dict:
-    only = result(predicted=predicted, kinds=None)
-    for entry in only["systems"].values():
-        del entry["ranking"], entry["per_query"]
-    return only
-
-
-CLOCK = pd.DataFrame(
-    {"p50_ms": [20.0, 1.6], "p95_ms": [30.0, 2.0]},
-    index=["teacher, PyTorch fp32", "student, ONNX int8"],
-)
-
-
-def goals(*results, clock=CLOCK) -> dict:
-    entries = run.goals(results, clock)
-    assert all(set(e) == {"name", "value", "low", "high", "goal", "met"} for e in entries)
-    assert all(type(entry["met"]) is bool for entry in entries)
-    return {entry["name"]: entry for entry in entries}
-
-
-def find(entries: dict, *words: str) -> dict:
-    (name,) = [name for name in entries if all(word in name for word in words)]
-    return entries[name]
-
-
-# The table
-
-
-def test_table_has_a_row_for_each_system_and_means_over_seeds():
-    other = {"teacher": [0.7, 0.9]}
-    rows = run.table([result(900, "a"), result(901, "b", other)])
-    assert list(rows.index) == list(run.SYSTEMS)
-    assert rows["role"].to_dict() == run.SYSTEMS
-    assert rows.loc["teacher", "ndcg@10"] == pytest.approx((0.9 + 0.8) / 2)
-    assert rows.loc["teacher", "lift@10"] == pytest.approx(0.35)
-    assert rows.loc["BM25", "accuracy"] == pytest.approx((0.25 + 0.5) / 2)
-    low, high = rows.loc["teacher", ["ndcg@10 low", "ndcg@10 high"]]
-    assert 0.7 <= low < 0.85 < high <= 0.9
-
-
-def test_table_without_ranking_has_no_ranking_columns():
-    rows = run.table([without_ranking()])
-    assert list(rows.columns) == ["role", "accuracy", "macro_f1"]
-
-
-def test_intervals_count_a_query_that_seeds_share_once():
-    """Noise of the seeds cancels within a query; two shops with the same ids are four queries."""
-
-    def row(*data: str) -> pd.Series:
-        first = result(900, data[0], {"teacher": [0.9, 0.7]})
-        second = result(901, data[1], {"teacher": [0.7, 0.9]})
-        return run.table([first, second]).loc["teacher"]
-
-    shared, apart = row("same", "same"), row("one", "other")
-    assert shared["ndcg@10"] == apart["ndcg@10"] == pytest.approx(0.8)
-    assert [shared["ndcg@10 low"], shared["ndcg@10 high"]] == pytest.approx([0.8, 0.8])
-    assert apart["ndcg@10 high"] - apart["ndcg@10 low"] > 0.1
-
-
-# The goals
-
-
-def test_gains_of_distillation_by_hand():
-    entries = goals(result())
-    plain = find(entries, "nDCG@10", "without distillation")
-    assert plain["value"] == pytest.approx(0.87 - 0.75)
-    assert [plain["low"], plain["high"]] == pytest.approx([0.06, 0.18])
-    assert plain["met"]
-    hard = find(entries, "nDCG@10", "hard pseudo-labels")
-    assert hard["value"] == pytest.approx(0.07)
-    assert hard["met"]
-
-
-def test_share_of_the_lift_kept_by_hand():
-    """(0.87 − 0.5) / (0.9 − 0.5), with the expected score of chance, not the drawn one of 0.45."""
-    kept = find(goals(result()), "lift over random")
-    assert kept["value"] == pytest.approx(0.37 / 0.4)
-    assert [kept["low"], kept["high"]] == pytest.approx([0.36 / 0.4, 0.38 / 0.4])
-    assert not kept["met"]
-    better = result(ndcg={"student, distilled": [0.9, 0.88]})
-    assert find(goals(better), "lift over random")["met"]
-
-
-def test_share_of_the_gap_closed_by_hand():
-    gap = find(goals(result()), "gap")
-    assert gap["value"] == pytest.approx(0.12 / 0.15)
-    # q1 alone: 0.18 of 0.2; q2 alone: 0.06 of 0.1.
-    assert [gap["low"], gap["high"]] == pytest.approx([0.6, 0.9])
-    assert gap["met"]
-    assert not find(goals(result(ndcg={"student, distilled": [0.75, 0.8]})), "gap")["met"]
-
-
-def test_macro_f1_by_hand():
-    """All E: F1 is 2/3 for E and 0 for S, so 1/3. Three E: 4/5 and 2/3, so 11/15."""
-    entries = goals(result())
-    assert find(entries, "macro-F1", "without")["value"] == pytest.approx(1 - 1 / 3)
-    assert find(entries, "macro-F1", "without")["met"]
-    hard = find(entries, "macro-F1", "hard")
-    assert hard["value"] == pytest.approx(1 - 11 / 15)
-    assert hard["low"] == 0  # q1 drawn twice: no difference
-    assert not hard["met"]
-
-
-def test_what_int8_costs_is_in_points_and_the_right_way_round():
-    worse = {"student, distilled, int8": [0, 1, 0, 0]}
-    cost = find(goals(result(predicted=worse)), "macro-F1", "int8")
-    assert cost["value"] == pytest.approx(100 * (1 - 11 / 15))
-    assert cost["low"] <= cost["value"] <= cost["high"]
-    assert cost["low"] == 0
-    assert not cost["met"]
-    cost = find(goals(result()), "nDCG@10", "int8")
-    assert cost["value"] == pytest.approx(0.4)
-    assert [cost["low"], cost["high"]] == pytest.approx([0, 0.8])
-    assert cost["met"]
-    assert find(goals(result()), "macro-F1", "int8")["met"]
-
-
-def test_speed_up_by_hand():
-    fast = find(goals(result()), "latency")
-    assert [fast["value"], fast["low"], fast["high"]] == pytest.approx([12.5, 10, 18.75])
-    assert fast["met"]
-    assert not find(goals(result(), clock=CLOCK.assign(p50_ms=[15.9, 1.6])), "latency")["met"]
-
-
-def test_goals_without_ranking_are_those_of_classes_and_speed():
-    names = list(goals(without_ranking()))
-    assert len(names) == 4
-    assert not [name for name in names if "nDCG" in name]
-
-
-# By kind, and the verdict
-
-
-def test_by_kind_is_the_mean_lift_of_each_kind():
-    kinds = run.by_kind([result(), result(901, "other", {"teacher": [0.7, 0.9]})])
-    assert list(kinds.index) == ["plain", "typo"]
-    assert kinds.loc["plain", "teacher"] == pytest.approx((0.4 + 0.2) / 2)
-    assert kinds.loc["typo", "teacher"] == pytest.approx(0.4)
-    assert run.by_kind([result(kinds=None)]) is None
-    assert run.by_kind([without_ranking()]) is None
-
-
-VERDICTS = {
-    "Stay with BM25: the teacher's nDCG@10 is not clearly above": {"BM25": [0.95, 0.8]},
-    "Stay with the untrained bi-encoder: the teacher's nDCG@10 is not clearly above": {
-        "bi-encoder, untrained": [0.95, 0.8]
-    },
-    "Distil: the student keeps 92% of the teacher's lift over a random order": {},
-    "Keep the teacher: it is above the untrained bi-encoder, and the student keeps only 70%": {
-        "student, distilled": [0.8, 0.76]
-    },
-}
-
-
-@pytest.mark.parametrize(
-    ("begins", "ndcg"), VERDICTS.items(), ids=["bm25", "bi-encoder", "distil", "teacher"]
-)
-def test_verdict(begins, ndcg):
-    assert run.verdict([result(ndcg=ndcg)]).startswith(begins)
-
-
-def test_verdict_without_ranking_goes_by_macro_f1():
-    assert run.verdict([without_ranking()]).startswith("Distil: the student keeps 100%")
-    worse = without_ranking()
-    worse["systems"]["student, distilled"]["classification"]["macro_f1"] = 0.4
-    assert run.verdict([worse]).startswith("Keep the teacher: the student keeps only 80%")
-
-
-# What is served
+def shop(folder: Path, pairs: pd.DataFrame) -> Path:
+    folder.mkdir()
+    pairs.to_csv(folder / "judgments.csv", index=False)
+    extra = tiny_models.pairs(16, 2, labelled=False, prefix="u").to_pandas()
+    extra["query"] = extra.groupby("query_id")["query"].transform("first")
+    extra.drop(columns="label").to_csv(folder / "unlabelled.csv", index=False)
+    return folder
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    """A tiny student, exported and deployed."""
-    folder = tmp_path_factory.mktemp("served")
-    path = export.to_onnx(
-        tiny_models.bert(layers=1), tiny_models.tokenizer(), folder / "onnx" / "model.onnx"
+def profile(tmp_path_factory):
+    """Profile `smoke` with a teacher of two random layers; artefacts are shared by all tests."""
+    folder = tmp_path_factory.mktemp("run")
+    teacher = tiny_models.save(tiny_models.bert(), folder / "pretrained")
+    scale = {"teacher": str(teacher), "student_layers": (0,)}
+    return tiny_models.profile(folder / "artifacts", **scale)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def encoder():
+    """A stand-in for the untrained bi-encoder, whose weights take longer to load than all else."""
+    with pytest.MonkeyPatch.context() as patch:
+        own = baselines.random_scores
+        patch.setattr(baselines, "bi_encoder_scores", lambda pairs, profile: own(pairs))
+        yield
+
+
+@pytest.fixture(scope="module")
+def shoes(tmp_path_factory):
+    return shop(tmp_path_factory.mktemp("data") / "shoes", judgments())
+
+
+@pytest.fixture
+def did(profile, shoes, tmp_path):
+    """The folder of a run of two seeds."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run(shoes, profile, [900, 901], tmp_path / "report", COMMAND)
+    return tmp_path / "report"
+
+
+def names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+# What is written, and what is left alone
+
+
+def test_all_that_is_written_stands_in_the_manifest(did):
+    listed = outputs.check(did, "run")["files"]
+    assert names(did) == {*listed, "manifest.json"}
+    assert {"seed-900.json", "seed-901.json", "report.json", "report.html"} <= set(listed)
+    assert {"student/model.int8.onnx", "student/labels.json", "student/score.py"} <= set(listed)
+    report = json.loads((did / "report.json").read_text())
+    assert report["goals"] == []
+    assert "Goals" not in (did / "report.html").read_text()
+
+
+def test_a_further_run_leaves_nothing_of_an_earlier_one(did, profile, shoes):
+    (did / "student" / "old.json").write_text("{}")
+    outputs.add(did, "run", ["student/old.json"])
+    with pytest.warns(UserWarning, match="no verdict on fewer than 20"):
+        run(shoes, profile, [900], did, COMMAND)
+    assert not {"seed-901.json", "student/old.json"} & names(did)
+    assert names(did) == {*outputs.check(did, "run")["files"], "manifest.json"}
+
+
+@pytest.mark.parametrize("where", ["", "student"])
+def test_a_folder_of_somebody_else_is_refused_before_any_work(
+    where, profile, tmp_path, monkeypatch
+):
+    """Its `student` was deleted once, whatever was in it."""
+    monkeypatch.setattr(sources, "load", lambda *_: pytest.fail("work began"))
+    theirs = tmp_path / "q" / where
+    theirs.mkdir(parents=True)
+    (theirs / "thesis.tex").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"did not write (student/)?thesis\.tex"):
+        run("shop", profile, [900], tmp_path / "q", COMMAND)
+    assert (theirs / "thesis.tex").read_text() == "mine"
+
+
+def test_a_file_in_the_place_of_the_folder_is_named_before_any_work(profile, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "load", lambda *_: pytest.fail("work began"))
+    (tmp_path / "x").touch()
+    with pytest.raises(NotADirectoryError, match="a file of this name is there"):
+        run("shop", profile, [900], tmp_path / "x", COMMAND)
+
+
+def test_a_seeds_results_are_there_as_soon_as_it_is_done(profile, shoes, tmp_path, monkeypatch):
+    out, seen = tmp_path / "report", []
+    evaluated = running.results_of
+
+    def watched(made):
+        seen.append(names(out) if out.exists() else set())
+        return evaluated(made)
+
+    monkeypatch.setattr(running, "results_of", watched)
+    with pytest.warns(UserWarning):
+        run(shoes, profile, [900, 901], out, COMMAND)
+    assert seen == [set(), {"manifest.json", "seed-900.json"}]
+
+
+@pytest.mark.parametrize("package", ["lightgbm", "onnx", "psutil"])
+def test_a_missing_package_is_named_before_any_work(package, profile, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr(sources, "load", lambda *_: pytest.fail("work began"))
+    with pytest.raises(RuntimeError, match=rf"needs {package}: .* 'ecomkd\[run\]'"):
+        run("shop", profile, [900], tmp_path / "out", COMMAND)
+
+
+# What is handed on
+
+
+def test_nothing_is_loaded_or_exported_twice(did, profile, shoes, tmp_path, monkeypatch):
+    """Once a seed the data and the catalogue, once for all the exports of the first student."""
+    asked = []
+
+    def watch(module, name):
+        function = getattr(module, name)
+
+        def counted(*given, **options):
+            asked.append(name)
+            return function(*given, **options)
+
+        monkeypatch.setattr(module, name, counted)
+
+    for module, name in [
+        (sources, "load"),
+        (sources, "catalogue"),
+        (pipeline, "teacher"),
+        (pipeline, "student"),
+        (running, "exports"),
+    ]:
+        watch(module, name)
+    with pytest.warns(UserWarning):
+        run(shoes, profile, [900, 901], tmp_path / "again", COMMAND)
+    counts = {name: asked.count(name) for name in asked}
+    # Of the exports, two are students', one is the first teacher's, whose speed is measured.
+    assert counts == {"load": 2, "catalogue": 2, "teacher": 2, "student": 8, "exports": 3}
+
+
+@pytest.fixture(scope="module")
+def made(profile, shoes):
+    return trained(sources.load(shoes, profile), sources.catalogue(shoes, profile), profile)
+
+
+def test_the_results_of_another_catalogue_are_others(made):
+    """BM25 and the boosted trees count words of the whole catalogue."""
+
+    def kept_results() -> set[Path]:
+        return set(made.profile.artifacts.glob("result-*"))
+
+    first = results_of(made)
+    before = kept_results()
+    further = [{name: "red shoe" for name in made.catalogue.column_names} | {"product_id": f"n{i}"}
+               for i in range(9)]  # fmt: skip
+    longer = Dataset.from_list([*made.catalogue.to_list(), *further])
+    other = results_of(replace(made, catalogue=longer))
+    assert len(kept_results() - before) == 1
+    assert other["systems"]["teacher"] == first["systems"]["teacher"]
+    assert results_of(made) == first
+    assert len(kept_results() - before) == 1
+
+
+# What `ecomkd check` accepts
+
+
+def kept(folder: Path) -> dict:
+    return json.loads((folder / "report.json").read_text())
+
+
+SHOPS = {
+    "one class, nothing relevant": (
+        {"esci_label": "I"},
+        ["All training pairs have the label I", "No test query has a relevant product"],
+        False,
+    ),
+    "nothing relevant in test and validation, stop words, kinds that are no text": (
+        {
+            "esci_label": lambda pairs: pairs["esci_label"].where(pairs["split"] == "train", "I"),
+            "product_title": "the of a",
+            "query_kind": range(4 * QUERIES),
+        },
+        ["No test query has a relevant product", "BM25 scores every product 0"],
+        False,
+    ),
+    "one test query, one class in training": (
+        {
+            "split": lambda pairs: pairs["split"].where(pairs.index < 44, "train"),
+            "esci_label": lambda pairs: pairs["esci_label"].where(pairs["split"] != "train", "S"),
+        },
+        ["All training pairs have the label S", "Only 1 of the test queries"],
+        True,
+    ),
+    "one product": (
+        {"product_id": "p", "product_title": "red shoe", "keep": lambda pairs: pairs.index % 5},
+        ["Most test queries have a single judged product"],
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize(("columns", "sentences", "ordered"), SHOPS.values(), ids=SHOPS)
+def test_what_check_accepts_run_finishes_with_words_on_what_it_cannot_say(
+    columns, sentences, ordered, profile, tmp_path
+):
+    pairs = judgments(**columns)
+    if "keep" in pairs:
+        pairs = pairs[pairs.pop("keep") == 0]
+    with pytest.warns(UserWarning) as warned:
+        run(shop(tmp_path / "shop", pairs), profile, [900], tmp_path / "out", COMMAND)
+    report = kept(tmp_path / "out")
+    notes = report["data"]["notes"]
+    assert notes and set(notes) <= {str(warning.message) for warning in warned}
+    assert len(notes) == len(sentences)
+    assert all(words in note for words, note in zip(sentences, notes, strict=True))
+    assert report["data"]["verdict"].startswith(("No verdict", "Stay with"))
+    assert ("ndcg@10" in report["data"]["rows"]["teacher"]) == ordered
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert all(note.split(":")[0].replace("'", "&#x27;") in page for note in notes)
+    assert "NaN" not in (tmp_path / "out" / "report.json").read_text()
+
+
+def test_cautions_come_before_any_training(profile, shoes, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise RuntimeError("training begins")
+
+    monkeypatch.setattr(pipeline, "with_unlabelled", stop)
+    with pytest.warns(UserWarning, match="Only 4 of the test"), pytest.raises(RuntimeError):
+        run(shoes, profile, [900], tmp_path / "out", COMMAND)
+
+
+def test_ordinary_data_need_no_caution():
+    data = DatasetDict(
+        train=tiny_models.pairs(24, 1),
+        test=tiny_models.pairs(4 * 24, 3, prefix="t"),
     )
-    export.quantize(path)
-    (folder / "out").mkdir()
-    (folder / "out" / "stale.txt").write_text("from an earlier run")
-    run.deploy(path.parent, folder / "out", list(GAINS), GAINS.values())
-    return folder / "out"
-
-
-def test_deployed_folder_is_the_int8_student_and_nothing_else(served):
-    names = {path.name for path in served.iterdir()}
-    assert {"model.int8.onnx", "labels.json", "score.py", "tokenizer.json"} <= names
-    assert not names & {"model.onnx", "manifest.json", "stale.txt"}
-    label_map = json.loads((served / "labels.json").read_text())
-    assert label_map == {"labels": list(GAINS), "gains": list(GAINS.values())}
-    code = (served / "score.py").read_text().splitlines()[1:]
-    assert "ecomkd" not in "".join(code)
-
-
-def test_scoring_example_prints_a_ranking(served):
-    products = ["blue mug", "red shoe large", "tea pot"]
-    done = subprocess.run(
-        [sys.executable, "score.py", "red shoe", *products],
-        cwd=served, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    scores, names = zip(*(line.split("  ") for line in done.stdout.splitlines()), strict=True)
-    assert sorted(names) == sorted(products)
-    assert list(scores) == sorted(scores, reverse=True)
-    assert all(0 <= float(score) <= 1 for score in scores)
-    tokens = tiny_models.tokenizer()("red shoe", names[0], return_tensors="np")
-    logits = export.OnnxClassifier(served / "model.int8.onnx")(**tokens)
-    chances = np.exp(logits[0]) / np.exp(logits[0]).sum()
-    # Padding reaches the scales of int8 activations, so a pair alone agrees only nearly.
-    assert float(scores[0]) == pytest.approx(chances @ list(GAINS.values()), abs=0.05)
-
-
-def test_exported_predictions_are_those_of_the_pairs_one_by_one(served, tmp_path):
-    """A pair is scored as it is served, alone: int8 activations share their scale in a batch."""
-    pairs = tiny_models.pairs(24, seed=8)
-    profile = tiny_models.profile(tmp_path)
-    path = served / "model.int8.onnx"
-    together = run.predict_onnx(path, pairs, profile)
-    alone = np.concatenate([run.predict_onnx(path, pairs.select([i]), profile) for i in range(24)])
-    assert together.shape == (24, 4)
-    assert np.allclose(together.sum(axis=1), 1)
-    assert np.abs(together - alone).max() < 1e-6
-
-
-def test_a_result_that_is_not_recorded_is_named_even_where_nothing_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(report.resources, "files", lambda package: tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"No recorded result 'core': there are none yet\."):
-        report.recorded("core")
-    (tmp_path / "recorded").mkdir()
-    (tmp_path / "recorded" / "core.json").write_text('{"seeds": [1]}')
-    assert report.recorded("core") == {"seeds": [1]}
-    with pytest.raises(FileNotFoundError, match="there are core"):
-        report.recorded("other")
+    assert cautions(data, tiny_models.pairs(8)) == []

@@ -1,0 +1,161 @@
+"""What a distilled student has to beat: random order, BM25, a frozen bi-encoder, boosted trees.
+
+Chapters 1, 5 and 6.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from datasets import Dataset
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from ecomkd.config import Profile
+from ecomkd.data.sources import product_text
+from ecomkd.mining import embed
+from ecomkd.words import bm25, bm25_of
+
+
+def random_scores(pairs: Dataset, seed: int = 0) -> np.ndarray:
+    """One uniform number per pair, (N,)."""
+    return np.random.default_rng(seed).random(len(pairs))
+
+
+def bm25_scores(pairs: Dataset, catalogue: Dataset) -> np.ndarray:
+    """BM25 of each pair, (N,), with word statistics from the whole catalogue.
+
+    English stop words and Snowball stemming, k1 = 1.5, b = 0.75 (the defaults of `bm25s`;
+    Robertson & Zaragoza 2009). Products that the catalogue lacks are indexed as well.
+    """
+    texts = dict(zip(catalogue["product_id"], _texts(catalogue), strict=True))
+    texts |= dict(zip(pairs["product_id"], _texts(pairs), strict=True))
+    column = {product: index for index, product in enumerate(texts)}
+    index = bm25(list(texts.values()))
+    scores = np.zeros(len(pairs))
+    queries = np.asarray(pairs["query"], dtype=object)
+    products = np.asarray([column[product] for product in pairs["product_id"]])
+    for query in dict.fromkeys(queries):
+        rows = queries == query
+        scores[rows] = bm25_of(index, query)[products[rows]]
+    return scores
+
+
+def bi_encoder_scores(pairs: Dataset, profile: Profile, name: str = "minilm") -> np.ndarray:
+    """Cosine between query and product under a pretrained sentence encoder, untrained, (N,)."""
+    query = embed(pairs["query"], profile, name)
+    product = embed(_texts(pairs), profile, name)
+    return (query * product).sum(axis=1)
+
+
+def lexical_boosting(train: Dataset, test: Dataset, catalogue: Dataset, seed: int) -> np.ndarray:
+    """Class probabilities (N, C) on `test` of gradient-boosted trees on word features of `train`.
+
+    Features: BM25, cosines of TF-IDF over words and over character 3- to 5-grams, shares of query
+    words found in the title, the whole text, brand and colour, and the two lengths: all that can
+    be known of a pair without knowing what a word means. Where `train` shows a single class, that
+    class has probability 1. Raises RuntimeError where LightGBM is not installed.
+    """
+    labels = np.asarray(train["label"])
+    classes = train.features["label"].num_classes
+    model = _trees(seed)
+    if len(np.unique(labels)) == 1:
+        return _always(labels[0], len(test), classes)
+    cosines = [
+        _cosine_of_words(_texts(catalogue)),
+        _cosine_of_words(_texts(catalogue), analyzer="char_wb", ngram_range=(3, 5)),
+    ]
+
+    def features(pairs: Dataset) -> np.ndarray:
+        columns = [bm25_scores(pairs, catalogue)]
+        for cosine in cosines:
+            for texts in (list(pairs["product_title"]), _texts(pairs)):
+                columns.append(cosine(list(pairs["query"]), texts))
+        asked = [set(query.lower().split()) for query in pairs["query"]]
+        for texts in (pairs["product_title"], _texts(pairs), pairs["product_brand"]):
+            columns.append(_share_found(asked, texts))
+        columns.append(_share_found(asked, pairs["product_color"]))
+        columns.append(np.asarray([len(words) for words in asked]))
+        columns.append(np.asarray([len(title.split()) for title in pairs["product_title"]]))
+        return np.column_stack(columns)
+
+    model.fit(features(train), labels)
+    probabilities = np.zeros((len(test), classes))
+    with warnings.catch_warnings():
+        # scikit-learn misses the column names that LightGBM invents for an array.
+        warnings.simplefilter("ignore", UserWarning)
+        probabilities[:, model.classes_] = model.predict_proba(features(test))
+    return probabilities
+
+
+def _trees(seed: int):
+    try:
+        import lightgbm
+    except ModuleNotFoundError as error:
+        raise RuntimeError(
+            "Boosted trees need LightGBM: install it with pip install 'ecomkd[run]'."
+        ) from error
+    return lightgbm.LGBMClassifier(
+        n_estimators=300,
+        learning_rate=0.05,
+        num_leaves=15,
+        min_child_samples=20,
+        random_state=seed,
+        deterministic=True,
+        force_row_wise=True,
+        verbosity=-1,
+    )
+
+
+def _cosine_of_words(texts: list[str], **options) -> Callable[[list[str], list[str]], np.ndarray]:
+    """A function from queries and texts to cosines (N,) under TF-IDF fitted on `texts`."""
+    vectoriser = TfidfVectorizer(sublinear_tf=True, **options)
+    analyse = vectoriser.build_analyzer()
+    if not any(analyse(text) for text in texts):
+        return lambda queries, products: np.zeros(len(queries))
+    vectoriser.fit(texts)
+
+    def cosine(queries: list[str], products: list[str]) -> np.ndarray:
+        a, b = vectoriser.transform(queries), vectoriser.transform(products)
+        return np.asarray(a.multiply(b).sum(axis=1)).ravel()
+
+    return cosine
+
+
+def scores_to_probabilities(
+    train_scores: np.ndarray, train_labels: Sequence[int], scores: np.ndarray, classes: int
+) -> np.ndarray:
+    """Class probabilities (N, C) for a method that only scores: a logistic regression on the score.
+
+    Fitted on the training pairs' scores (M,) and labels (M,); so a ranker without a classifier of
+    its own still has a row in the table of accuracy and F1. Where the labels show a single class,
+    that class has probability 1.
+    """
+    if len(np.unique(train_labels)) == 1:
+        return _always(train_labels[0], len(scores), classes)
+    model = LogisticRegression(max_iter=1000)
+    scale = np.std(train_scores) or 1.0
+    model.fit(np.reshape(train_scores, (-1, 1)) / scale, train_labels)
+    probabilities = np.zeros((len(scores), classes))
+    probabilities[:, model.classes_] = model.predict_proba(np.reshape(scores, (-1, 1)) / scale)
+    return probabilities
+
+
+def _always(label: int, pairs: int, classes: int) -> np.ndarray:
+    probabilities = np.zeros((pairs, classes))
+    probabilities[:, label] = 1.0
+    return probabilities
+
+
+def _texts(pairs: Dataset) -> list[str]:
+    return product_text(pairs[:])
+
+
+def _share_found(asked: list[set[str]], texts: Sequence[str]) -> np.ndarray:
+    found = [
+        len(words & set(text.lower().split())) / max(1, len(words))
+        for words, text in zip(asked, texts, strict=True)
+    ]
+    return np.asarray(found)

@@ -1,0 +1,149 @@
+"""What a shop should serve, in words, from the results of `ecomkd run`. Chapter 5."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from ecomkd import metrics
+from ecomkd.relevance.tables import (
+    DISTILLED,
+    PLAIN,
+    TEACHER,
+    UNTRAINED,
+    f1_difference,
+    mean,
+    per_query,
+    query_keys,
+    ranked,
+)
+
+LEAST_QUERIES = 20
+"""With fewer test queries there is no verdict: an interval over so few says little."""
+
+LEAST_LIFT = 0.05
+"""Of a teacher's lift below this no share is told: it would be a ratio of two small numbers."""
+
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """What a verdict goes by: a number for each system, and differences with an interval."""
+
+    name: str
+    queries: int
+    value: Callable[[str], float]  # of which a student is to keep a share
+    over: Callable[[str, str], dict]
+    enough: float  # the share
+    whole: str  # what it is a share of
+    rival: str  # what needs no training, a row
+    rival_name: str
+    chance: str
+
+
+def verdict(results: Sequence[dict]) -> str:
+    """In words: distil, train the student on labels alone, keep the teacher, or stay with what
+    needs no training, and why. With fewer than LEAST_QUERIES test queries, or where a difference is
+    the same on each of them, it says that there is no verdict.
+
+    What needs no training is BM25 or the untrained bi-encoder, whichever ranks better. Where most
+    queries have a single candidate or none has a relevant one, the verdict goes by macro-F1.
+    """
+    by = _order(results) if ranked(results) else _classes(results)
+    if by.queries < LEAST_QUERIES:
+        return (
+            f"No verdict: there are {by.queries} test queries to go by, and intervals over fewer "
+            f"than {LEAST_QUERIES} say little; judge more queries, and stay with what needs no "
+            "training until then."
+        )
+    over = {name: by.over(name, by.rival) for name in (TEACHER, PLAIN, DISTILLED)}
+    gain, above_chance = by.over(DISTILLED, PLAIN), by.over(TEACHER, "random")
+    for name, found in over.items():
+        if found["high"] - found["low"] < _ROUNDING < abs(found["difference"]):
+            return (
+                f"No verdict: from {by.rival_name} the {name} differs by the same "
+                f"{found['difference']:+.3f} {by.name} on every test query, so the interval has no "
+                "width; look whether the test queries are really different ones."
+            )
+    plain_is_close = above_chance["low"] <= 0 or _close(by, PLAIN)
+    if over[PLAIN]["low"] > 0 and plain_is_close and gain["low"] <= 0:
+        return (
+            f"Train the small student on labels alone: it {_beside(by, PLAIN)} and stands "
+            f"{_span(by, over[PLAIN])} from {by.rival_name}; what distillation adds to it does "
+            f"not show ({_span(by, gain)})."
+        )
+    if above_chance["low"] <= 0:
+        return (
+            f"Stay with {by.rival_name}: the teacher's {by.name} is not clearly above that of "
+            f"{by.chance} ({_span(by, above_chance)}); look at the labels before you train again."
+        )
+    if over[TEACHER]["low"] <= 0:
+        return (
+            f"Stay with {by.rival_name}: the teacher's {by.name} is not clearly above it "
+            f"({_span(by, over[TEACHER])})."
+        )
+    if over[DISTILLED]["low"] <= 0:
+        return (
+            f"Keep the teacher: it is above {by.rival_name}, and the student is not clearly so "
+            f"({_span(by, over[DISTILLED])})."
+        )
+    if _close(by, DISTILLED):
+        return (
+            f"Distil: the student {_beside(by, DISTILLED)} and stands "
+            f"{_span(by, over[DISTILLED])} from {by.rival_name}."
+        )
+    return (
+        f"Keep the teacher: it is above {by.rival_name}, and the student "
+        f"{_beside(by, DISTILLED, only='only ')}; more unlabelled pairs or more layers may change "
+        "that."
+    )
+
+
+def _order(results: Sequence[dict]) -> _Measure:
+    score = per_query(results, [TEACHER, PLAIN, DISTILLED, *UNTRAINED])
+    score["random"] = per_query(results, [TEACHER], "random_ndcg@10")[TEACHER]
+    rival = score[list(UNTRAINED)].mean().idxmax()
+    return _Measure(
+        name="nDCG@10",
+        queries=len(score),
+        value=lambda name: mean(results, name, "ranking", "lift@10"),
+        over=lambda a, b: metrics.paired_bootstrap(score[a], score[b]),
+        enough=0.9,
+        whole="lift over a random order",
+        rival=rival,
+        rival_name=UNTRAINED[rival],
+        chance="a random order",
+    )
+
+
+def _classes(results: Sequence[dict]) -> _Measure:
+    return _Measure(
+        name="macro-F1",
+        queries=len(
+            {unit for result in results for unit in query_keys(result, result["query_id"])}
+        ),
+        value=lambda name: mean(results, name, "classification", "macro_f1"),
+        over=partial(f1_difference, results),
+        enough=0.95,
+        whole="macro-F1",
+        rival="random",
+        rival_name="what needs no training",
+        chance="guessing",
+    )
+
+
+def _close(by: _Measure, name: str) -> bool:
+    return by.value(name) >= by.enough * by.value(TEACHER)
+
+
+def _beside(by: _Measure, name: str, only: str = "") -> str:
+    if by.value(TEACHER) >= LEAST_LIFT:
+        return f"keeps {only}{by.value(name) / by.value(TEACHER):.0%} of the teacher's {by.whole}"
+    return f"lies {by.over(name, TEACHER)['difference']:+.3f} {by.name} from the teacher"
+
+
+def _span(by: _Measure, found: dict) -> str:
+    low, high = found["low"], found["high"]
+    return f"{found['difference']:+.3f} {by.name} (95 % interval {low:+.3f} to {high:+.3f})"
