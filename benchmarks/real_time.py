@@ -25,12 +25,12 @@ import pandas as pd
 import torch
 from threadpoolctl import threadpool_limits
 
-import seeds as seeds_of
+import shared
 from ecomkd import bench, features, live, metrics, recommend, report
 from ecomkd.config import Profile
 from ecomkd.data import journey
 from ecomkd.data.baskets import HORIZON, Baskets
-from recommendation import GRIDS, SCALES, TIMED, best_of, grown, one_user
+from shared import GRIDS, SCALES, TIMED, best_of, grown, one_user
 
 RECORDED = Path(report.__file__).parent / "recorded" / "real_time.json"
 LIVE, NIGHTLY, WEEKLY = "live", "nightly", "weekly"
@@ -303,8 +303,8 @@ def _add(kept: live.Durable, vector: np.ndarray) -> None:
 
 def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds, and of the sizes."""
-    parts = seeds_of.read(folder, ("profile", "scale"))
-    cost_of = seeds_of.sizes(folder)
+    parts = shared.read(folder, ("profile", "scale"))
+    cost_of = shared.sizes(folder)
     heads = {head: _means([part["heads"][head] for part in parts]) for head in parts[0]["heads"]}
     leak = _means([part["leak"] for part in parts])
     newly = {name: _means([part["newcomers"][name] for part in parts])
@@ -408,7 +408,7 @@ def _goals(data: dict) -> list[dict]:
         report.goal("p50 wait, of the live student against its teacher, one core",
                     share, share, share, "at most 0.2", share <= 0.2),
         report.goal("recall@10 of the next basket, live minus nightly",
-                    *seeds_of.ends(more), "at least 0", more["difference"] >= 0),
+                    *shared.ends(more), "at least 0", more["difference"] >= 0),
         report.goal("users whose scores differ after a kill and a replay",
                     differ, differ, differ, "0", differ == 0),
     ]  # fmt: skip
@@ -416,8 +416,8 @@ def _goals(data: dict) -> list[dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Recommendation while the shop is open.")
-    arguments = seeds_of.arguments_of(parser, "real_time", RECORDED)
-    seeds_of.run(arguments, measure, scale, merge)
+    arguments = shared.arguments_of(parser, "real_time", RECORDED)
+    shared.run(arguments, measure, scale, merge)
 
 
 if __name__ == "__main__":
