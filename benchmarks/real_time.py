@@ -110,8 +110,7 @@ class BuyAgain:
             return
         self.day, self.today = day, {}
         self.past = recommend.history(self.baskets, day, self.scale)
-        counts = recommend.popularity(self.baskets, day)
-        self.filler = 1e-6 * counts / counts.max()
+        self.filler = recommend.tie_break(recommend.popularity(self.baskets, day))
 
 
 def names(found: pd.DataFrame) -> pd.Index:

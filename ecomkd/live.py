@@ -66,13 +66,14 @@ class Live:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All that an answer depends on: `Live(live.arrays())` answers to the bit as `live`."""
-        rows = [pairs[:own] for pairs, own in zip(self._pairs, self._owned, strict=True)]
+        owned = self._owned[: self.users]
+        rows = [pairs[:own] for pairs, own in zip(self._pairs, owned, strict=True)]
         return {
             **self.weights,
             **{name: getattr(self, f"_{name}")[: self.items] for name in (*_TABLES, "times")},
             **{name: getattr(self, f"_{name}")[: self.users] for name in _USERS},
             "pairs": np.concatenate(rows) if rows else np.empty(0, PAIR),
-            "ends": np.cumsum(self._owned),
+            "ends": np.cumsum(owned),
             "events": np.array(self.events),
         }
 
@@ -162,12 +163,11 @@ class Live:
 
     def add_user(self) -> int:
         """Room for one more user, who has no past yet: the row."""
-        for name in _USERS:
+        for name in (*_USERS, "owned"):
             table = getattr(self, f"_{name}")
             if len(table) == self.users:
                 setattr(self, f"_{name}", _longer(table, self.users // 2 + 4))
         self._last[self.users] = -1
-        self._owned = np.append(self._owned, 0)
         self._pairs.append(np.empty(0, PAIR))
         self.users += 1
         return self.users - 1
@@ -451,8 +451,10 @@ class Durable:
             arrays = dict(kept)
         position = int(arrays.pop("position"))
         live, log = Live(arrays), folder / "events.log"
-        for entry, end in _entries(log, position):
-            _apply(live, *entry)
+        for (name, *given), end in _entries(log, position):
+            if name not in _CHANGES:
+                raise ValueError(f"{log}: {name!r} at byte {position} is no event of a live state.")
+            _CHANGES[name](live, *given)
             position = end
         os.truncate(log, position)
         self = cls.__new__(cls)
@@ -516,8 +518,7 @@ def _line(entry: list) -> bytes:
     return b"%08x %b\n" % (crc32(text), text)
 
 
-def _apply(live: Live, name: str, *given) -> None:
-    getattr(live, name)(*given)
+_CHANGES = {"update": Live.update, "add_user": Live.add_user, "add_item": Live.add_item}
 
 
 def _entries(log: Path, position: int):

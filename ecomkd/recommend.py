@@ -194,12 +194,18 @@ def buy_again(baskets: Baskets, day: int, scale: float) -> Ranker:
     An item scores the sum of exp(-age / scale) over the baskets that held it, ages in days.
     """
     past, counts = history(baskets, day, scale), popularity(baskets, day)
-    filler = 1e-6 * counts / counts.max()
+    filler = tie_break(counts)
 
     def rank(users: np.ndarray, new: bool) -> np.ndarray:
         return best(past[users].toarray() + filler, past[users] if new else None)
 
     return _in_parts(rank)
+
+
+def tie_break(counts: np.ndarray) -> np.ndarray:
+    """Scores (I,) from how often items sold, so small that they order only what a user's own
+    purchases leave equal: 0 to 1e-6, and 0 for all where nothing was sold."""
+    return 1e-6 * counts / max(counts.max(), 1)
 
 
 def item_knn(baskets: Baskets, day: int, neighbours: int) -> Ranker:
@@ -824,9 +830,9 @@ def train(
                 rows = concatenate_datasets([rows, more])
             model = load(teacher, BasketTransformer, items)
             rows = teacher_scores(rows, model, reader, candidates, depth)
-        torch.manual_seed(profile.seed)
         weight = 0.0 if teacher is None else alpha
-        fit(kind(items), rows, start, profile, folder, alpha=weight, **settings)
+        with models.seeded(profile.seed):
+            fit(kind(items), rows, start, profile, folder, alpha=weight, **settings)
 
     parts = [
         kind.__name__,
@@ -842,6 +848,7 @@ def train(
 
 def load(folder: Path, kind: type[Recommender], items: Items) -> Recommender:
     """The network that `train` has left in a folder, in eval mode."""
-    model = kind(items)
+    with models.seeded(0):  # the weights that are drawn are overwritten
+        model = kind(items)
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return model.to(items.device).eval()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -164,6 +165,16 @@ def test_a_new_user_is_shown_what_sells_and_learns(state, shelf):
     assert np.array_equal(others, answers(state, START))
 
 
+def test_users_are_moved_rarely_when_many_more_come(state):
+    tables = [state._owned]
+    for _ in range(400):
+        state.add_user()
+        if state._owned is not tables[-1]:
+            tables.append(state._owned)
+    assert len(tables) < 15
+    assert len(state.arrays()["ends"]) == USERS + 400
+
+
 def test_a_new_item_is_scored_as_one_that_was_never_sold(state, shelf, vectors):
     """Its text is that of an item that the shop has and has not sold."""
     twin = shelf.model.items.text_of[LATE].item()
@@ -287,6 +298,14 @@ def test_damage_in_the_middle_is_told_and_nothing_is_cut(kept):
     with pytest.raises(ValueError, match=r"events.log: damaged at byte 0, and more comes after"):
         live.Durable.restore(kept.folder)
     assert log.read_bytes() == content
+
+
+def test_what_the_log_may_not_ask_for_is_refused_by_name(kept):
+    text = b'["size"]'
+    with open(kept.folder / "events.log", "ab") as log:
+        log.write(b"%08x %b\n" % (crc32(text), text))
+    with pytest.raises(ValueError, match=r"events.log: 'size' at byte 0 is no event"):
+        live.Durable.restore(kept.folder)
 
 
 def test_a_log_shorter_than_its_snapshot_is_told(kept):

@@ -1,6 +1,7 @@
 """The script that replays the test days, on a made-up shop, and the record that it writes."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import tiny_baskets
@@ -61,3 +62,12 @@ def test_buy_again_counts_each_purchase_at_once(tmp_path):
         again.learn(user, item, day)
     assert again.recommend(user, day, [])[0] == item
     assert item not in again.recommend(user, day, [item])
+
+
+def test_buy_again_shows_what_was_bought_after_weeks_without_a_sale():
+    shop = tiny_baskets.shop()
+    events = shop.events[shop.events["day"] < 60]
+    again = script.BuyAgain(replace(shop, events=events), 28)
+    user = int(events["user"].iloc[0])
+    own = events.loc[events["user"] == user, "item"].unique()
+    assert set(again.recommend(user, 120, [])[: len(own)]) <= set(own)

@@ -138,6 +138,14 @@ def test_buy_again_prefers_often_and_of_late(baskets):
     assert set(long(np.array([0]), True)[0, -2:].tolist()) == {0, 1}
 
 
+def test_after_weeks_without_a_sale_a_users_own_items_still_come_first():
+    closed = shop([(0, "d", 0), (1, "c", 1), (2, "a", 90)])
+    assert not recommend.popularity(closed, 60).any()
+    shown = recommend.buy_again(closed, 60, scale=10)(np.array([0, 1]), False)
+    assert shown[:, 0].tolist() == [2, 1]  # d and c, by their rows
+    assert recommend.tie_break(np.array([0, 4, 2])).tolist() == [0, 1e-6, 5e-7]
+
+
 def test_few_users_at_a_time_give_the_same(baskets):
     def rank(users, new):
         return users[:, None] + np.arange(3)

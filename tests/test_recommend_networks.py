@@ -302,12 +302,15 @@ def test_a_network_is_trained_once_and_keyed_by_its_teacher(items, baskets, prof
     monkeypatch.setattr(recommend, "FIRST", 40)
     monkeypatch.setattr(recommend, "GROUP", 6)
     short = {"learning_rate": 0.01, "passes": 1}
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
     teacher = recommend.train(recommend.BasketTransformer, items, START, profile, **short)
     alone = recommend.train(recommend.DecayedMeans, items, START, profile, **short)
     lesson = {"teacher": teacher, "depth": 6, **short}
     taught = recommend.train(recommend.DecayedMeans, items, START, profile, **lesson)
     fewer = recommend.train(recommend.DecayedMeans, items, START, profile, **lesson, further=False)
     assert len({teacher, alone, taught, fewer}) == 4
+    assert torch.equal(torch.get_rng_state(), before)  # nobody else's draws have changed
     with monkeypatch.context() as nothing:
         nothing.setattr(recommend, "fit", None)
         assert recommend.train(recommend.DecayedMeans, items, START, profile, **lesson) == taught
