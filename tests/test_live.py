@@ -1,5 +1,6 @@
 """A state kept by event: the same answers as the batch model, at once, and after a kill."""
 
+import io
 import json
 import os
 import signal
@@ -244,9 +245,7 @@ def test_the_first_draw_follows_the_scores(state, monkeypatch):
 
 @pytest.fixture
 def kept(state, tmp_path):
-    kept = live.Durable(state, tmp_path / "state")
-    yield kept
-    kept.close()
+    return live.Durable(state, tmp_path / "state")
 
 
 def test_a_state_comes_back_from_snapshot_and_log(kept, shelf, baskets, vectors):
@@ -265,10 +264,8 @@ def test_a_state_comes_back_from_snapshot_and_log(kept, shelf, baskets, vectors)
         one, two = (x.live.recommend(1, DAYS, explore=0.5, seed=seed) for x in (back, kept))
         assert np.array_equal(one, two)
     back.update(0, 0, DAYS + 1)
-    back.close()
     again = live.Durable.restore(folder)
     assert same(again.live, back.live)
-    again.close()
 
 
 def test_a_torn_last_line_is_dropped_wherever_it_ends(kept):
@@ -284,7 +281,6 @@ def test_a_torn_last_line_is_dropped_wherever_it_ends(kept):
         back = live.Durable.restore(kept.folder)
         assert same(back.live, whole[2])
         back.update(1, 2, START)
-        back.close()
         assert log.read_bytes() == content[: ends[2]]
 
 
@@ -329,26 +325,70 @@ def test_a_refused_event_leaves_no_line(kept):
 def test_half_a_line_on_a_full_disk_is_taken_back(kept, monkeypatch):
     kept.update(1, 1, START)
     before = live.Live(kept.live.arrays())
-    log = kept._log
 
-    class Full:
-        name = log.name
-
+    class Full(io.FileIO):
         def write(self, line):
-            return log.write(line[:5])
-
-        def fileno(self):
-            return log.fileno()
+            return super().write(line[:5])
 
     with monkeypatch.context() as full:
-        full.setattr(kept, "_log", Full())
+        full.setattr(live, "open", lambda path, mode, buffering: Full(path, mode), raising=False)
         with pytest.raises(OSError, match="No space left"):
             kept.update(1, 2, START)
     assert same(kept.live, before)
     kept.update(1, 3, START)
     back = live.Durable.restore(kept.folder)
     assert same(back.live, kept.live)
-    back.close()
+
+
+def test_a_change_is_on_the_disk_before_it_counts(kept, monkeypatch):
+    synced, log = [], kept.folder / "events.log"
+    sync = os.fsync
+
+    def watched(descriptor):
+        sync(descriptor)
+        synced.append((os.fstat(descriptor).st_size, kept.live.events))
+
+    monkeypatch.setattr(os, "fsync", watched)
+    for item in range(3):
+        events = kept.live.events
+        kept.update(1, item, START)
+        assert synced[-1] == (log.stat().st_size, events)
+    assert len(synced) == 3
+    kept.update_basket(2, [4, 5, 6], START)
+    assert synced[-1] == (log.stat().st_size, events + 1)
+    assert len(synced) == 4
+    assert kept.live.events == events + 4
+
+
+def test_a_basket_counts_whole_or_not_at_all(kept):
+    before = live.Live(kept.live.arrays())
+    with pytest.raises(ValueError, match="Item 40 is unknown"):
+        kept.update_basket(1, [3, ITEMS], START)
+    assert same(kept.live, before)
+    kept.update_basket(1, [3, 5, 3], START)
+    log = kept.folder / "events.log"
+    content = log.read_bytes()
+    back = live.Durable.restore(kept.folder)
+    assert same(back.live, kept.live)
+    for cut in range(len(content)):
+        log.write_bytes(content[:cut])
+        back = live.Durable.restore(kept.folder)
+        assert same(back.live, before)
+
+
+def test_a_second_writer_learns_what_the_first_one_wrote(kept, shelf, model, baskets):
+    other = live.Durable.restore(kept.folder)
+    kept.update(1, 3, START)
+    other.update(1, 3, START)
+    kept.update(1, 7, START + 1)
+    with pytest.raises(ValueError, match="comes too late"):
+        other.update(1, 3, START)
+    assert other.add_user() == kept.add_user() - 1 == USERS
+    kept.refresh(recommend.Shelf(model, recommend.Reader(baskets), START + 2))
+    other.update(2, 3, START + 2)  # with the tables that the first one took
+    kept.update(2, 4, START + 2)
+    back = live.Durable.restore(kept.folder)
+    assert same(back.live, kept.live)
 
 
 def test_a_folder_is_not_written_over_and_not_made_up(kept, tmp_path):
@@ -371,9 +411,7 @@ for number in range(1_000_000):
 
 
 def test_a_killed_process_loses_nothing_that_it_had_said(kept):
-    kept.close()
     before = live.Durable.restore(kept.folder)
-    before.close()
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, kept.folder], stdout=subprocess.PIPE, text=True,
         cwd=Path(__file__).resolve().parent.parent,
@@ -392,7 +430,50 @@ def test_a_killed_process_loses_nothing_that_it_had_said(kept):
     assert same(back.live, before.live)
     lines = (kept.folder / "events.log").read_bytes().splitlines()
     assert [json.loads(line[9:])[2] for line in lines] == [n * 7 % 40 for n in range(taken)]
-    back.close()
+
+
+TWO_WRITERS = """
+import sys
+from ecomkd import live
+kept = live.Durable.restore(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(60):
+    kept.update(number % 3, int(sys.argv[2]), 200)
+    print(number, flush=True)
+    if number % 25 == 24:
+        kept.snapshot()
+"""
+
+
+def test_two_processes_at_once_lose_no_purchase_and_count_none_twice(kept):
+    before, taken = live.Live(kept.live.arrays()), kept.live.events
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO_WRITERS, kept.folder, item], text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            cwd=Path(__file__).resolve().parent.parent,
+        )
+        for item in ("5", "6")
+    ]  # fmt: skip
+    for writer in writers:
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        writer.stdin.write("\n")
+        writer.stdin.flush()
+    told = [len(writer.communicate()[0].split()) for writer in writers]
+    assert told == [60, 60]
+    back = live.Durable.restore(kept.folder)
+    assert back.live.events == taken + 120
+    lines = (kept.folder / "events.log").read_bytes().splitlines()
+    for line in lines:
+        before.update(*json.loads(line[9:])[1:])
+    assert same(back.live, before)
+    own = back.live._pairs[1][: back.live._owned[1]]
+    others = kept.live._pairs[1][: kept.live._owned[1]]
+    for item in (5, 6):
+        more = own["count"][own["item"] == item].sum()
+        assert more == others["count"][others["item"] == item].sum() + 20
 
 
 # Predict, then learn
