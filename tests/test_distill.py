@@ -1,6 +1,5 @@
 """Distillation's promises, each as a closed form on a tiny random BERT."""
 
-import errno
 import json
 import warnings
 from dataclasses import replace
@@ -16,8 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from ecomkd import baselines, distill, losses, models, pipeline
-from ecomkd.artifacts import stage
+from ecomkd import distill, features, losses, models, pipeline
 
 TOKENIZER = tiny_models.tokenizer()
 LENGTH = 32
@@ -559,7 +557,7 @@ def test_the_warm_up_follows_the_bi_encoder_without_a_label(tmp_path, monkeypatc
     profile = tiny_models.profile(tmp_path, frozen_layers=0, **changes)
     data = tiny_models.shop(unlabelled=800)
     asked = pd.Series(data["unlabelled"]["product_title"]).str.contains("tea").to_numpy()
-    monkeypatch.setattr(baselines, "bi_encoder_scores", lambda pairs, profile: asked * 1.0)
+    monkeypatch.setattr(features, "bi_encoder_scores", lambda pairs, profile: asked * 1.0)
     folder = pipeline.warmed(data, profile)
     pairs = distill.encode(data["unlabelled"], TOKENIZER, LENGTH)
     logits = distill.predict(models.load(folder, 2), pairs, TOKENIZER, profile)
@@ -591,7 +589,7 @@ def test_a_student_starts_where_its_teacher_started(tmp_path, monkeypatch):
     profile = tiny_models.profile(tmp_path, student_layers=(0, 2), **changes)
     data = tiny_models.shop()
     monkeypatch.setattr(
-        baselines, "bi_encoder_scores", lambda pairs, profile: np.arange(len(pairs)) * 1.0
+        features, "bi_encoder_scores", lambda pairs, profile: np.arange(len(pairs)) * 1.0
     )
     teacher = pipeline.teacher(data, profile)
     warmed = models.load(pipeline.warmed(data, profile), 2).state_dict()
@@ -611,60 +609,3 @@ def test_a_student_starts_where_its_teacher_started(tmp_path, monkeypatch):
     }
     assert len(folders) == 1
     assert [path.name.split("-")[0] for path in profile.artifacts.iterdir()].count("warmed") == 1
-
-
-# What is made once --------------------------------------------------------------------------------
-
-
-def test_a_damaged_artefact_is_made_again_with_a_warning(tmp_path):
-    calls = []
-
-    def make(folder):
-        calls.append(folder)
-        (folder / "file").write_text("whole")
-
-    folder = stage("thing", [1], make, tmp_path)
-    assert stage("thing", [1], make, tmp_path) == folder
-    assert len(calls) == 1
-    assert stage("thing", [2], make, tmp_path) != folder
-    for damage, fault in (
-        (lambda: (folder / "file").write_text("whale"), "file has changed since it was written"),
-        (lambda: (folder / "file").unlink(), "file is missing"),
-        (lambda: (folder / "manifest.json").unlink(), "manifest.json is missing"),
-    ):
-        damage()
-        with pytest.warns(UserWarning) as caught:
-            stage("thing", [1], make, tmp_path)
-        assert str(caught[0].message) == f"{folder}: {fault}; it is made again."
-        assert (folder / "file").read_text() == "whole"
-    assert len(calls) == 5
-
-
-def test_a_killed_make_goes_on_in_the_same_working_folder(tmp_path):
-    def make(folder):
-        done = folder / "first"
-        if not done.exists():
-            done.write_text("made before the kill")
-            raise KeyboardInterrupt
-        (folder / "second").write_text("made after it")
-
-    with pytest.raises(KeyboardInterrupt):
-        stage("thing", [1], make, tmp_path)
-    assert not list(tmp_path.glob("thing-*"))
-    folder = stage("thing", [1], make, tmp_path)
-    assert (folder / "first").read_text() == "made before the kill"
-    assert (folder / "second").exists()
-
-
-def test_a_full_disk(tmp_path):
-    def make(folder):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with pytest.raises(OSError) as error:
-        stage("thing", [1], make, tmp_path)
-    assert error.value.errno == errno.ENOSPC
-    (name,) = [path.name[1:].removesuffix(".partial") for path in tmp_path.glob("*.partial")]
-    assert error.value.strerror == (
-        f"No space left while writing {tmp_path / name}: free some, or set ECOMKD_ARTIFACTS to a "
-        "folder on another disk; a run that is started again resumes"
-    )

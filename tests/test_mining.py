@@ -6,10 +6,11 @@ import pytest
 import tiny_models
 from datasets import Dataset
 
-from ecomkd import mining, pipeline
+from ecomkd import features, pipeline
 from ecomkd.config import Profile
 from ecomkd.data.schema import TEXT, normalise_query
 from ecomkd.data.sources import product_text
+from ecomkd.relevance import mining
 
 KINDS = ["yoga mat", "desk lamp", "tea pot", "running shoe", "wool scarf", "frying pan"]
 COLOURS = ["red", "blue", "green", ""]
@@ -119,9 +120,9 @@ def test_near_products_are_of_the_querys_kind_and_random_ones_are_not(catalogue,
 
 def test_seeds_share_the_embeddings_of_a_catalogue(catalogue, tmp_path, monkeypatch):
     asked = []
-    embed = mining.embed
+    embed = features.embed
     monkeypatch.setattr(
-        mining, "embed", lambda texts, *rest: asked.append(texts) or embed(texts, *rest)
+        features, "embed", lambda texts, *rest: asked.append(texts) or embed(texts, *rest)
     )
     data = tiny_models.shop()
     profile = tiny_models.profile(tmp_path, unlabelled_pairs=40)

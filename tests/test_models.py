@@ -241,11 +241,17 @@ def test_unknown_profile_field():
     )
 
 
-def test_auto_precision_is_one_that_the_processor_computes_in(monkeypatch):
+@pytest.mark.parametrize("public", [True, False])
+def test_auto_precision_is_one_that_the_processor_computes_in(monkeypatch, public):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     profile = Profile.named("smoke")
     cases = ((True, False, "bf16"), (False, True, "bf16"), (False, False, "fp32"))
     for avx, amx, expected in cases:
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx=avx: avx)
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
+        can = {"avx512_bf16": avx, "amx_tile": amx}
+        if public:
+            monkeypatch.setattr(torch.cpu, "get_capabilities", lambda can=can: can, raising=False)
+        else:  # as before PyTorch gave it a public name
+            monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+            monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx=avx: avx)
+            monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
         assert models.precision(profile) == expected
