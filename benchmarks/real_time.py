@@ -26,10 +26,11 @@ import torch
 from threadpoolctl import threadpool_limits
 
 import shared
-from ecomkd import bench, features, live, metrics, recommend, report
+from ecomkd import bench, features, metrics, recommend, report
 from ecomkd.config import Profile
 from ecomkd.data import journey
 from ecomkd.data.baskets import HORIZON, Baskets
+from ecomkd.recommend import live
 from shared import GRIDS, SCALES, TIMED, best_of, grown, one_user
 
 RECORDED = Path(report.__file__).parent / "recorded" / "real_time.json"
@@ -48,7 +49,7 @@ def measure(seed: int) -> dict:
     profile, baskets = Profile.named(seed=seed), journey.load()
     day, shelf = baskets.test_start, shelves(baskets, student(baskets, profile))
     (scale,) = best_of(recommend.buy_again, GRIDS[AGAIN], baskets).values()
-    found = live.prequential(systems(shelf, day, scale), baskets, day, heads=HEADS, seed=seed)
+    found = recommend.prequential(systems(shelf, day, scale), baskets, day, heads=HEADS, seed=seed)
     print(found.groupby("head")[[LIVE, NIGHTLY, WEEKLY, NEVER, FIXED, AGAIN]].mean().round(4))
     first = found[found["head"] == 0]
     return {
@@ -75,16 +76,19 @@ def student(baskets: Baskets, profile: Profile) -> recommend.DecayedMeans:
 
 def shelves(baskets: Baskets, model: recommend.DecayedMeans) -> Callable[[int], recommend.Shelf]:
     """The shelf of each day, made once."""
-    reader = recommend.Reader(baskets)
+    reader = recommend.BasketCollator(baskets)
     return lru_cache(maxsize=None)(lambda day: recommend.Shelf(model, reader, day))
 
 
 def systems(
     shelf: Callable[[int], recommend.Shelf], day: int, scale: float
-) -> dict[str, live.System]:
+) -> dict[str, recommend.System]:
     made = {LIVE: (None, shelf), NIGHTLY: (1, shelf), WEEKLY: (7, shelf)}
     made |= {NEVER: (HORIZON, None), FIXED: (None, None)}
-    rows = {name: live.Scheduled(live.start(shelf(day)), day, *how) for name, how in made.items()}
+    rows = {
+        name: recommend.Scheduled(live.initial_state(shelf(day)), day, *how)
+        for name, how in made.items()
+    }
     return {**rows, AGAIN: BuyAgain(shelf(day).model.items.baskets, scale)}
 
 
@@ -125,7 +129,7 @@ def by_user(found: pd.DataFrame) -> dict:
 
 def leaking(shelf: recommend.Shelf, baskets: Baskets) -> pd.DataFrame:
     """What a state gets that is asked before it learns a basket, and what after that."""
-    state, rows = live.start(shelf), []
+    state, rows = live.initial_state(shelf), []
     for _, own in baskets.between(shelf.day, baskets.days).groupby("basket", sort=False):
         user, day = int(own["user"].iloc[0]), int(own["day"].iloc[0])
         row, wanted = {"user": user}, own["item"].to_numpy()
@@ -149,7 +153,7 @@ class Explorer:
         asked: the other system; `prequential` has to ask and to tell it before this one.
     """
 
-    asked: live.Scheduled
+    asked: recommend.Scheduled
     share: float
     seed: int
 
@@ -173,9 +177,9 @@ class Explorer:
 def exploring(shelf: Callable, baskets: Baskets, seed: int) -> list[dict]:
     """What each share of exploration costs in recall and brings in coverage."""
     day = baskets.test_start
-    base = live.Scheduled(live.start(shelf(day)), day, None, shelf)
+    base = recommend.Scheduled(live.initial_state(shelf(day)), day, None, shelf)
     rows = {f"{share}": Explorer(base, share, seed) for share in SHARES}
-    found = live.prequential({LIVE: base, **rows}, baskets, day, seed=seed)
+    found = recommend.prequential({LIVE: base, **rows}, baskets, day, seed=seed)
     return [
         {
             "share": system.share,
@@ -191,10 +195,10 @@ def exploring(shelf: Callable, baskets: Baskets, seed: int) -> list[dict]:
 def newcomers(shelf: recommend.Shelf, baskets: Baskets, seed: int) -> dict:
     """All households as if each came for the first time in the test days."""
     rows = {
-        name: live.Scheduled(live.start(shelf, end=0), shelf.day, every)
+        name: recommend.Scheduled(live.initial_state(shelf, end=0), shelf.day, every)
         for name, every in ((LIVE, None), (NIGHTLY, 1))
     }
-    found = live.prequential(rows, baskets, shelf.day, heads=HEADS, seed=seed)
+    found = recommend.prequential(rows, baskets, shelf.day, heads=HEADS, seed=seed)
     found["visit"] = found.groupby("user")["day"].rank("dense").astype(int)
     chosen = {f"{visit} {head}": own for (visit, head), own in found.groupby(["visit", "head"])}
     return {name: by_user(own) for name, own in chosen.items() if int(name.split()[0]) <= 5}
@@ -203,12 +207,12 @@ def newcomers(shelf: recommend.Shelf, baskets: Baskets, seed: int) -> dict:
 def killed(shelf: recommend.Shelf, baskets: Baskets) -> dict:
     """Every fifth user: whose scores differ, in any bit, after a log that ends in half a line."""
     with tempfile.TemporaryDirectory() as folder:
-        kept = live.Durable(live.start(shelf), folder)
+        kept = recommend.Durable(live.initial_state(shelf), folder)
         _learn(kept, baskets_of(baskets.between(shelf.day, baskets.days)[:LEARNT]))
         with open(kept.folder / "events.log", "ab") as log:
             log.write(b'00000000 ["update", 1')
         started = time.perf_counter()
-        back = live.Durable.restore(folder)
+        back = recommend.Durable.restore(folder)
         restore_s = time.perf_counter() - started
         asked = partial(_all_scores, day=baskets.days)
         one, two = asked(kept.live), asked(back.live)
@@ -235,12 +239,12 @@ def cost(baskets: Baskets, profile: Profile, times: float) -> dict:
     items = recommend.Items(baskets, vectors, recommend.FIRST, 64, profile)
     torch.manual_seed(profile.seed)
     model = recommend.DecayedMeans(items).eval()  # weights change no time
-    reader = recommend.Reader(baskets)
+    reader = recommend.BasketCollator(baskets)
     shelf = recommend.Shelf(model, reader, day)
     teacher = recommend.Shelf(recommend.BasketTransformer(items).eval(), reader, day)
     rng = np.random.default_rng(0)
     with threadpool_limits(1), tempfile.TemporaryDirectory() as folder:
-        state, start_s = timed(live.start, shelf)
+        state, start_s = timed(live.initial_state, shelf)
         events = baskets.between(day, baskets.days)[:LEARNT]
         users = rng.permutation(np.unique(baskets.between(0, day)["user"]))[:ASKED].tolist()
         row = {
@@ -262,9 +266,9 @@ def cost(baskets: Baskets, profile: Profile, times: float) -> dict:
             clock = bench.latency(ask, asked, repeats=3, threads=1, device="cpu")
             row[f"{name} p50_ms"] = clock["p50_ms"]
         row["night_s"] = timed(state.refresh, shelf)[1]
-        kept, row["snapshot_s"] = timed(live.Durable, state, folder)
+        kept, row["snapshot_s"] = timed(recommend.Durable, state, folder)
         row["updates_per_second"] = len(events) / timed(_learn, kept, baskets_of(events))[1]
-        back, row["restore_s"] = timed(live.Durable.restore, folder)
+        back, row["restore_s"] = timed(recommend.Durable.restore, folder)
         vector = items.vectors[0].numpy()
         row["add_item_ms"] = 1e3 * timed(_add, back, vector)[1] / ADDED
     print(row)
@@ -289,12 +293,12 @@ def baskets_of(events: pd.DataFrame) -> list[tuple[int, list[int], int]]:
     ]
 
 
-def _learn(kept: live.Durable, bought: list[tuple[int, list[int], int]]) -> None:
+def _learn(kept: recommend.Durable, bought: list[tuple[int, list[int], int]]) -> None:
     for basket in bought:
         kept.update_basket(*basket)
 
 
-def _add(kept: live.Durable, vector: np.ndarray) -> None:
+def _add(kept: recommend.Durable, vector: np.ndarray) -> None:
     for _ in range(ADDED):
         kept.add_item(vector)
 

@@ -96,7 +96,7 @@ def systems(baskets: Baskets, profile: Profile, result: dict):
     result["cold"] = neighbours(baskets, tables, codes)
     for vectors, table in tables.items():
         items = recommend.Items(baskets, table, recommend.FIRST, 64, profile)
-        reader = recommend.Reader(baskets)
+        reader = recommend.BasketCollator(baskets)
         for name, (kind, folder) in networks(vectors, items, profile).items():
             model = recommend.load(folder, kind, items)
             shelf = recommend.Shelf(model, reader, day)
@@ -178,7 +178,7 @@ def scale() -> list[dict]:
         items = recommend.Items(baskets, vectors, recommend.FIRST, 64, profile)
         items.on(day)
         read_s = time.perf_counter() - started
-        reader = recommend.Reader(baskets)
+        reader = recommend.BasketCollator(baskets)
         known = np.flatnonzero(np.diff(recommend.history(baskets, day).indptr))
         users = np.random.default_rng(0).permutation(known)[:TIMED]
         for kind in (recommend.BasketTransformer, recommend.DecayedMeans):

@@ -16,6 +16,7 @@ from test_recommend_networks import DAYS, ITEMS, LATE, START, USERS, lines, shop
 
 from ecomkd import live, recommend
 from ecomkd.config import Profile
+from ecomkd.recommend import journal
 
 EVERYONE = np.arange(USERS)
 HALF_A_YEAR = 182
@@ -47,12 +48,12 @@ def model(baskets, vectors, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shelf(model, baskets):
-    return recommend.Shelf(model, recommend.Reader(baskets), START)
+    return recommend.Shelf(model, recommend.BasketCollator(baskets), START)
 
 
 @pytest.fixture
 def state(shelf):
-    return live.start(shelf)
+    return live.initial_state(shelf)
 
 
 def events(baskets, start, end):
@@ -75,7 +76,7 @@ def test_a_state_scores_as_the_shelf_does(state, shelf):
 
 
 def test_events_one_by_one_give_what_all_at_once_gives(shelf, baskets, state):
-    other = live.start(shelf, end=0)
+    other = live.initial_state(shelf, end=0)
     assert other.events == 0
     for event in events(baskets, 0, START):
         other.update(*event)
@@ -89,7 +90,7 @@ def test_events_one_by_one_give_what_all_at_once_gives(shelf, baskets, state):
 
 def test_decay_is_exact_whatever_the_days_between(shelf, model, baskets):
     """The last purchase of a user is asked about after no day and after a long time."""
-    state, reader = live.start(shelf, end=0), recommend.Reader(baskets)
+    state, reader = live.initial_state(shelf, end=0), recommend.BasketCollator(baskets)
     for event in events(baskets, 0, DAYS):
         state.update(*event)
     for day in (DAYS, DAYS + 1, DAYS + HALF_A_YEAR):
@@ -102,7 +103,7 @@ def test_days_that_were_learnt_at_once_equal_a_shelf_of_the_next_morning(model, 
     for before, day in ((START, START + 3), (START + 3, START + 4), (START + 4, START + 11)):
         for event in events(baskets, before, day):
             state.update(*event)
-        morning = recommend.Shelf(model, recommend.Reader(baskets), day)
+        morning = recommend.Shelf(model, recommend.BasketCollator(baskets), day)
         state.refresh(morning)
         assert np.allclose(answers(state, day), morning.scores(EVERYONE), atol=1e-4)
 
@@ -198,16 +199,16 @@ def test_a_new_item_is_scored_as_one_that_was_never_sold(state, shelf, vectors):
 def test_only_a_student_with_sums_is_kept_live(model, baskets):
     torch.manual_seed(0)
     teacher = recommend.BasketTransformer(model.items, width=8)
-    shelf = recommend.Shelf(teacher, recommend.Reader(baskets), START)
+    shelf = recommend.Shelf(teacher, recommend.BasketCollator(baskets), START)
     with pytest.raises(ValueError, match=r"A BasketTransformer keeps no sums"):
-        live.start(shelf)
+        live.initial_state(shelf)
 
 
 # Exploration
 
 
 def test_exploration_shows_rare_items_in_the_last_places(state, monkeypatch):
-    monkeypatch.setattr(live, "RARE", 60)
+    monkeypatch.setattr(recommend.live, "RARE", 60)
     times = state.arrays()["times"]
     plain, shares, drawn = state.recommend(4, START), [], []
     owned = state._pairs[4]["item"][: state._owned[4]]
@@ -230,7 +231,7 @@ def test_exploration_shows_rare_items_in_the_last_places(state, monkeypatch):
 
 
 def test_the_first_draw_follows_the_scores(state, monkeypatch):
-    monkeypatch.setattr(live, "RARE", 60)
+    monkeypatch.setattr(recommend.live, "RARE", 60)
     plain = state.recommend(4, START, depth=1)
     draws = [state.recommend(4, START, depth=1, explore=0.999, seed=seed) for seed in range(2000)]
     counts = np.bincount(np.concatenate(draws), minlength=ITEMS)
@@ -331,7 +332,7 @@ def test_half_a_line_on_a_full_disk_is_taken_back(kept, monkeypatch):
             return super().write(line[:5])
 
     with monkeypatch.context() as full:
-        full.setattr(live, "open", lambda path, mode, buffering: Full(path, mode), raising=False)
+        full.setattr(journal, "open", lambda path, mode, buffering: Full(path, mode), raising=False)
         with pytest.raises(OSError, match="No space left"):
             kept.update(1, 2, START)
     assert same(kept.live, before)
@@ -384,7 +385,7 @@ def test_a_second_writer_learns_what_the_first_one_wrote(kept, shelf, model, bas
     with pytest.raises(ValueError, match="comes too late"):
         other.update(1, 3, START)
     assert other.add_user() == kept.add_user() - 1 == USERS
-    kept.refresh(recommend.Shelf(model, recommend.Reader(baskets), START + 2))
+    kept.refresh(recommend.Shelf(model, recommend.BasketCollator(baskets), START + 2))
     other.update(2, 3, START + 2)  # with the tables that the first one took
     kept.update(2, 4, START + 2)
     back = live.Durable.restore(kept.folder)
@@ -400,8 +401,8 @@ def test_a_folder_is_not_written_over_and_not_made_up(kept, tmp_path):
 
 WRITER = """
 import sys
-from ecomkd import live
-kept = live.Durable.restore(sys.argv[1])
+from ecomkd.recommend.journal import Durable
+kept = Durable.restore(sys.argv[1])
 for number in range(1_000_000):
     kept.update(number % 12, number * 7 % 40, 200)
     if number % 50 == 49:
@@ -434,8 +435,8 @@ def test_a_killed_process_loses_nothing_that_it_had_said(kept):
 
 TWO_WRITERS = """
 import sys
-from ecomkd import live
-kept = live.Durable.restore(sys.argv[1])
+from ecomkd.recommend.journal import Durable
+kept = Durable.restore(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
 for number in range(60):
@@ -518,16 +519,16 @@ def test_each_basket_is_asked_for_before_it_is_told(baskets):
 
 
 def test_a_schedule_answers_as_the_shelf_of_its_morning(model, baskets, shelf):
-    reader, mornings = recommend.Reader(baskets), {}
+    reader, mornings = recommend.BasketCollator(baskets), {}
 
     def on(day):
         return mornings.setdefault(day, recommend.Shelf(model, reader, day))
 
     systems = {
-        "at once": live.Scheduled(live.start(shelf), START, None, on),
-        "nightly": live.Scheduled(live.start(shelf), START, 1, on),
-        "weekly": live.Scheduled(live.start(shelf), START, 7, on),
-        "never": live.Scheduled(live.start(shelf), START, DAYS),
+        "at once": live.Scheduled(live.initial_state(shelf), START, None, on),
+        "nightly": live.Scheduled(live.initial_state(shelf), START, 1, on),
+        "weekly": live.Scheduled(live.initial_state(shelf), START, 7, on),
+        "never": live.Scheduled(live.initial_state(shelf), START, DAYS),
     }
     live.prequential(systems, baskets, START, days=16)
     day = START + 15

@@ -151,5 +151,5 @@ def test_few_users_at_a_time_give_the_same(baskets):
         return users[:, None] + np.arange(3)
 
     users = np.arange(7)
-    assert (recommend._in_parts(rank, 3)(users, False) == rank(users, False)).all()
-    assert len(recommend._in_parts(rank, 7)(users, False)) == 7
+    assert (recommend.in_parts(rank, 3)(users, False) == rank(users, False)).all()
+    assert len(recommend.in_parts(rank, 7)(users, False)) == 7
