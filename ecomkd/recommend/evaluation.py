@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from ecomkd import metrics
 from ecomkd.data.baskets import Baskets
 from ecomkd.recommend.purchases import buyers_of, first_sold, history, targets
 
@@ -28,8 +29,9 @@ def evaluate(rank: Ranker, baskets: Baskets, start: int, depth: int = DEPTH) -> 
     """Measures of how well a ranker foresees the `HORIZON` days from `start` on.
 
     The ranker knows the days before `start`. All items compete, none is sampled. Users who bought
-    nothing before `start` are left out: there is nothing to personalise. `recall` divides by min(depth, number of targets), so that a perfect
-    ranking has 1; `ndcg` has gain 1 for each target and the best order of as many.
+    nothing before `start` are left out: there is nothing to personalise. `recall` divides by
+    min(depth, number of targets), so that a perfect ranking has 1; `ndcg` has gain 1 for each
+    target and the best order of as many.
 
     Returns:
         `per_user`, a frame indexed by user with `recall`, `ndcg`, `repeats` (the share of what is
@@ -84,10 +86,10 @@ def evaluate_cold(score: Scorer, baskets: Baskets, start: int, depth: int = DEPT
 
 
 def _hits(top: np.ndarray, wanted: np.ndarray) -> tuple[float, float]:
+    """The recall and the nDCG of what is shown to one user, against what the user wanted."""
     hit = np.isin(top, wanted)
-    best = min(len(top), len(wanted))
-    discount = 1 / np.log2(np.arange(2, len(top) + 2))
-    return hit.sum() / best, float(hit @ discount / discount[:best].sum())
+    ndcg = metrics.ndcg_of_gains(hit, ideal=np.ones(len(wanted)), depth=len(top))
+    return hit.sum() / min(len(top), len(wanted)), float(ndcg)
 
 
 def best(

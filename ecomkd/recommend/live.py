@@ -40,9 +40,9 @@ _USERS = ("sums", "last", "visits", "recent")
 class Live:
     """A student's state of all users, its tables of items, and its answers.
 
-    Made by `start`, or from the `arrays` of another one. Decay is lazy: a row keeps the day of its
-    last change and is aged when it is read, which is exact, for exp(-a/τ) · exp(-b/τ) =
-    exp(-(a + b)/τ).
+    It is made by `initial_state`, or from the `arrays` of another one. Decay is lazy: a row keeps
+    the day of its last change and is aged when it is read, which is exact, for
+    exp(-a/τ) · exp(-b/τ) = exp(-(a + b)/τ).
 
     Attributes:
         items, users: how many there are.
@@ -60,7 +60,7 @@ class Live:
         self._pairs = [part.copy() for part in np.split(arrays["pairs"], arrays["ends"][:-1])]
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All arrays that an answer depends on: `Live(live.arrays())` answers as `live`, to the bit."""
+        """All arrays that an answer depends on: `Live(live.arrays())` answers alike, to the bit."""
         owned = self._owned[: self.users]
         rows = [pairs[:own] for pairs, own in zip(self._pairs, owned, strict=True)]
         return {
@@ -113,11 +113,11 @@ class Live:
 
     def check(self, user: int, item: int, day: int) -> None:
         """Raises ValueError for a purchase that `update` would not take."""
-        self.users_before(user, day, "a purchase of")
+        self._check_time(user, day, "a purchase of")
         if not 0 <= item < self.items:
             raise ValueError(f"Item {item} is unknown, there are {self.items}: add_item adds one.")
 
-    def users_before(self, user: int, day: int, what: str) -> None:
+    def _check_time(self, user: int, day: int, what: str) -> None:
         if not 0 <= user < self.users:
             raise ValueError(f"User {user} is unknown, there are {self.users}: add_user adds one.")
         if day < max(0, self._last[user]):
@@ -218,11 +218,11 @@ class Live:
     def scores(self, user: int, day: int) -> np.ndarray:
         """Log-odds (I,) of all items for a user on a day; the next call writes over them.
 
-        They equal those of `Shelf.scores` with the same purchases and tables. A user without a past has
-        no taste and no habits: items stand in the order of demand. Raises ValueError for a day
+        They equal those of `Shelf.scores` with the same purchases and tables. A user without a past
+        has no taste and no habits: items stand in the order of demand. Raises ValueError for a day
         before the user's last purchase.
         """
-        self.users_before(user, day, "a question for")
+        self._check_time(user, day, "a question for")
         return self._all_scores(user, day)[: self.items]
 
     def _all_scores(self, user: int, day: int) -> np.ndarray:
@@ -276,7 +276,7 @@ class Live:
         exp(score): the Gumbel-max trick (Kool, van Hoof & Welling 2019). The draw follows from
         `seed`, the user and the number of events, so that a replay explores as the first run did.
         """
-        self.users_before(user, day, "a question for")
+        self._check_time(user, day, "a question for")
         scores = self._all_scores(user, day)
         scores[np.asarray(without, int)] = -np.inf
         top = highest(scores, min(depth, self.items))
@@ -345,7 +345,7 @@ def _tables(shelf: Shelf) -> dict[str, np.ndarray]:
 
 
 def _visits(past: pd.DataFrame, users: int) -> dict[str, np.ndarray]:
-    """The visits of each user (U,): the last day, or -1, how many, and a bit for each recent one."""
+    """Of each user's visits, (U,): the last day or -1, how many, and a bit for each recent one."""
     days = past[["user", "day"]].drop_duplicates()
     user, day = days["user"].to_numpy(), days["day"].to_numpy()
     last, recent = np.full(users, -1, np.int64), np.zeros(users, np.int64)

@@ -87,8 +87,9 @@ def prequential(
     """The recall of each system for each basket from day `start` on, asked before it is told.
 
     Baskets come in the order of time (Gama, Sebastião & Rodrigues 2013). The systems learn a basket
-    item by item, in an order drawn with `seed`, for a till's lines have none. After each number of items of `heads` they are asked for DEPTH more: what is in the basket
-    is not shown, the rest of it is to be found. Recall divides by min(DEPTH, items of the rest).
+    item by item, in an order drawn with `seed`, for a till's lines have none. After each number of
+    items of `heads` they are asked for `DEPTH` more: what is in the basket is not shown, the rest
+    of it is to be found. Recall divides by min(DEPTH, items of the rest).
 
     Returns:
         A row for each basket and each head that is smaller than it: `user`, `day`, `basket`,

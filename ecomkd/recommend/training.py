@@ -173,7 +173,7 @@ class RankingTrainer(trainer.MeasuredTrainer):
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def measure(self, dataset) -> dict[str, float]:
-        """The recall over all items from day `start` on; the baskets are read, not the `dataset`."""
+        """The recall over all items from day `start` on, read from baskets, not from `dataset`."""
         model = self.accelerator.unwrap_model(self.model)
         shelf = Shelf(model, self.reader, self.start)
         found = evaluate(network(shelf), model.items.baskets, self.start)
