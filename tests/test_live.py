@@ -341,6 +341,16 @@ def test_half_a_line_on_a_full_disk_is_taken_back(kept, monkeypatch):
     assert same(back.live, kept.live)
 
 
+def test_tables_that_could_not_be_written_are_not_answered_from(kept, model, baskets, monkeypatch):
+    morning = recommend.Shelf(model, recommend.BasketCollator(baskets), START + 2)
+    with monkeypatch.context() as full:
+        full.setattr(np, "savez", lambda *given, **arrays: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            kept.refresh(morning)
+    kept.update(1, 3, START + 2)
+    assert same(kept.live, live.Durable.restore(kept.folder).live)
+
+
 def test_a_change_is_on_the_disk_before_it_counts(kept, monkeypatch):
     synced, log = [], kept.folder / "events.log"
     sync = os.fsync
@@ -395,6 +405,12 @@ def test_a_second_writer_learns_what_the_first_one_wrote(kept, shelf, model, bas
 def test_a_folder_is_not_written_over_and_not_made_up(kept, tmp_path):
     with pytest.raises(FileExistsError, match="holds a state; restore it, or name another"):
         live.Durable(kept.live, kept.folder)
+    strange = tmp_path / "strange"
+    strange.mkdir()
+    (strange / "events.log").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"events.log: a log without its state.npz is there"):
+        live.Durable(kept.live, strange)
+    assert (strange / "events.log").read_text() == "mine"
     with pytest.raises(FileNotFoundError, match="holds no state; make one with Durable"):
         live.Durable.restore(tmp_path / "none")
 

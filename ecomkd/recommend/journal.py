@@ -1,7 +1,6 @@
 """A live state that outlives its process: a log of what happened, and a snapshot, in one folder.
 
-The log is a text file, one line an event, for a chapter shows it and what becomes of a torn line.
-Chapter 14.
+The log is text, one line an event, so that a reader can see it, tear it and mend it. Chapter 14.
 """
 
 from __future__ import annotations
@@ -43,13 +42,13 @@ class Durable:
 
     Args:
         live: what is kept; change it through this object alone.
-        folder: a new one, or one that holds no state.
+        folder: a new one, or one that holds neither a state nor a log.
 
     Attributes:
         live: the state as of this object's own last change.
         folder: where it is kept.
 
-    Raises FileExistsError when the folder holds a state.
+    Raises FileExistsError when the folder holds a state or a log.
     """
 
     def __init__(self, live: Live, folder: Path | str):
@@ -59,7 +58,11 @@ class Durable:
                 raise FileExistsError(
                     f"{folder}: holds a state; restore it, or name another folder."
                 )
-            self._log.write_bytes(b"")
+            self._log.touch()
+            if self._log.stat().st_size:
+                raise FileExistsError(
+                    f"{self._log}: a log without its state.npz is there; name another folder."
+                )
             self.live, self._end = live, 0
             self._write_snapshot()
 
@@ -85,26 +88,29 @@ class Durable:
         self._lock, self._loaded = FileLock(self.folder / ".lock"), None
 
     def update(self, user: int, item: int, day: int) -> None:
-        """As `Live.update`; a purchase that is refused leaves no line."""
+        """Learn one purchase, as `Live.update` does; one that is refused leaves no line."""
         self._change("update", int(user), int(item), int(day))
 
     def update_basket(self, user: int, items: Sequence[int], day: int) -> None:
-        """As `Live.update_basket`, in one line: after a kill the whole basket counts, or nothing of
-        it. The disk is waited for once, not once an item."""
+        """Learn one basket, as `Live.update_basket` does, in one line.
+
+        After a kill all of it counts or nothing, and the disk is waited for once, not once an item.
+        """
         self._change("update_basket", int(user), [int(item) for item in items], int(day))
 
     def add_user(self) -> int:
-        """As `Live.add_user`."""
+        """Add a user, as `Live.add_user` does: the row."""
         return self._change("add_user")
 
     def add_item(self, vector: np.ndarray) -> int:
-        """As `Live.add_item`."""
+        """Add an item, as `Live.add_item` does: the row."""
         return self._change("add_item", self.live.checked(vector).tolist())
 
     def refresh(self, shelf: Shelf) -> None:
-        """As `Live.refresh`; a snapshot takes the new tables."""
+        """Take the tables of a shelf, as `Live.refresh` does, and write a snapshot of them."""
         with self._lock:
             self._catch_up()
+            self._loaded = None  # without its snapshot the old state holds, and is loaded again
             self.live.refresh(shelf)
             self._write_snapshot()
 
@@ -137,12 +143,11 @@ class Durable:
 
     def _catch_up(self) -> None:
         """Take in what is in the folder and not yet in this object; cut off a torn last line."""
-        loaded = self._kept.stat()
-        loaded = loaded.st_ino, loaded.st_mtime_ns
-        if loaded != self._loaded:  # the first time, and after another writer's snapshot
+        if self._loaded != self._snapshot_there():  # at first, and after another's snapshot
             with np.load(self._kept, allow_pickle=False) as kept:
                 arrays = dict(kept)
-            self._end, self.live, self._loaded = int(arrays.pop("position")), Live(arrays), loaded
+            self._end, self.live = int(arrays.pop("position")), Live(arrays)
+            self._loaded = self._snapshot_there()
         size = self._log.stat().st_size
         if size == self._end:
             return
@@ -166,8 +171,12 @@ class Durable:
             folder = os.open(self.folder, os.O_RDONLY)
             os.fsync(folder)
             os.close(folder)
-        loaded = self._kept.stat()
-        self._loaded = loaded.st_ino, loaded.st_mtime_ns
+        self._loaded = self._snapshot_there()
+
+    def _snapshot_there(self) -> tuple[int, int]:
+        """What tells one snapshot from the next."""
+        found = self._kept.stat()
+        return found.st_ino, found.st_mtime_ns
 
 
 def _line(entry: list) -> bytes:
