@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler, normalize
 from ecomkd import distill, losses, metrics, models, pipeline, recommend
 from ecomkd.artifacts import digest, stage
 from ecomkd.config import Profile
-from ecomkd.data.baskets import Baskets
+from ecomkd.data.baskets import HORIZON, Baskets
 from ecomkd.data.schema import GAINS, GRADE_GAINS
 
 RATES = (4e-3, 1e-3)
@@ -70,10 +70,20 @@ def items_of(
     if len(users):
         known = told_by(baskets, users)
         return recommend.Items(known, vectors, recommend.FIRST, width, profile)
-    items = recommend.Items(baskets, vectors, recommend.FIRST, width, profile)
-    met, numbers = (torch.zeros_like(table) for table in items.on(0))
-    items.on = lambda day: (met, numbers)
-    return items
+    return _UnsoldItems(baskets, vectors, recommend.FIRST, width, profile)
+
+
+class _UnsoldItems(recommend.Items):
+    """Items of a shop that has told of no basket: their texts are all that is known of them."""
+
+    def __init__(
+        self, baskets: Baskets, vectors: np.ndarray, first: int, width: int, profile: Profile
+    ):
+        super().__init__(baskets, vectors, first, width, profile)
+        self.key = [*self.key, "unsold"]
+        self.baskets = replace(baskets, events=baskets.events[:0])
+        nothing = tuple(torch.zeros_like(table) for table in self.on(0))
+        self.on = lambda day: nothing
 
 
 # What of a recommender moves ----------------------------------------------------------------------
@@ -136,6 +146,11 @@ def learn(
     def make(folder: Path) -> None:
         known, reader = items.baskets, recommend.Reader(items.baskets)
         rows = recommend.occasions(known, recommend.FIRST, start, recommend.GROUP, profile.seed)
+        if not len(rows):
+            raise ValueError(
+                f"There is no customer who bought before and after a day from {recommend.FIRST} to "
+                f"{start - HORIZON}, so that nothing can be learnt: add baskets, or use `untrained`."
+            )
         sold = torch.from_numpy(np.unique(known.between(0, start)["item"])).to(items.device)
         best = untrained(kind, items, profile, source, parts)
         rank = recommend.network(recommend.Shelf(best, reader, start))
@@ -184,8 +199,8 @@ def untrained(
 ) -> recommend.Recommender:
     """A recommender that has learnt nothing in this shop: as it is drawn, or with the `parts` of
     another shop's."""
-    torch.manual_seed(profile.seed)
-    model = kind(items)
+    with models.seeded(profile.seed):
+        model = kind(items)
     if source is not None:
         move(model, load_file(source / "model.safetensors"), parts)
     return model.to(items.device).eval()

@@ -90,6 +90,29 @@ def test_items_are_known_through_the_told_users_alone(baskets, vectors, profile,
         assert not table.any()
 
 
+def test_items_that_nobody_told_of_are_others_than_those_that_all_did(
+    baskets, vectors, profile, small
+):
+    nobody = transfer.items_of(baskets, np.array([], int), vectors, profile, width=4)
+    everyone = transfer.items_of(baskets, np.arange(USERS), vectors, profile, width=4)
+    assert nobody.key != everyone.key
+    assert nobody.baskets.events.empty
+    with pytest.raises(ValueError, match="no customer who bought before and after a day"):
+        transfer.learn(KIND, nobody, baskets.validation_start, profile)
+
+
+def test_a_drawn_recommender_leaves_the_global_generator_as_it_was(items, profile):
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    first = transfer.untrained(KIND, items, profile)
+    assert torch.equal(torch.rand(3), expected)
+    # The draws are those of the profile's seed.
+    torch.manual_seed(profile.seed)
+    for name, own in KIND(items).state_dict().items():
+        assert torch.equal(first.state_dict()[name], own), name
+
+
 def test_every_part_moves_and_what_tells_people_apart_stays(items, source, profile):
     weights = load_file(source / "model.safetensors")
     model = KIND(items)
