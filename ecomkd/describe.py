@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ecomkd import distill, facts, generation, losses, models, pipeline
+from ecomkd import facts, generation, pipeline
 from ecomkd.artifacts import digest, stage, write_text
 from ecomkd.config import Profile
 from ecomkd.data import shop as simulated
@@ -272,7 +271,8 @@ def base(of: Task) -> Path:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
-    return _stage("generator", of, [texts, of.scale.base], make)
+    parts = [texts, _identity(of.scale.base)]
+    return stage("generator", parts, make, of.profile.artifacts, recipe=1)
 
 
 def teacher(of: Task) -> Path:
@@ -291,7 +291,8 @@ def teacher(of: Task) -> Path:
         (folder / "adapter" / "training.json").replace(folder / "training.json")
 
     settings = [of.scale.rank, of.scale.teacher_epochs, of.scale.teacher_learning_rate]
-    return _stage("describer", of, [start.name, _key(of), settings], make)
+    parts = [start.name, _key(of), settings, pipeline.settings_of(of.profile)]
+    return stage("describer", parts, make, of.profile.artifacts, recipe=1)
 
 
 def student(of: Task, text: str = "reference", soft: bool = False, more: bool = False) -> Path:
@@ -328,7 +329,8 @@ def student(of: Task, text: str = "reference", soft: bool = False, more: bool = 
 
     settings = [of.scale.every, of.scale.student_epochs, of.scale.student_learning_rate]
     settings += [of.scale.alpha, of.scale.temperature, text, soft, more, tutor and tutor.name]
-    return _stage("small_describer", of, [start.name, _key(of), settings], make)
+    parts = [start.name, _key(of), settings, pipeline.settings_of(of.profile)]
+    return stage("small_describer", parts, make, of.profile.artifacts, recipe=1)
 
 
 def write(folder: Path, products: Sequence[Product], of: Task, sampled: int | None = None):
@@ -341,8 +343,10 @@ def write(folder: Path, products: Sequence[Product], of: Task, sampled: int | No
         texts, _ = generation.generate(model, tokenizer, prompts, of.profile, **settings)
         write_text(out / "texts.json", json.dumps(texts))
 
-    parts = [folder.name, prompts, of.scale.max_new_tokens, sampled]
-    return json.loads((_stage("written", of, parts, make) / "texts.json").read_text("utf-8"))
+    settings = [of.scale.max_new_tokens, sampled, pipeline.settings_of(of.profile)]
+    parts = [pipeline.identity(folder), prompts, settings]
+    out = stage("descriptions", parts, make, of.profile.artifacts, recipe=1)
+    return json.loads((out / "texts.json").read_text("utf-8"))
 
 
 def prompted(of: Task, examples: int = 0) -> list[str]:
@@ -351,11 +355,10 @@ def prompted(of: Task, examples: int = 0) -> list[str]:
     shown = "\n\n".join(f"{p.prompt} {p.written}" for p in of.train[:examples])
     prompts = [f"{shown}\n\n{p.prompt}" if examples else INSTRUCTION + p.record for p in of.test]
 
+    start = base(of) if of.scale.base == "tiny" else None  # it is made, and has no other folder
+
     def make(out: Path) -> None:
-        if of.scale.base == "tiny":
-            model, tokenizer = generation.load(str(base(of)))
-        else:
-            model, tokenizer = generation.load(of.scale.base)
+        model, tokenizer = generation.load(str(start or of.scale.base))
         asked = prompts
         if not examples and tokenizer.chat_template:
             asked = [
@@ -369,8 +372,10 @@ def prompted(of: Task, examples: int = 0) -> list[str]:
         # Shown examples, a model goes on with a product of its own.
         write_text(out / "texts.json", json.dumps([t.split("Product:")[0].strip() for t in texts]))
 
-    parts = [of.scale.base, prompts, of.scale.max_new_tokens]
-    return json.loads((_stage("written", of, parts, make) / "texts.json").read_text("utf-8"))
+    settings = [of.scale.max_new_tokens, pipeline.settings_of(of.profile)]
+    parts = [start.name if start else _identity(of.scale.base), prompts, settings]
+    out = stage("prompted_descriptions", parts, make, of.profile.artifacts, recipe=1)
+    return json.loads((out / "texts.json").read_text("utf-8"))
 
 
 def _rows(products: Sequence[Product], texts: Sequence[str], tokenizer):
@@ -391,7 +396,6 @@ def _key(of: Task) -> str:
                     for part in (of.train, of.undescribed, of.validation)])  # fmt: skip
 
 
-def _stage(name: str, of: Task, parts: list, make) -> Path:
-    common = pipeline.settings_of(of.profile)
-    code = digest(distill, facts, losses, models, generation, sys.modules[__name__])
-    return stage(name, [parts, common, code], make, of.profile.artifacts)
+def _identity(base: str) -> str | list:
+    """What a pretrained generator adds to a key: its name, or what its folder holds."""
+    return pipeline.identity(Path(base)) if Path(base).is_dir() else base

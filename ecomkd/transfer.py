@@ -6,7 +6,6 @@ Sizes: U users, I items, E the width of an encoder's vectors, W that of a recomm
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +19,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 from sklearn.preprocessing import StandardScaler, normalize
 
-from ecomkd import distill, losses, metrics, models, pipeline, recommend
-from ecomkd.artifacts import digest, stage
+from ecomkd import distill, metrics, models, pipeline, recommend
+from ecomkd.artifacts import stage
 from ecomkd.config import Profile
 from ecomkd.data.baskets import HORIZON, Baskets
 from ecomkd.data.schema import GAINS, GRADE_GAINS
@@ -141,15 +140,15 @@ def learn(
     """
     profile = replace(profile, precision="fp32")
     passes = recommend.RECIPES[kind]["passes"]
-    lesson = source and [list(parts), pipeline.identity(source)]
+    moved = source and [list(parts), pipeline.identity(source)]
 
     def make(folder: Path) -> None:
         known, reader = items.baskets, recommend.Reader(items.baskets)
         rows = recommend.occasions(known, recommend.FIRST, start, recommend.GROUP, profile.seed)
         if not len(rows):
             raise ValueError(
-                f"There is no customer who bought before and after a day from {recommend.FIRST} to "
-                f"{start - HORIZON}, so that nothing can be learnt: add baskets, or use `untrained`."
+                f"There is no customer who bought before and after a day from {recommend.FIRST} "
+                f"to {start - HORIZON}, so nothing can be learnt: add baskets, or use `untrained`."
             )
         sold = torch.from_numpy(np.unique(known.between(0, start)["item"])).to(items.device)
         best = untrained(kind, items, profile, source, parts)
@@ -178,16 +177,15 @@ def learn(
                 best, highest = model, found
         save_file(best.state_dict(), folder / "model.safetensors")
 
-    parts_of_key = [
+    key = [
         kind.__name__,
         items.key,
         start,
         [passes, list(rates), STEPS],
         pipeline.settings_of(profile),
-        lesson,
-        digest(distill, losses, models, recommend, move, learn),
+        moved,
     ]
-    return stage("moved", parts_of_key, make, profile.artifacts)
+    return stage("moved_recommender", key, make, profile.artifacts, recipe=1)
 
 
 def untrained(
@@ -395,7 +393,8 @@ def turned(folder: Path, profile: Profile) -> Path:
         model.save_pretrained(into)
         models.load_tokenizer(str(folder)).save_pretrained(into)
 
-    return stage("turned", [pipeline.identity(folder), digest(turned)], make, profile.artifacts)
+    parts = [pipeline.identity(folder)]
+    return stage("flipped_head", parts, make, profile.artifacts, recipe=1)
 
 
 def tuned(data: DatasetDict, profile: Profile, begin: Path, steps: int, turn: bool = False) -> Path:
@@ -469,6 +468,5 @@ def joint(
         steps,
         pipeline.settings_of(profile, "student_layers", "student_learning_rate", "frozen_layers"),
         [profile.student_dropout, profile.temperature],
-        digest(distill, losses, models, sys.modules[__name__]),
     ]
-    return stage("joint", parts, make, profile.artifacts)
+    return stage("joint_student", parts, make, profile.artifacts, recipe=1)

@@ -336,6 +336,38 @@ def test_teacher_and_students_are_made_once(tmp_path):
         describe.student(task, more=True)
 
 
+@pytest.fixture
+def own_generator(tmp_path):
+    """A folder, and a function that saves a tiny generator, drawn from a seed, into it."""
+    folder = tmp_path / "generator"
+
+    def save(seed: int) -> None:
+        for part in generation.tiny(TEXTS * 3, tokens=400, seed=seed):
+            part.save_pretrained(folder)
+
+    save(0)
+    return folder, save
+
+
+def test_another_generator_in_the_same_folder_is_seen(own_generator, tmp_path):
+    folder, save = own_generator
+    task = describe.shop(profile(tmp_path), base=str(folder))
+    first, texts = describe.base(task), describe.prompted(task)
+    assert describe.base(task) == first and describe.prompted(task) == texts
+    save(1)
+    assert describe.base(task) != first
+    assert describe.prompted(task) != texts
+
+
+def test_texts_are_those_of_the_weights_in_a_folder_now(own_generator, tmp_path):
+    folder, save = own_generator
+    task = describe.shop(profile(tmp_path))
+    first = describe.write(folder, task.test, task, sampled=3)
+    assert describe.write(folder, task.test, task, sampled=3) == first
+    save(1)
+    assert describe.write(folder, task.test, task, sampled=3) != first
+
+
 def test_too_few_products_are_named():
     with pytest.raises(ValueError, match="set smaller parts"):
         describe.task([POT], WORDS, Profile.named("smoke"))
