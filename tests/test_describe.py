@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecomkd import describe, facts, generation, models
+from ecomkd import describe, models
 from ecomkd.config import Profile
 from ecomkd.data import shop as simulated
-from ecomkd.facts import Fact, Product, Vocabulary
+from ecomkd.describe import Fact, Product, Vocabulary, facts, generation
 
 TEXTS = [
     "Product: desk lamp\nColour: Navy\nDescription: A navy desk lamp for late readers.",
@@ -314,7 +314,7 @@ def test_a_missing_or_changed_package_is_named(monkeypatch, tmp_path):
 
 
 def test_teacher_and_students_are_made_once(tmp_path):
-    task = describe.shop(profile(tmp_path), described=8, undescribed=4, validation=4, test=4)
+    task = describe.shop_task(profile(tmp_path), described=8, undescribed=4, validation=4, test=4)
     ids = [p.product_id for part in (task.train, task.undescribed, task.validation, task.test)
            for p in part]  # fmt: skip
     assert len(set(ids)) == len(ids) and not any(p.written for p in task.undescribed)
@@ -331,7 +331,8 @@ def test_teacher_and_students_are_made_once(tmp_path):
     assert generation.load(str(tutor))[0].config.use_cache
     steps = {json.loads((f / "training.json").read_text())[-1]["step"] for f in students}
     assert len(steps) == 1  # more products are no more steps
-    assert len(describe.write(tutor, task.test, task)) == len(describe.prompted(task, 1)) == 4
+    texts = describe.generate_descriptions(tutor, task.test, task)
+    assert len(texts) == len(describe.prompted(task, 1)) == 4
     with pytest.raises(ValueError, match="more with teacher alone"):
         describe.student(task, more=True)
 
@@ -351,21 +352,21 @@ def own_generator(tmp_path):
 
 def test_another_generator_in_the_same_folder_is_seen(own_generator, tmp_path):
     folder, save = own_generator
-    task = describe.shop(profile(tmp_path), base=str(folder))
-    first, texts = describe.base(task), describe.prompted(task)
-    assert describe.base(task) == first and describe.prompted(task) == texts
+    task = describe.shop_task(profile(tmp_path), base=str(folder))
+    first, texts = describe.base_generator(task), describe.prompted(task)
+    assert describe.base_generator(task) == first and describe.prompted(task) == texts
     save(1)
-    assert describe.base(task) != first
+    assert describe.base_generator(task) != first
     assert describe.prompted(task) != texts
 
 
 def test_texts_are_those_of_the_weights_in_a_folder_now(own_generator, tmp_path):
     folder, save = own_generator
-    task = describe.shop(profile(tmp_path))
-    first = describe.write(folder, task.test, task, sampled=3)
-    assert describe.write(folder, task.test, task, sampled=3) == first
+    task = describe.shop_task(profile(tmp_path))
+    first = describe.generate_descriptions(folder, task.test, task, sampled=3)
+    assert describe.generate_descriptions(folder, task.test, task, sampled=3) == first
     save(1)
-    assert describe.write(folder, task.test, task, sampled=3) != first
+    assert describe.generate_descriptions(folder, task.test, task, sampled=3) != first
 
 
 def test_too_few_products_are_named():
