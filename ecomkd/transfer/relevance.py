@@ -12,10 +12,12 @@ import pandas as pd
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets
 
-from ecomkd import distill, metrics, models, pipeline
+from ecomkd import distill, metrics, models
 from ecomkd.artifacts import stage
 from ecomkd.config import Profile
 from ecomkd.data.schema import GAINS, GRADE_GAINS
+from ecomkd.keys import batches, digests, identity, settings_of
+from ecomkd.relevance import judge, stages
 
 
 def terse(title: str) -> str:
@@ -52,7 +54,7 @@ def restyled(data: DatasetDict) -> DatasetDict:
 
 def first_queries(pairs: Dataset, queries: int) -> Dataset:
     """The pairs of the first so many `queries` that have a relevant and a less relevant product."""
-    gains = np.asarray(list(pipeline.gains(pairs).values()))[pairs["label"]]
+    gains = np.asarray(list(judge.gains(pairs).values()))[pairs["label"]]
     frame = pd.DataFrame({"query": pairs["query_id"], "gain": gains})
     spread = frame.groupby("query", sort=False)["gain"].agg(["max", "nunique"])
     kept = spread.index[(spread["max"] > 0) & (spread["nunique"] > 1)][:queries]
@@ -79,7 +81,7 @@ def scores(folder: Path, pairs: Dataset, profile: Profile) -> np.ndarray:
     model = models.load(folder)
     tokenizer = models.load_tokenizer(str(folder))
     encoded = distill.encode(pairs, tokenizer, profile.max_length)
-    found = pipeline.softmax(distill.predict(model, encoded, tokenizer, profile))
+    found = judge.softmax(distill.predict(model, encoded, tokenizer, profile))
     return metrics.expected_gain(found, own_gains(model))
 
 
@@ -110,7 +112,7 @@ def flip_head(folder: Path, profile: Profile) -> Path:
         model.save_pretrained(into)
         models.load_tokenizer(str(folder)).save_pretrained(into)
 
-    parts = [pipeline.identity(folder)]
+    parts = [identity(folder)]
     return stage("flipped_head", parts, make, profile.artifacts, recipe=1)
 
 
@@ -123,9 +125,9 @@ def fine_tune(
     begins with the head of the other one turned round (`flip_head`).
     """
     begin = flip_head(begin, profile) if turn else begin
-    passes = -(-steps // pipeline.batches(len(data["train"]), profile))
+    passes = -(-steps // batches(len(data["train"]), profile))
     settings = replace(profile, teacher_epochs=max(1, passes))
-    return pipeline.teacher(data, settings, checkpoint=begin)
+    return stages.teacher(data, settings, checkpoint=begin)
 
 
 def teacher_odds(pairs: Dataset, teacher: Path, profile: Profile) -> Dataset:
@@ -189,10 +191,10 @@ def joint_student(
         )
 
     parts = [
-        [[pipeline.digests(pairs), pipeline.identity(teacher)] for pairs, teacher in taught],
-        pipeline.identity(begin),
+        [[digests(pairs), identity(teacher)] for pairs, teacher in taught],
+        identity(begin),
         steps,
-        pipeline.settings_of(profile, "student_layers", "student_learning_rate", "frozen_layers"),
+        settings_of(profile, "student_layers", "student_learning_rate", "frozen_layers"),
         [profile.student_dropout, profile.temperature],
     ]
     return stage("joint_student", parts, make, profile.artifacts, recipe=1)
