@@ -17,7 +17,7 @@ import argparse
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,8 @@ import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset, DatasetDict, concatenate_datasets, interleave_datasets
+from scipy.stats import binomtest
+from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
 import seeds as seeds_of
@@ -108,9 +110,7 @@ def curve(
 ) -> list[dict]:
     """For each share of the customers, what every row foresees of the test days, by user."""
     end, day, found = baskets.validation_start, baskets.test_start, []
-    for share, users in zip(
-        SHARES, transfer.subsets(baskets, SHARES, day, profile.seed), strict=True
-    ):
+    for share, users in zip(SHARES, subsets(baskets, SHARES, day, profile.seed), strict=True):
         items = transfer.items_of(baskets, users, vectors, profile)
         models = {
             "drawn": transfer.untrained(KIND, items, profile),
@@ -124,9 +124,9 @@ def curve(
             for name, begin in (("alone", None), ("moved", source)):
                 folder = transfer.learn(KIND, items, end, profile, begin)
                 models[name] = recommend.load(folder, KIND, items)
-        rankers = {name: transfer.ranker(own, baskets, day) for name, own in models.items()}
+        rankers = {name: ranker(own, baskets, day) for name, own in models.items()}
         rankers |= classical(baskets, users, scale)
-        row = {"share": share, "baskets": transfer.basket_count(baskets, users, day)}
+        row = {"share": share, "baskets": basket_count(baskets, users, day)}
         row |= {"users": len(users), "rows": {}}
         for name, rank in rankers.items():
             row["rows"][name] = by_user(recommend.evaluate(rank, baskets, day))
@@ -134,6 +134,38 @@ def curve(
             print(f"{profile.seed}: {row['baskets']} baskets, {name}: {recall:.4f}", flush=True)
         found.append(row)
     return found
+
+
+def subsets(baskets: Baskets, shares: Sequence[float], end: int, seed: int) -> list[np.ndarray]:
+    """Rows of users who have bought before day `end`, drawn at random for each share of them.
+
+    A larger share holds all users of the smaller ones.
+    """
+    known = np.unique(baskets.between(0, end)["user"])
+    order = np.random.default_rng(seed).permutation(known)
+    return [np.sort(order[: round(share * len(known))]) for share in shares]
+
+
+def basket_count(baskets: Baskets, users: np.ndarray, end: int) -> int:
+    """The number of baskets that these users have filled before day `end`."""
+    return int(transfer.told_by(baskets, users).between(0, end)["basket"].nunique())
+
+
+def ranker(model: recommend.Recommender, baskets: Baskets, day: int) -> recommend.Ranker:
+    """The ranking by a recommender on a day.
+
+    The baskets of the users who ask are read, whether or not the shop has learnt from them.
+    """
+    shelf = recommend.Shelf(model, recommend.Reader(baskets), day)
+    past = recommend.history(baskets, day)
+
+    def rank(users: np.ndarray, new: bool) -> np.ndarray:
+        parts = np.split(users, range(128, len(users), 128))
+        return np.concatenate(
+            [recommend.best(shelf.scores(own), past[own] if new else None) for own in parts]
+        )
+
+    return rank
 
 
 def by_user(found: dict) -> dict:
@@ -234,13 +266,13 @@ def between_shops(
     rows = []
     for name, own in takers.items():
         share = (min(1.0, TOLD_USERS / len(own.users)),)
-        users = transfer.subsets(own, share, own.test_start, seed)[0]
+        users = subsets(own, share, own.test_start, seed)[0]
         items = transfer.items_of(own, users, read["taker", name], profile)
         known = transfer.told_by(own, users)
         end, day = own.validation_start, own.test_start
 
         def judged(model, baskets, when):
-            rank = transfer.ranker(model, baskets, when)
+            rank = ranker(model, baskets, when)
             return recommend.evaluate(rank, baskets, when)["per_user"]["recall"]
 
         drawn = transfer.untrained(KIND, items, profile)
@@ -273,8 +305,15 @@ def apart(source: np.ndarray, target: np.ndarray, seed: int) -> dict[str, float]
     """What the texts of two shops, as vectors, say of them without any label."""
     return {
         "distance": transfer.distance(source, target, seed),
-        "likeness": transfer.likeness(source, target),
+        "likeness": likeness(source, target),
     }
+
+
+def likeness(source: np.ndarray, target: np.ndarray) -> float:
+    """The mean, over the target's vectors (N, E), of the highest cosine with a source's vector."""
+    a, b = normalize(source), normalize(target)
+    parts = np.split(b, range(1000, len(b), 1000))  # a table of all cosines takes memory
+    return float(np.concatenate([(part @ a.T).max(axis=1) for part in parts]).mean())
 
 
 def of_departments(baskets: Baskets, departments: tuple[str, ...]) -> Baskets:
@@ -364,7 +403,7 @@ def mixed(shops: dict[str, DatasetDict]) -> Dataset:
 
 def questions(data: DatasetDict) -> dict[str, Dataset]:
     """The test pairs, and those of the queries that a handful is taken from."""
-    most = transfer.few(data, max(QUERIES))
+    most = transfer.few_queries(data, max(QUERIES))
     return {
         "test": data["test"],
         "few": concatenate_datasets([most["train"], most["validation"]]),
@@ -389,17 +428,17 @@ def tuned(shops: dict, teachers: dict, begin: Path, profile: Profile):
     """Target, number of queries, row and folder of each model that learns from few."""
     for target, data in shops.items():
         for queries in (MIDDLE,) if target == TERSE else QUERIES:
-            own = transfer.few(data, queries)
-            yield target, queries, "alone", transfer.tuned(own, profile, begin, FEW_STEPS)
+            own = transfer.few_queries(data, queries)
+            yield target, queries, "alone", transfer.fine_tune(own, profile, begin, FEW_STEPS)
             for source, folder in teachers.items():
                 far = {source, target} == {PLAIN, ICECAT}
                 if source == target or not (queries == MIDDLE or far):
                     continue
                 turn = (source == PLAIN) != (target == PLAIN)
-                model = transfer.tuned(own, profile, folder, FEW_STEPS, turn)
+                model = transfer.fine_tune(own, profile, folder, FEW_STEPS, turn)
                 yield target, queries, f"from {source}", model
                 if turn and far and queries == MIDDLE:
-                    model = transfer.tuned(own, profile, folder, FEW_STEPS)
+                    model = transfer.fine_tune(own, profile, folder, FEW_STEPS)
                     yield target, queries, f"from {source}, head as it is", model
 
 
@@ -413,7 +452,9 @@ def students(shops: dict, teachers: dict, begin: Path, profile: Profile) -> dict
     steps = min(STUDENT_STEPS, 2 * pipeline.batches(2 * len(lessons[PLAIN][0]), profile))
     taught = {f"student of {name}": [own] for name, own in lessons.items()}
     taught["student of both"] = list(lessons.values())
-    return {name: transfer.joint(own, begin, profile, steps) for name, own in taught.items()}
+    return {
+        name: transfer.joint_student(own, begin, profile, steps) for name, own in taught.items()
+    }
 
 
 def forecasts(shops: dict, asked: dict, handful: dict, values: dict, profile: Profile):
@@ -431,7 +472,7 @@ def forecasts(shops: dict, asked: dict, handful: dict, values: dict, profile: Pr
             zero = values[target][f"{source}, zero-shot"]
             far = apart(texts[source], texts[target], profile.seed)
             for queries in QUERIES:
-                few = transfer.few(own, queries)
+                few = transfer.few_queries(own, queries)
                 ids = {*few["train"]["query_id"], *few["validation"]["query_id"]}
                 told = {name: one[one.index.isin(ids)] for name, one in handful[target].items()}
                 row = {"source": source, "target": target, "queries": queries, **far}
@@ -477,7 +518,7 @@ def scale() -> list[dict]:
         started = time.perf_counter()
         transfer.move(model, weights)
         move_s = time.perf_counter() - started
-        rank = transfer.ranker(model.eval(), baskets, day)
+        rank = ranker(model.eval(), baskets, day)
         known = np.flatnonzero(np.diff(recommend.history(baskets, day).indptr))
         users = [np.array([user]) for user in known[:TIMED]]
         clock = bench.latency(partial(_one, rank), users, repeats=3, threads=1, device="cpu")
@@ -731,10 +772,10 @@ def _forecasts(rows: list[dict]) -> tuple[dict, list[dict]]:
             )
             ranks = told.corr("spearman")["gain"]
             table[f"{kind}, {outcome}"] = {
-                "right": transfer.share_right(right),
-                "right where it was sure": transfer.share_right(sure),
-                "right where the outcome is clear": transfer.share_right(clear),
-                "helped": transfer.share_right(helped),
+                "right": share_right(right),
+                "right where it was sure": share_right(sure),
+                "right where the outcome is clear": share_right(clear),
+                "helped": share_right(helped),
                 "rank correlation of the forecast": float(ranks["foreseen"]),
                 "rank correlation of the distance": float(ranks["distance"]),
                 "rank correlation of the likeness": float(ranks["likeness"]),
@@ -748,6 +789,18 @@ def _forecasts(rows: list[dict]) -> tuple[dict, list[dict]]:
                 )
             )  # fmt: skip
     return {"cases": rows, "summary": table}, goals
+
+
+def share_right(right: Sequence[bool]) -> dict:
+    """The share of forecasts that came true, with an exact 95 % interval (Clopper & Pearson 1934).
+
+    Where there is no forecast, the share is None and the interval is 0 to 1.
+    """
+    n, k = len(right), int(np.sum(right))
+    if n == 0:
+        return {"cases": 0, "share": None, "low": 0.0, "high": 1.0}
+    span = binomtest(k, n).proportion_ci()
+    return {"cases": n, "share": k / n, "low": float(span.low), "high": float(span.high)}
 
 
 def _costs(rows: list[dict]) -> list[dict]:

@@ -19,10 +19,10 @@ import numpy as np
 import pandas as pd
 
 import seeds as seeds_of
-from ecomkd import bench, describe, facts, generation, metrics, report
+from ecomkd import bench, describe, metrics, report
 from ecomkd.config import Profile
 from ecomkd.data import shop as simulated
-from ecomkd.describe import Task
+from ecomkd.describe import Task, facts, generation
 
 RECORDED = Path(report.__file__).parent / "recorded" / "descriptions.json"
 STUDENTS = {
@@ -42,12 +42,12 @@ WRITTEN = (16, 64, 256)  # texts that are written for the clock
 
 def shop(seed: int) -> dict:
     profile = Profile.named(seed=seed)
-    return measured(describe.shop(profile), describe.shop(profile, promises=True))
+    return measured(describe.shop_task(profile), describe.shop_task(profile, promises=True))
 
 
 def store(seed: int) -> dict:
     profile = Profile.named(seed=seed)
-    return measured(describe.store(profile), describe.store(profile, withheld=True))
+    return measured(describe.store_task(profile), describe.store_task(profile, withheld=True))
 
 
 def measured(task: Task, beyond: Task) -> dict:
@@ -67,13 +67,13 @@ def measured(task: Task, beyond: Task) -> dict:
     keep("prompted", describe.prompted(task))
     keep("prompted, 2 examples", describe.prompted(task, examples=2))
     folders = {"teacher": describe.teacher(task)}
-    keep("teacher", describe.write(folders["teacher"], task.test, task))
+    keep("teacher", describe.generate_descriptions(folders["teacher"], task.test, task))
     for name, how in STUDENTS.items():
         folders[name] = describe.student(task, **how)
-        keep(name, describe.write(folders[name], task.test, task))
+        keep(name, describe.generate_descriptions(folders[name], task.test, task))
     tasks = dict.fromkeys(texts, task) | {BEYOND: beyond, "written, beyond the record": beyond}
     keep("written, beyond the record", [product.written for product in beyond.test])
-    keep(BEYOND, describe.write(describe.teacher(beyond), beyond.test, beyond))
+    keep(BEYOND, describe.generate_descriptions(describe.teacher(beyond), beyond.test, beyond))
     rows = {name: row(own, tasks[name]) for name, own in texts.items()}
     # What it said beyond its own record, held against the record that has more.
     rows[f"{BEYOND}, whole record"] = row(texts[BEYOND], task)
@@ -164,7 +164,7 @@ def scale() -> list[dict]:
     records, check, guard and distance of all of them; writing is timed on fewer, text by text as
     dear, and is a multiple of it for the whole."""
     profile = Profile.named()
-    task, largest = describe.shop(profile), int(max(SHARES) * profile.products)
+    task, largest = describe.shop_task(profile), int(max(SHARES) * profile.products)
     catalogue = simulated.generate(profile.seed, largest, 30, 6, 60).products
     written = [writing(name, task) for name in ("teacher", "student")]
     rows, known = [], task.vocabulary

@@ -25,7 +25,7 @@ from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.metrics import f1_score, roc_auc_score
 
 import seeds as seeds_of
-from ecomkd import bench, features, metrics, pipeline, profiles, recommend, report
+from ecomkd import bench, features, metrics, people, pipeline, recommend, report
 from ecomkd.config import Profile
 from ecomkd.data import journey, sources
 from ecomkd.data import shop as simulated
@@ -48,25 +48,25 @@ TIMED = 100
 # Real households ----------------------------------------------------------------------------------
 
 
-def people(seed: int) -> dict:
+def households(seed: int) -> dict:
     """Guesses about households with and without sensitive purchases, and what cards are worth."""
     profile, baskets = Profile.named(seed=seed), journey.load()
     texts, codes = recommend.texts(baskets)
     vectors = features.layers(texts, profile)[-1]
-    hidden = (profiles.sensitive(baskets.items) != "").to_numpy()
-    readings = dict(zip(READINGS, (baskets, profiles.without(baskets, hidden)), strict=True))
-    told = profiles.demographics(baskets.users)
+    hidden = (people.sensitive(baskets.items) != "").to_numpy()
+    readings = dict(zip(READINGS, (baskets, people.without(baskets, hidden)), strict=True))
+    told = people.demographics(baskets.users)
     guesses: dict = {target: {} for target in told}
     for reading, own in readings.items():
         for name, X in tables(own, vectors[codes]).items():
             for target, label in told.items():
                 y, X_told = label.cat.codes.to_numpy(), X[told.index]
-                found = profiles.held_out(X_told, y, FOLDS, seed)
+                found = people.held_out(X_told, y, FOLDS, seed)
                 guesses[target][f"{name}, {reading}"] = found.round(5).tolist()
             print(f"seed {seed}: {name}, {reading}", flush=True)
     for target, label in told.items():
         y = label.cat.codes.to_numpy()
-        guesses[target]["majority"] = profiles.shares_held_out(y, FOLDS, seed).tolist()
+        guesses[target]["majority"] = people.shares_held_out(y, FOLDS, seed).tolist()
     return {
         "household": told.index.tolist(),
         "labels": {target: label.cat.codes.tolist() for target, label in told.items()},
@@ -80,16 +80,16 @@ def people(seed: int) -> dict:
 def tables(baskets: Baskets, vectors: np.ndarray) -> dict[str, np.ndarray]:
     """What is read of each user, (U, F): vectors are those of items (I, E)."""
     types = pd.factorize(baskets.items["type"])[0]
-    counts = profiles.group_counts(baskets, baskets.days, types)
+    counts = people.group_counts(baskets, baskets.days, types)
     words = TfidfTransformer(sublinear_tf=True).fit_transform(counts).toarray()
-    text = profiles.user_vectors(profiles.purchase_weights(baskets, baskets.days), vectors)
+    text = people.user_vectors(people.purchase_weights(baskets, baskets.days), vectors)
     rows = {"counts": counts.toarray(), "tf-idf": words, "text": text}
     return {**rows, BOTH: np.hstack([words, text])}
 
 
 def hidden_shares(baskets: Baskets) -> dict[str, float]:
     """Of all purchases, the share that is sensitive, by reason."""
-    reason = profiles.sensitive(baskets.items)[baskets.events["item"]]
+    reason = people.sensitive(baskets.items)[baskets.events["item"]]
     shares = reason[reason != ""].value_counts() / len(reason)
     return shares.to_dict()
 
@@ -111,15 +111,15 @@ def recall(baskets: Baskets, readings: dict[str, Baskets]) -> dict:
 def hold(baskets: Baskets, vectors: np.ndarray, codes: np.ndarray, seed: int) -> list[dict]:
     """Of each statement made at the middle of the time, whether the rest of the time bears it out:
     what is observed then lies on the same side of what is usual."""
-    groups = profiles.cluster(vectors, CLUSTERS, seed)[codes]
+    groups = people.cluster(vectors, CLUSTERS, seed)[codes]
     middle = baskets.days // 2
     rest = replace(baskets, events=baskets.events[baskets.events["day"] >= middle])
     first, then = (
-        profiles.Cards(part, day, groups, journey.FIRST_DAY)
+        people.Cards(part, day, groups, journey.FIRST_DAY)
         for part, day in ((baskets, middle), (rest, baskets.days))
     )
     rows = []
-    for user in np.flatnonzero(then.rhythm["visits"] >= profiles.LEAST):
+    for user in np.flatnonzero(then.rhythm["visits"] >= people.LEAST):
         for one in first(int(user)):
             if one.topic == "interest":
                 held, chance = then.lift[user, one.about] > 1, (then.lift[user] > 1).mean()
@@ -171,18 +171,18 @@ def scored(profile: Profile) -> dict[str, pd.DataFrame]:
 def reranked(made: simulated.Shop, scores: dict[str, pd.DataFrame], seed: int) -> dict:
     """Each shopper's nDCG@10, by clarity and number of purchases; what is searched for the profile
     are training queries, its weight is chosen on validation queries."""
-    taste = profiles.tastes(made)
+    taste = people.tastes(made)
     lessons = made.judgments[made.judgments["split"] == "train"].assign(score=0.0)
-    train = profiles.searches(made, lessons)
-    validation, test = (profiles.searches(made, scores[s]) for s in ("validation", "test"))
+    train = people.searches(made, lessons)
+    validation, test = (people.searches(made, scores[s]) for s in ("validation", "test"))
     found: dict = {"shopper": made.shoppers["shopper_id"].tolist(), "with": {}}
     nothing = np.zeros_like(taste)
-    found["without"] = profiles.per_shopper(test, taste, nothing, 0.0).tolist()
+    found["without"] = people.per_shopper(test, taste, nothing, 0.0).tolist()
     found["taste"] = _best(test, validation, taste, {1.0: taste})["own"]
     for clarity in CLARITIES:
         for n in PURCHASES:
-            bought = profiles.draw(train, taste, n, seed, clarity)
-            fits = {prior: profiles.match(made.products, bought, prior) for prior in PRIORS}
+            bought = people.draw(train, taste, n, seed, clarity)
+            fits = {prior: people.match(made.products, bought, prior) for prior in PRIORS}
             row = _best(test, validation, taste, fits)
             if n == max(PURCHASES):
                 row |= _strangers(made, test, taste, bought, row)
@@ -193,12 +193,12 @@ def reranked(made: simulated.Shop, scores: dict[str, pd.DataFrame], seed: int) -
 
 def _best(test, validation, taste: np.ndarray, fits: dict[float, np.ndarray]) -> dict:
     tried = {
-        (weight, prior): profiles.per_shopper(validation, taste, fit, weight).mean()
+        (weight, prior): people.per_shopper(validation, taste, fit, weight).mean()
         for prior, fit in fits.items()
         for weight in WEIGHTS
     }
     weight, prior = max(tried, key=tried.get)
-    own = profiles.per_shopper(test, taste, fits[prior], weight)
+    own = people.per_shopper(test, taste, fits[prior], weight)
     return {"weight": weight, "prior": prior, "own": own.tolist()}
 
 
@@ -207,8 +207,8 @@ def _strangers(made, test, taste: np.ndarray, bought: np.ndarray, chosen: dict) 
     half, other = bought.shape[1] // 2, np.roll(bought, 1, axis=0)
     kinds = {"shared": np.hstack([bought[:, :half], other[:, half:]]), "another's": other}
     return {
-        name: profiles.per_shopper(
-            test, taste, profiles.match(made.products, rows, chosen["prior"]), chosen["weight"]
+        name: people.per_shopper(
+            test, taste, people.match(made.products, rows, chosen["prior"]), chosen["weight"]
         ).tolist()
         for name, rows in kinds.items()
     }
@@ -222,18 +222,18 @@ def scale() -> list[dict]:
     profile, whole, rows = Profile.named(seed=0), journey.load(), []
     vectors = features.layers(recommend.texts(whole)[0], profile)[-1]
     groups = pd.Series(
-        profiles.cluster(vectors, CLUSTERS, 0)[recommend.texts(whole)[1]],
+        people.cluster(vectors, CLUSTERS, 0)[recommend.texts(whole)[1]],
         whole.items["item_id"],
     )
     for times in SCALES:
         baskets = grown(whole, times)
         day, own = baskets.days, groups.loc[baskets.items["item_id"]].to_numpy()
         started = time.perf_counter()
-        cards = profiles.Cards(baskets, day, own, journey.FIRST_DAY)
+        cards = people.Cards(baskets, day, own, journey.FIRST_DAY)
         cards_s = time.perf_counter() - started
         table = vectors[recommend.texts(baskets)[1]]
         started = time.perf_counter()
-        profiles.user_vectors(profiles.purchase_weights(baskets, day), table)
+        people.user_vectors(people.purchase_weights(baskets, day), table)
         vectors_s = time.perf_counter() - started
         users = np.random.default_rng(0).permutation(len(baskets.users))[:TIMED]
         asked = [int(user) for user in users]
@@ -364,13 +364,13 @@ def _drawn(p: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _error(p: np.ndarray, one_hot: np.ndarray) -> float:
-    return profiles.calibration_error(profiles.reliability(p.ravel(), one_hot.ravel()))
+    return people.calibration_error(people.reliability(p.ravel(), one_hot.ravel()))
 
 
 def _reliability(parts: list[dict], name: str) -> list[dict]:
     p = np.concatenate([np.array(part["guesses"]["kids"][name])[:, 1] for part in parts])
     y = np.tile(parts[0]["labels"]["kids"], len(parts))
-    return profiles.reliability(p, y).reset_index().to_dict("records")
+    return people.reliability(p, y).reset_index().to_dict("records")
 
 
 def _minus(table: pd.DataFrame) -> dict:
@@ -444,7 +444,7 @@ def _interval(table: pd.DataFrame, name: str) -> dict:
     return metrics.bootstrap_of_means(table, itemgetter(name))
 
 
-KINDS = {"people": people, "shop": shop}
+KINDS = {"people": households, "shop": shop}
 
 
 def main() -> None:

@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import test_recommend_networks as networks
 import tiny_baskets
 
 import cross_platform as script
-from ecomkd import recommend, transfer
+from ecomkd import recommend
 from ecomkd.data import retail
 from ecomkd.data.baskets import sample
+from ecomkd.transfer import baskets as moving
 
 SHARES = (0, 1)
 SEEDS = (0, 1)
@@ -71,7 +73,7 @@ def record(tmp_path_factory):
         patch.setattr(script, "SHOPS", {"a": ("A",)})
         for name in ("SOURCE_USERS", "TARGET_USERS", "TOLD_USERS"):
             patch.setattr(script, name, 10)
-        patch.setattr(transfer, "STEPS", 2)
+        patch.setattr(moving, "STEPS", 2)
         patch.setattr(script, "KINDS", {**script.KINDS, "search": searched})
         return tiny_baskets.record_of(patch, script, folder, SEEDS)
 
@@ -160,3 +162,36 @@ def test_rows_without_a_network_agree_with_the_library_where_everything_is_known
     for own, expected in pairs:
         for new in (False, True):
             assert (own(users, new) == expected(users, new)).all()
+
+
+def test_a_smaller_share_of_customers_is_part_of_a_larger_one():
+    baskets = networks.shop(networks.lines())
+    none, few, all_of_them = script.subsets(baskets, (0, 0.25, 1), networks.START, seed=3)
+    assert len(none) == 0
+    assert len(few) == networks.USERS // 4
+    assert set(few) < set(all_of_them) == set(range(networks.USERS))
+    other = script.subsets(baskets, (0.25,), networks.START, seed=4)[0]
+    assert set(other) != set(few)
+
+
+def test_baskets_are_counted_up_to_the_day():
+    baskets = networks.shop(networks.lines())
+    users = np.array([0, 3])
+    own = baskets.events[baskets.events["user"].isin(users)]
+    assert script.basket_count(baskets, users, networks.DAYS) == own["basket"].nunique()
+    assert script.basket_count(baskets, users, 1) == 2
+    assert script.basket_count(baskets, users[:0], networks.DAYS) == 0
+
+
+def test_share_right_has_the_exact_interval():
+    found = script.share_right([True] * 9 + [False])
+    assert found["share"] == 0.9
+    assert (found["low"], found["high"]) == pytest.approx((0.5550, 0.9975), abs=1e-4)
+    assert script.share_right([])["cases"] == 0
+
+
+def test_likeness_is_that_of_the_nearest_text():
+    source = np.array([[1.0, 0.0], [0.0, 2.0]])
+    assert script.likeness(source, 3 * source) == pytest.approx(1)
+    assert script.likeness(source, np.array([[1.0, 1.0]] * 30)) == pytest.approx(0.5**0.5)
+    assert script.likeness(source, np.array([[-1.0, -1.0]] * 30)) == pytest.approx(-(0.5**0.5))

@@ -1,5 +1,6 @@
 """Descriptions: what a checker sees, what the guard lets through, and how the models learn."""
 
+import copy
 import json
 
 import numpy as np
@@ -9,10 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecomkd import describe, facts, generation, models
+from ecomkd import describe, models
 from ecomkd.config import Profile
 from ecomkd.data import shop as simulated
-from ecomkd.facts import Fact, Product, Vocabulary
+from ecomkd.describe import Fact, Product, Vocabulary, facts, generation
+from ecomkd.trainer import arguments
 
 TEXTS = [
     "Product: desk lamp\nColour: Navy\nDescription: A navy desk lamp for late readers.",
@@ -188,7 +190,7 @@ def test_a_trimmed_generator_reads_its_texts_as_before(tiny):
 
 def test_a_student_has_the_layers_that_were_named(tiny):
     model, _ = tiny
-    student = generation.build_student(model, (0, 4))
+    student = models.build_student(model, (0, 4))
     assert student.config.num_hidden_layers == 2
     assert generation.parameters(student) < generation.parameters(model)
     for mine, its in ((0, 0), (1, 4)):
@@ -196,7 +198,7 @@ def test_a_student_has_the_layers_that_were_named(tiny):
             student.model.layers[mine].state_dict(), model.model.layers[its].state_dict()
         )
     with pytest.raises(ValueError, match="0 to 5"):
-        generation.build_student(model, (0, 6))
+        models.build_student(model, (0, 6))
 
 
 def test_a_low_rank_correction_changes_nothing_before_the_first_step(tiny):
@@ -204,7 +206,7 @@ def test_a_low_rank_correction_changes_nothing_before_the_first_step(tiny):
     ids = torch.tensor([tokenizer(TEXTS[0])["input_ids"]])
     with torch.no_grad():
         before = model(ids).logits
-        corrected = generation.build_low_rank(generation.copy.deepcopy(model), 2)
+        corrected = models.build_low_rank(copy.deepcopy(model), 2)
         torch.testing.assert_close(corrected(ids).logits, before)
     trained = {name for name, w in corrected.named_parameters() if w.requires_grad}
     assert trained and all("lora_" in name for name in trained)
@@ -227,8 +229,8 @@ def test_the_loss_counts_the_tokens_of_the_description_alone():
 
 
 def trainer(model, tokenizer, tmp_path, **options):
-    arguments = generation.distill.arguments(profile(tmp_path), tmp_path, 1, 1e-3)
-    return generation.WordLevelTrainer(model, args=arguments, train_dataset=None,
+    options_of = arguments(profile(tmp_path), tmp_path, 1, 1e-3)
+    return generation.WordLevelTrainer(model, args=options_of, train_dataset=None,
                                        eval_dataset=[], **options)  # fmt: skip
 
 
@@ -314,7 +316,7 @@ def test_a_missing_or_changed_package_is_named(monkeypatch, tmp_path):
 
 
 def test_teacher_and_students_are_made_once(tmp_path):
-    task = describe.shop(profile(tmp_path), described=8, undescribed=4, validation=4, test=4)
+    task = describe.shop_task(profile(tmp_path), described=8, undescribed=4, validation=4, test=4)
     ids = [p.product_id for part in (task.train, task.undescribed, task.validation, task.test)
            for p in part]  # fmt: skip
     assert len(set(ids)) == len(ids) and not any(p.written for p in task.undescribed)
@@ -331,9 +333,42 @@ def test_teacher_and_students_are_made_once(tmp_path):
     assert generation.load(str(tutor))[0].config.use_cache
     steps = {json.loads((f / "training.json").read_text())[-1]["step"] for f in students}
     assert len(steps) == 1  # more products are no more steps
-    assert len(describe.write(tutor, task.test, task)) == len(describe.prompted(task, 1)) == 4
+    texts = describe.generate_descriptions(tutor, task.test, task)
+    assert len(texts) == len(describe.prompted(task, 1)) == 4
     with pytest.raises(ValueError, match="more with teacher alone"):
         describe.student(task, more=True)
+
+
+@pytest.fixture
+def own_generator(tmp_path):
+    """A folder, and a function that saves a tiny generator, drawn from a seed, into it."""
+    folder = tmp_path / "generator"
+
+    def save(seed: int) -> None:
+        for part in generation.tiny(TEXTS * 3, tokens=400, seed=seed):
+            part.save_pretrained(folder)
+
+    save(0)
+    return folder, save
+
+
+def test_another_generator_in_the_same_folder_is_seen(own_generator, tmp_path):
+    folder, save = own_generator
+    task = describe.shop_task(profile(tmp_path), base=str(folder))
+    first, texts = describe.base_generator(task), describe.prompted(task)
+    assert describe.base_generator(task) == first and describe.prompted(task) == texts
+    save(1)
+    assert describe.base_generator(task) != first
+    assert describe.prompted(task) != texts
+
+
+def test_texts_are_those_of_the_weights_in_a_folder_now(own_generator, tmp_path):
+    folder, save = own_generator
+    task = describe.shop_task(profile(tmp_path))
+    first = describe.generate_descriptions(folder, task.test, task, sampled=3)
+    assert describe.generate_descriptions(folder, task.test, task, sampled=3) == first
+    save(1)
+    assert describe.generate_descriptions(folder, task.test, task, sampled=3) != first
 
 
 def test_too_few_products_are_named():

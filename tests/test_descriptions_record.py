@@ -25,8 +25,8 @@ def record(tmp_path_factory):
         # The demo store is not in every copy; a shop of another size stands for it.
         patch.setattr(
             describe,
-            "store",
-            lambda profile, withheld=False: describe.shop(profile, promises=withheld, test=4),
+            "store_task",
+            lambda profile, withheld=False: describe.shop_task(profile, promises=withheld, test=4),
         )
         patch.setattr(script, "SHARES", (0.5, 1.0))
         patch.setattr(script, "WRITTEN", (1, 2))

@@ -5,11 +5,12 @@ import pandas as pd
 import pytest
 from sklearn.metrics import ndcg_score
 
-from ecomkd import profiles
+from ecomkd import people
 from ecomkd.data import journey
 from ecomkd.data import shop as simulated
 from ecomkd.data.baskets import from_lines
 from ecomkd.data.schema import GAINS
+from ecomkd.people import shoppers
 
 DAY = 300
 TYPES = ("TEA", *(f"GOODS {letter}" for letter in "ABCDEFGHIJKLMNOPQRSTUVWX"))
@@ -71,8 +72,8 @@ def lines() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def baskets():
-    people = pd.DataFrame({"user_id": range(40)})
-    return from_lines(lines(), items(), people, {})
+    users = pd.DataFrame({"user_id": range(40)})
+    return from_lines(lines(), items(), users, {})
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def groups(baskets):
 
 @pytest.fixture(scope="module")
 def cards(baskets, groups):
-    return profiles.Cards(baskets, DAY, groups, "2024-01-01")
+    return people.Cards(baskets, DAY, groups, "2024-01-01")
 
 
 def row_of(baskets, user: int) -> int:
@@ -90,21 +91,21 @@ def row_of(baskets, user: int) -> int:
 
 
 def test_group_counts_are_purchases_before_the_day(baskets, groups):
-    counts = profiles.group_counts(baskets, DAY, groups)
+    counts = people.group_counts(baskets, DAY, groups)
     past = baskets.events[baskets.events["day"] < DAY]
     assert counts.sum() == len(past)
     assert counts[row_of(baskets, LATER)].sum() == 0
-    faded = profiles.group_counts(baskets, DAY, groups, scale=10)
+    faded = people.group_counts(baskets, DAY, groups, scale=10)
     weight = np.exp((past["day"] - DAY) / 10)
     assert faded.sum() == pytest.approx(weight.sum())
 
 
 def test_lift_of_a_user_without_purchases_is_one(baskets, groups):
-    counts = profiles.group_counts(baskets, DAY, groups)
-    lift = profiles.lift(counts)
+    counts = people.group_counts(baskets, DAY, groups)
+    lift = people.lift(counts)
     sold = counts.toarray().sum(axis=0) > 0
     assert np.allclose(lift[row_of(baskets, LATER)][sold], 1)
-    exact = profiles.lift(counts, prior=0.001)[row_of(baskets, WEEKLY)]
+    exact = people.lift(counts, prior=0.001)[row_of(baskets, WEEKLY)]
     own = counts[[row_of(baskets, WEEKLY)]].toarray()[0]
     share = counts.toarray().sum(axis=0) / counts.sum()
     assert np.allclose(exact[sold], (own / own.sum() / share)[sold], atol=1e-3)
@@ -115,20 +116,20 @@ def test_a_season_is_no_trend():
 
     before = csr_matrix(np.tile([90.0, 10.0], (200, 1)))
     recent = csr_matrix(np.tile([20.0, 20.0], (200, 1)))  # everybody buys more of the second
-    assert np.abs(profiles.trend(before, recent)).max() < 0.1
+    assert np.abs(people.trend(before, recent)).max() < 0.1
     alone = recent.toarray()
     alone[:] = [36, 4]
     alone[0] = [20, 20]  # one does
-    moved = profiles.trend(before, csr_matrix(alone))
-    assert moved[0, 1] > profiles.CERTAIN and moved[0, 0] < 0
+    moved = people.trend(before, csr_matrix(alone))
+    assert moved[0, 1] > people.CERTAIN and moved[0, 0] < 0
     assert np.abs(moved[1:]).max() < 1
 
 
 def test_price_places_by_hand(baskets):
-    seen = profiles.price_places(baskets, DAY)
+    seen = people.price_places(baskets, DAY)
     # All prices of a type and a size are known, so all places together are in the middle.
     assert seen["got"].mean() == pytest.approx(0.5)
-    level = profiles.against(seen, len(baskets.users))
+    level = people.against(seen, len(baskets.users))
     assert level["value"].idxmin() == row_of(baskets, THRIFTY)
     assert level.loc[row_of(baskets, THRIFTY), "value"] < 0.25
     assert np.isnan(level.loc[row_of(baskets, LATER), "value"])
@@ -136,34 +137,34 @@ def test_price_places_by_hand(baskets):
 
 def test_habits_are_seen_where_they_are_and_only_there(baskets):
     users = len(baskets.users)
-    brands = profiles.against(profiles.own_brands(baskets, DAY), users)
+    brands = people.against(people.own_brands(baskets, DAY), users)
     assert brands.loc[row_of(baskets, THRIFTY), "value"] == 1
-    assert brands.loc[row_of(baskets, THRIFTY), "z"] > profiles.CERTAIN
-    back = profiles.against(profiles.repeats(baskets, DAY), users)
+    assert brands.loc[row_of(baskets, THRIFTY), "z"] > people.CERTAIN
+    back = people.against(people.repeats(baskets, DAY), users)
     assert back.loc[row_of(baskets, LOYAL), "value"] == 1
-    assert back.loc[row_of(baskets, LOYAL), "z"] > profiles.CERTAIN
+    assert back.loc[row_of(baskets, LOYAL), "z"] > people.CERTAIN
     others = [row_of(baskets, user) for user in range(5, 40)]
     for table in (brands, back):
-        assert (table.loc[others, "clusters"] >= profiles.LEAST).all()
-        assert (table.loc[others, "z"].abs() > profiles.CERTAIN).sum() <= 1
+        assert (table.loc[others, "clusters"] >= people.LEAST).all()
+        assert (table.loc[others, "z"].abs() > people.CERTAIN).sum() <= 1
 
 
 def test_repeats_expect_what_all_do_together(baskets):
-    seen = profiles.repeats(baskets, DAY)
+    seen = people.repeats(baskets, DAY)
     assert seen["got"].mean() == pytest.approx(seen["expected"].mean())
     assert (seen["chance"] < 1).all()
 
 
 def test_errors_are_those_of_clusters():
     same = pd.DataFrame({"user": 0, "cluster": [0] * 50 + [1] * 50, "got": [1.0] * 50 + [0.0] * 50})
-    table = profiles.against(same.assign(expected=0.1), 2)
+    table = people.against(same.assign(expected=0.1), 2)
     # Two clusters of one value each are two observations, not a hundred.
     assert table.loc[0, "z"] == pytest.approx(0.4 / (np.sqrt(2500 + 0.25) / 100))
     assert table.loc[0, "n"] == 100 and np.isnan(table.loc[1, "n"])
 
 
 def test_rhythm(baskets):
-    table = profiles.rhythm(baskets, DAY, "2024-01-01")
+    table = people.rhythm(baskets, DAY, "2024-01-01")
     row = table.loc[row_of(baskets, WEEKLY)]
     assert (row["gap"], row["weekday"], row["share"]) == (7, "Monday", 1)
     assert row["a_week"] == pytest.approx(7 * 43 / DAY)
@@ -188,12 +189,12 @@ def test_a_card_says_what_is_so_and_names_its_purchases(baskets, groups, cards):
 
 def test_a_card_is_empty_without_evidence(baskets, groups, cards):
     assert cards(row_of(baskets, LATER)) == []
-    early = profiles.Cards(baskets, 10, groups, "2024-01-01")
+    early = people.Cards(baskets, 10, groups, "2024-01-01")
     assert not any(early(user) for user in range(len(baskets.users)))
 
 
 def test_a_card_reads_nothing_sensitive(baskets, cards):
-    hidden = profiles.sensitive(baskets.items) == "health"
+    hidden = people.sensitive(baskets.items) == "health"
     assert set(baskets.items["type"][hidden]) == {"ADULT ANALGESICS"}
     for user in range(len(baskets.users)):
         for one in cards(user):
@@ -204,12 +205,12 @@ def test_a_card_reads_nothing_sensitive(baskets, cards):
 
 def test_without_keeps_rows_and_labels(baskets):
     hidden = (baskets.items["type"] == "TEA").to_numpy()
-    rest = profiles.without(baskets, hidden)
+    rest = people.without(baskets, hidden)
     assert rest.items is baskets.items and rest.users is baskets.users
     assert not hidden[rest.events["item"]].any()
     pd.testing.assert_frame_equal(rest.events, baskets.events.loc[rest.events.index])
     with pytest.raises(ValueError, match="No purchase is left"):
-        profiles.without(baskets, np.ones(len(baskets.items), bool))
+        people.without(baskets, np.ones(len(baskets.items), bool))
 
 
 def test_what_is_sensitive_in_the_journey():
@@ -227,7 +228,7 @@ def test_what_is_sensitive_in_the_journey():
         "SOFT DRINKS/SFT DRNK 2 LITER": "",
     }
     category, kind = zip(*(name.rsplit("/", 1) for name in asked), strict=True)
-    found = profiles.sensitive(pd.DataFrame({"category": category, "type": kind}))
+    found = people.sensitive(pd.DataFrame({"category": category, "type": kind}))
     assert found.tolist() == list(asked.values())
 
 
@@ -237,10 +238,10 @@ def test_weights_of_purchases_sum_to_one_and_fall_with_buyers():
     frame = frame.assign(basket_id=range(6), time=pd.Timestamp("2024-01-01"), quantity=1, value=1.0)
     named = pd.DataFrame({"item_id": list("abc"), "text": list("abc")})
     small = from_lines(frame, named, pd.DataFrame({"user_id": range(5)}), {})
-    weights = profiles.purchase_weights(small, 1).toarray()
+    weights = people.purchase_weights(small, 1).toarray()
     assert weights[4, 2] == pytest.approx(1)
     assert weights[0, 1] > weights[0, 0] >= 0
-    vectors = profiles.user_vectors(profiles.purchase_weights(small, 1), np.eye(3))
+    vectors = people.user_vectors(people.purchase_weights(small, 1), np.eye(3))
     assert np.allclose(vectors, weights)
 
 
@@ -254,34 +255,34 @@ def guess():
 
 def test_held_out_probabilities_beat_the_shares_and_know_no_row_of_their_own(guess):
     X, y = guess
-    p = profiles.held_out(X, y, 5, 0)
+    p = people.held_out(X, y, 5, 0)
     assert np.allclose(p.sum(axis=1), 1)
     loss = -np.log(p[np.arange(300), y]).mean()
-    shares = profiles.shares_held_out(y, 5, 0)
+    shares = people.shares_held_out(y, 5, 0)
     assert loss < -np.log(shares[np.arange(300), y]).mean() - 0.1
     noise = np.random.default_rng(1).permutation(y)  # nothing to learn: no better than the shares
-    p = profiles.held_out(X, noise, 5, 0)
+    p = people.held_out(X, noise, 5, 0)
     assert -np.log(p[np.arange(300), noise]).mean() > 0.63
     with pytest.raises(ValueError, match="The smallest class has 1 households: 15 are needed"):
-        profiles.held_out(X, np.eye(300, dtype=int)[0], 5, 0)
+        people.held_out(X, np.eye(300, dtype=int)[0], 5, 0)
 
 
 def test_reliability_and_its_error_by_hand():
-    table = profiles.reliability(np.array([0.05, 0.05, 1.0, 0.95]), np.array([0, 1, 1, 1]))
+    table = people.reliability(np.array([0.05, 0.05, 1.0, 0.95]), np.array([0, 1, 1, 1]))
     assert table.index.tolist() == [0, 9]
     assert table["n"].tolist() == [2, 2]
     assert table["happened"].tolist() == [0.5, 1]
-    assert profiles.calibration_error(table) == pytest.approx((0.45 + 0.025) / 2)
+    assert people.calibration_error(table) == pytest.approx((0.45 + 0.025) / 2)
 
 
 def test_contributions_add_up_to_the_log_odds(guess):
     import scipy.sparse as sp
 
     X, y = guess
-    model = profiles.classifier(0).fit(X, y)
+    model = people.classifier(0).fit(X, y)
     vectors = np.random.default_rng(2).standard_normal((7, 5))
     weights = sp.csr_matrix(np.arange(7)[None] / 21)
-    parts = profiles.contributions(model, weights, vectors)
+    parts = people.contributions(model, weights, vectors)
     wanted = model.decision_function(weights @ vectors)[0]
     assert parts.sum() + model.best_estimator_[-1].intercept_[0] == pytest.approx(wanted)
 
@@ -289,16 +290,16 @@ def test_contributions_add_up_to_the_log_odds(guess):
 def test_a_guess_is_made_only_when_it_is_sure():
     own = pd.DataFrame({"item": [0, 1, 2, 0]}, index=[7, 8, 9, 11])
     parts = np.array([0.5, -0.2, 0.1])
-    assert profiles.likely("Children", 0.6, parts, own) == []
-    (yes,) = profiles.likely("Children", 0.8, parts, own)
+    assert people.likely("Children", 0.6, parts, own) == []
+    (yes,) = people.likely("Children", 0.8, parts, own)
     assert yes.events.tolist() == [7, 9, 11] and "likely, probability 0.80" in yes.text
-    (no,) = profiles.likely("Children", 0.1, parts, own)
+    (no,) = people.likely("Children", 0.1, parts, own)
     assert no.events.tolist() == [8] and "unlikely" in no.text
 
 
 def test_demographics_of_the_journey():
     users = journey.load().users
-    table = profiles.demographics(users)
+    table = people.demographics(users)
     assert len(table) == users["age"].notna().sum()
     assert not table.isna().any().any()
     counts = users["composition"].value_counts()
@@ -317,13 +318,13 @@ def shop():
 
 @pytest.fixture(scope="module")
 def taste(shop):
-    return profiles.tastes(shop)
+    return people.tastes(shop)
 
 
 @pytest.fixture(scope="module")
 def asked(shop):
     rows = shop.judgments
-    return profiles.searches(shop, rows.assign(score=rows["esci_label"].map(GAINS)))
+    return people.searches(shop, rows.assign(score=rows["esci_label"].map(GAINS)))
 
 
 def test_worth_is_that_of_the_shop(shop, taste, asked):
@@ -331,13 +332,13 @@ def test_worth_is_that_of_the_shop(shop, taste, asked):
     shopper = shop.shoppers["shopper_id"].iloc[3]
     told = shop.personal_relevance(shopper, query).set_index("product_id")["relevance"]
     ids = shop.products["product_id"].to_numpy()[asked.products[0]]
-    own = profiles.personal(asked, taste)[3, 0]
+    own = people.personal(asked, taste)[3, 0]
     assert np.allclose(own, told.loc[ids])
 
 
 def test_queries_of_fewer_candidates_are_filled_up(shop):
     rows = shop.judgments[shop.judgments["esci_label"] == "E"].assign(score=1.0)
-    short, counts = profiles.searches(shop, rows), rows.groupby("query_id", sort=False).size()
+    short, counts = people.searches(shop, rows), rows.groupby("query_id", sort=False).size()
     assert counts.nunique() > 1 and short.gains.shape == (len(counts), counts.max())
     for part in (short.scores == 1, short.gains == GAINS["E"]):
         assert part.sum(axis=1).tolist() == counts.tolist()
@@ -345,15 +346,15 @@ def test_queries_of_fewer_candidates_are_filled_up(shop):
 
 
 def test_a_new_shopper_has_the_order_of_the_shop_exactly(shop, taste, asked):
-    nothing = profiles.draw(asked, taste, 0, seed=0)
+    nothing = people.draw(asked, taste, 0, seed=0)
     assert nothing.shape == (len(taste), 0)
-    fit = profiles.match(shop.products, nothing, prior=1.0)
+    fit = people.match(shop.products, nothing, prior=1.0)
     assert (fit == 0).all()
 
 
 def test_purchases_show_what_is_liked(shop, taste, asked):
-    few = profiles.draw(asked, taste, 200, seed=0)
-    clear = profiles.draw(asked, taste, 200, seed=0, clarity=16.0)
+    few = people.draw(asked, taste, 200, seed=0)
+    clear = people.draw(asked, taste, 200, seed=0, clarity=16.0)
     mean = [np.take_along_axis(taste, own, axis=1).mean() for own in (few, clear)]
     assert mean[1] > mean[0] > taste.mean()
     assert np.isin(few, asked.products[asked.gains > 0]).all()
@@ -368,7 +369,7 @@ def test_a_match_prefers_brand_department_and_price():
             "price_cents": [100, 200, 100, 200] * 2,
         }
     )
-    (fit,) = profiles.match(products, np.array([[0, 0, 0, 0]]), prior=1.0)
+    (fit,) = people.match(products, np.array([[0, 0, 0, 0]]), prior=1.0)
     assert fit[0] == fit.max()
     assert fit[0] > fit[1]  # the price alone differs
     assert fit[0] > fit[2]  # the brand alone
@@ -376,18 +377,18 @@ def test_a_match_prefers_brand_department_and_price():
 
 
 def test_a_profile_lifts_its_owner_and_not_a_stranger(shop, taste, asked):
-    bought = profiles.draw(asked, taste, 200, seed=0, clarity=16.0)
-    fit = profiles.match(shop.products, bought, prior=1.0)
-    base = profiles.per_shopper(asked, taste, fit, 0.0)
-    own = profiles.per_shopper(asked, taste, fit, 0.1)
-    stranger = profiles.per_shopper(asked, taste, np.roll(fit, 1, axis=0), 0.1)
+    bought = people.draw(asked, taste, 200, seed=0, clarity=16.0)
+    fit = people.match(shop.products, bought, prior=1.0)
+    base = people.per_shopper(asked, taste, fit, 0.0)
+    own = people.per_shopper(asked, taste, fit, 0.1)
+    stranger = people.per_shopper(asked, taste, np.roll(fit, 1, axis=0), 0.1)
     assert own.mean() > base.mean() > stranger.mean()
 
 
 def test_ndcg_is_that_of_scikit_learn():
     rng = np.random.default_rng(0)
     worth, scores = rng.random((2, 5, 12)), rng.random((2, 5, 12))
-    ours = profiles.ndcg(scores, worth)
+    ours = shoppers.ndcg(scores, worth)
     for place in np.ndindex(2, 5):
         wanted = ndcg_score(worth[place][None], scores[place][None], k=10)
         assert ours[place] == pytest.approx(wanted)

@@ -6,12 +6,14 @@ import pytest
 import tiny_models
 import torch
 from datasets import DatasetDict
-from safetensors.torch import load_file
-from test_recommend_networks import DAYS, ITEMS, START, USERS, lines, shop
+from safetensors.torch import load_file, save_file
+from test_recommend_networks import ITEMS, START, USERS, lines, shop
 
+from cross_platform import ranker
 from ecomkd import models, pipeline, recommend, transfer
 from ecomkd.config import Profile
 from ecomkd.data.schema import GAINS
+from ecomkd.transfer import baskets as moving
 
 KIND = recommend.DecayedMeans
 
@@ -38,7 +40,7 @@ def vectors(baskets):
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(recommend, "FIRST", 30)
-    monkeypatch.setattr(transfer, "STEPS", 3)
+    monkeypatch.setattr(moving, "STEPS", 3)
 
 
 @pytest.fixture
@@ -56,25 +58,8 @@ def source(items, tmp_path):
         for name, own in model.state_dict().items()
     }
     model.load_state_dict(state)
-    transfer.save_file(model.state_dict(), tmp_path / "model.safetensors")
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
     return tmp_path
-
-
-def test_a_smaller_share_of_customers_is_part_of_a_larger_one(baskets):
-    none, few, all_of_them = transfer.subsets(baskets, (0, 0.25, 1), START, seed=3)
-    assert len(none) == 0
-    assert len(few) == USERS // 4
-    assert set(few) < set(all_of_them) == set(range(USERS))
-    other = transfer.subsets(baskets, (0.25,), START, seed=4)[0]
-    assert set(other) != set(few)
-
-
-def test_baskets_are_counted_up_to_the_day(baskets):
-    users = np.array([0, 3])
-    own = baskets.events[baskets.events["user"].isin(users)]
-    assert transfer.basket_count(baskets, users, DAYS) == own["basket"].nunique()
-    assert transfer.basket_count(baskets, users, 1) == 2
-    assert transfer.basket_count(baskets, users[:0], DAYS) == 0
 
 
 def test_items_are_known_through_the_told_users_alone(baskets, vectors, profile, small):
@@ -88,6 +73,29 @@ def test_items_are_known_through_the_told_users_alone(baskets, vectors, profile,
     nobody = transfer.items_of(baskets, users[:0], vectors, profile, width=2)
     for table in nobody.on(START):
         assert not table.any()
+
+
+def test_items_that_nobody_told_of_are_others_than_those_that_all_did(
+    baskets, vectors, profile, small
+):
+    nobody = transfer.items_of(baskets, np.array([], int), vectors, profile, width=4)
+    everyone = transfer.items_of(baskets, np.arange(USERS), vectors, profile, width=4)
+    assert nobody.key != everyone.key
+    assert nobody.baskets.events.empty
+    with pytest.raises(ValueError, match="no customer who bought before and after a day"):
+        transfer.learn(KIND, nobody, baskets.validation_start, profile)
+
+
+def test_a_drawn_recommender_leaves_the_global_generator_as_it_was(items, profile):
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    first = transfer.untrained(KIND, items, profile)
+    assert torch.equal(torch.rand(3), expected)
+    # The draws are those of the profile's seed.
+    torch.manual_seed(profile.seed)
+    for name, own in KIND(items).state_dict().items():
+        assert torch.equal(first.state_dict()[name], own), name
 
 
 def test_every_part_moves_and_what_tells_people_apart_stays(items, source, profile):
@@ -119,7 +127,7 @@ def test_parts_that_are_not_asked_for_stay_as_they_were_drawn(items, source, pro
 def test_people_in_another_order_change_nothing(baskets, vectors, profile, items, source):
     """The columns that read who bought an item are 0: a zero-shot ranking ignores them."""
     model = transfer.untrained(KIND, items, profile, source)
-    scores = transfer.ranker(model, baskets, START)(np.arange(USERS), False)
+    scores = ranker(model, baskets, START)(np.arange(USERS), False)
     on = items.on
 
     def turned(day):
@@ -127,13 +135,13 @@ def test_people_in_another_order_change_nothing(baskets, vectors, profile, items
         return torch.cat([met[:, :-1].flip(1), met[:, -1:]], dim=1), numbers
 
     items.on = turned
-    again = transfer.ranker(model, baskets, START)(np.arange(USERS), False)
+    again = ranker(model, baskets, START)(np.arange(USERS), False)
     assert (scores == again).all()
 
 
 def test_the_asked_users_own_baskets_are_read(baskets, vectors, profile, small):
     items = transfer.items_of(baskets, np.array([], int), vectors, profile, width=2)
-    rank = transfer.ranker(transfer.untrained(KIND, items, profile), baskets, START)
+    rank = ranker(transfer.untrained(KIND, items, profile), baskets, START)
     past = recommend.history(baskets, START)
     for user, top in enumerate(rank(np.arange(USERS), False)):
         own = past[user].indices
@@ -199,25 +207,11 @@ def test_a_handful_says_what_it_sees_and_when_it_cannot_know():
     assert not transfer.foreseen(base + noise, base)["sure"]
 
 
-def test_share_right_has_the_exact_interval():
-    found = transfer.share_right([True] * 9 + [False])
-    assert found["share"] == 0.9
-    assert (found["low"], found["high"]) == pytest.approx((0.5550, 0.9975), abs=1e-4)
-    assert transfer.share_right([])["cases"] == 0
-
-
 def test_distance_is_nought_for_one_shop_and_two_for_two_worlds():
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((2, 300, 8))
     assert transfer.distance(a, b) < 0.4
     assert transfer.distance(a, b + 10) > 1.9
-
-
-def test_likeness_is_that_of_the_nearest_text():
-    source = np.array([[1.0, 0.0], [0.0, 2.0]])
-    assert transfer.likeness(source, 3 * source) == pytest.approx(1)
-    assert transfer.likeness(source, np.array([[1.0, 1.0]] * 30)) == pytest.approx(0.5**0.5)
-    assert transfer.likeness(source, np.array([[-1.0, -1.0]] * 30)) == pytest.approx(-(0.5**0.5))
 
 
 def test_terse_titles_by_hand():
@@ -240,7 +234,7 @@ def test_another_style_keeps_the_order_of_labels():
 
 def test_few_takes_whole_queries_that_can_be_ranked():
     data = tiny_models.shop(train=60)
-    few = transfer.few(data, 3)
+    few = transfer.few_queries(data, 3)
     assert len(set(few["train"]["query_id"])) == 3
     assert len(set(few["validation"]["query_id"])) == 1
     for query, own in few["train"].to_pandas().groupby("query_id"):
@@ -262,7 +256,7 @@ def teacher(tmp_path):
 def test_a_turned_head_says_each_class_in_the_opposite_place(teacher, tmp_path):
     own = tiny_models.profile(tmp_path / "artifacts")
     pairs = tiny_models.pairs(12)
-    turned = transfer.turned(teacher, own)
+    turned = transfer.flip_head(teacher, own)
     before, after = (pipeline.predict(folder, pairs, own) for folder in (teacher, turned))
     assert np.allclose(after, before[:, ::-1], atol=1e-6)
 
@@ -280,7 +274,7 @@ def test_scores_go_by_the_classes_that_the_model_has_learnt(teacher, tmp_path):
 def test_a_lesson_is_the_order_of_one_teacher_on_a_common_scale(teacher, tmp_path):
     own = tiny_models.profile(tmp_path / "artifacts")
     pairs = tiny_models.pairs(24)
-    taught = transfer.lesson(pairs, teacher, own)
+    taught = transfer.teacher_odds(pairs, teacher, own)
     odds = np.array(taught["teacher_logits"])
     assert not odds[:, 0].any()
     assert odds[:, 1].mean() == pytest.approx(0, abs=1e-6)
@@ -297,7 +291,7 @@ def test_a_student_of_two_learns_from_both(teacher, tmp_path):
     begin = tiny_models.save(tiny_models.bert(classes=2, seed=3), tmp_path / "begin")
     other = tiny_models.save(tiny_models.bert(seed=9), tmp_path / "other")
     here, there = tiny_models.pairs(40, seed=1), tiny_models.pairs(40, seed=2, prefix="r")
-    folder = transfer.joint([(here, teacher), (there, other)], begin, own, steps=60)
+    folder = transfer.joint_student([(here, teacher), (there, other)], begin, own, steps=60)
     student = models.load(folder, 2)
     assert student.config.num_hidden_layers == 1
     before = tiny_models.save(models.build_student(models.load(begin), (0,)), tmp_path / "before")

@@ -1,0 +1,159 @@
+"""Profile cards: sentences about a person that lead back to the purchases behind them.
+
+Chapter 11.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ecomkd.data.baskets import Baskets
+from ecomkd.people.habits import (
+    CERTAIN,
+    LEAST,
+    RECENT,
+    against,
+    group_counts,
+    lift,
+    names_of,
+    own_brands,
+    price_places,
+    repeats,
+    rhythm,
+    sensitive,
+    surprise,
+    trend,
+    without,
+)
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A sentence about a user, and what it rests on."""
+
+    topic: str
+    text: str
+    value: float
+    usual: float
+    """The `value` of an average user."""
+    about: int | None
+    """The number of the group of items that the statement is about, None where it is no group."""
+    events: np.ndarray
+    """The labels, in `Baskets.events`, of the purchases that the statement rests on."""
+
+
+class Cards:
+    """Makes the card of a user: the statements for which there is enough evidence.
+
+    Items that are `sensitive` are not read. A statement needs `LEAST` clusters of observations (see
+    `against`) or `LEAST` days; for a group of items, a quarter of that many purchases are enough.
+    It also has to lie `CERTAIN` standard errors away from what is usual, except for the statement
+    of how often somebody comes. The card of a user without such evidence is empty.
+
+    Args:
+        baskets: with `type`, `category`, `brand`, `size` and `maker` of items.
+        day: the first day that is not known.
+        groups: (I,), for each item the number of its group.
+        first_day: the date of day 0.
+    """
+
+    def __init__(self, baskets: Baskets, day: int, groups: np.ndarray, first_day: str):
+        baskets = without(baskets, sensitive(baskets.items) != "")
+        users, start = len(baskets.users), max(0, day - RECENT)
+        self.day, self.groups = day, groups
+        self.names = names_of(baskets, day, groups)
+        self.past = baskets.between(0, day)
+        self.rows = self.past.groupby("user").indices
+        self.counts = group_counts(baskets, day, groups)
+        self.lift, self.surprise = lift(self.counts), surprise(self.counts)
+        before = group_counts(baskets, start, groups)
+        before.resize(self.counts.shape)
+        self.recent = self.counts - before
+        self.trend = trend(before, self.recent)
+        self.seen = {
+            "price level": price_places(baskets, day),
+            "own brands": own_brands(baskets, day),
+            "loyalty": repeats(baskets, day),
+        }
+        self.habits = {topic: against(seen, users) for topic, seen in self.seen.items()}
+        self.rhythm = rhythm(baskets, day, first_day)
+        self._labels = {topic: seen.groupby("user").groups for topic, seen in self.seen.items()}
+
+    def __call__(self, user: int) -> list[Statement]:
+        """The statements about a user (a row of `Baskets.users`).
+
+        Interests come first, then those that rise and fall, habits, and the rhythm of visits.
+        """
+        if user not in self.rows:
+            return []
+        own = self.past.iloc[self.rows[user]]
+        return [*self._interests(user, own), *self._habits(user), *self._rhythm(user, own)]
+
+    def _interests(self, user: int, own: pd.DataFrame) -> list[Statement]:
+        group, bought = self.groups[own["item"]], self.counts[[user]].toarray()[0]
+        late = own["day"].to_numpy() >= self.day - RECENT
+        found = []
+        firm = (bought >= LEAST / 4) & (self.surprise[user] >= CERTAIN)
+        for g in np.flatnonzero(firm)[np.argsort(-self.surprise[user][firm])]:
+            times = self.lift[user, g]
+            text = (
+                f"Buys {self.names[g]} {times:.1f} times as much as usual: "
+                f"{bought[g]:.0f} of {len(own)} purchases."
+            )
+            labels = own.index[group == g].to_numpy()
+            found.append(Statement("interest", text, times, 1.0, int(g), labels))
+        of_late = self.recent[[user]].toarray()[0]
+        for sign, topic in ((1, "rising"), (-1, "falling")):
+            moved = sign * self.trend[user]
+            enough = (of_late if sign > 0 else bought - of_late) >= LEAST / 4
+            for g in np.flatnonzero(enough & (moved >= CERTAIN)):
+                text = (
+                    f"Of late buys {'more' if sign > 0 else 'less'} {self.names[g]}: "
+                    f"{of_late[g]:.0f} purchases in {RECENT} days, "
+                    f"{bought[g] - of_late[g]:.0f} before."
+                )
+                labels = own.index[(group == g) & (late | (sign < 0))].to_numpy()
+                found.append(Statement(topic, text, self.trend[user, g], 0.0, int(g), labels))
+        return found
+
+    def _habits(self, user: int) -> list[Statement]:
+        texts = {
+            "price level": "Pays {} than usual for the same type and size: place {:.2f} from the "
+            "cheapest (0) to the dearest (1), usual {:.2f}; {} purchases.",
+            "own brands": "Buys the shop's own brands {} than usual: {:.0%} of purchases, "
+            "usual {:.0%} for these types; {} purchases.",
+            "loyalty": "Comes back to the same maker {} than usual: {:.0%} of the times, "
+            "usual {:.0%} for these types; {} purchases.",
+        }
+        words = {"price level": ("more", "less"), "loyalty": ("more often", "less often")}
+        found = []
+        for topic, text in texts.items():
+            row = self.habits[topic].loc[user]
+            if not (row["clusters"] >= LEAST and abs(row["z"]) >= CERTAIN):
+                continue
+            word = words.get(topic, ("more", "less"))[int(row["z"] < 0)]
+            text = text.format(word, row["value"], row["expected"], int(row["n"]))
+            labels = self._labels[topic][user].to_numpy()
+            found.append(Statement(topic, text, row["value"], row["expected"], None, labels))
+        return found
+
+    def _rhythm(self, user: int, own: pd.DataFrame) -> list[Statement]:
+        row, found = self.rhythm.loc[user], []
+        if row["visits"] < LEAST:
+            return found
+        usual = self.rhythm["a_week"].median()
+        text = (
+            f"Comes {row['a_week']:.1f} times a week, usual {usual:.1f}; {row['visits']:.0f} days."
+        )
+        labels = own.index.to_numpy()
+        found.append(Statement("rhythm", text, row["a_week"], usual, None, labels))
+        if row["z"] >= CERTAIN:
+            text = (
+                f"Comes on {row['weekday']} more than usual: {row['share']:.0%} of "
+                f"{row['visits']:.0f} days, usual {row['expected']:.0%}."
+            )
+            found.append(Statement("weekday", text, row["share"], row["expected"], None, labels))
+        return found
