@@ -8,10 +8,11 @@ import pytest
 import torch
 from datasets import Dataset
 
-from ecomkd import baselines, load, metrics, models, pipeline, run, search
+from ecomkd import load, metrics, models, pipeline, run, search, words
 from ecomkd.config import Profile
 from ecomkd.data import sources, truth
 from ecomkd.data.schema import GAINS, TEXT
+from ecomkd.search import encoders
 
 
 def table(rows: list[dict]) -> Dataset:
@@ -22,7 +23,7 @@ def table(rows: list[dict]) -> Dataset:
 
 
 def test_lexical_leaves_out_products_that_share_no_word():
-    index = baselines.bm25(["red shoe", "blue lamp", "red red lamp"])
+    index = words.bm25(["red shoe", "blue lamp", "red red lamp"])
     scores, rows = search.lexical(index, ["lamp", "unheard"], 3)
     assert sorted(rows[0][:2].tolist()) == [1, 2]
     assert rows[0][2] == -1
@@ -31,7 +32,7 @@ def test_lexical_leaves_out_products_that_share_no_word():
 
 
 def test_lexical_orders_by_score_and_then_by_row():
-    index = baselines.bm25(["lamp", "lamp", "lamp lamp desk", "desk"])
+    index = words.bm25(["lamp", "lamp", "lamp lamp desk", "desk"])
     scores, rows = search.lexical(index, ["lamp"], 2)
     assert rows[0].tolist() == [0, 1]
     assert scores[0][0] == scores[0][1] > 0
@@ -162,7 +163,7 @@ def test_lesson_has_the_best_product_first_and_its_margins():
     rows = [("a", "low", 0.1), ("a", "best", 0.9), ("a", "mid", 0.5), ("b", "alone", 1.0)]
     pairs = table([{"query_id": q, "query": f"query {q}", "product_title": t} for q, t, _ in rows])
     scores = np.array([score for *_, score in rows])
-    lesson = search.lesson(pairs, scores, seed=0)
+    lesson = search.margin_rows(pairs, scores, seed=0)
     assert lesson.column_names[0] == "query"
     assert lesson.column_names[-1] == "label"
     assert len(lesson) == 1  # one product alone has no rival
@@ -181,7 +182,7 @@ def smoke(tmp_path_factory):
 
 def test_mined_pairs_are_new_to_their_query(smoke):
     profile, data, catalogue = smoke
-    mined = search.mined(data, catalogue, profile)
+    mined = search.hard_negatives(data, catalogue, profile)
     known = {
         pair
         for split in ("train", "unlabelled")
@@ -231,18 +232,18 @@ def test_encoders_train_save_and_load(smoke, folders):
 
 def test_the_search_that_is_imitated_is_a_sum(smoke, folders, monkeypatch):
     profile, data, catalogue = smoke
-    monkeypatch.setattr(search, "choose_weights", lambda *_: search.Weights(0.02, 0.3))
+    monkeypatch.setattr(encoders, "weights_on", lambda *_: search.Weights(0.02, 0.3))
     pairs = data["test"].select(range(20))
     gains = np.linspace(0, 1, 20)
-    found = search._by_search(
+    found = encoders._by_search(
         pairs, gains, data["validation"], catalogue, profile, folders["labels"], folders["teacher"]
     )
     texts = sources.product_text(catalogue[:])
-    model, index = search.encoder(folders["labels"], profile), baselines.bm25(texts)
+    model, index = search.encoder(folders["labels"], profile), words.bm25(texts)
     for row, pair in enumerate(pairs):
         place = catalogue["product_id"].index(pair["product_id"])
         cosine = model.encode(pair["query"]) @ model.encode(texts[place])
-        wanted = cosine + 0.02 * baselines.bm25_of(index, pair["query"])[place] + 0.3 * gains[row]
+        wanted = cosine + 0.02 * words.bm25_of(index, pair["query"])[place] + 0.3 * gains[row]
         assert found[row] == pytest.approx(wanted, abs=1e-4)
 
 
@@ -252,7 +253,7 @@ def test_margins_are_learnt(tmp_path, smoke):
     names = ["query", *(f"product_{n}" for n in range(5)), "label"]
     row = ["red sofa", "lamp", "couch", "desk", "mug", "sofa", [1.0] * 4]
     rows = Dataset.from_list([dict(zip(names, row, strict=True))] * 4)
-    search._fit(start, rows, data["validation"], profile, tmp_path, 10, 3e-4)
+    encoders._fit(start, rows, data["validation"], profile, tmp_path, 10, 3e-4)
     log = json.loads((tmp_path / "training.json").read_text())
     losses = [entry["loss"] for entry in log if "loss" in entry]
     assert losses[-1] < losses[0] / 2
@@ -273,7 +274,7 @@ def test_a_static_student_learns_its_teachers_ranking(smoke, folders, monkeypatc
 
     wanted = cosines(folders["distilled"])
     learnt = agreement(folders["static"])
-    monkeypatch.setattr(search, "_PASSES", 0)
+    monkeypatch.setattr(encoders, "_PASSES", 0)
     start = search.static_encoder(data, catalogue, profile, folders["distilled"])
     assert learnt > agreement(start) + 0.05
 
@@ -281,10 +282,10 @@ def test_a_static_student_learns_its_teachers_ranking(smoke, folders, monkeypatc
 def test_a_large_catalogue_is_shown_in_part(monkeypatch):
     rng = np.random.default_rng(0)
     cosines = torch.from_numpy(rng.random((3, 100)))
-    assert search._shown(cosines, rng).tolist() == list(range(100))
-    monkeypatch.setattr(search, "_SHOWN", 20)
-    monkeypatch.setattr(search, "_NEAREST", 5)
-    shown = search._shown(cosines, rng)
+    assert encoders._shown(cosines, rng).tolist() == list(range(100))
+    monkeypatch.setattr(encoders, "_SHOWN", 20)
+    monkeypatch.setattr(encoders, "_NEAREST", 5)
+    shown = encoders._shown(cosines, rng)
     assert len(set(shown)) == len(shown) <= 20 + 3 * 5
     for row in cosines.numpy():
         assert set(np.argsort(-row)[:5]) <= set(shown)
