@@ -1,21 +1,27 @@
-"""From PyTorch to ONNX, in fp32 and int8, and back to logits: what a shop serves."""
+"""From PyTorch to ONNX, in fp32 and int8, and back to probabilities: what a shop serves.
+
+What answers (`OnnxClassifier`, `Scorer`, `predict_onnx`) needs no PyTorch; what exports imports it
+when it is called. Chapter 5.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
 import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime
-import torch
-from onnxruntime.quantization import QuantType, quantize_dynamic
-from onnxruntime.quantization.shape_inference import quant_pre_process
-from scipy.special import softmax
-from torch import nn
 
-from ecomkd.models import load_tokenizer
+from ecomkd import score
+from ecomkd.artifacts import stage, write_text
+from ecomkd.config import Profile
+from ecomkd.score import Scorer
+
+__all__ = ["OnnxClassifier", "Scorer", "deploy", "exports", "predict_onnx", "quantize", "to_onnx"]
 
 _SAMPLE = (
     ("sofa", "Three-seat couch with loose cushions, grey fabric, 210 cm"),
@@ -26,12 +32,15 @@ _SAMPLE = (
 """Pairs on which an export is compared with its origin."""
 
 
-def to_onnx(model: nn.Module, tokenizer, path: Path | str) -> Path:
+def to_onnx(model, tokenizer, path: Path | str) -> Path:
     """Write a classifier as ONNX, with free batch and sequence axes, and its tokenizer beside it.
 
-    Returns the path. On four sample pairs the logits agree with PyTorch's to 1e-3 absolute, or
-    RuntimeError is raised and no file is left.
+    `model` is a `torch.nn.Module` whose output has `logits` (N, C). Returns the path. On four
+    sample pairs the logits agree with PyTorch's to 1e-3 absolute, or RuntimeError is raised and no
+    file is left.
     """
+    import torch
+
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     model = model.to("cpu").eval()
@@ -42,7 +51,7 @@ def to_onnx(model: nn.Module, tokenizer, path: Path | str) -> Path:
         warnings.simplefilter("ignore")
         expected = model(**inputs).logits.numpy()
         torch.onnx.export(
-            _Logits(model, tuple(inputs)).eval(),
+            _positional(model, tuple(inputs)).eval(),
             tuple(inputs.values()),
             path,
             input_names=list(inputs),
@@ -64,6 +73,12 @@ def quantize(path: Path | str) -> Path:
     is left. That finds a broken export, no more: one undecided pair may move by 0.4, and what int8
     costs in quality is measured on a test set.
     """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+    from scipy.special import softmax
+
+    from ecomkd.models import load_tokenizer
+
     path = Path(path)
     target = path.with_suffix(".int8.onnx")
     prepared = path.with_suffix(".prepared.onnx")
@@ -94,16 +109,7 @@ class OnnxClassifier:
     """
 
     def __init__(self, path: Path | str, threads: int | None = None):
-        options = onnxruntime.SessionOptions()
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        # The fused kernel takes several times as long as the two operations that it replaces.
-        self.session = onnxruntime.InferenceSession(
-            str(path),
-            options,
-            providers=["CPUExecutionProvider"],
-            disabled_optimizers=["SkipLayerNormFusion"],
-        )
+        self.session = score.session(path, threads)
         self.inputs = [node.name for node in self.session.get_inputs()]
 
     def __call__(self, **tokens) -> np.ndarray:
@@ -111,19 +117,64 @@ class OnnxClassifier:
         return self.session.run(None, feed)[0]
 
 
-class _Logits(nn.Module):
-    """Positional inputs in, logits out: what the exporter traces."""
+def exports(folder: Path, profile: Profile) -> Path:
+    """A folder with `model.onnx`, `model.int8.onnx` and the tokenizer of a saved model."""
+    from ecomkd import models, pipeline
 
-    def __init__(self, model: nn.Module, names: tuple[str, ...]):
-        super().__init__()
-        self.model = model
-        self.names = names
+    def make(target: Path) -> None:
+        tokenizer = models.load_tokenizer(str(folder))
+        quantize(to_onnx(models.load(folder), tokenizer, target / "model.onnx"))
 
-    def forward(self, *values):
-        return self.model(**dict(zip(self.names, values, strict=True))).logits
+    return stage("onnx", [pipeline.identity(folder)], make, profile.artifacts, recipe=1)
 
 
-def _sample(tokenizer) -> dict[str, torch.Tensor]:
+def predict_onnx(path: Path, pairs, profile: Profile) -> np.ndarray:
+    """Class probabilities (N, C) of an exported model, each pair by itself, as a shop serves it.
+
+    `pairs` is a `datasets.Dataset` as `load` gives it. See `Scorer` for why not in batches.
+    """
+    from ecomkd.data.sources import product_text
+
+    scorer = Scorer(path, profile.max_length)
+    with ThreadPoolExecutor() as workers:
+        rows = workers.map(scorer.probabilities, pairs["query"], product_text(pairs[:]))
+        return np.stack(list(rows))
+
+
+def deploy(
+    folder: Path, out: Path, labels: Sequence[str], gains: Sequence[float], max_length: int
+) -> list[str]:
+    """Copy an exported student into `out`, with all that is needed to score; return the file names.
+
+    Beside the int8 model and its tokenizer stand `labels.json`, which says what the classes are
+    called, what each is worth and at how many tokens a pair is cut, and `score.py`. Nothing else
+    that may be in `out` is touched.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    kept = [path for path in folder.iterdir() if path.name not in ("manifest.json", "model.onnx")]
+    for path in [*kept, Path(score.__file__)]:
+        shutil.copyfile(path, out / path.name)
+    label_map = {"labels": list(labels), "gains": list(gains), "max_length": max_length}
+    write_text(out / "labels.json", json.dumps(label_map, indent=1))
+    return sorted([path.name for path in kept] + ["labels.json", "score.py"])
+
+
+def _positional(model, names: tuple[str, ...]):
+    """A module that takes the named inputs in order and gives logits: what the exporter traces."""
+    from torch import nn
+
+    class Logits(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, *values):
+            return self.model(**dict(zip(names, values, strict=True))).logits
+
+    return Logits()
+
+
+def _sample(tokenizer) -> dict:
     queries, products = zip(*_SAMPLE, strict=True)
     return dict(tokenizer(list(queries), list(products), padding=True, return_tensors="pt"))
 
@@ -135,6 +186,9 @@ def _check_parity(
     tolerance: float,
     of_probabilities: bool = False,
 ) -> None:
+    import onnx
+    from scipy.special import softmax
+
     onnx.checker.check_model(str(path))
     found = OnnxClassifier(path)(**inputs)
     if of_probabilities:

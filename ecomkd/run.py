@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +11,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ecomkd import baselines, bench, distill, export, metrics, models, pipeline, report
+from ecomkd import baselines, bench, export, metrics, models, pipeline, report
 from ecomkd.artifacts import data_digest, digest, stage, write_text
 from ecomkd.config import Profile
 from ecomkd.data import shop, sources
+from ecomkd.export import deploy, exports, predict_onnx
 
 STUDENTS = ("none", "kd", "kd_unlabelled", "hard")
 DISTILLED = "student, distilled"
@@ -132,33 +132,6 @@ def _evaluated(data, catalogue, profile: Profile, teacher: Path, students: dict)
         "kind": list(test["query_kind"]) if "query_kind" in test.column_names else None,
         "systems": found,
     }
-
-
-def exports(folder: Path, profile: Profile) -> Path:
-    """A folder with `model.onnx`, `model.int8.onnx` and the tokenizer of a saved model."""
-
-    def make(target: Path) -> None:
-        tokenizer = models.load_tokenizer(str(folder))
-        export.quantize(export.to_onnx(models.load(folder), tokenizer, target / "model.onnx"))
-
-    return stage("onnx", [folder.name, digest(export)], make, profile.artifacts)
-
-
-def predict_onnx(path: Path, pairs, profile: Profile) -> np.ndarray:
-    """Class probabilities (N, C) of an exported model, each pair by itself, as a shop serves it.
-
-    The activations of an int8 model share one scale per tensor: in a batch, the logits of a pair
-    would depend on what else is in it.
-    """
-    tokenizer = models.load_tokenizer(str(path.parent))
-    encoded = distill.encode(pairs, tokenizer, profile.max_length)
-    model = export.OnnxClassifier(path, torch.get_num_threads())
-    names = [name for name in encoded.column_names if name in ("input_ids", "token_type_ids")]
-    logits = [
-        model(**tokenizer.pad({name: [row[name]] for name in names}, return_tensors="np"))
-        for row in encoded.select_columns(names)
-    ]
-    return pipeline.softmax(np.concatenate(logits))
 
 
 def speed(teacher: Path, student: Path, pairs, profile: Profile) -> pd.DataFrame:
@@ -414,32 +387,6 @@ def verdict(results: Sequence[dict]) -> str:
     )
 
 
-def deploy(folder: Path, out: Path, labels: Sequence[str], weights: Sequence[float]) -> None:
-    """Copy an exported student, its labels and a scoring example into `out`."""
-    shutil.rmtree(out, ignore_errors=True)
-    shutil.copytree(folder, out, ignore=shutil.ignore_patterns("manifest.json", "model.onnx"))
-    label_map = {"labels": list(labels), "gains": list(weights)}
-    write_text(out / "labels.json", json.dumps(label_map, indent=1))
-    write_text(out / "score.py", _SCORE)
-
-
-_SCORE = """# Score products for a query: python score.py "red sofa" "Couch, crimson" "Floor lamp"
-import json, sys
-import numpy as np, onnxruntime
-from transformers import AutoTokenizer
-
-query, *products = sys.argv[1:]
-tokenizer, labels = AutoTokenizer.from_pretrained("."), json.load(open("labels.json"))
-tokens = tokenizer([query] * len(products), products, padding=True, return_tensors="np")
-session = onnxruntime.InferenceSession("model.int8.onnx")
-feed = {node.name: tokens[node.name].astype(np.int64) for node in session.get_inputs()}
-chances = np.exp(session.run(None, feed)[0])
-scores = (chances / chances.sum(1, keepdims=True)) @ labels["gains"]
-for score, product in sorted(zip(scores, products), reverse=True):
-    print(f"{score:.3f}  {product}")
-"""
-
-
 def run(
     source: str | Path,
     profile: Profile,
@@ -493,6 +440,7 @@ def run(
         goals=entries,
     )
     weights = pipeline.gains(data["test"])
-    deploy(exports(student, first), out / "student", list(map(str, weights)), weights.values())
+    labels = list(map(str, weights))
+    deploy(exports(student, first), out / "student", labels, weights.values(), first.max_length)
     write_text(out / "report.html", report.html(rows, clock, entries, words, command))
     return words

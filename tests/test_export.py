@@ -80,8 +80,16 @@ def test_int8_weights_are_int8(exported):
 
 
 def test_an_export_that_answers_otherwise_raises_and_leaves_no_file(tmp_path, monkeypatch):
-    forward = export._Logits.forward
-    monkeypatch.setattr(export._Logits, "forward", lambda self, *x: forward(self, *x) + 0.01)
+    class Shifted(torch.nn.Module):
+        def __init__(self, *parts):
+            super().__init__()
+            self.inner = positional(*parts)
+
+        def forward(self, *inputs):
+            return self.inner(*inputs) + 0.01
+
+    positional = export._positional
+    monkeypatch.setattr(export, "_positional", Shifted)
     path = tmp_path / "model.onnx"
     with pytest.raises(RuntimeError, match=r"differs from its origin by 0\.01, more than 0\.001"):
         export.to_onnx(tiny_models.bert(layers=1), TOKENIZER, path)
@@ -96,7 +104,7 @@ def test_a_quantisation_that_answers_otherwise_raises_and_leaves_the_fp32_file(
     other = export.to_onnx(tiny_models.bert(seed=5), TOKENIZER, tmp_path / "other" / "model.onnx")
     (tmp_path / "model.int8.onnx").unlink()
     monkeypatch.setattr(
-        export,
+        onnxruntime.quantization,
         "quantize_dynamic",
         lambda _, target, **options: quantize_dynamic(other, target, **options),
     )

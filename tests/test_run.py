@@ -1,16 +1,10 @@
 """Tables, goals and verdicts from results small enough to check by hand."""
 
-import json
-import subprocess
-import sys
-
 import numpy as np
 import pandas as pd
 import pytest
-import tiny_models
 
-from ecomkd import export, report, run
-from ecomkd.data.schema import GAINS
+from ecomkd import report, run
 
 CHANCE = 0.5
 NDCG = {
@@ -229,63 +223,6 @@ def test_verdict_without_ranking_goes_by_macro_f1():
     worse = without_ranking()
     worse["systems"]["student, distilled"]["classification"]["macro_f1"] = 0.4
     assert run.verdict([worse]).startswith("Keep the teacher: the student keeps only 80%")
-
-
-# What is served
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    """A tiny student, exported and deployed."""
-    folder = tmp_path_factory.mktemp("served")
-    path = export.to_onnx(
-        tiny_models.bert(layers=1), tiny_models.tokenizer(), folder / "onnx" / "model.onnx"
-    )
-    export.quantize(path)
-    (folder / "out").mkdir()
-    (folder / "out" / "stale.txt").write_text("from an earlier run")
-    run.deploy(path.parent, folder / "out", list(GAINS), GAINS.values())
-    return folder / "out"
-
-
-def test_deployed_folder_is_the_int8_student_and_nothing_else(served):
-    names = {path.name for path in served.iterdir()}
-    assert {"model.int8.onnx", "labels.json", "score.py", "tokenizer.json"} <= names
-    assert not names & {"model.onnx", "manifest.json", "stale.txt"}
-    label_map = json.loads((served / "labels.json").read_text())
-    assert label_map == {"labels": list(GAINS), "gains": list(GAINS.values())}
-    code = (served / "score.py").read_text().splitlines()[1:]
-    assert "ecomkd" not in "".join(code)
-
-
-def test_scoring_example_prints_a_ranking(served):
-    products = ["blue mug", "red shoe large", "tea pot"]
-    done = subprocess.run(
-        [sys.executable, "score.py", "red shoe", *products],
-        cwd=served, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    scores, names = zip(*(line.split("  ") for line in done.stdout.splitlines()), strict=True)
-    assert sorted(names) == sorted(products)
-    assert list(scores) == sorted(scores, reverse=True)
-    assert all(0 <= float(score) <= 1 for score in scores)
-    tokens = tiny_models.tokenizer()("red shoe", names[0], return_tensors="np")
-    logits = export.OnnxClassifier(served / "model.int8.onnx")(**tokens)
-    chances = np.exp(logits[0]) / np.exp(logits[0]).sum()
-    # Padding reaches the scales of int8 activations, so a pair alone agrees only nearly.
-    assert float(scores[0]) == pytest.approx(chances @ list(GAINS.values()), abs=0.05)
-
-
-def test_exported_predictions_are_those_of_the_pairs_one_by_one(served, tmp_path):
-    """A pair is scored as it is served, alone: int8 activations share their scale in a batch."""
-    pairs = tiny_models.pairs(24, seed=8)
-    profile = tiny_models.profile(tmp_path)
-    path = served / "model.int8.onnx"
-    together = run.predict_onnx(path, pairs, profile)
-    alone = np.concatenate([run.predict_onnx(path, pairs.select([i]), profile) for i in range(24)])
-    assert together.shape == (24, 4)
-    assert np.allclose(together.sum(axis=1), 1)
-    assert np.abs(together - alone).max() < 1e-6
 
 
 def test_a_result_that_is_not_recorded_is_named_even_where_nothing_is(tmp_path, monkeypatch):
