@@ -13,7 +13,7 @@ _HOMES = {
     **dict.fromkeys(
         (
             "Exact", "Weights", "approximate", "exact", "fuse", "lexical", "rerank", "token_means",
-            "weighted", "word_scores",
+            "unit", "weighted", "word_scores",
         ),
         "retrieve",
     ),
@@ -28,10 +28,10 @@ _HOMES = {
         ("BI_ENCODERS", "bi_encoder", "encoder", "hard_negatives", "margin_rows", "static_encoder"),
         "encoders",
     ),
-    **dict.fromkeys(("Hit", "Reranker", "SearchEngine", "load"), "engine"),
+    **dict.fromkeys(("Hit", "SearchEngine", "load"), "engine"),
     **dict.fromkeys(("build", "write"), "index"),
 }  # fmt: skip
-_FORMER = {"Engine": "SearchEngine", "Reader": "Reranker", "mined": "hard_negatives"}
+_FORMER = {"Engine": "SearchEngine", "mined": "hard_negatives"}
 """Names of version 0.1.0 that notebooks still use."""
 
 

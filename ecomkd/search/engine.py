@@ -15,11 +15,11 @@ from pathlib import Path
 
 import bm25s
 import numpy as np
-import onnxruntime
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 from ecomkd import outputs
+from ecomkd.score import Scorer
 from ecomkd.search.retrieve import Weights, rerank, token_means, weighted, word_scores
 
 KIND = "index"
@@ -39,63 +39,6 @@ class Hit:
     product_id: str
     title: str
     score: float
-
-
-class Reranker:
-    """An exported cross-encoder as a function from queries and texts to expected gains (N,).
-
-    It reads one pair a call: the activations of an int8 model share one scale per tensor, so that
-    in a batch the score of a pair would depend on the others.
-
-    Args:
-        path: an ONNX file, with its `tokenizer.json` beside it.
-        gains: what each label is worth, in the order of the classes.
-        max_length: tokens of a query–product pair.
-
-    Raises ValueError with the file's name where the two do not make a classifier of so many
-    classes that reads so many tokens.
-    """
-
-    def __init__(self, path: Path | str, gains: Sequence[float], max_length: int):
-        path = Path(path)
-        self.gains = np.asarray(gains, float)
-        self.tokenizer = _tokenizer(path.with_name("tokenizer.json"))
-        self.tokenizer.no_padding()
-        self.tokenizer.enable_truncation(max_length, strategy="longest_first")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        try:
-            self.session = onnxruntime.InferenceSession(
-                str(path),
-                options,
-                providers=["CPUExecutionProvider"],
-                # The fused kernel takes several times as long as the two operations it replaces.
-                disabled_optimizers=["SkipLayerNormFusion"],
-            )
-            self.inputs = [node.name for node in self.session.get_inputs()]
-            found = self._logits("a", "a " * max_length).shape
-        except Exception as error:  # ONNX Runtime's own errors have no class in common
-            raise _damaged(path, f"not a model that reads {max_length} tokens") from error
-        if found != (1, len(self.gains)):
-            raise _damaged(path, f"gives {found[-1]} classes, and {len(self.gains)} have a gain")
-
-    def __call__(self, queries: Sequence[str], texts: Sequence[str]) -> np.ndarray:
-        scores = np.empty(len(texts))
-        for row, pair in enumerate(zip(queries, texts, strict=True)):
-            logits = self._logits(*pair)[0].astype(float)
-            chances = np.exp(logits - logits.max())
-            scores[row] = chances @ self.gains / chances.sum()
-        return scores
-
-    def _logits(self, query: str, text: str) -> np.ndarray:
-        pair = self.tokenizer.encode(query, text)
-        tokens = {
-            "input_ids": pair.ids,
-            "attention_mask": pair.attention_mask,
-            "token_type_ids": pair.type_ids,
-        }
-        feed = {name: np.array([tokens[name]], np.int64) for name in self.inputs}
-        return self.session.run(None, feed)[0]
 
 
 class SearchEngine:
@@ -226,9 +169,9 @@ def read(folder: Path) -> SearchEngine:
         vectors,
         pieces,
         table,
-        Reranker(folder / "student" / "model.int8.onnx", gains, max_length),
+        _scorer(folder / "student" / "model.int8.onnx", gains, max_length),
         Weights(**settings["weights"]),
-        shadow=Reranker(teacher, gains, max_length) if settings["teacher"] else None,
+        shadow=_scorer(teacher, gains, max_length) if settings["teacher"] else None,
     )
 
 
@@ -300,6 +243,21 @@ def _tokenizer(path: Path) -> Tokenizer:
         raise _damaged(path, "is not a tokenizer") from error
 
 
+def _scorer(path: Path, gains: Sequence[float], max_length: int) -> Scorer:
+    """A model with its tokenizer, tried once on a pair as long as it may be."""
+    for file in (path, path.with_name("tokenizer.json")):
+        if not file.is_file():
+            raise _damaged(file, "is missing")
+    try:
+        scorer = Scorer(path, max_length, gains)
+        classes = len(scorer.probabilities("a", "a " * max_length))
+    except Exception as error:  # ONNX Runtime's errors and the tokenizer's have no class in common
+        raise _damaged(path, f"is no model that reads {max_length} tokens") from error
+    if classes != len(gains):
+        raise _damaged(path, f"gives {classes} classes, and {len(gains)} have a gain")
+    return scorer
+
+
 def _tables(path: Path, kinds: dict[str, str]) -> list[np.ndarray]:
     """The tables of a safetensors file by name, each of a kind and a number of dimensions.
 
@@ -326,12 +284,11 @@ def _index(folder: Path, products: int) -> tuple[np.ndarray, bm25s.BM25]:
     kinds = {"vectors": "f2", "words.data": "f1", "words.indices": "i1", "words.indptr": "i1"}
     vectors, data, indices, indptr = _tables(path, kinds)
     vocabulary = _json(folder / "words.json")
-    if not isinstance(vocabulary, dict) or sorted(
-        x for x in vocabulary.values() if type(x) is int
-    ) != list(range(len(vocabulary))):
+    numbers = vocabulary.values() if isinstance(vocabulary, dict) else [None]
+    if not all(type(number) is int and number >= 0 for number in numbers):
         raise _damaged(folder / "words.json", "does not number its words")
     fits = (
-        len(indptr) == len(vocabulary) + 1
+        len(indptr) > max(numbers, default=0)
         and len(data) == len(indices) == indptr[-1]
         and indptr[0] == 0
         and (np.diff(indptr) >= 0).all()
@@ -340,6 +297,6 @@ def _index(folder: Path, products: int) -> tuple[np.ndarray, bm25s.BM25]:
     if not fits:
         raise _damaged(path, "does not fit products and words")
     index = bm25s.BM25()
-    index.vocab_dict = vocabulary
+    index.vocab_dict, index.nonoccurrence_array = vocabulary, None
     index.scores = {"data": data, "indices": indices, "indptr": indptr, "num_docs": products}
     return vectors, index

@@ -8,11 +8,12 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 from datasets import Dataset
 from safetensors.numpy import save
 from sentence_transformers import SentenceTransformer
 
-from ecomkd import outputs, pipeline, run, words
+from ecomkd import export, outputs, pipeline, words
 from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
 from ecomkd.data import sources
@@ -33,8 +34,8 @@ def write(
 ) -> Path:
     """Write all that an engine needs into one folder, which `load` reads; return the folder.
 
-    `exported` and `teacher` are what `run.exports` gives for a student and, so that a service can
-    compare the two, for its teacher. The weights of words and student are those with the best
+    `exported` and `teacher` are what `export.exports` gives for a student and for its teacher; with
+    the teacher, a service can compare the two. Words and student get the weights with the best
     nDCG@10 on the queries of the validation pairs over the whole catalogue, where what nobody
     judged counts as irrelevant.
 
@@ -76,24 +77,27 @@ def _write(
     (folder / "encoder" / "model.safetensors").write_bytes(save({"embedding.weight": table}))
     pieces = bag.tokenizer.encode_batch(texts, add_special_tokens=False)
     index = words.bm25(texts)
-    tables = {
-        "vectors": token_means([text.ids for text in pieces], table).astype("float32"),
-        **{f"words.{name}": index.scores[name] for name in ("data", "indices", "indptr")},
+    vectors = token_means([text.ids for text in pieces], table).astype(np.float32)
+    # Texts without a single word have an index without tables.
+    empty = {
+        "data": np.zeros(0, np.float32),
+        "indices": np.zeros(0, int),
+        "indptr": np.zeros(1, int),
     }
-    (folder / "index.safetensors").write_bytes(save(tables))
+    tables = {f"words.{name}": index.scores.get(name, none) for name, none in empty.items()}
+    (folder / "index.safetensors").write_bytes(save({"vectors": vectors, **tables}))
     write_text(folder / "words.json", json.dumps(index.vocab_dict))
-    for name, source, file in (
-        ("student", exported, "model.int8.onnx"),
-        ("teacher", teacher, "model.onnx"),
-    ):
-        if source is not None:
-            (folder / name).mkdir()
-            for part in (file, "tokenizer.json"):
-                shutil.copyfile(source / part, folder / name / part)
+    gains = pipeline.gains(validation)
+    worth = list(gains.values())
+    export.deploy(exported, folder / "student", list(map(str, gains)), worth, profile.max_length)
+    if teacher is not None:
+        (folder / "teacher").mkdir()
+        for name in ("model.onnx", "tokenizer.json"):
+            shutil.copyfile(teacher / name, folder / "teacher" / name)
     settings = {
         "format": engine.FORMAT,
         "max_length": profile.max_length,
-        "gains": list(pipeline.gains(validation).values()),
+        "gains": worth,
         "weights": asdict(Weights()),
         "teacher": teacher is not None,
     }
@@ -120,6 +124,6 @@ def build(
     student = pipeline.student(data, profile, teacher_folder=teacher)
     wide = bi_encoder(data, catalogue, profile, teacher_folder=teacher)
     static = static_encoder(data, catalogue, profile, wide)
-    exported = run.exports(student, profile)
-    judge = run.exports(teacher, profile) if with_teacher else None
+    exported = export.exports(student, profile)
+    judge = export.exports(teacher, profile) if with_teacher else None
     return write(folder, catalogue, static, exported, profile, data["validation"], judge)
