@@ -1,14 +1,17 @@
 """Search: retrieval, fusion, re-ranking, what encoders learn from, and the engine."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+import tiny_models
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
-from ecomkd import load, metrics, models, pipeline, run, search, words
+from ecomkd import export, load, metrics, models, pipeline, search, words
 from ecomkd.config import Profile
 from ecomkd.data import sources, truth
 from ecomkd.data.schema import GAINS, TEXT
@@ -45,6 +48,25 @@ def test_exact_and_approximate_find_the_same_neighbours_among_few():
     graph.hnsw.efSearch = 60
     _, other = graph.search(vectors[:5], 10)
     assert (one == other).all()
+
+
+def test_exact_keeps_the_order_of_equal_vectors_and_fills_up():
+    vectors = np.array([[1, 0], [0, 1], [1, 0], [2, 0]], np.float32)
+    scores, rows = search.exact(vectors).search(np.array([[1, 0], [0, 3]]), 5)
+    assert rows.tolist() == [[3, 0, 2, 1, -1], [1, 0, 2, 3, -1]]
+    assert scores[1].tolist() == [3, 0, 0, 0, -np.inf]
+
+
+def test_the_first_k_are_those_of_a_stable_sort():
+    rng = np.random.default_rng(0)
+    cosines = rng.integers(0, 4, (50, 40)) / 4
+    words = rng.integers(0, 3, (50, 40)).astype(float)
+    for k in (0, 1, 7, 39, 40, 90):
+        scores, rows = search.weighted(cosines, words, 0.5, k)
+        sums = cosines + 0.5 * words
+        wanted = np.argsort(-sums, axis=1, kind="stable")[:, :k]
+        np.testing.assert_array_equal(rows, wanted)
+        np.testing.assert_array_equal(scores, np.take_along_axis(sums, wanted, 1))
 
 
 def test_fuse_by_hand():
@@ -247,6 +269,47 @@ def test_the_search_that_is_imitated_is_a_sum(smoke, folders, monkeypatch):
         assert found[row] == pytest.approx(wanted, abs=1e-4)
 
 
+def test_a_judged_product_that_the_catalogue_lacks_is_scored_by_its_own_text(
+    smoke, folders, monkeypatch
+):
+    profile, data, catalogue = smoke
+    monkeypatch.setattr(encoders, "weights_on", lambda *_: search.Weights(0.02, 0.3))
+    pairs = data["test"].select(range(20))
+    gains = np.linspace(0, 1, 20)
+    delisted = {pairs["product_id"][0], pairs["product_id"][7]}
+    rest = catalogue.filter(lambda row: row["product_id"] not in delisted)
+    assert len(rest) == len(catalogue) - 2
+    both = [
+        encoders._by_search(
+            pairs, gains, data["validation"], part, profile, folders["labels"], folders["teacher"]
+        )
+        for part in (catalogue, rest)
+    ]
+    # The texts that are counted are the same, whoever brings them.
+    np.testing.assert_allclose(both[0], both[1], atol=1e-4)
+
+
+def test_a_shop_of_one_product_has_encoders(tmp_path):
+    profile = tiny_models.profile(tmp_path / "artifacts")
+    teacher = tiny_models.save(tiny_models.bert(), tmp_path / "teacher")
+    catalogue = table([{"product_id": "p", "product_title": "red shoe"}])
+    data = DatasetDict(
+        {
+            name: tiny_models.pairs(3, seed=seed, labelled=name != "unlabelled", prefix=name)
+            .remove_columns(["product_id", "query_id"])
+            .add_column("product_id", ["p"] * 3)
+            .add_column("query_id", [f"{name}{row}" for row in range(3)])
+            for seed, name in enumerate(("train", "validation", "unlabelled"))
+        }
+    )
+    assert len(search.hard_negatives(data, catalogue, profile)) == 0
+    with pytest.warns(UserWarning, match="No query has two products to compare"):
+        wide = search.bi_encoder(data, catalogue, profile, teacher_folder=teacher)
+    static = search.static_encoder(data, catalogue, profile, wide)
+    vector = search.encoder(static, profile).encode("red shoe")
+    assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
+
+
 def test_margins_are_learnt(tmp_path, smoke):
     profile, data, _ = smoke
     start = search.encoder(models.checkpoint("minilm"), profile)
@@ -295,9 +358,30 @@ def test_a_large_catalogue_is_shown_in_part(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def engine(smoke, folders, tmp_path_factory):
-    folder = search.build("shop", smoke[0], tmp_path_factory.mktemp("engine") / "served")
-    return search.load(folder)
+def index(smoke, folders, tmp_path_factory):
+    return search.build("shop", smoke[0], tmp_path_factory.mktemp("engine") / "served")
+
+
+@pytest.fixture(scope="module")
+def engine(index):
+    return search.load(index)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is counted in other units")
+def test_the_engine_loads_nothing_that_trains_and_little_memory(index):
+    heavy = ("torch", "transformers", "sentence_transformers", "datasets", "lightgbm", "faiss")
+    code = (
+        "import resource, sys\n"
+        "from ecomkd import search\n"
+        f"engine = search.load({str(index)!r})\n"
+        "assert engine.search('red sofa')\n"
+        f"print(*[name for name in {heavy} if name in sys.modules])\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules, megabytes = done.stdout.splitlines()
+    assert modules == ""
+    assert float(megabytes) <= 200
 
 
 def test_engine_embeds_as_the_static_student_does(smoke, folders, engine):
@@ -310,8 +394,8 @@ def test_engine_embeds_as_the_static_student_does(smoke, folders, engine):
 def test_engine_scores_as_the_exported_student_does(smoke, folders, engine):
     profile, data, _ = smoke
     pairs = data["test"].select(range(8))
-    exported = run.exports(folders["student"], profile)
-    chances = run.predict_onnx(exported / "model.int8.onnx", pairs, profile)
+    exported = export.exports(folders["student"], profile)
+    chances = export.predict_onnx(exported / "model.int8.onnx", pairs, profile)
     expected = metrics.expected_gain(chances, pipeline.gains(pairs))
     found = engine.score(pairs["query"], sources.product_text(pairs[:]))
     np.testing.assert_allclose(found, expected, atol=1e-6)
@@ -366,6 +450,16 @@ def test_engine_answers_with_the_best_first(engine):
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
     assert len({hit.product_id for hit in hits}) == 5
     assert engine.search("zzzz qqqq", k=3)  # vectors answer where words do not
+
+
+def test_an_index_with_the_teacher_gives_what_the_teacher_gives(smoke, folders, tmp_path):
+    profile, data, _ = smoke
+    engine = search.load(search.build("shop", profile, tmp_path / "served", with_teacher=True))
+    pairs = data["test"].select(range(8))
+    chances = pipeline.predict(folders["teacher"], pairs, profile)
+    expected = metrics.expected_gain(chances, pipeline.gains(pairs))
+    found = engine.shadow(pairs["query"], sources.product_text(pairs[:]))
+    np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
 def test_load_names_what_is_missing(tmp_path):

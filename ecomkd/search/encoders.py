@@ -70,7 +70,8 @@ def hard_negatives(data: DatasetDict, catalogue: Dataset, profile: Profile) -> D
     def make(folder: Path) -> None:
         pairs = _near(splits, catalogue, profile)
         pairs = pairs.cast_column("label", data["train"].features["label"])
-        pairs.save_to_disk(str(folder / "pairs"))
+        # Without a row the library would write no file, and could not read that.
+        pairs.save_to_disk(str(folder / "pairs"), num_shards=None if len(pairs) else 1)
 
     parts = [
         pipeline.digests(*splits),

@@ -288,7 +288,8 @@ def _index(folder: Path, products: int) -> tuple[np.ndarray, bm25s.BM25]:
     if not all(type(number) is int and number >= 0 for number in numbers):
         raise _damaged(folder / "words.json", "does not number its words")
     fits = (
-        len(indptr) > max(numbers, default=0)
+        max(numbers, default=0) < len(indptr)
+        and set(range(len(indptr) - 1)) <= set(numbers)
         and len(data) == len(indices) == indptr[-1]
         and indptr[0] == 0
         and (np.diff(indptr) >= 0).all()
