@@ -109,10 +109,15 @@ def test_a_catalogue_of_stop_words_is_searched_by_vectors(parts, tmp_path):
     assert len(engine.search("red shoe", 10)) == 3
 
 
-def test_without_a_relevant_product_in_validation_the_default_weights_are_used(parts, tmp_path):
-    irrelevant = parts["validation"].filter(lambda row: row["label"] == 3)
-    with pytest.warns(UserWarning, match="No validation query has a relevant product"):
-        folder = search.write(tmp_path / "x", **parts | {"validation": irrelevant})
+@pytest.mark.parametrize("how", ["irrelevant", "not in the catalogue"])
+def test_where_validation_cannot_choose_the_default_weights_are_used(parts, tmp_path, how):
+    pairs = parts["validation"]
+    if how == "irrelevant":
+        pairs = pairs.filter(lambda row: row["label"] == 3)
+    else:
+        pairs = pairs.map(lambda row: {"product_id": f"delisted {row['product_id']}"})
+    with pytest.warns(UserWarning, match="No validation query has a relevant product in the cata"):
+        folder = search.write(tmp_path / "x", **parts | {"validation": pairs})
     assert search.load(folder).weights == DEFAULT
 
 
@@ -393,3 +398,30 @@ def test_neither_index_nor_engine_needs_faiss(written):
     assert done.stdout == (
         'approximate: faiss is not installed: pip install "ecomkd[search]", or take `exact`.\n'
     )
+
+
+# From data to index -------------------------------------------------------------------------------
+
+
+def test_what_check_accepts_index_finishes(tmp_path):
+    """One judged product is not in the catalogue, and validation has nothing relevant."""
+    judged, products = tmp_path / "shop" / "judgments.csv", tmp_path / "shop" / "products.csv"
+    judged.parent.mkdir()
+    rows = ["query_id,product_id,query,product_title,esci_label,split"]
+    for query, split in enumerate(["train"] * 4 + ["validation"] * 2 + ["test"] * 2):
+        for product, label in enumerate("IIII" if split == "validation" else "ESCI"):
+            title = f"{TITLES[query % 7]} {product}"
+            rows.append(f"q{query},p{query}{product},query {query},{title},{label},{split}")
+    judged.write_text("\n".join(rows))
+    listed = [f"{row.split(',')[1]},{row.split(',')[3]}" for row in rows]
+    products.write_text("\n".join([listed[0], *listed[2:]]))
+    teacher = tiny_models.save(tiny_models.bert(), tmp_path / "pretrained")
+    profile = tiny_models.profile(
+        tmp_path / "artifacts", teacher=str(teacher), student_layers=(0,), unlabelled_pairs=16
+    )
+    with pytest.warns(UserWarning, match="No validation query has a relevant product"):
+        folder = search.build(judged.parent, profile, tmp_path / "served")
+    engine = search.load(folder)
+    assert engine.weights == DEFAULT
+    assert len(engine.ids) == len(rows) - 2
+    assert len(engine.search("red shoe", 5)) == 5

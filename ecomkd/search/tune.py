@@ -101,19 +101,22 @@ def weights_on(
 ) -> Weights:
     """What `choose_weights` finds on the queries of validation pairs.
 
-    Warns and returns `DEFAULT` where none of these queries has a relevant product.
+    Warns and returns `DEFAULT` where the catalogue has no relevant product for any of them.
 
     Args:
         compare: gives cosines and BM25 scores (Q, N) of queries with the catalogue.
         read: gives the expected gains (Q · k,) of queries (Q,) and rows (Q, k).
     """
     gains = list(pipeline.gains(validation).values())
-    if not any(gains[label] >= max(gains) / 2 for label in set(validation["label"])):
+    there = set(product_ids)
+    judged = zip(validation["product_id"], validation["label"], strict=True)
+    if not any(gains[label] >= max(gains) / 2 and product in there for product, label in judged):
         warnings.warn(
-            "No validation query has a relevant product, so the weights of the sum cannot be "
-            f"chosen: BM25 counts {DEFAULT.words:g} and the student {DEFAULT.reader:g}, as on the "
-            "simulated shop; judge some relevant products in validation to choose them.",
-            stacklevel=3,
+            "No validation query has a relevant product in the catalogue, so that the weights of "
+            f"the sum cannot be chosen: BM25 counts {DEFAULT.words:g} and the student "
+            f"{DEFAULT.reader:g}, as on the simulated shop; judge some relevant products in "
+            "validation to choose them.",
+            stacklevel=2,
         )
         return DEFAULT
     queries, quality = quality_on(validation, product_ids)
