@@ -17,17 +17,17 @@ import json
 from functools import partial
 from pathlib import Path
 
-import faiss
 import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
 
 import seeds as seeds_of
-from ecomkd import baselines, bench, metrics, models, pipeline, report, run, search
+from ecomkd import bench, export, metrics, models, pipeline, report, search, words
 from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
 from ecomkd.data import shop, sources, truth
+from ecomkd.score import Scorer
 
 RECORDED = Path(report.__file__).parent / "recorded"
 DEPTH = 100
@@ -102,7 +102,7 @@ def rankers(profile, catalogue, data, folders: dict, teacher: Path, student: Pat
     Sums take the weights that are best on validation queries (see `search.choose_weights`).
     """
     texts = sources.product_text(catalogue[:])
-    index = baselines.bm25(texts)
+    index = words.bm25(texts)
     untrained = "bi-encoder, untrained"
     folders = {untrained: models.checkpoint("minilm"), **folders}
     encoders = {name: search.encoder(folder, profile) for name, folder in folders.items()}
@@ -147,7 +147,8 @@ def rankers(profile, catalogue, data, folders: dict, teacher: Path, student: Pat
     gains = np.asarray(list(pipeline.gains(data["test"]).values()))
     tokenizer = models.load_tokenizer(str(teacher))
     model = models.load(teacher)
-    by_student = search.Reader(run.exports(student, profile), gains, profile.max_length)
+    file = export.exports(student, profile) / "model.int8.onnx"
+    by_student = Scorer(file, profile.max_length, gains)
 
     def by_teacher(asked, shown):
         scores = []
@@ -195,15 +196,15 @@ def rankers(profile, catalogue, data, folders: dict, teacher: Path, student: Pat
 
 def memory(profile, catalogue, folders: dict, teacher: Path, student: Path) -> dict:
     """Megabytes of each index, and of the weights of each model."""
-    words = baselines.bm25(sources.product_text(catalogue[:]))
-    index = sum(np.asarray(array).nbytes for array in words.scores.values())
+    scores = words.bm25(sources.product_text(catalogue[:])).scores
+    index = sum(np.asarray(array).nbytes for array in scores.values())
     sizes = {"BM25": {"index_mb": index / 1e6, "weights_mb": 0.0}}
     for name, folder in folders.items():
         width = search.encoder(folder, profile).get_embedding_dimension()
         weights = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
         sizes[name] = {"index_mb": 4 * width * len(catalogue) / 1e6, "weights_mb": weights / 1e6}
     for name, file in (
-        ("student, int8", run.exports(student, profile) / "model.int8.onnx"),
+        ("student, int8", export.exports(student, profile) / "model.int8.onnx"),
         ("teacher", teacher / "model.safetensors"),
     ):
         sizes[name] = {"index_mb": 0.0, "weights_mb": file.stat().st_size / 1e6}
@@ -320,7 +321,6 @@ def main() -> None:
     folder = arguments.folder or Profile.named().artifacts / f"search_{name}"
     if not arguments.seeds and not arguments.merge:
         parser.error("give --seeds, --merge, or both")
-    faiss.omp_set_num_threads(1)
     for seed in arguments.seeds:
         result = {
             "seed": seed,

@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from browser import chromium
-from ecomkd import bench, load, models, report, search, search_page
+from ecomkd import bench, load, models, report, search
 from ecomkd.config import Profile
 from ecomkd.data import shop, sources
+from ecomkd.search import page as search_page
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDED = Path(report.__file__).parent / "recorded" / "search_page.json"

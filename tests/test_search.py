@@ -1,17 +1,21 @@
 """Search: retrieval, fusion, re-ranking, what encoders learn from, and the engine."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+import tiny_models
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
-from ecomkd import baselines, load, metrics, models, pipeline, run, search
+from ecomkd import export, load, metrics, models, pipeline, search, words
 from ecomkd.config import Profile
 from ecomkd.data import sources, truth
 from ecomkd.data.schema import GAINS, TEXT
+from ecomkd.search import encoders
 
 
 def table(rows: list[dict]) -> Dataset:
@@ -22,7 +26,7 @@ def table(rows: list[dict]) -> Dataset:
 
 
 def test_lexical_leaves_out_products_that_share_no_word():
-    index = baselines.bm25(["red shoe", "blue lamp", "red red lamp"])
+    index = words.bm25(["red shoe", "blue lamp", "red red lamp"])
     scores, rows = search.lexical(index, ["lamp", "unheard"], 3)
     assert sorted(rows[0][:2].tolist()) == [1, 2]
     assert rows[0][2] == -1
@@ -31,7 +35,7 @@ def test_lexical_leaves_out_products_that_share_no_word():
 
 
 def test_lexical_orders_by_score_and_then_by_row():
-    index = baselines.bm25(["lamp", "lamp", "lamp lamp desk", "desk"])
+    index = words.bm25(["lamp", "lamp", "lamp lamp desk", "desk"])
     scores, rows = search.lexical(index, ["lamp"], 2)
     assert rows[0].tolist() == [0, 1]
     assert scores[0][0] == scores[0][1] > 0
@@ -44,6 +48,25 @@ def test_exact_and_approximate_find_the_same_neighbours_among_few():
     graph.hnsw.efSearch = 60
     _, other = graph.search(vectors[:5], 10)
     assert (one == other).all()
+
+
+def test_exact_keeps_the_order_of_equal_vectors_and_fills_up():
+    vectors = np.array([[1, 0], [0, 1], [1, 0], [2, 0]], np.float32)
+    scores, rows = search.exact(vectors).search(np.array([[1, 0], [0, 3]]), 5)
+    assert rows.tolist() == [[3, 0, 2, 1, -1], [1, 0, 2, 3, -1]]
+    assert scores[1].tolist() == [3, 0, 0, 0, -np.inf]
+
+
+def test_the_first_k_are_those_of_a_stable_sort():
+    rng = np.random.default_rng(0)
+    cosines = rng.integers(0, 4, (50, 40)) / 4
+    words = rng.integers(0, 3, (50, 40)).astype(float)
+    for k in (0, 1, 7, 39, 40, 90):
+        scores, rows = search.weighted(cosines, words, 0.5, k)
+        sums = cosines + 0.5 * words
+        wanted = np.argsort(-sums, axis=1, kind="stable")[:, :k]
+        np.testing.assert_array_equal(rows, wanted)
+        np.testing.assert_array_equal(scores, np.take_along_axis(sums, wanted, 1))
 
 
 def test_fuse_by_hand():
@@ -162,7 +185,7 @@ def test_lesson_has_the_best_product_first_and_its_margins():
     rows = [("a", "low", 0.1), ("a", "best", 0.9), ("a", "mid", 0.5), ("b", "alone", 1.0)]
     pairs = table([{"query_id": q, "query": f"query {q}", "product_title": t} for q, t, _ in rows])
     scores = np.array([score for *_, score in rows])
-    lesson = search.lesson(pairs, scores, seed=0)
+    lesson = search.margin_rows(pairs, scores, seed=0)
     assert lesson.column_names[0] == "query"
     assert lesson.column_names[-1] == "label"
     assert len(lesson) == 1  # one product alone has no rival
@@ -181,7 +204,7 @@ def smoke(tmp_path_factory):
 
 def test_mined_pairs_are_new_to_their_query(smoke):
     profile, data, catalogue = smoke
-    mined = search.mined(data, catalogue, profile)
+    mined = search.hard_negatives(data, catalogue, profile)
     known = {
         pair
         for split in ("train", "unlabelled")
@@ -231,19 +254,60 @@ def test_encoders_train_save_and_load(smoke, folders):
 
 def test_the_search_that_is_imitated_is_a_sum(smoke, folders, monkeypatch):
     profile, data, catalogue = smoke
-    monkeypatch.setattr(search, "choose_weights", lambda *_: search.Weights(0.02, 0.3))
+    monkeypatch.setattr(encoders, "weights_on", lambda *_: search.Weights(0.02, 0.3))
     pairs = data["test"].select(range(20))
     gains = np.linspace(0, 1, 20)
-    found = search._by_search(
+    found = encoders._by_search(
         pairs, gains, data["validation"], catalogue, profile, folders["labels"], folders["teacher"]
     )
     texts = sources.product_text(catalogue[:])
-    model, index = search.encoder(folders["labels"], profile), baselines.bm25(texts)
+    model, index = search.encoder(folders["labels"], profile), words.bm25(texts)
     for row, pair in enumerate(pairs):
         place = catalogue["product_id"].index(pair["product_id"])
         cosine = model.encode(pair["query"]) @ model.encode(texts[place])
-        wanted = cosine + 0.02 * baselines.bm25_of(index, pair["query"])[place] + 0.3 * gains[row]
+        wanted = cosine + 0.02 * words.bm25_of(index, pair["query"])[place] + 0.3 * gains[row]
         assert found[row] == pytest.approx(wanted, abs=1e-4)
+
+
+def test_a_judged_product_that_the_catalogue_lacks_is_scored_by_its_own_text(
+    smoke, folders, monkeypatch
+):
+    profile, data, catalogue = smoke
+    monkeypatch.setattr(encoders, "weights_on", lambda *_: search.Weights(0.02, 0.3))
+    pairs = data["test"].select(range(20))
+    gains = np.linspace(0, 1, 20)
+    delisted = {pairs["product_id"][0], pairs["product_id"][7]}
+    rest = catalogue.filter(lambda row: row["product_id"] not in delisted)
+    assert len(rest) == len(catalogue) - 2
+    both = [
+        encoders._by_search(
+            pairs, gains, data["validation"], part, profile, folders["labels"], folders["teacher"]
+        )
+        for part in (catalogue, rest)
+    ]
+    # The texts that are counted are the same, whoever brings them.
+    np.testing.assert_allclose(both[0], both[1], atol=1e-4)
+
+
+def test_a_shop_of_one_product_has_encoders(tmp_path):
+    profile = tiny_models.profile(tmp_path / "artifacts")
+    teacher = tiny_models.save(tiny_models.bert(), tmp_path / "teacher")
+    catalogue = table([{"product_id": "p", "product_title": "red shoe"}])
+    data = DatasetDict(
+        {
+            name: tiny_models.pairs(3, seed=seed, labelled=name != "unlabelled", prefix=name)
+            .remove_columns(["product_id", "query_id"])
+            .add_column("product_id", ["p"] * 3)
+            .add_column("query_id", [f"{name}{row}" for row in range(3)])
+            for seed, name in enumerate(("train", "validation", "unlabelled"))
+        }
+    )
+    assert len(search.hard_negatives(data, catalogue, profile)) == 0
+    with pytest.warns(UserWarning, match="No query has two products to compare"):
+        wide = search.bi_encoder(data, catalogue, profile, teacher_folder=teacher)
+    static = search.static_encoder(data, catalogue, profile, wide)
+    vector = search.encoder(static, profile).encode("red shoe")
+    assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
 
 
 def test_margins_are_learnt(tmp_path, smoke):
@@ -252,7 +316,7 @@ def test_margins_are_learnt(tmp_path, smoke):
     names = ["query", *(f"product_{n}" for n in range(5)), "label"]
     row = ["red sofa", "lamp", "couch", "desk", "mug", "sofa", [1.0] * 4]
     rows = Dataset.from_list([dict(zip(names, row, strict=True))] * 4)
-    search._fit(start, rows, data["validation"], profile, tmp_path, 10, 3e-4)
+    encoders._fit(start, rows, data["validation"], profile, tmp_path, 10, 3e-4)
     log = json.loads((tmp_path / "training.json").read_text())
     losses = [entry["loss"] for entry in log if "loss" in entry]
     assert losses[-1] < losses[0] / 2
@@ -273,7 +337,7 @@ def test_a_static_student_learns_its_teachers_ranking(smoke, folders, monkeypatc
 
     wanted = cosines(folders["distilled"])
     learnt = agreement(folders["static"])
-    monkeypatch.setattr(search, "_PASSES", 0)
+    monkeypatch.setattr(encoders, "_PASSES", 0)
     start = search.static_encoder(data, catalogue, profile, folders["distilled"])
     assert learnt > agreement(start) + 0.05
 
@@ -281,10 +345,10 @@ def test_a_static_student_learns_its_teachers_ranking(smoke, folders, monkeypatc
 def test_a_large_catalogue_is_shown_in_part(monkeypatch):
     rng = np.random.default_rng(0)
     cosines = torch.from_numpy(rng.random((3, 100)))
-    assert search._shown(cosines, rng).tolist() == list(range(100))
-    monkeypatch.setattr(search, "_SHOWN", 20)
-    monkeypatch.setattr(search, "_NEAREST", 5)
-    shown = search._shown(cosines, rng)
+    assert encoders._shown(cosines, rng).tolist() == list(range(100))
+    monkeypatch.setattr(encoders, "_SHOWN", 20)
+    monkeypatch.setattr(encoders, "_NEAREST", 5)
+    shown = encoders._shown(cosines, rng)
     assert len(set(shown)) == len(shown) <= 20 + 3 * 5
     for row in cosines.numpy():
         assert set(np.argsort(-row)[:5]) <= set(shown)
@@ -294,9 +358,30 @@ def test_a_large_catalogue_is_shown_in_part(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def engine(smoke, folders, tmp_path_factory):
-    folder = search.build("shop", smoke[0], tmp_path_factory.mktemp("engine") / "served")
-    return search.load(folder)
+def index(smoke, folders, tmp_path_factory):
+    return search.build("shop", smoke[0], tmp_path_factory.mktemp("engine") / "served")
+
+
+@pytest.fixture(scope="module")
+def engine(index):
+    return search.load(index)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is counted in other units")
+def test_the_engine_loads_nothing_that_trains_and_little_memory(index):
+    heavy = ("torch", "transformers", "sentence_transformers", "datasets", "lightgbm", "faiss")
+    code = (
+        "import resource, sys\n"
+        "from ecomkd import search\n"
+        f"engine = search.load({str(index)!r})\n"
+        "assert engine.search('red sofa')\n"
+        f"print(*[name for name in {heavy} if name in sys.modules])\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules, megabytes = done.stdout.splitlines()
+    assert modules == ""
+    assert float(megabytes) <= 200
 
 
 def test_engine_embeds_as_the_static_student_does(smoke, folders, engine):
@@ -309,8 +394,8 @@ def test_engine_embeds_as_the_static_student_does(smoke, folders, engine):
 def test_engine_scores_as_the_exported_student_does(smoke, folders, engine):
     profile, data, _ = smoke
     pairs = data["test"].select(range(8))
-    exported = run.exports(folders["student"], profile)
-    chances = run.predict_onnx(exported / "model.int8.onnx", pairs, profile)
+    exported = export.exports(folders["student"], profile)
+    chances = export.predict_onnx(exported / "model.int8.onnx", pairs, profile)
     expected = metrics.expected_gain(chances, pipeline.gains(pairs))
     found = engine.score(pairs["query"], sources.product_text(pairs[:]))
     np.testing.assert_allclose(found, expected, atol=1e-6)
@@ -365,6 +450,16 @@ def test_engine_answers_with_the_best_first(engine):
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
     assert len({hit.product_id for hit in hits}) == 5
     assert engine.search("zzzz qqqq", k=3)  # vectors answer where words do not
+
+
+def test_an_index_with_the_teacher_gives_what_the_teacher_gives(smoke, folders, tmp_path):
+    profile, data, _ = smoke
+    engine = search.load(search.build("shop", profile, tmp_path / "served", with_teacher=True))
+    pairs = data["test"].select(range(8))
+    chances = pipeline.predict(folders["teacher"], pairs, profile)
+    expected = metrics.expected_gain(chances, pipeline.gains(pairs))
+    found = engine.shadow(pairs["query"], sources.product_text(pairs[:]))
+    np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
 def test_load_names_what_is_missing(tmp_path):

@@ -16,9 +16,11 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import normalizers
 
 from book.common import pages
-from ecomkd import features, models, search_page
+from ecomkd import models
 from ecomkd.config import Profile
 from ecomkd.data import sources
+from ecomkd.search import page as search_page
+from ecomkd.search.retrieve import token_means
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "book" / "_static" / "search.js"
@@ -180,7 +182,7 @@ def test_the_vectors_are_those_of_a_static_embedding(tokenizer, queries):
     encoder = StaticEmbedding(models.load_tokenizer("minilm"), embedding_weights=table)
     wanted = encoder(encoder.preprocess(short))["sentence_embedding"].detach().numpy()
     wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
-    assert np.allclose(features.token_means(search_page.token_ids(short, tokenizer), table), wanted)
+    assert np.allclose(token_means(search_page.token_ids(short, tokenizer), table), wanted)
     cosines = search_page.static_scores(short, short, tokenizer, table)
     assert np.allclose(cosines, wanted @ wanted.T, atol=0.02)
 

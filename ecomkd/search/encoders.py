@@ -1,0 +1,418 @@
+"""Encoders for search, distilled: bi-encoders and a static student, and the pairs they learn from.
+
+What is compared here are all products of a catalogue: memory grows with their number. Chapter 8.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pandas as pd
+import torch
+from datasets import Dataset, DatasetDict
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+from sentence_transformers.base.evaluation import BaseEvaluator
+from sentence_transformers.sentence_transformer.losses import MarginMSELoss
+from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
+from sentence_transformers.util import pairwise_dot_score
+from sklearn.decomposition import PCA
+
+from ecomkd import distill, losses, metrics, mining, models, pipeline, words
+from ecomkd.artifacts import data_digest, stage
+from ecomkd.config import Profile
+from ecomkd.data.schema import TEXT
+from ecomkd.data.sources import product_text
+from ecomkd.search.engine import DEPTH
+from ecomkd.search.retrieve import exact, word_scores
+from ecomkd.search.tune import RERANKER, WORDS, candidates, model_scores, weights_on
+
+BI_ENCODERS = ("labels", "distilled")
+"""How a bi-encoder learns: from the gains of labelled pairs, or from the scores of a whole search
+(the first row, BM25 and the teacher) on labelled, unlabelled and mined pairs."""
+
+_PRETRAINED = "minilm"
+"""The sentence encoder that every bi-encoder starts from."""
+_RIVALS = 4
+"""Products that a query's best one is compared with in a training step."""
+_SCALE = 4.0
+"""A student's score is this times the cosine, so that a margin of 1 is within its reach."""
+_MINED = 4
+"""Hard negatives of each query."""
+_NEAREST = 50
+"""Products nearest to a query, from which its hard negatives are drawn."""
+_TAUGHT = ("train", "unlabelled", "mined")
+_TEMPERATURE = 0.05
+"""Temperature of the softmax over a catalogue's cosines that a static student is to imitate."""
+_PASSES = 8
+"""Passes over all queries in which a static student learns."""
+_SHOWN = 4_096
+"""Products that a static student sees in a step, drawn at random where a catalogue has more; with
+them the nearest of each query."""
+
+
+def hard_negatives(data: DatasetDict, catalogue: Dataset, profile: Profile) -> Dataset:
+    """Pairs of each training and unlabelled query with a few of its nearest products.
+
+    They are drawn from the 50 nearest by the pretrained bi-encoder, away from the pairs that the
+    query has already. Columns are as `load` gives them, with label −1. Vectors of all products are
+    held in memory, and every query is compared with each.
+    """
+    splits = [data[name] for name in ("train", "unlabelled") if name in data]
+
+    def make(folder: Path) -> None:
+        pairs = _near(splits, catalogue, profile)
+        pairs = pairs.cast_column("label", data["train"].features["label"])
+        # Without a row the library would write no file, and could not read that.
+        pairs.save_to_disk(str(folder / "pairs"), num_shards=None if len(pairs) else 1)
+
+    parts = [
+        pipeline.digests(*splits),
+        data_digest(catalogue, ("product_id", *TEXT)),
+        pipeline.settings_of(profile),
+        [_MINED, _NEAREST],
+    ]
+    folder = stage("hard_negatives", parts, make, profile.artifacts, recipe=1)
+    return datasets.load_from_disk(str(folder / "pairs"))
+
+
+def _near(splits: Sequence[Dataset], catalogue: Dataset, profile: Profile) -> Dataset:
+    known: dict[str, set[str]] = {}
+    texts: dict[str, str] = {}
+    for split in splits:
+        for query_id, query, product in zip(
+            split["query_id"], split["query"], split["product_id"], strict=True
+        ):
+            texts[query_id] = query
+            known.setdefault(query_id, set()).add(product)
+    queries = Dataset.from_dict({"query_id": list(texts), "query": list(texts.values())})
+    ids = np.asarray(catalogue["product_id"], dtype=object)
+    vectors = pipeline.catalogue_vectors(catalogue, profile)
+    _, nearest = exact(vectors).search(
+        mining.embed(queries["query"], profile), min(_NEAREST, len(ids))
+    )
+    rng = np.random.default_rng(profile.seed)
+    rows = np.full((len(texts), _MINED), -1)
+    for number, query_id in enumerate(texts):
+        new = [row for row in nearest[number] if ids[row] not in known[query_id]]
+        drawn = rng.permutation(new)[:_MINED]
+        rows[number, : len(drawn)] = drawn
+    return candidates(queries, catalogue, rows)
+
+
+def margin_rows(pairs: Dataset, scores: np.ndarray, seed: int) -> Dataset:
+    """Rows for a margin loss, one for each query of pairs with scores (N,): its best and rivals.
+
+    Columns are `query`, `product_0` (the best), `product_1` … and `label`, the margins of the best
+    over each rival. Rivals are drawn without replacement where there are enough of them. Queries
+    with one product teach nothing and are left out.
+    """
+    rng = np.random.default_rng(seed)
+    texts = product_text(pairs[:])
+    columns: dict[str, list] = {"query": [], "label": []}
+    columns |= {f"product_{number}": [] for number in range(_RIVALS + 1)}
+    groups = pd.Series(np.arange(len(pairs))).groupby(np.asarray(pairs["query_id"]), sort=False)
+    queries = pairs["query"]
+    for _, group in groups:
+        if len(group) < 2:
+            continue
+        best, *rest = group.iloc[np.argsort(-scores[group], kind="stable")]
+        rivals = rng.choice(rest, _RIVALS, replace=len(rest) < _RIVALS)
+        columns["query"].append(queries[int(best)])
+        columns["label"].append((scores[best] - scores[rivals]).tolist())
+        for number, row in enumerate((best, *rivals)):
+            columns[f"product_{number}"].append(texts[row])
+    names = ["query", *(f"product_{number}" for number in range(_RIVALS + 1)), "label"]
+    return Dataset.from_dict({name: columns[name] for name in names})
+
+
+def bi_encoder(
+    data: DatasetDict,
+    catalogue: Dataset,
+    profile: Profile,
+    row: str = "distilled",
+    teacher_folder: Path | None = None,
+    unlabelled: int | None = None,
+) -> Path:
+    """The folder of a bi-encoder that starts from the pretrained one and learns as `row` says.
+
+    Both rows (see `BI_ENCODERS`) take the same loss, margins in mean squared error (Hofstätter et
+    al. 2020), and the same number of steps: `profile.student_epochs` passes over all queries, those
+    of the training pairs and of the first `unlabelled` ones without a label (all by default). A
+    label counts as its gain. The search that is imitated adds up the first row's cosine, BM25 and
+    the teacher's expected gain with the weights that are best on the validation queries. Embeddings
+    and the lowest `profile.frozen_layers` layers stay. Of five looks at the validation queries the
+    one with the best nDCG@10 is kept. On a development shop a contrastive loss on the labels, at
+    the better of two rates, came to the same nDCG@10 as their margins (recall@100 .955, not .921).
+    Raises ValueError for an unknown row.
+    """
+    if row not in BI_ENCODERS:
+        raise ValueError(f"Unknown row {row!r}: choose one of {', '.join(BI_ENCODERS)}.")
+    if teacher_folder is None:
+        teacher_folder = pipeline.teacher(data, profile)
+    weights = np.asarray(list(pipeline.gains(data["train"]).values()))
+    taught = _taught(data, catalogue, profile, unlabelled)
+    queries = sum(len(set(taught[name]["query_id"])) for name in ("train", "unlabelled"))
+    steps = profile.student_epochs * pipeline.batches(queries, profile)
+    first = None
+    if row == "distilled":
+        first = bi_encoder(data, catalogue, profile, "labels", teacher_folder, unlabelled)
+
+    def make(folder: Path) -> None:
+        if first is None:
+            pairs = data["train"]
+            rows = margin_rows(pairs, weights[pairs["label"]], profile.seed)
+        else:
+            # Of a tiny catalogue a query may have all products already, and nothing is mined.
+            names = [name for name in _TAUGHT if len(taught[name])]
+            answers = [
+                pipeline.teacher_pairs(taught, profile, teacher_folder, name)["teacher_logits"]
+                for name in names
+            ]
+            chances = pipeline.softmax(np.concatenate([np.asarray(part) for part in answers]))
+            columns = ["query_id", "product_id", "query", *TEXT]
+            shown = [taught[name].select_columns(columns) for name in names]
+            pairs = datasets.concatenate_datasets(shown)
+            scores = _by_search(
+                pairs, chances @ weights, data["validation"], catalogue, profile, first,
+                teacher_folder,
+            )  # fmt: skip
+            rows = margin_rows(pairs, _SCALE * scores, profile.seed)
+        model = SentenceTransformer(
+            models.checkpoint(_PRETRAINED),
+            device=str(models.device(profile)),
+            local_files_only=True,
+        )
+        model.max_seq_length = profile.max_length
+        if not len(rows):
+            warnings.warn(
+                "No query has two products to compare, so the bi-encoder stays as pretrained; "
+                "judge two products or more for some queries.",
+                stacklevel=2,
+            )
+            model.save_pretrained(str(folder), create_model_card=False)
+            return
+        models.freeze(model[0].auto_model, profile.frozen_layers)
+        _fit(model, rows, data["validation"], profile, folder, steps, profile.student_learning_rate)
+
+    parts = [
+        row,
+        _PRETRAINED,
+        steps,
+        pipeline.digests(data["train"], data["validation"]),
+        None if row == "labels" else pipeline.digests(taught["unlabelled"], taught["mined"]),
+        None if row == "labels" else pipeline.identity(teacher_folder),
+        None if row == "labels" else pipeline.identity(first),
+        None if row == "labels" else data_digest(catalogue, ("product_id", *TEXT)),
+        None if row == "labels" else [list(WORDS), list(RERANKER), DEPTH],
+        pipeline.settings_of(profile, "frozen_layers", "student_learning_rate"),
+        [_RIVALS, _SCALE],
+    ]
+    return stage("bi_encoder", parts, make, profile.artifacts, recipe=1)
+
+
+def _by_search(
+    pairs: Dataset,
+    gains: np.ndarray,
+    validation: Dataset,
+    catalogue: Dataset,
+    profile: Profile,
+    first: Path,
+    teacher_folder: Path,
+) -> np.ndarray:
+    """Scores (N,) of pairs under the sum of a bi-encoder, BM25 and a teacher's expected gains."""
+    # A judged product need not stand in the catalogue; it is scored by its own text.
+    place = {product: row for row, product in enumerate(catalogue["product_id"])}
+    texts = product_text(catalogue[:])
+    for product, text in zip(pairs["product_id"], product_text(pairs[:]), strict=True):
+        if product not in place:
+            place[product] = len(texts)
+            texts.append(text)
+    index, model = words.bm25(texts), encoder(first, profile)
+    vectors = mining.encode(model, texts)
+    labels, worth = validation.features["label"], pipeline.gains(validation)
+
+    def compare(queries: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        there = len(catalogue)
+        cosines = mining.encode(model, queries) @ vectors[:there].T
+        return cosines, word_scores(index, queries)[:, :there]
+
+    def read(queries: Sequence[str], rows: np.ndarray) -> np.ndarray:
+        numbered = Dataset.from_dict({"query_id": queries, "query": queries})
+        shown = candidates(numbered, catalogue, rows)
+        return model_scores(teacher_folder, shown, labels, worth, profile)
+
+    weights = weights_on(validation, catalogue["product_id"], compare, read, DEPTH)
+    rows = np.array([place[product] for product in pairs["product_id"]])
+    scores = (mining.encode(model, pairs["query"]) * vectors[rows]).sum(axis=1)
+    scores += weights.reader * gains
+    for query, own in pd.Series(rows).groupby(np.asarray(pairs["query"])).indices.items():
+        scores[own] += weights.words * words.bm25_of(index, query)[rows[own]]
+    return scores
+
+
+def _taught(
+    data: DatasetDict, catalogue: Dataset, profile: Profile, unlabelled: int | None
+) -> DatasetDict:
+    """The data with the first `unlabelled` pairs of that split, and what is mined for both."""
+    pairs = data["unlabelled"]
+    if unlabelled is not None:
+        pairs = pairs.select(range(min(unlabelled, len(pairs))))
+    part = DatasetDict({**data, "unlabelled": pairs})
+    return DatasetDict({**part, "mined": hard_negatives(part, catalogue, profile)})
+
+
+def static_encoder(
+    data: DatasetDict,
+    catalogue: Dataset,
+    profile: Profile,
+    teacher_folder: Path,
+    width: int = 96,
+) -> Path:
+    """The folder of a static student: a vector for each token, a text's vector their mean.
+
+    Its table starts from what the bi-encoder in `teacher_folder` makes of each token by itself,
+    on `width` principal components (Tulkens & van Dongen 2024). Then it learns how the bi-encoder
+    ranks the catalogue for the training and the unlabelled queries: `losses.listwise_kl` between
+    the cosines of both.
+    """
+    asked = [*data["train"]["query"], *data["unlabelled"]["query"]]
+    queries, texts = list(dict.fromkeys(asked)), product_text(catalogue[:])
+
+    def make(folder: Path) -> None:
+        teacher = encoder(teacher_folder, profile)
+        tokenizer = models.load_tokenizer(_PRETRAINED)
+        names = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+        with_word = [name.removeprefix("##") for name in names]
+        vectors = teacher.encode(with_word, batch_size=1024, show_progress_bar=False)
+        table = PCA(width, random_state=profile.seed).fit_transform(vectors)
+        bag = StaticEmbedding(tokenizer, embedding_weights=table.astype(np.float32))
+        model = SentenceTransformer(modules=[bag, Normalize()], device="cpu")
+        _imitate(model, teacher, queries, texts, profile.seed)
+        model.save_pretrained(str(folder), create_model_card=False)
+
+    parts = [
+        width,
+        pipeline.identity(teacher_folder),
+        queries,
+        data_digest(catalogue, ("product_id", *TEXT)),
+        pipeline.settings_of(profile),
+        [_TEMPERATURE, _PASSES, _SHOWN, _NEAREST],
+    ]
+    return stage("static_encoder", parts, make, profile.artifacts, recipe=1)
+
+
+def _imitate(
+    model: SentenceTransformer,
+    teacher: SentenceTransformer,
+    queries: Sequence[str],
+    texts: Sequence[str],
+    seed: int,
+) -> None:
+    """Train `model` to rank the texts for each query as the teacher does."""
+    asked, kept = teacher.encode(queries, show_progress_bar=False), mining.encode(teacher, texts)
+    tokenizer = model[0].tokenizer
+
+    def tokens(side: Sequence[str]) -> list[np.ndarray]:
+        cut = tokenizer.encode_batch(list(side), add_special_tokens=False)
+        return [np.array(one.ids, dtype=np.int64) for one in cut]
+
+    def vectors(ids: list[np.ndarray]) -> torch.Tensor:
+        starts = torch.from_numpy(np.cumsum([0, *map(len, ids)])[:-1])
+        side = {"input_ids": torch.from_numpy(np.concatenate(ids)), "offsets": starts}
+        return model(side)["sentence_embedding"]
+
+    query_tokens, text_tokens = tokens(queries), tokens(texts)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    rng = np.random.default_rng(seed)
+    for _ in range(_PASSES):
+        order = rng.permutation(len(queries))
+        for batch in np.array_split(order, -(-len(order) // 64)):
+            wanted = torch.from_numpy(asked[batch] @ kept.T)
+            shown = _shown(wanted, rng)
+            a = vectors([query_tokens[row] for row in batch])
+            b = vectors([text_tokens[row] for row in shown])
+            wanted = wanted[:, shown]
+            loss = losses.listwise_kl(a @ b.T, wanted, torch.ones_like(wanted).bool(), _TEMPERATURE)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
+def _shown(cosines: torch.Tensor, rng: np.random.Generator) -> np.ndarray:
+    """The products of a step: all, or of a large catalogue the queries' nearest and random ones."""
+    products = cosines.shape[1]
+    if products <= _SHOWN:
+        return np.arange(products)
+    near = cosines.topk(_NEAREST, dim=1).indices.numpy()
+    drawn = rng.choice(products, _SHOWN, replace=False)
+    return np.union1d(near, drawn)
+
+
+def encoder(folder: Path | str, profile: Profile) -> SentenceTransformer:
+    """A saved bi-encoder or static student, in eval mode; its vectors have length 1."""
+    return SentenceTransformer(
+        str(folder), device=str(models.device(profile)), local_files_only=True
+    ).eval()
+
+
+class _Validation(BaseEvaluator):
+    """nDCG@10 of the cosines on the validation pairs."""
+
+    def __init__(self, pairs: Dataset):
+        super().__init__()
+        self.primary_metric = "ndcg@10"
+        self.pairs = pairs
+        self.texts = product_text(pairs[:])
+
+    def __call__(self, model, output_path=None, epoch=-1, steps=-1) -> dict[str, float]:
+        asked = mining.encode(model, self.pairs["query"])
+        shown = mining.encode(model, self.texts)
+        scored = pipeline.frame(self.pairs, (asked * shown).sum(axis=1))
+        return {"ndcg@10": metrics.ranking(scored, pipeline.gains(self.pairs))["ndcg@10"]}
+
+
+def _fit(
+    model: SentenceTransformer,
+    rows: Dataset,
+    validation: Dataset,
+    profile: Profile,
+    folder: Path,
+    steps: int,
+    learning_rate: float,
+) -> None:
+    """Train on the rows of `margin_rows` and save the best of five looks into `folder`."""
+    trainer = _Trainer(
+        model=model,
+        args=distill.arguments(
+            profile,
+            folder,
+            steps,
+            learning_rate,
+            kind=SentenceTransformerTrainingArguments,
+            metric_for_best_model="ndcg@10",
+        ),
+        train_dataset=rows,
+        evaluator=_Validation(validation),
+        loss=MarginMSELoss(model, _scaled),
+    )
+    distill.run_to_end(trainer, folder)
+
+
+class _Trainer(SentenceTransformerTrainer):
+    def save_model(self, output_dir=None, _internal_call=False):
+        if _internal_call:
+            return super().save_model(output_dir, _internal_call=True)
+        # Without the library's model card, which would ask a hub.
+        self.model.save_pretrained(output_dir, create_model_card=False)
+
+
+def _scaled(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return _SCALE * pairwise_dot_score(a, b)

@@ -1,0 +1,129 @@
+"""Write the folder of a search engine, and train what it needs: `ecomkd index`. Chapter 8."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+from safetensors.numpy import save
+from sentence_transformers import SentenceTransformer
+
+from ecomkd import export, outputs, pipeline, words
+from ecomkd.artifacts import write_text
+from ecomkd.config import Profile
+from ecomkd.data import sources
+from ecomkd.search import engine
+from ecomkd.search.encoders import bi_encoder, static_encoder
+from ecomkd.search.retrieve import Weights, token_means
+from ecomkd.search.tune import weights_on
+
+
+def write(
+    folder: Path | str,
+    catalogue: Dataset,
+    static: Path,
+    exported: Path,
+    profile: Profile,
+    validation: Dataset,
+    teacher: Path | None = None,
+) -> Path:
+    """Write all that an engine needs into one folder, which `load` reads; return the folder.
+
+    `exported` and `teacher` are what `export.exports` gives for a student and for its teacher; with
+    the teacher, a service can compare the two. Words and student get the weights with the best
+    nDCG@10 on the queries of the validation pairs over the whole catalogue, where what nobody
+    judged counts as irrelevant.
+
+    An engine that stood in the folder stays until the new one is whole. Raises OSError where
+    something else stands there, or no space is left.
+    """
+    try:
+        with outputs.replaced(folder, engine.KIND) as working:
+            _write(working, catalogue, static, exported, profile, validation, teacher)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise OSError(
+                errno.ENOSPC,
+                f"No space left while writing {folder}: free some, or give a folder on another "
+                "disk; what was trained is kept",
+            ) from error
+        raise
+    return Path(folder)
+
+
+def _write(
+    folder: Path,
+    catalogue: Dataset,
+    static: Path,
+    exported: Path,
+    profile: Profile,
+    validation: Dataset,
+    teacher: Path | None,
+) -> None:
+    texts = sources.product_text(catalogue[:])
+    products = zip(catalogue["product_id"], catalogue["product_title"], texts, strict=True)
+    lines = map(json.dumps, products)
+    write_text(folder / "products.jsonl", "".join(f"{line}\n" for line in lines))
+    bag = SentenceTransformer(str(static), device="cpu", local_files_only=True)[0]
+    table = bag.embedding.weight.detach().numpy()
+    (folder / "encoder").mkdir()
+    bag.tokenizer.save(str(folder / "encoder" / "tokenizer.json"))
+    # Not `save_file`: of a full disk it makes an error that is no OSError.
+    (folder / "encoder" / "model.safetensors").write_bytes(save({"embedding.weight": table}))
+    pieces = bag.tokenizer.encode_batch(texts, add_special_tokens=False)
+    index = words.bm25(texts)
+    vectors = token_means([text.ids for text in pieces], table).astype(np.float32)
+    # Texts without a single word have an index without tables.
+    empty = {
+        "data": np.zeros(0, np.float32),
+        "indices": np.zeros(0, int),
+        "indptr": np.zeros(1, int),
+    }
+    tables = {f"words.{name}": index.scores.get(name, none) for name, none in empty.items()}
+    (folder / "index.safetensors").write_bytes(save({"vectors": vectors, **tables}))
+    write_text(folder / "words.json", json.dumps(index.vocab_dict))
+    gains = pipeline.gains(validation)
+    worth = list(gains.values())
+    export.deploy(exported, folder / "student", list(map(str, gains)), worth, profile.max_length)
+    if teacher is not None:
+        (folder / "teacher").mkdir()
+        for name in ("model.onnx", "tokenizer.json"):
+            shutil.copyfile(teacher / name, folder / "teacher" / name)
+    settings = {
+        "format": engine.FORMAT,
+        "max_length": profile.max_length,
+        "gains": worth,
+        "weights": asdict(Weights()),
+        "teacher": teacher is not None,
+    }
+    write_text(folder / "engine.json", json.dumps(settings))
+    made = engine.read(folder)
+    weights = weights_on(validation, made.ids, made.compare, made.read, made.depth)
+    settings["weights"] = asdict(weights)
+    write_text(folder / "engine.json", json.dumps(settings, indent=1))
+
+
+def build(
+    source: str | Path, profile: Profile, folder: Path | str, with_teacher: bool = False
+) -> Path:
+    """Train what an engine over a source needs, where it is not there yet, and `write` it.
+
+    `with_teacher` puts the teacher into the folder too, as fp32, so that a service can compare the
+    student's answers with its own. Raises OSError before anything is trained where `folder` may
+    not be written.
+    """
+    outputs.claim(folder, engine.KIND)
+    catalogue = sources.catalogue(source, profile)
+    data = pipeline.with_unlabelled(sources.load(source, profile), catalogue, profile)
+    teacher = pipeline.teacher(data, profile)
+    student = pipeline.student(data, profile, teacher_folder=teacher)
+    wide = bi_encoder(data, catalogue, profile, teacher_folder=teacher)
+    static = static_encoder(data, catalogue, profile, wide)
+    exported = export.exports(student, profile)
+    judge = export.exports(teacher, profile) if with_teacher else None
+    return write(folder, catalogue, static, exported, profile, data["validation"], judge)

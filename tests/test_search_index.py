@@ -1,0 +1,427 @@
+"""The folder of an index: what it holds, what happens to the one before, what damage is told."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_models
+from datasets import Dataset
+from safetensors.numpy import load_file, save_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
+
+from ecomkd import export, outputs, search
+from ecomkd.data.schema import TEXT
+from ecomkd.search import index as index_module
+from ecomkd.search.tune import DEFAULT
+
+TITLES = ["red shoe", "blue mug", "green lamp", "small desk", "large mat", "tea pot", "wool strap"]
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory):
+    return tiny_models.profile(tmp_path_factory.mktemp("artifacts"))
+
+
+@pytest.fixture(scope="module")
+def parts(profile, tmp_path_factory) -> dict:
+    """What `search.write` takes, of models of a few words that nothing has trained."""
+    folder = tmp_path_factory.mktemp("parts")
+    texts = [f"{title} steel" for title in TITLES] + [f"kids {title}" for title in TITLES] * 2
+    columns = {name: [""] * len(texts) for name in TEXT}
+    columns |= {"product_id": [f"p{row}" for row in range(len(texts))], "product_title": texts}
+    table = np.random.default_rng(0).normal(size=(len(tiny_models.tokenizer()), 8))
+    bag = StaticEmbedding(tiny_models.tokenizer(), embedding_weights=table.astype(np.float32))
+    static = folder / "static"
+    SentenceTransformer(modules=[bag, Normalize()], device="cpu").save_pretrained(str(static))
+    student = tiny_models.save(tiny_models.bert(layers=1), folder / "student")
+    teacher = tiny_models.save(tiny_models.bert(seed=1), folder / "teacher")
+    return {
+        "catalogue": Dataset.from_dict(columns),
+        "static": static,
+        "exported": export.exports(student, profile),
+        "profile": profile,
+        "validation": tiny_models.pairs(24, seed=2, prefix="v"),
+        "teacher": export.exports(teacher, profile),
+    }
+
+
+@pytest.fixture(scope="module")
+def written(parts, tmp_path_factory) -> Path:
+    return search.write(tmp_path_factory.mktemp("index") / "served", **parts)
+
+
+@pytest.fixture
+def folder(written, tmp_path) -> Path:
+    """A copy of the index that a test may damage."""
+    return Path(shutil.copytree(written, tmp_path / "served"))
+
+
+@pytest.fixture(scope="module")
+def engine(written):
+    return search.load(written)
+
+
+# What it holds ------------------------------------------------------------------------------------
+
+
+def test_an_index_lists_its_files_and_the_version_that_wrote_it(written):
+    from ecomkd import __version__
+
+    manifest = outputs.read(written, "index")
+    assert manifest["version"] == __version__
+    there = {path.relative_to(written).as_posix() for path in written.rglob("*") if path.is_file()}
+    assert set(manifest["files"]) | {"manifest.json"} == there
+    assert json.loads((written / "engine.json").read_text())["format"] == 2
+
+
+def test_the_engine_has_the_teacher_that_the_folder_has(parts, engine, tmp_path):
+    pairs = ["red shoe", "lamp"], ["large mat", "red shoe steel"]
+    export_scorer = export.Scorer(parts["teacher"] / "model.onnx", 32, [1, 0.1, 0.01, 0])
+    np.testing.assert_array_equal(engine.shadow(*pairs), export_scorer(*pairs))
+    assert not np.allclose(engine.shadow(*pairs), engine.score(*pairs))
+    alone = search.write(tmp_path / "alone", **parts | {"teacher": None})
+    assert search.load(alone).shadow is None
+    assert not (alone / "teacher").exists()
+
+
+def test_vectors_and_words_are_those_of_the_texts(parts, engine):
+    np.testing.assert_array_equal(engine.vectors, engine.embed(engine.texts))
+    from ecomkd import words
+
+    fresh = words.bm25(engine.texts)
+    for query in ("kids mug", "shoe shoe", "unheard", ""):
+        np.testing.assert_array_equal(
+            words.bm25_of(engine.words, query), words.bm25_of(fresh, query)
+        )
+
+
+def test_a_catalogue_of_stop_words_is_searched_by_vectors(parts, tmp_path):
+    catalogue = Dataset.from_dict(
+        {name: [""] * 3 for name in TEXT}
+        | {"product_id": ["a", "b", "c"], "product_title": ["the", "and the", "of"]}
+    )
+    engine = search.load(search.write(tmp_path / "x", **parts | {"catalogue": catalogue}))
+    assert len(engine.search("red shoe", 10)) == 3
+
+
+@pytest.mark.parametrize("how", ["irrelevant", "not in the catalogue"])
+def test_where_validation_cannot_choose_the_default_weights_are_used(parts, tmp_path, how):
+    pairs = parts["validation"]
+    if how == "irrelevant":
+        pairs = pairs.filter(lambda row: row["label"] == 3)
+    else:
+        pairs = pairs.map(lambda row: {"product_id": f"delisted {row['product_id']}"})
+    with pytest.warns(UserWarning, match="No validation query has a relevant product in the cata"):
+        folder = search.write(tmp_path / "x", **parts | {"validation": pairs})
+    assert search.load(folder).weights == DEFAULT
+
+
+# Answers ------------------------------------------------------------------------------------------
+
+
+def test_k_beyond_what_the_student_reads_is_honoured(engine, monkeypatch):
+    monkeypatch.setattr(engine, "weights", search.Weights(0.1, 0.5))
+    monkeypatch.setattr(engine, "depth", 5)
+    hits = engine.search("red shoe", 12)
+    assert len({hit.product_id for hit in hits}) == 12
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    assert hits[:3] == engine.search("red shoe", 3)
+    sums = engine.compare(["red shoe"])
+    order = search.weighted(*sums, 0.1, 12)[1][0]
+    assert [hit.product_id for hit in hits[5:]] == [engine.ids[row] for row in order[5:]]
+    assert {hit.product_id for hit in hits[:5]} == {engine.ids[row] for row in order[:5]}
+    assert len(engine.search("red shoe", 1000)) == len(engine.ids)
+
+
+def test_k_below_one_is_refused(engine):
+    with pytest.raises(ValueError, match="k is 0: give 1 or more"):
+        engine.search("red shoe", 0)
+
+
+def test_a_query_of_which_nothing_is_known_has_no_hits(engine):
+    assert engine.search("zzzz 沙发") == []
+    assert engine.search("") == []
+    assert engine.search("zzzz shoe")
+
+
+# Where it goes ------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_somebody_else_is_refused_before_any_work(tmp_path, profile, monkeypatch):
+    def never(*_):
+        raise AssertionError("work was begun")
+
+    monkeypatch.setattr(index_module.sources, "catalogue", never)
+    mine = tmp_path / "my_shop"
+    mine.mkdir()
+    (mine / "judgments.csv").write_text("only copy")
+    with pytest.raises(FileExistsError, match=r"did not write judgments\.csv"):
+        search.build(mine, profile, mine)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match="a file of this name is there"):
+        search.build(mine, profile, tmp_path / "file")
+    assert (mine / "judgments.csv").read_text() == "only copy"
+
+
+def test_an_index_is_not_written_over_what_was_put_into_it(folder, parts):
+    (folder / "notes.txt").write_text("only copy")
+    with pytest.raises(FileExistsError, match=r"did not write notes\.txt"):
+        search.write(folder, **parts)
+    assert (folder / "notes.txt").read_text() == "only copy"
+
+
+def test_a_link_stays_and_what_it_names_is_replaced(folder, parts, tmp_path):
+    link = tmp_path / "current"
+    link.symlink_to(folder)
+    before = (folder / "manifest.json").stat().st_ino
+    assert search.write(link, **parts) == link
+    assert link.is_symlink()
+    assert (folder / "manifest.json").stat().st_ino != before
+    assert search.load(link).search("red shoe", 1)
+
+
+def test_two_at_once_leave_one_whole_index(parts, tmp_path, monkeypatch):
+    folder, choose, begun = tmp_path / "served", index_module.weights_on, []
+
+    def meanwhile(*given):
+        if not begun:
+            begun.append(True)
+            search.write(folder, **parts)
+        return choose(*given)
+
+    monkeypatch.setattr(index_module, "weights_on", meanwhile)
+    search.write(folder, **parts)
+    assert search.load(folder).search("red shoe", 1)
+    assert {path.name for path in tmp_path.iterdir()} <= {"served", ".served.lock"}
+
+
+def test_a_run_that_fails_leaves_the_old_index(folder, parts, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    before = search.load(folder).search("red shoe", 3)
+    monkeypatch.setattr(index_module, "weights_on", full)
+    with pytest.raises(OSError, match=f"No space left while writing {folder}"):
+        search.write(folder, **parts)
+    assert search.load(folder).search("red shoe", 3) == before
+
+
+# Damage -------------------------------------------------------------------------------------------
+
+DAMAGES = {
+    "removed": lambda path: path.unlink(),
+    "emptied": lambda path: path.write_bytes(b""),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "flipped": lambda path: path.write_bytes(
+        bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:]
+    ),
+    "replaced": lambda path: path.write_bytes(b"{}"),
+}
+READ = (
+    "engine.json",
+    "products.jsonl",
+    "index.safetensors",
+    "words.json",
+    "encoder/tokenizer.json",
+    "encoder/model.safetensors",
+    "student/tokenizer.json",
+    "student/model.int8.onnx",
+    "teacher/tokenizer.json",
+    "teacher/model.onnx",
+)
+"""The files that an engine is made of."""
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        search.load(folder)
+    sentence = str(caught.value)
+    assert "\n" not in sentence and len(sentence) < 400
+    assert str(folder) in sentence
+    assert "`ecomkd index`" in sentence
+    return sentence
+
+
+def sealed(folder: Path) -> Path:
+    """The folder with a manifest of what is in it now, as if it had been written so."""
+    (folder / "manifest.json").unlink(missing_ok=True)
+    files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    outputs.add(folder, "index", sorted(path.as_posix() for path in files))
+    return folder
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_every_damage_to_every_file_is_named(written, tmp_path, damage):
+    for name in outputs.read(written, "index")["files"]:
+        folder = Path(shutil.copytree(written, tmp_path / name.replace("/", "-")))
+        DAMAGES[damage](folder / name)
+        sentence = refusal(folder)
+        assert name in sentence, sentence
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_file_that_was_written_wrong_is_named(written, tmp_path, damage):
+    for name in READ:
+        folder = Path(shutil.copytree(written, tmp_path / name.replace("/", "-")))
+        DAMAGES[damage](folder / name)
+        sentence = refusal(sealed(folder))
+        assert Path(name).parent.as_posix().strip(".") in sentence, sentence
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"kind": "index"}', "\x00"])
+def test_a_damaged_manifest_is_named(folder, text):
+    (folder / "manifest.json").write_text(text)
+    assert "manifest.json" in refusal(folder)
+
+
+def test_another_commands_folder_is_refused_by_name(folder):
+    files = sorted(outputs.read(folder, "index")["files"])
+    (folder / "manifest.json").unlink()
+    outputs.add(folder, "run", files)
+    assert "`ecomkd run` wrote this folder" in refusal(folder)
+
+
+def test_a_folder_of_an_older_version_is_named_as_such(folder):
+    (folder / "manifest.json").unlink()
+    assert "an older version wrote the folder" in refusal(folder)
+    (folder / "engine.json").write_text('{"max_length": 32, "weights": {"words": 0, "reader": 1}}')
+    assert "is of format 1, and this version reads format 2" in refusal(sealed(folder))
+
+
+WRONG = {
+    "format": (None, 1, 3, "2"),
+    "max_length": (None, 0, 3, 10**6, "32", 32.0, True, [32]),
+    "gains": (None, [], [1], [1, 0.1, 0.01], [1, 0.1, 0.01, 0, 0], [1, 0, 0, "0"], {"E": 1}),
+    "weights": (
+        None,
+        {},
+        [1, 2],
+        {"words": 1},
+        {"words": 1, "reader": "1"},
+        {"words": 1, "reader": -1},
+        {"words": float("nan"), "reader": 1},
+        {"words": 1, "reader": 1, "more": 1},
+    ),
+    "teacher": (None, 1, "yes"),
+}
+
+
+@pytest.mark.parametrize("key", WRONG)
+def test_every_wrong_setting_is_named(folder, key):
+    path = folder / "engine.json"
+    right = json.loads(path.read_text())
+    for value in WRONG[key]:
+        path.write_text(json.dumps(right | {key: value}))
+        sentence = refusal(sealed(folder))
+        assert key in sentence or "classes" in sentence, sentence
+    path.write_text(json.dumps({name: value for name, value in right.items() if name != key}))
+    assert key in refusal(sealed(folder))
+    path.write_text(json.dumps([right]))
+    assert "engine.json" in refusal(sealed(folder))
+
+
+def test_a_length_beyond_the_models_positions_is_refused(folder):
+    path = folder / "engine.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"max_length": 64}))
+    assert "is no model that reads 64 tokens" in refusal(sealed(folder))
+
+
+def test_tables_that_do_not_fit_are_named(folder):
+    def change(name: str, **tables) -> str:
+        file = folder / name
+        before = file.read_bytes()
+        save_file(load_file(file) | tables, file)
+        sentence = refusal(sealed(folder))
+        file.write_bytes(before)
+        return sentence
+
+    index = load_file(folder / "index.safetensors")
+    vectors, indptr = index["vectors"], index["words.indptr"]
+    assert "does not fit products and encoder" in change("index.safetensors", vectors=vectors[1:])
+    assert "does not fit products and encoder" in change(
+        "index.safetensors", vectors=vectors[:, 1:].copy()
+    )
+    assert "'vectors'" in change("index.safetensors", vectors=vectors.astype(np.int8))
+    assert "not finite" in change("index.safetensors", vectors=vectors * np.nan)
+    assert "products and words" in change(
+        "index.safetensors", **{"words.indices": index["words.indices"] + 1000}
+    )
+    assert "products and words" in change(
+        "index.safetensors", **{"words.indptr": indptr[::-1].copy()}
+    )
+    table = load_file(folder / "encoder" / "model.safetensors")["embedding.weight"]
+    assert "too few rows" in change(
+        "encoder/model.safetensors", **{"embedding.weight": table[:-1].copy()}
+    )
+    (folder / "words.json").write_text('{"red": "0"}')
+    assert "words.json" in refusal(sealed(folder))
+    (folder / "words.json").write_text('{"red": 100000}')
+    assert "does not fit products and words" in refusal(sealed(folder))
+
+
+@pytest.mark.parametrize("line", ["1", "[]", '["p", "title"]', '["p", "title", null]', "{", "\\"])
+def test_a_line_of_products_is_named(folder, line):
+    path = folder / "products.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], line, *lines[2:]]))
+    assert "products.jsonl: line 2 is no list of three texts" in refusal(sealed(folder))
+
+
+def test_nothing_in_the_folder_is_executed(folder, tmp_path):
+    evil = f"open({str(tmp_path / 'ran')!r}, 'w')\n"
+    for place in (folder, folder / "encoder", folder / "student"):
+        (place / "evil.py").write_text(evil)
+        (place / "score.py").write_text(evil)
+        modules = [{"idx": 0, "name": "0", "path": "", "type": "evil.Evil"}]
+        (place / "modules.json").write_text(json.dumps(modules))
+    code = f"from ecomkd import search; search.load({str(folder)!r}).search('red shoe')"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=sealed(folder))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_neither_index_nor_engine_needs_faiss(written):
+    code = (
+        "import sys; sys.modules['faiss'] = None\n"
+        "import numpy as np\n"
+        "from ecomkd import search\n"
+        f"assert search.load({str(written)!r}).search('red shoe')\n"
+        "search.build, search.write, search.bi_encoder\n"
+        "try:\n    search.approximate(np.eye(3, dtype=np.float32))\n"
+        "except RuntimeError as error:\n    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == (
+        'approximate: faiss is not installed: pip install "ecomkd[search]", or take `exact`.\n'
+    )
+
+
+# From data to index -------------------------------------------------------------------------------
+
+
+def test_what_check_accepts_index_finishes(tmp_path):
+    """One judged product is not in the catalogue, and validation has nothing relevant."""
+    judged, products = tmp_path / "shop" / "judgments.csv", tmp_path / "shop" / "products.csv"
+    judged.parent.mkdir()
+    rows = ["query_id,product_id,query,product_title,esci_label,split"]
+    for query, split in enumerate(["train"] * 4 + ["validation"] * 2 + ["test"] * 2):
+        for product, label in enumerate("IIII" if split == "validation" else "ESCI"):
+            title = f"{TITLES[query % 7]} {product}"
+            rows.append(f"q{query},p{query}{product},query {query},{title},{label},{split}")
+    judged.write_text("\n".join(rows))
+    listed = [f"{row.split(',')[1]},{row.split(',')[3]}" for row in rows]
+    products.write_text("\n".join([listed[0], *listed[2:]]))
+    teacher = tiny_models.save(tiny_models.bert(), tmp_path / "pretrained")
+    profile = tiny_models.profile(
+        tmp_path / "artifacts", teacher=str(teacher), student_layers=(0,), unlabelled_pairs=16
+    )
+    with pytest.warns(UserWarning, match="No validation query has a relevant product"):
+        folder = search.build(judged.parent, profile, tmp_path / "served")
+    engine = search.load(folder)
+    assert engine.weights == DEFAULT
+    assert len(engine.ids) == len(rows) - 2
+    assert len(engine.search("red shoe", 5)) == 5
