@@ -2,11 +2,12 @@
 
 import http.client
 import json
+import socket
 import threading
 import time
 import zlib
 from collections import namedtuple
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,7 @@ class Client:
         response = connection.getresponse()
         content = response.read()
         connection.close()
-        if response.getheader("Content-Type") == "application/json":
+        if content and response.getheader("Content-Type") == "application/json":
             content = json.loads(content)
         return Answer(response.status, content, response.headers)
 
@@ -99,3 +100,25 @@ def until(condition, seconds=20):
     while not condition():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.005)
+
+
+@contextmanager
+def open_connections(port: int, count: int, begun: bytes = b""):
+    """So many connections to a service, on each of which this much of a request was sent."""
+    with ExitStack() as stack:
+        found = []
+        for _ in range(count):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), 20))
+            with suppress(ConnectionError):  # it may be one too many already
+                connection.sendall(begun)
+            found.append(connection)
+        yield found
+
+
+def everything(connection: socket.socket) -> bytes:
+    """What comes until the service closes the connection."""
+    parts = []
+    with suppress(ConnectionResetError):
+        while part := connection.recv(65_536):
+            parts.append(part)
+    return b"".join(parts)

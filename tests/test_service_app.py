@@ -241,3 +241,107 @@ def test_an_engine_that_cannot_score_is_not_served():
     engine.score = lambda queries, texts: np.array([np.nan])
     with pytest.raises(RuntimeError, match="did not start"), service(engine):
         pass
+
+
+# What a client has to know ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (b"[" * 100_000, "The body has lists or objects nested too deep"),
+        (b'{"query": ' + b"9" * 5_000 + b"}", "The body has a number of too many digits"),
+        (b"\xff", "The body is not JSON in UTF-8"),
+    ],
+    ids=["deep", "long number", "bytes"],
+)
+def test_why_a_body_cannot_be_read_is_told_truthfully(client, body, sentence):
+    found = client.ask("/rerank", body, headers={"Content-Type": "application/json"})
+    assert (found.status, found.content) == (400, {"error": f"{sentence}; {LIKE_RERANK}"})
+
+
+def test_an_address_that_is_not_utf_8_is_refused(client):
+    found = client.ask("/search?q=J%e4ger")
+    assert (found.status, found.content) == (
+        400,
+        {"error": "The address is not UTF-8 at byte 3 after the question mark: write it in UTF-8."},
+    )
+    assert client.ask("/search?q=J%C3%A4ger").content["query"] == "Jäger"
+
+
+def test_the_length_of_a_products_text_is_limited():
+    with service(max_text=10) as one:
+        assert one.rerank("red", ["ten chars!"]).status == 200
+        found = one.rerank("red", ["mug", "eleven char"])
+    assert (found.status, found.content) == (
+        422,
+        {"error": "products[1] has 11 characters: give at most 10."},
+    )
+
+
+def test_k_is_given_in_full_or_refused():
+    engine = Stub()
+    engine.most = 3
+    with service(engine) as one:
+        assert len(one.ask("/search?q=red").content["hits"]) == 3
+        assert len(one.ask("/search?q=red&k=3").content["hits"]) == 3
+        found = one.ask("/search?q=red&k=4")
+    assert (found.status, found.content) == (422, {"error": "k is 4: give 1 to 3."})
+
+
+def test_a_head_is_answered_without_a_body(client):
+    for path in ("/health", "/metrics", "/search?q=red"):
+        found = client.ask(path, method="HEAD")
+        assert found.status == 200
+        assert found.content == b"" and int(found.headers["Content-Length"]) > 0
+    assert client.ask("/rerank", method="HEAD").status == 405
+
+
+def test_a_slash_too_many_leads_nowhere(client):
+    found = client.ask("/search/?q=red", headers={"Host": "localhost"})
+    assert (found.status, found.headers["Location"]) == (404, None)
+
+
+def test_answers_name_the_index_they_come_from(client):
+    assert client.ask("/health").headers["X-Ecomkd-Index"] is None
+    engine = Stub()
+    engine.version = "möbel, format 2, 3f9a"
+    with service(engine) as one:
+        assert one.ask("/health").content["index"] == "möbel, format 2, 3f9a"
+        for found in (one.ask("/search?q=red"), one.ask("/search"), one.rerank()):
+            assert found.headers["X-Ecomkd-Index"] == "m%C3%B6bel, format 2, 3f9a"
+
+
+def test_the_description_states_limits_errors_and_kinds():
+    engine = Stub()
+    engine.most = 30
+    with service(engine, max_query=50, max_products=40, max_text=60) as one:
+        described = one.ask("/openapi.json").content
+    paths, schemas = described["paths"], described["components"]["schemas"]
+    text = {"type": "string", "minLength": 1, "pattern": r"\S"}
+    q, k = (parameter["schema"] for parameter in paths["/search"]["get"]["parameters"])
+    assert {**text, "maxLength": 50}.items() <= q.items()
+    assert {"minimum": 1, "maximum": 30, "default": 10}.items() <= k.items()
+    body = schemas["Rerank"]["properties"]
+    assert {**text, "maxLength": 50}.items() <= body["query"].items()
+    assert {"minItems": 1, "maxItems": 40}.items() <= body["products"].items()
+    assert {**text, "maxLength": 60} == body["products"]["items"]
+    assert list(schemas["Failure"]["properties"]) == ["error"]
+    for path, method in (("/search", "get"), ("/rerank", "post")):
+        refused = {"400", "408", "413", "422", "429", "500", "503", "504"}
+        answers = paths[path][method]["responses"]
+        assert set(answers) == {"200"} | refused
+        for status in refused:
+            schema = answers[status]["content"]["application/json"]["schema"]
+            assert schema == {"$ref": "#/components/schemas/Failure"}
+    assert list(paths["/metrics"]["get"]["responses"]["200"]["content"]) == ["text/plain"]
+
+
+def test_the_former_name_gives_what_chapter_9_uses():
+    from ecomkd import serve
+    from ecomkd import service as new
+
+    for name in ("Drift", "RateLimit", "Settings", "agreement", "background", "create_app"):
+        assert getattr(serve, name) is getattr(new, name)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        new.nothing  # noqa: B018

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from serving import TITLES, Stub, service, until, value
+from serving import (
+    TITLES,
+    Stub,
+    everything,
+    open_connections,
+    service,
+    until,
+    value,
+)
 
 from ecomkd.service.app import _Service
 from ecomkd.service.contract import Settings
@@ -186,3 +194,96 @@ def test_each_request_gets_its_own_scores():
     with service(Stub(), workers=2) as one, ThreadPoolExecutor(8) as threads:
         found = [answer.content["scores"] for answer in threads.map(one.rerank, queries)]
     assert found == [[value(query, title) for title in TITLES] for query in queries]
+
+
+# Hosts and proxies --------------------------------------------------------------------------------
+
+
+def test_only_known_hosts_are_answered():
+    with service(allowed_hosts=("Shop.example.com",)) as one:
+        port = one.port
+        for host in (f"127.0.0.1:{port}", "LOCALHOST", "[::1]:80", "shop.example.com:8443"):
+            assert one.ask("/health", headers={"Host": host}).status == 200
+        for path in ("/health", "/metrics", "/search?q=red", "/openapi.json", "/elsewhere"):
+            found = one.ask(path, headers={"Host": f"rebound.example:{port}"})
+            assert (found.status, found.content) == (
+                400,
+                {
+                    "error": "This service is not known as 'rebound.example': ask for localhost, "
+                    "or start it with --allowed-host and this name."
+                },
+            )
+
+
+def asked_through(one, *forwarded: str) -> int:
+    return one.ask("/search?q=red", headers={"X-Forwarded-For": ", ".join(forwarded)}).status
+
+
+def test_a_header_of_a_stranger_does_not_change_who_asks():
+    with service(rate=1, clock=lambda: 0.0) as one:
+        assert [asked_through(one, f"203.0.113.{number}") for number in range(3)] == [200, 200, 429]
+
+
+def test_behind_a_proxy_that_it_is_told_of_each_shopper_is_a_client():
+    proxies = ("127.0.0.1", "10.0.0.0/8")
+    with service(rate=1, clock=lambda: 0.0, trusted_proxies=proxies) as one:
+        assert [asked_through(one, f"203.0.113.{number}") for number in range(9)] == [200] * 9
+        # What the shopper itself wrote stands to the left, and counts for nothing.
+        seen = [asked_through(one, f"8.8.8.{n}", "203.0.113.99", "10.1.2.3") for n in range(3)]
+        assert seen == [200, 200, 429]
+
+
+# Slow and greedy clients --------------------------------------------------------------------------
+
+HALF = b"POST /rerank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+HALF += b"Content-Length: 100\r\n%s\r\n{"
+
+
+def test_a_body_that_is_not_here_takes_no_room():
+    with (
+        service(max_waiting=4, max_connections_of_client=5, read_timeout=30) as one,
+        open_connections(one.port, 40, HALF % b""),
+    ):
+        until(lambda: one.metrics()["ecomkd_waiting",] == 0)
+        assert [one.ask("/search?q=red").status for _ in range(10)] == [200] * 10
+
+
+def test_a_body_has_to_arrive_in_time():
+    with (
+        service(read_timeout=0.3) as one,
+        open_connections(one.port, 1, HALF % b"") as (connection,),
+    ):
+        answer = everything(connection)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert answer.endswith(b'{"error":"The body did not arrive within 0.3 s: send it at once."}')
+
+
+def test_one_client_cannot_take_all_the_room():
+    engine = Stub()
+    room = {"workers": 1, "max_waiting": 8, "max_waiting_of_client": 2, "rate": 1_000}
+    with (
+        service(engine, trusted_proxies=("127.0.0.1",), **room) as one,
+        ThreadPoolExecutor(3) as threads,
+    ):
+        engine.gate.clear()
+        greedy = [threads.submit(asked_through, one, "203.0.113.1") for _ in range(2)]
+        until(lambda: one.ask("/health").content["waiting"] == 2)
+        found = one.ask("/search?q=red", headers={"X-Forwarded-For": "203.0.113.1"})
+        assert (found.status, found.headers["Retry-After"]) == (429, "1")
+        assert found.content == {
+            "error": "2 requests of this client wait already: ask again when they are answered."
+        }
+        other = threads.submit(asked_through, one, "203.0.113.2")
+        until(lambda: one.ask("/health").content["waiting"] == 3)
+        engine.gate.set()
+        assert [answer.result() for answer in (*greedy, other)] == [200] * 3
+        assert asked_through(one, "203.0.113.1") == 200
+
+
+def test_a_client_that_goes_before_its_body_is_here_harms_nobody(capfd):
+    with service() as one:
+        with open_connections(one.port, 5, HALF % b""):
+            pass
+        until(lambda: one.metrics().get(("ecomkd_request_seconds_count", "/rerank")) == 5)
+        assert one.rerank().status == 200
+    assert capfd.readouterr().err == ""

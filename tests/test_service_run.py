@@ -125,11 +125,11 @@ sys.exit(cli.main(["serve", ".", "--rate", "0", "--port", sys.argv[1]]))
 
 
 @contextmanager
-def process(port: int = 0):
+def process(port: int = 0, **options):
     """`ecomkd serve` in a process of its own; gives the process and the port."""
     code = PROGRAM.format(path=[str(ROOT), str(ROOT / "tests")])
     child = subprocess.Popen(
-        [sys.executable, "-c", code, str(port)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, str(port)], stdout=subprocess.PIPE, text=True, **options
     )
     try:
         line = child.stdout.readline()
@@ -138,7 +138,8 @@ def process(port: int = 0):
     finally:
         child.kill()
         child.wait()
-        child.stdout.close()
+        for pipe in filter(None, (child.stdout, child.stderr)):
+            pipe.close()
 
 
 def test_sigterm_ends_the_process_after_what_was_begun():
@@ -191,3 +192,41 @@ def test_killed_and_restarted_under_load_gives_no_wrong_answer():
         finally:
             stop.set()
     assert found["wrong"] == 0
+
+
+def test_an_empty_host_is_refused():
+    for host in ("", " "):
+        with pytest.raises(ValueError, match="--host is empty: give 127"):
+            run(create_app(Stub()), host)
+
+
+def test_proxies_and_hosts_are_checked():
+    for setting, sentence in (
+        ({"trusted_proxies": ("nginx",)}, "trusted_proxies: 'nginx' does not appear to be "),
+        ({"trusted_proxies": ("10.0.0.1/8",)}, "trusted_proxies: 10.0.0.1/8 has host bits set; "),
+        ({"allowed_hosts": ("shop.example:80",)}, "allowed_hosts: 'shop.example:80' is no name "),
+        ({"allowed_hosts": ("*",)}, "allowed_hosts: '*' is no name of a host: give one such as "),
+        ({"allowed_hosts": ("",)}, "allowed_hosts: '' is no name of a host"),
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(sentence)}"):
+            Settings(**setting)
+    Settings(trusted_proxies=("10.0.0.0/8", "::1"), allowed_hosts=("shop.example", "[::2]"))
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_with_a_line_at_most(kind):
+    with process(stderr=subprocess.PIPE) as (child, port):
+        assert Client(port).ask("/health").status == 200
+        child.send_signal(kind)
+        said, complained = child.communicate(timeout=20)
+    assert (said, complained) == ("Stopped.\n" if kind == signal.SIGINT else "", "")
+
+
+def test_a_service_loads_little():
+    code = (
+        "import sys, ecomkd.service.app, ecomkd.service.run\n"
+        "print([name for name in ('torch', 'transformers', 'scipy', 'pandas', 'websockets')"
+        " if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "[]\n", done.stderr

@@ -14,7 +14,7 @@ _PLACES = {
     "limits": ("Connections", "RateLimit"),
     "watch": ("Drift", "Shadow", "agreement"),
     "app": ("create_app",),
-    "run": ("background", "read_queries", "run"),
+    "run": ("background", "read_queries"),
 }
 
 for _needed in ("fastapi", "prometheus_client", "uvicorn"):
