@@ -26,7 +26,8 @@ from ecomkd.service.limits import EXAMPLES, PATHS, Door, failure
 from ecomkd.service.watch import LEAST_REFERENCE, Drift, Shadow
 
 _LOG = logging.getLogger(__name__)
-_NOT_BLANK = r"\S"
+_NOT_BLANK = r"[^\s\u001c-\u001f\u0085]"
+"""What `str.strip` leaves, as a regular expression of JSON Schema."""
 
 
 class Rerank(BaseModel):
@@ -148,7 +149,7 @@ class _Service:
         queries = random.Random(0).sample(queries, len(queries))
         window, level = self.settings.drift_window, self.settings.drift_level
         try:
-            scores = [_best(await self.search(query, self.most(10))) for query in queries[:window]]
+            scores = [_best(await self.search(query, 10)) for query in queries[:window]]
         except Exception:  # nobody awaits this task, so it would fail in silence
             _LOG.exception("The engine failed on a reference query: the service stays not ready.")
             return
@@ -162,11 +163,6 @@ class _Service:
         if self._learning is not None:
             self._learning.cancel()
         self.pool.shutdown(wait=False, cancel_futures=True)
-
-    def most(self, products: int) -> int:
-        """So many products, or as many as the engine can give."""
-        largest = getattr(self.engine, "most", None)
-        return products if largest is None else min(products, largest)
 
     def note(self, path: str, status: int, seconds: float) -> None:
         """Count a request and its time."""
@@ -307,7 +303,8 @@ def create_app(
     app.state.settings = settings
     app.add_middleware(Door, service=service, clock=clock)
     _explain_errors(app)
-    most, usual = service.most(settings.max_products), service.most(10)
+
+    usual = min(10, settings.max_products)
 
     def checked(query: str) -> str:
         _check_text("The query", query, settings.max_query, "give what a shopper would type")
@@ -316,8 +313,8 @@ def create_app(
     @app.get("/search", responses={200: {"model": Found}, **_REFUSALS})
     async def search(q: str, k: int = usual) -> JSONResponse:
         query = checked(q)
-        if not 1 <= k <= most:
-            raise HTTPException(422, f"k is {k:,}: give 1 to {most:,}.")
+        if not 1 <= k <= settings.max_products:
+            raise HTTPException(422, f"k is {k:,}: give 1 to {settings.max_products:,}.")
         with service.work():
             hits = await service.search(query, k)
         shown = [
@@ -354,11 +351,11 @@ def create_app(
     async def metrics() -> Response:
         return Response(generate_latest(service.registry), media_type=CONTENT_TYPE_LATEST)
 
-    _state_limits(app.openapi(), settings, most)
+    _state_limits(app.openapi(), settings)
     return app
 
 
-def _state_limits(openapi: dict, settings: Settings, most: int) -> None:
+def _state_limits(openapi: dict, settings: Settings) -> None:
     """Put into the service's description what pydantic does not check, for its errors would not be
     sentences."""
 
@@ -371,7 +368,7 @@ def _state_limits(openapi: dict, settings: Settings, most: int) -> None:
     rerank["products"]["items"] |= text(settings.max_text)
     q, k = openapi["paths"]["/search"]["get"]["parameters"]
     q["schema"] |= text(settings.max_query)
-    k["schema"] |= {"minimum": 1, "maximum": most}
+    k["schema"] |= {"minimum": 1, "maximum": settings.max_products}
 
 
 def _check_text(name: str, text: str, longest: int, mend: str) -> None:

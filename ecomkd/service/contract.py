@@ -33,14 +33,13 @@ class Hit(Protocol):
 class Engine(Protocol):
     """What a service is built around. Both methods are called from several threads at once.
 
-    An engine may have three further attributes, each of which may also be None. `shadow` is a
+    An engine may have two further attributes, each of which may also be None. `shadow` is a
     callable like `score` that gives the teacher's scores. `version` is a text that names the index,
-    and goes with every answer. `most` is the largest k that `search` can give; a client that asks
-    for more is refused.
+    and goes with every answer.
     """
 
     def search(self, query: str, k: int) -> Sequence[Hit]:
-        """Return the best `k` products, the best first, or fewer where no more are found."""
+        """Return the best `k` products, the best first; fewer only where there are no more."""
 
     def score(self, queries: Sequence[str], texts: Sequence[str]) -> np.ndarray:
         """Return the student's scores (N,) of N pairs of a query and a product's text.
