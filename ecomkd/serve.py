@@ -3,7 +3,7 @@
 from ecomkd.service.app import create_app
 from ecomkd.service.contract import Engine, Hit, Settings
 from ecomkd.service.limits import RateLimit
-from ecomkd.service.run import background, read_queries, run
+from ecomkd.service.server import background, read_queries, run
 from ecomkd.service.watch import Drift, Shadow, agreement
 
 __all__ = [

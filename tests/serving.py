@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ecomkd.service.app import create_app
 from ecomkd.service.contract import Settings
-from ecomkd.service.run import background
+from ecomkd.service.server import background
 
 ROOT = Path(__file__).resolve().parent.parent
 TITLES = ("red shoe", "blue mug", "green lamp", "steel pot")

@@ -14,7 +14,7 @@ from serving import ROOT, Client, Stub, everything, open_connections, service, u
 
 from ecomkd.service.contract import Settings
 from ecomkd.service.limits import Connections
-from ecomkd.service.run import _most_connections, _quietly
+from ecomkd.service.server import _most_connections, _quietly
 
 HALF_HEAD = b"GET /search?q=red HTTP/1.1\r\nHost: loc"
 WHOLE = b"GET /search?q=red HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -190,7 +190,7 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
 sys.path[:0] = {path}
 import serving
 from ecomkd.service import Settings, create_app
-from ecomkd.service.run import run
+from ecomkd.service.server import run
 run(create_app(serving.Stub(), Settings(read_timeout=60, rate=0)), port=0)
 """
 

@@ -21,7 +21,7 @@ from serving import (
 from ecomkd.service.app import _Service
 from ecomkd.service.contract import Settings
 from ecomkd.service.limits import RateLimit
-from ecomkd.service.run import _listen
+from ecomkd.service.server import _listen
 
 
 @pytest.mark.parametrize("kind", ["search", "rerank"])

@@ -2,7 +2,7 @@
 
 `contract` says what an engine has to offer and which limits there are, `limits` keeps them, `watch`
 compares the answers with a teacher's and the queries with those of the past, `app` is the service
-as an ASGI application, and `run` puts it behind a socket. Nothing here reaches out to the network;
+as an ASGI application, and `server` puts it behind a socket. Nothing here reaches out to the network;
 by default only this machine can reach in. Neither torch nor transformers is loaded.
 """
 
@@ -14,7 +14,7 @@ _PLACES = {
     "limits": ("Connections", "RateLimit"),
     "watch": ("Drift", "Shadow", "agreement"),
     "app": ("create_app",),
-    "run": ("background", "read_queries"),
+    "server": ("background", "read_queries", "run"),
 }
 
 for _needed in ("fastapi", "prometheus_client", "uvicorn"):
