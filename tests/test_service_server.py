@@ -17,7 +17,7 @@ import pytest
 from serving import ROOT, TITLES, Client, Stub, service, until, value, with_shadow
 
 import ecomkd
-from ecomkd import cli, serve, service
+from ecomkd import cli, serve
 from ecomkd.service.app import create_app
 from ecomkd.service.contract import Settings
 from ecomkd.service.server import read_queries, run
@@ -71,7 +71,7 @@ def test_the_command_hands_over_folder_and_settings(tmp_path, monkeypatch, capsy
     stub.load = lambda folder: seen.__setattr__("folder", folder) or engine
     monkeypatch.setitem(sys.modules, "ecomkd.search", stub)
     monkeypatch.setattr(ecomkd, "search", stub, raising=False)
-    for module in (serve, service):
+    for module in (serve, ecomkd.service):
         monkeypatch.setattr(
             module, "create_app", lambda engine, settings, **rest: (settings, rest), raising=False
         )

@@ -2,8 +2,8 @@
 
 `contract` says what an engine has to offer and which limits there are, `limits` keeps them, `watch`
 compares the answers with a teacher's and the queries with those of the past, `app` is the service
-as an ASGI application, and `server` puts it behind a socket. Nothing here reaches out to the network;
-by default only this machine can reach in. Neither torch nor transformers is loaded.
+as an ASGI application, and `server` puts it behind a socket. Nothing here reaches out to the
+network; by default only this machine can reach in. Neither torch nor transformers is loaded.
 """
 
 from importlib import import_module
