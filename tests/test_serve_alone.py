@@ -27,8 +27,8 @@ from ecomkd.data.schema import TEXT
 
 ROOT = Path(__file__).resolve().parent.parent
 PRODUCTS = 3_000
-HIDDEN = 384
-LAYERS = 3
+STATIC_WIDTH = 96
+HIDDEN, LAYERS = 384, 3
 MOST_MIB = 200
 HEAVY = ("torch", "transformers", "sentence_transformers", "datasets", "faiss")
 
@@ -43,7 +43,7 @@ def index(tmp_path_factory) -> Path:
     columns["product_id"] = [f"p{row}" for row in range(PRODUCTS)]
     tokenizer = models.load_tokenizer("minilm")
     draw = np.random.default_rng(0)
-    table = draw.normal(size=(len(tokenizer), HIDDEN)).astype(np.float32)
+    table = draw.normal(size=(len(tokenizer), STATIC_WIDTH)).astype(np.float32)
     bag = StaticEmbedding(tokenizer.backend_tokenizer, embedding_weights=table)
     static = folder / "static"
     SentenceTransformer(modules=[bag, Normalize()], device="cpu").save_pretrained(
@@ -86,10 +86,10 @@ def environment(tmp_path_factory) -> Path:
     shutil.copytree(ROOT / "ecomkd", source / "ecomkd", ignore=shutil.ignore_patterns("*.pyc"))
     run(sys.executable, "-m", "build", "--wheel", "--outdir", folder, source)
     (wheel,) = folder.glob("*.whl")
-    run(sys.executable, "-m", "venv", folder / "venv")
+    run(sys.executable, "-m", "venv", "--without-pip", folder / "venv")
     programs = folder / "venv" / ("Scripts" if os.name == "nt" else "bin")
-    pinned = ("-c", ROOT / "constraints.txt")
-    run(programs / "python", "-m", "pip", "install", "-q", *pinned, f"{wheel}[serve]")
+    pip = (sys.executable, "-m", "pip", "--python", programs / "python")
+    run(*pip, "install", "-q", "-c", ROOT / "constraints.txt", f"{wheel}[serve]")
     return programs
 
 
