@@ -1,0 +1,32 @@
+"""A search service over HTTP around any engine that finds and scores products. Chapter 9.
+
+`contract` says what an engine has to offer and which limits there are, `limits` keeps them, `watch`
+compares the answers with a teacher's and the queries with those of the past, `app` is the service
+as an ASGI application, and `server` puts it behind a socket. Nothing here reaches out to the
+network; by default only this machine can reach in. Neither torch nor transformers is loaded.
+"""
+
+from importlib import import_module
+from importlib.util import find_spec
+
+_PLACES = {
+    "contract": ("Engine", "Hit", "Settings"),
+    "limits": ("Connections", "RateLimit"),
+    "watch": ("Drift", "Shadow", "agreement"),
+    "app": ("create_app",),
+    "server": ("background", "read_queries", "run"),
+}
+
+for _needed in ("fastapi", "prometheus_client", "uvicorn"):
+    if find_spec(_needed) is None:
+        raise ModuleNotFoundError(
+            f'{_needed} is not installed, and a service needs it: pip install "ecomkd[serve]".',
+            name=_needed,
+        )
+
+
+def __getattr__(name: str):
+    for module, names in _PLACES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,422 @@
+"""The service around an engine as an ASGI application: paths, refusals, metrics. Chapter 9."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from pydantic import BaseModel, ConfigDict
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+import ecomkd
+from ecomkd.service.contract import Engine, Hit, Settings
+from ecomkd.service.limits import EXAMPLES, PATHS, Door, failure
+from ecomkd.service.watch import LEAST_REFERENCE, Drift, Shadow
+
+_LOG = logging.getLogger(__name__)
+_NOT_BLANK = r"[^\s\u001c-\u001f\u0085]"
+"""What `str.strip` leaves, as a regular expression of JSON Schema."""
+
+
+class Rerank(BaseModel):
+    """The body of a request to /rerank."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    query: str
+    products: list[str]
+
+
+class Order(BaseModel):
+    """The answer to /rerank: a score for each product, and their places, the best first."""
+
+    scores: list[float]
+    order: list[int]
+
+
+class Product(BaseModel):
+    """A product that was found."""
+
+    product_id: str
+    title: str
+    score: float
+
+
+class Found(BaseModel):
+    """The answer to /search, the best product first."""
+
+    query: str
+    hits: list[Product]
+
+
+class Health(BaseModel):
+    """The answer of /health."""
+
+    live: bool
+    ready: bool
+    loaded: str
+    index: str | None
+    version: str
+    seconds: float
+    waiting: int
+    shadow: bool
+    drift: str
+    drifting: list[str]
+
+
+class Failure(BaseModel):
+    """Every error: one sentence that says what is wrong and how to mend it."""
+
+    error: str
+
+
+_REFUSALS = {
+    status: {"model": Failure, "description": description}
+    for status, description in {
+        400: "The host is not one of this service, or the request is not JSON or not UTF-8.",
+        408: "The body did not arrive in time.",
+        413: "The body is too large.",
+        422: "A part of the request is missing, empty, too long or too large.",
+        429: "Too many requests of one client; Retry-After says when to ask again.",
+        500: "The engine failed.",
+        503: "Too many requests wait already; Retry-After says when to ask again.",
+        504: "No answer was found in time.",
+    }.items()
+}
+_UNKNOWN_HOST = {400: _REFUSALS[400]}
+
+
+class _Service:
+    """An engine, and what goes on around it."""
+
+    def __init__(self, engine: Engine, settings: Settings, name: str, reference: list[str] | None):
+        self.engine, self.settings, self.name = engine, settings, name
+        self.index: str | None = getattr(engine, "version", None)
+        self.reference = reference
+        self.waiting, self.ready, self.begin = 0, False, time.monotonic()
+        self.pace = 0.0
+        """Seconds of work for each request that waits, a moving mean."""
+        self.pool = ThreadPoolExecutor(settings.workers, "engine")
+        self.shadow: Shadow | None = None
+        self.drift: Drift | None = None
+        self._learning: asyncio.Task | None = None
+        self.registry = CollectorRegistry()
+        held = {"registry": self.registry}
+        self.requests = Counter(
+            "ecomkd_requests", "Requests by path and status.", ("path", "status"), **held
+        )
+        self.seconds = Histogram(
+            "ecomkd_request_seconds",
+            "Time from a request's head to its answer.",
+            ("path",),
+            buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
+            **held,
+        )
+        waiting = Gauge("ecomkd_waiting", "Requests in work or waiting.", **held)
+        waiting.set_function(lambda: self.waiting)
+        self.drifts = Gauge(
+            "ecomkd_drift",
+            "Kolmogorov–Smirnov distance of the last window from the reference.",
+            ("feature",),
+            **held,
+        )
+        self.alarm = Gauge("ecomkd_drift_alarm", "1 while the last window had drifted.", **held)
+
+    async def start(self) -> None:
+        """Try the engine once, then start what runs beside the requests."""
+        await self.score("warm up", ["warm up"])
+        if getattr(self.engine, "shadow", None) is not None:
+            self.shadow = Shadow(self.engine, self.settings.shadow_share, self.registry)
+        if self.reference is None:
+            self.ready = True
+        else:
+            self._learning = asyncio.create_task(self._learn(self.reference))
+
+    async def _learn(self, queries: list[str]) -> None:
+        """Ask the reference queries; meanwhile requests are answered."""
+        queries = random.Random(0).sample(queries, len(queries))
+        window, level = self.settings.drift_window, self.settings.drift_level
+        try:
+            scores = [_best(await self.search(query, 10)) for query in queries[:window]]
+        except Exception:  # nobody awaits this task, so it would fail in silence
+            _LOG.exception("The engine failed on a reference query: the service stays not ready.")
+            return
+        loop = asyncio.get_running_loop()
+        self.drift = await loop.run_in_executor(self.pool, Drift, queries, scores, window, level)
+        self.ready = True
+
+    def stop(self) -> None:
+        if self.shadow is not None:
+            self.shadow.stop()
+        if self._learning is not None:
+            self._learning.cancel()
+        self.pool.shutdown(wait=False, cancel_futures=True)
+
+    def note(self, path: str, status: int, seconds: float) -> None:
+        """Count a request and its time."""
+        self.requests.labels(path, status).inc()
+        self.seconds.labels(path).observe(seconds)
+
+    def full(self) -> bool:
+        """Whether a further request would have to wait too long."""
+        soon = (self.waiting + 1) * self.pace <= self.settings.timeout / 2
+        return self.waiting >= (self.settings.max_waiting if soon else self.settings.workers)
+
+    @contextlib.contextmanager
+    def work(self) -> Iterator[None]:
+        """Around the work for one request: takes its time."""
+        begin, ahead = time.perf_counter(), self.waiting
+        try:
+            yield
+        finally:
+            self.pace += 0.2 * ((time.perf_counter() - begin) / ahead - self.pace)
+
+    async def search(self, query: str, k: int) -> list[Hit]:
+        loop = asyncio.get_running_loop()
+        return list(await loop.run_in_executor(self.pool, self.engine.search, query, k))
+
+    async def score(self, query: str, texts: Sequence[str]) -> np.ndarray:
+        """Scores (N,), float64, of one query and the texts of N products.
+
+        A request has at most as many pairs in the queue of the pool as there are workers. So a
+        large one uses all of them, and a small one that comes later waits for a few pairs of each
+        request before it, not for all.
+        """
+        loop = asyncio.get_running_loop()
+        scores, left = np.empty(len(texts)), iter(enumerate(texts))
+
+        async def take() -> None:
+            for place, text in left:
+                scores[place] = await loop.run_in_executor(self.pool, self._one, query, text)
+
+        try:
+            await asyncio.gather(*(take() for _ in range(min(self.settings.workers, len(texts)))))
+        finally:
+            for _ in left:  # of a request that has failed or was given up, no more is scored
+                pass
+        return scores
+
+    def _one(self, query: str, text: str) -> float:
+        scores = np.asarray(self.engine.score([query], [text]), np.float64)
+        if scores.shape != (1,) or not np.isfinite(scores[0]):
+            raise RuntimeError(
+                f"The engine gave {scores.tolist()} as the scores of one pair: it has to give one "
+                "finite number for each pair."
+            )
+        return scores[0]
+
+    def answered(self, query: str, texts: list[str], best: float | None = None) -> None:
+        """Keep an answer in view; with `best`, its query counts for drift."""
+        if self.shadow is not None:
+            self.shadow.offer(query, texts)
+        if best is not None and self.drift is not None and self.drift.see(query, best):
+            for feature, value in self.drift.statistic.items():
+                self.drifts.labels(feature).set(value)
+            self.alarm.set(bool(self.drift.drifting))
+
+    def health(self) -> dict:
+        if self.drift is None:
+            state = "no reference" if self.reference is None else "reading the reference"
+        elif not self.drift.windows:
+            state = "collecting"
+        else:
+            state = "alarm" if self.drift.drifting else "none"
+        return {
+            "live": True,
+            "ready": self.ready,
+            "loaded": self.name,
+            "index": self.index,
+            "version": ecomkd.__version__,
+            "seconds": round(time.monotonic() - self.begin, 1),
+            "waiting": self.waiting,
+            "shadow": self.shadow is not None,
+            "drift": state,
+            "drifting": self.drift.drifting if self.drift else [],
+        }
+
+
+def _best(hits: Sequence[Hit]) -> float:
+    return max((float(hit.score) for hit in hits), default=-math.inf)
+
+
+def create_app(
+    engine: Engine,
+    settings: Settings | None = None,
+    *,
+    name: str = "engine",
+    reference: Sequence[str] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> FastAPI:
+    """Build the service around an engine, as an ASGI application.
+
+    Args:
+        engine: finds and scores products. One pair is scored before the service starts.
+        settings: limits and sizes; the defaults are for two cores.
+        name: what /health calls the engine.
+        reference: queries that live ones are compared with (see `Drift`); None for no comparison.
+            At the start `settings.drift_window` of them, drawn at random, are searched for.
+        clock: seconds, for the limit on each client's rate.
+
+    Raises:
+        ValueError: fewer than 100 reference queries.
+
+    Every error is `{"error": sentence}`.
+    """
+    settings = settings or Settings()
+    if reference is not None:
+        reference = [query for query in reference if query.strip()]
+        if min(len(reference), settings.drift_window) < LEAST_REFERENCE:
+            raise ValueError(
+                f"{len(reference)} reference queries and a window of {settings.drift_window}: "
+                f"drift needs at least {LEAST_REFERENCE} of each."
+            )
+    service = _Service(engine, settings, name, reference)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_):
+        await service.start()
+        yield
+        service.stop()
+
+    # The interactive pages would load their scripts from the network. A path with a slash too many
+    # is not redirected, for the redirection would lead to whatever host the request names.
+    app = FastAPI(
+        title="ecomkd",
+        version=ecomkd.__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.settings = settings
+    app.add_middleware(Door, service=service, clock=clock)
+    _explain_errors(app)
+
+    usual = min(10, settings.max_products)
+
+    def checked(query: str) -> str:
+        _check_text("The query", query, settings.max_query, "give what a shopper would type")
+        return query
+
+    @app.get("/search", responses={200: {"model": Found}, **_REFUSALS})
+    async def search(q: str, k: int = usual) -> JSONResponse:
+        query = checked(q)
+        if not 1 <= k <= settings.max_products:
+            raise HTTPException(422, f"k is {k:,}: give 1 to {settings.max_products:,}.")
+        with service.work():
+            hits = await service.search(query, k)
+        shown = [
+            {"product_id": hit.product_id, "title": hit.title, "score": float(hit.score)}
+            for hit in hits
+        ]
+        service.answered(query, [hit.title for hit in hits], _best(hits))
+        return JSONResponse({"query": query, "hits": shown})
+
+    @app.post("/rerank", responses={200: {"model": Order}, **_REFUSALS})
+    async def rerank(request: Rerank) -> JSONResponse:
+        query, products = checked(request.query), request.products
+        if not 1 <= len(products) <= settings.max_products:
+            raise HTTPException(
+                422,
+                f"The request has {len(products):,} products: give 1 to {settings.max_products:,}.",
+            )
+        for place, text in enumerate(products):
+            _check_text(f"products[{place}]", text, settings.max_text, "give its text")
+        with service.work():
+            scores = await service.score(query, products)
+        service.answered(query, products)
+        order = np.argsort(-scores, kind="stable")
+        return JSONResponse({"scores": scores.tolist(), "order": order.tolist()})
+
+    @app.get(
+        "/health",
+        responses={200: {"model": Health}, 503: {"model": Health}, **_UNKNOWN_HOST},
+    )
+    async def health() -> JSONResponse:
+        return JSONResponse(service.health(), 200 if service.ready else 503)
+
+    @app.get("/metrics", response_class=PlainTextResponse, responses=_UNKNOWN_HOST)
+    async def metrics() -> Response:
+        return Response(generate_latest(service.registry), media_type=CONTENT_TYPE_LATEST)
+
+    _state_limits(app.openapi(), settings)
+    return app
+
+
+def _state_limits(openapi: dict, settings: Settings) -> None:
+    """Put into the service's description what pydantic does not check, for its errors would not be
+    sentences."""
+
+    def text(longest: int) -> dict:
+        return {"minLength": 1, "maxLength": longest, "pattern": _NOT_BLANK}
+
+    rerank = openapi["components"]["schemas"]["Rerank"]["properties"]
+    rerank["query"] |= text(settings.max_query)
+    rerank["products"] |= {"minItems": 1, "maxItems": settings.max_products}
+    rerank["products"]["items"] |= text(settings.max_text)
+    q, k = openapi["paths"]["/search"]["get"]["parameters"]
+    q["schema"] |= text(settings.max_query)
+    k["schema"] |= {"minimum": 1, "maximum": settings.max_products}
+
+
+def _check_text(name: str, text: str, longest: int, mend: str) -> None:
+    if not text.strip():
+        raise HTTPException(422, f"{name} is empty: {mend}.")
+    if len(text) > longest:
+        raise HTTPException(422, f"{name} has {len(text):,} characters: give at most {longest:,}.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        sentence = (
+            f"{name} has half a character at {error.start} (a lone surrogate): send it whole."
+        )
+        raise HTTPException(422, sentence) from error
+
+
+def _explain_errors(app: FastAPI) -> None:
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"][1:]) or "the body"
+        example = f"ask like this: {EXAMPLES[request.url.path]}"
+        if first["type"] == "json_invalid":
+            return failure(400, f"The body is not valid JSON at character {place}; {example}")
+        if first["type"] == "missing":
+            return failure(422, f"{place} is missing; {example}")
+        reason = first["msg"][0].lower() + first["msg"][1:]
+        return failure(422, f"{place}: {reason}; {example}")
+
+    @app.exception_handler(StarletteHTTPException)
+    async def refused(request: Request, error: StarletteHTTPException) -> JSONResponse:
+        sentence = error.detail
+        if error.status_code == 400:  # FastAPI's word for a body that it cannot decode
+            sentence = f"{_undecodable(error.__cause__)}; ask like this: {EXAMPLES['/rerank']}"
+        elif error.status_code == 404:
+            sentence = f"There is nothing at this path: ask {', '.join(PATHS)}."
+        elif error.status_code == 405:
+            sentence = f"This path does not take {request.method}: see /openapi.json."
+        return failure(error.status_code, sentence, error.headers)
+
+    @app.exception_handler(Exception)
+    async def broken(_: Request, error: Exception) -> JSONResponse:
+        return failure(500, "The service failed on this request: its log says why.")
+
+
+def _undecodable(cause: BaseException | None) -> str:
+    if isinstance(cause, RecursionError):
+        return "The body has lists or objects nested too deep"
+    if isinstance(cause, ValueError) and not isinstance(cause, UnicodeDecodeError):
+        return "The body has a number of too many digits"
+    return "The body is not JSON in UTF-8"

@@ -1,0 +1,128 @@
+"""What a service asks of an engine, and the limits that an operator can set. Chapter 9."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Protocol
+
+import numpy as np
+
+_RANGES = {
+    "timeout": (0.001, math.inf),
+    "read_timeout": (0.001, math.inf),
+    "rate": (0, math.inf),
+    "workers": (1, 256),
+    "shadow_share": (0, 1),
+    "drift_level": (0, 1),
+}
+"""The settings that may be below 1 or have an upper end."""
+
+
+class Hit(Protocol):
+    """A product that a search has found."""
+
+    product_id: str
+    title: str
+    score: float
+
+
+class Engine(Protocol):
+    """What a service is built around. Both methods are called from several threads at once.
+
+    An engine may have two further attributes, each of which may also be None. `shadow` is a
+    callable like `score` that gives the teacher's scores. `version` is a text that names the index,
+    and goes with every answer.
+    """
+
+    def search(self, query: str, k: int) -> Sequence[Hit]:
+        """Return the best `k` products, the best first; fewer only where there are no more."""
+
+    def score(self, queries: Sequence[str], texts: Sequence[str]) -> np.ndarray:
+        """Return the student's scores (N,) of N pairs of a query and a product's text.
+
+        A pair's score must not depend on the other pairs of the call. The service gives one pair
+        a call, so that a small request does not wait until a large one is done.
+        """
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Limits and sizes of a service. Raises ValueError for a value that makes no sense."""
+
+    max_query: int = 256
+    """Characters of a query."""
+    max_products: int = 100
+    """Products of one request to /rerank, and the most that /search gives."""
+    max_text: int = 4_000
+    """Characters of each product's text in a request to /rerank."""
+    max_body: int = 262_144
+    """Bytes of a request's body."""
+    timeout: float = 2.0
+    """Seconds after which a request is given up, counted from the end of its body."""
+    read_timeout: float = 5.0
+    """Seconds in which the head of a request has to arrive, and then its body. A connection that
+    is silent for as long is closed."""
+    max_waiting: int = 32
+    """Requests that are in work or wait for it; the next one is turned away. So it is before that
+    where, by the pace of the last requests, it would take more than half of `timeout`: otherwise a
+    crowd would have all its answers computed just too late."""
+    max_waiting_of_client: int = 16
+    """Requests of one client among them."""
+    max_connections: int = 512
+    """Open connections. Where there is one more, the one that has waited longest for a request, or
+    for the rest of it, is closed. The system's limit on open files can make it fewer."""
+    max_connections_of_client: int = 64
+    """Open connections of one client; the addresses of trusted proxies may have more."""
+    rate: float = 50.0
+    """Requests a second of one client, in bursts of up to twice as many. With 0 clients are not
+    told apart: no limit on one client holds, only those on all of them."""
+    workers: int = min(os.cpu_count() or 1, _RANGES["workers"][1])
+    """Threads that call the engine."""
+    shadow_share: float = 0.05
+    """Share of the answers that the teacher judges too, where the engine has one."""
+    drift_window: int = 500
+    """Queries that are compared with the reference at a time."""
+    drift_level: float = 0.001
+    """Share of windows that may raise the alarm although nothing has changed."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses, or networks such as 10.0.0.0/8, whose header X-Forwarded-For is believed: a client
+    is then the last address in it that is not among these. From others the header is ignored."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names by which clients may ask for this service (the header Host, without a port), beside
+    localhost, 127.0.0.1, [::1] and the address on which a connection arrives."""
+
+    def __post_init__(self):
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, tuple):
+                continue
+            low, high = _RANGES.get(field.name, (1, math.inf))
+            if not low <= value <= high:
+                wanted = f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
+                raise ValueError(f"{field.name} is {value}: give {wanted}.")
+        for proxy in self.trusted_proxies:
+            try:
+                ipaddress.ip_network(proxy)
+            except ValueError as error:
+                raise ValueError(
+                    f"trusted_proxies: {error}; give an address such as 10.0.0.7, or a network "
+                    "such as 10.0.0.0/8."
+                ) from error
+        for host in self.allowed_hosts:
+            if host_name(host) != host.lower() or not host or set(host) & set("/ *"):
+                raise ValueError(
+                    f"allowed_hosts: {host!r} is no name of a host: give one such as "
+                    "shop.example.com, without a port."
+                )
+
+
+def host_name(header: str) -> str:
+    """Return the host of a Host header in lower case, without its port: `[::1]` of `[::1]:80`."""
+    host = header.strip().lower()
+    if host.startswith("["):
+        return host.partition("]")[0] + "]"
+    return host.partition(":")[0]

@@ -1,0 +1,293 @@
+"""Limits on what clients can take from each other: connections, requests, room, time. Chapter 9."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from typing import Protocol
+from urllib.parse import quote, unquote_to_bytes
+
+from fastapi.responses import JSONResponse
+
+from ecomkd.service.contract import Settings, host_name
+
+EXAMPLES = {
+    "/search": "GET /search?q=red+sofa&k=10",
+    "/rerank": 'POST /rerank {"query": "red sofa", "products": ["Couch, crimson", "Floor lamp"]}',
+}
+"""The paths that make the engine work, and so have limits."""
+PATHS = (*EXAMPLES, "/health", "/metrics")
+_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+_CLIENTS = 10_000
+
+
+class RateLimit:
+    """How often each client may ask: `rate` times a second, in bursts of up to twice as many.
+
+    The generic cell rate algorithm (ITU-T I.371): one number a client, the time at which all that
+    it has asked would be paid off. Of 10,000 clients the one that has been silent longest is
+    forgotten.
+    """
+
+    def __init__(self, rate: float, clock: Callable[[], float] = time.monotonic):
+        self._each = 1 / rate if rate else 0.0
+        self._burst = max(1.0, 2 * rate)
+        self._clock = clock
+        self._paid: OrderedDict[str, float] = OrderedDict()
+
+    def wait(self, client: str) -> float:
+        """0 where the client may ask, which is then counted; else the seconds until it may."""
+        now = self._clock()
+        paid = max(self._paid.get(client, now), now)
+        early = paid - now - (self._burst - 1) * self._each
+        if early > 1e-9:
+            return early
+        self._paid[client] = paid + self._each
+        self._paid.move_to_end(client)
+        if len(self._paid) > _CLIENTS:
+            self._paid.popitem(last=False)
+        return 0.0
+
+
+class Connection(Protocol):
+    """What `Connections` asks of a connection."""
+
+    def waits(self) -> bool:
+        """Say whether a request, or the rest of one, is still to come from the client."""
+
+    def drop(self) -> None:
+        """Close it at once."""
+
+
+class Connections:
+    """The open connections, of which those that wait for their client make room for new ones.
+
+    Where there are more than allowed, the one is closed that has waited longest for a request or
+    for the rest of it: of the same client, or of all. Where nobody waits but the new one, that is
+    it. So connections on which nothing is sent cannot keep others out.
+
+    Args:
+        most: connections in all.
+        of_client: connections of one client.
+    """
+
+    def __init__(self, most: int, of_client: int):
+        self._most, self._of_client = most, of_client
+        self._clients: OrderedDict[Connection, str | None] = OrderedDict()
+        self._counts: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    def enter(self, connection: Connection, client: str | None) -> None:
+        """Take a new connection in; with None as its client, only the limit on all counts."""
+        self._clients[connection] = client
+        if client is not None:
+            self._counts[client] += 1
+        same_client = client is not None and self._counts[client] > self._of_client
+        if same_client or len(self) > self._most:
+            waiting = (
+                other
+                for other, who in self._clients.items()
+                if (who == client or not same_client) and other.waits()
+            )
+            longest = next(waiting, connection)
+            self.leave(longest)
+            longest.drop()
+
+    def answered(self, connection: Connection) -> None:
+        """Note that a connection begins to wait for its next request."""
+        if connection in self._clients:
+            self._clients.move_to_end(connection)
+
+    def leave(self, connection: Connection) -> None:
+        """Forget a connection; one that is not known changes nothing."""
+        client = self._clients.pop(connection, None)
+        if client is not None:
+            self._counts[client] -= 1
+            if not self._counts[client]:
+                del self._counts[client]
+
+
+class Work(Protocol):
+    """What `Door` asks of the service behind it."""
+
+    settings: Settings
+    index: str | None
+    """The version of the engine's index."""
+    waiting: int
+    """Requests that are in work or wait for it; the door counts them."""
+
+    def full(self) -> bool:
+        """Say whether a further request would have to wait too long."""
+
+    def note(self, path: str, status: int, seconds: float) -> None:
+        """Count a request."""
+
+
+class Door:
+    """What a request passes before anything is computed: host, rate, size, body, room, time."""
+
+    def __init__(self, app, service: Work, clock: Callable[[], float]):
+        self.app, self.service = app, service
+        self.limit = RateLimit(service.settings.rate, clock)
+        self.of_client: Counter[str] = Counter()
+        self.hosts = {*_HOSTS, *map(host_name, service.settings.allowed_hosts)}
+        self.headers = []
+        if service.index is not None:  # a header is ASCII, and a folder's name need not be
+            self.headers.append((b"x-ecomkd-index", quote(service.index, " /:;,=@()+").encode()))
+
+    async def __call__(self, scope, receive, send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        if scope["method"] == "HEAD":  # as GET; the server leaves the body out
+            scope = {**scope, "method": "GET"}
+        path = scope["path"] if scope["path"] in PATHS else "other"
+        begin, status = time.perf_counter(), 500
+
+        async def noting(message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {**message, "headers": [*message["headers"], *self.headers]}
+            await send(message)
+
+        enter = self._admit if path in EXAMPLES else self.app
+        try:
+            await (self._misdirected(scope) or enter)(scope, receive, noting)
+        finally:
+            self.service.note(path, status, time.perf_counter() - begin)
+
+    def _misdirected(self, scope) -> JSONResponse | None:
+        """The refusal of a host that is not this service's: a page whose own name was made to
+        lead here (DNS rebinding) could read the answers otherwise."""
+        header = dict(scope["headers"]).get(b"host")
+        host = None if header is None else host_name(header.decode("latin-1"))
+        here = (scope.get("server") or ("",))[0]
+        if host is None or host in self.hosts or host.strip("[]") == here:
+            return None
+        return failure(
+            400,
+            f"This service is not known as {host[:100]!r}: ask for localhost, or start it with "
+            "--allowed-host and this name.",
+        )
+
+    async def _admit(self, scope, receive, send) -> None:
+        settings, client = self.service.settings, (scope["client"] or ("",))[0]
+        refusal, body = self._early(scope, client), b""
+        if refusal is None and scope["method"] == "POST":
+            try:
+                async with asyncio.timeout(settings.read_timeout):
+                    body = await _body(receive, settings.max_body)
+            except TimeoutError:
+                refusal = failure(
+                    408,
+                    f"The body did not arrive within {settings.read_timeout:g} s: send it at once.",
+                    {"Connection": "close"},
+                )
+            if body is None:
+                return  # the client has gone
+            if len(body) > settings.max_body:
+                refusal = _too_large(settings)
+        # Only what is here in full takes up room: the slow must not keep others out.
+        refusal = refusal or self._no_room(client)
+        if refusal is not None:
+            await refusal(scope, receive, send)
+            return
+        unread, started = [body], False
+
+        async def replay():
+            if unread:
+                return {"type": "http.request", "body": unread.pop(), "more_body": False}
+            return await receive()
+
+        async def starting(message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        self.service.waiting += 1
+        self.of_client[client] += 1
+        try:
+            async with asyncio.timeout(settings.timeout) as deadline:
+                await self.app(scope, replay, starting)
+        except TimeoutError:
+            if started or not deadline.expired():
+                raise
+            late = failure(
+                504,
+                f"No answer within {settings.timeout:g} s: ask for fewer products, or again later.",
+            )
+            await late(scope, receive, send)
+        finally:
+            self.service.waiting -= 1
+            self.of_client[client] -= 1
+            if not self.of_client[client]:
+                del self.of_client[client]
+
+    def _early(self, scope, client: str) -> JSONResponse | None:
+        """The refusal that needs no body, if any."""
+        settings = self.service.settings
+        if wait := self.limit.wait(client):
+            return failure(
+                429,
+                f"More than {settings.rate:g} requests a second from one client: ask again in "
+                f"{math.ceil(wait)} s.",
+                {"Retry-After": str(math.ceil(wait))},
+            )
+        try:
+            unquote_to_bytes(scope["query_string"]).decode()
+        except UnicodeDecodeError as error:
+            return failure(
+                400,
+                f"The address is not UTF-8 at byte {error.start} after the question mark: write "
+                "it in UTF-8.",
+            )
+        if int(dict(scope["headers"]).get(b"content-length", 0)) > settings.max_body:
+            return _too_large(settings)
+        return None
+
+    def _no_room(self, client: str) -> JSONResponse | None:
+        """The refusal of a request that would have to wait too long, if it would."""
+        settings = self.service.settings
+        if settings.rate and self.of_client[client] >= settings.max_waiting_of_client:
+            return failure(
+                429,
+                f"{self.of_client[client]} requests of this client wait already: ask again when "
+                "they are answered.",
+                {"Retry-After": "1"},
+            )
+        if self.service.full():
+            return failure(
+                503,
+                f"{self.service.waiting} requests wait already: ask again in a second.",
+                {"Retry-After": "1"},
+            )
+        return None
+
+
+async def _body(receive, most: int) -> bytes | None:
+    """The whole body, or what has come once it is larger than `most`; None if the client goes."""
+    body, more = bytearray(), True
+    while more and len(body) <= most:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return bytes(body)
+
+
+def _too_large(settings: Settings) -> JSONResponse:
+    return failure(
+        413, f"The body has more than {settings.max_body:,} bytes: send fewer or shorter products."
+    )
+
+
+def failure(status: int, sentence: str, headers: dict | None = None) -> JSONResponse:
+    """The one form of every error."""
+    return JSONResponse({"error": sentence}, status, headers)

@@ -1,0 +1,223 @@
+"""What goes on beside the answers: the shadow teacher and the drift alarm."""
+
+import asyncio
+import random
+import threading
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+from serving import TITLES, Hit, Stub, service, until, with_shadow
+
+from ecomkd.service.app import create_app
+from ecomkd.service.watch import Drift, Shadow, agreement
+
+# Shadow -------------------------------------------------------------------------------------------
+
+
+def test_agreement_by_hand():
+    assert agreement([3, 2, 1], [30, 20, 10]) == (1.0, True)
+    assert agreement([3, 2, 1], [1, 2, 3]) == (-1.0, False)
+    tau, same = agreement([3, 2, 1], [9, 1, 2])  # one of three pairs is turned
+    assert tau == pytest.approx(1 / 3) and same
+    assert agreement([1, 1, 1], [1, 2, 3]) == (0.0, False)
+
+
+def test_the_teacher_judges_after_the_answer_was_given():
+    gate = threading.Event()
+
+    def shadow(queries, texts):
+        gate.wait(30)
+        return -Stub().score(queries, texts)
+
+    with service(with_shadow(shadow), shadow_share=1) as one:
+        assert one.ask("/health").content["shadow"] is True
+        assert one.rerank().status == one.ask("/search?q=red").status == 200
+        assert one.metrics()["ecomkd_shadow_compared_total",] == 0
+        assert one.metrics()["ecomkd_shadow_waiting",] == 2
+        gate.set()
+        until(lambda: one.metrics()["ecomkd_shadow_compared_total",] == 2)
+        found = one.metrics()
+    assert found["ecomkd_shadow_tau",] == -1
+    assert found["ecomkd_shadow_waiting",] == 0
+    assert found["ecomkd_shadow_same_first_total",] == 0
+    assert found["ecomkd_shadow_dropped_total",] == found["ecomkd_shadow_failed_total",] == 0
+
+
+def test_a_lone_product_has_no_order_to_compare():
+    with service(with_shadow(Stub().score), shadow_share=1) as one:
+        one.rerank("red", ["mug"])
+        one.rerank("red", ["mug", "pot"])
+        until(lambda: one.metrics()["ecomkd_shadow_compared_total",] == 1)
+        assert one.metrics()["ecomkd_shadow_same_first_total",] == 1
+
+
+def test_samples_that_the_teacher_has_no_time_for_are_dropped_and_counted():
+    gate, entered = threading.Event(), threading.Event()
+
+    def shadow(queries, texts):
+        entered.set()
+        gate.wait(30)
+        return Stub().score(queries, texts)
+
+    with service(with_shadow(shadow), shadow_share=1) as one:
+        one.rerank()
+        assert entered.wait(20)
+        assert {one.rerank().status for _ in range(40)} == {200}
+        found = one.metrics()
+        gate.set()
+    assert found["ecomkd_shadow_dropped_total",] == 40 - 32
+    assert found["ecomkd_shadow_compared_total",] == 0
+
+
+def test_a_teacher_that_fails_harms_nobody():
+    def shadow(queries, texts):
+        raise RuntimeError("no teacher today")
+
+    with service(with_shadow(shadow), shadow_share=1) as one:
+        assert [one.rerank().status for _ in range(3)] == [200] * 3
+        until(lambda: one.metrics()["ecomkd_shadow_failed_total",] == 3)
+        assert one.metrics()["ecomkd_shadow_waiting",] == 0
+        assert one.rerank().status == 200
+
+
+def test_about_the_share_asked_for_is_sampled():
+    async def sampled(share: float) -> int:
+        engine = with_shadow(Stub().score)
+        shadow = Shadow(engine, share, CollectorRegistry())
+        for _ in range(2_000):
+            shadow.offer("red", TITLES)
+        shadow.stop()
+        return 32 + int(shadow._counts["dropped"]._value.get()) if share else 0
+
+    assert asyncio.run(sampled(0.1)) == pytest.approx(200, abs=50)
+    assert asyncio.run(sampled(1.0)) == 2_000
+    assert asyncio.run(sampled(0)) == 0
+
+
+# Drift --------------------------------------------------------------------------------------------
+
+WORDS = [f"word{i}" for i in range(300)]
+
+
+def traffic(count: int, seed: int, words=WORDS, more=0, score=0.6):
+    """Queries of one to four words, rare ones too, and the scores of their best answers."""
+    draw = random.Random(seed)
+    weights = [1 / (rank + 1) for rank in range(len(words))]
+    for _ in range(count):
+        query = " ".join(draw.choices(words, weights, k=draw.randint(1, 4) + more))
+        yield query, min(1.0, max(0.0, draw.gauss(score, 0.15)))
+
+
+def watcher(window=200, level=0.001) -> Drift:
+    queries, scores = zip(*traffic(600, seed=1), strict=True)
+    return Drift(queries, scores[:300], window, level)
+
+
+def windows(drift: Drift, live) -> list[list[str]]:
+    """What drifted in each window."""
+    return [drift.drifting for query, score in live if drift.see(query, score)]
+
+
+def test_no_alarm_while_nothing_changes():
+    drift = watcher()
+    found = windows(drift, traffic(200 * 40, seed=2))
+    assert found == [[]] * 40
+    assert drift.windows == 40
+    assert set(drift.statistic) == set(drift.FEATURES)
+
+
+def test_alarms_without_drift_are_as_rare_as_asked():
+    found = windows(watcher(level=0.2), traffic(200 * 100, seed=3))
+    assert sum(map(bool, found)) <= 30
+
+
+@pytest.mark.parametrize(
+    ("change", "feature"),
+    [
+        ({"more": 1}, "length"),
+        ({"words": WORDS[:60] + [f"new{i}" for i in range(240)]}, "unknown"),
+        ({"score": 0.45}, "score"),
+    ],
+    ids=["length", "unknown", "score"],
+)
+def test_the_alarm_names_what_has_changed(change, feature):
+    drift = watcher()
+    assert windows(drift, traffic(200, seed=4)) == [[]]
+    found = windows(drift, traffic(600, seed=5, **change))
+    assert all(feature in names for names in found)
+    assert drift.statistic[feature] == max(drift.statistic.values())
+    assert windows(drift, traffic(200, seed=6)) == [[]]
+
+
+def test_queries_without_an_answer_are_lower_than_any_score():
+    drift = watcher()
+    live = ((query, -np.inf) for query, _ in traffic(200, seed=7))
+    assert windows(drift, live) == [["score"]]
+    assert drift.statistic["score"] == 1
+
+
+def test_words_count_as_unknown_by_the_other_queries():
+    queries = ["red mug"] * 99 + ["Blue mug"]
+    drift = Drift(queries, [0.5] * 100, window=100, level=0.001)
+    assert drift._reference[-1].tolist() == [2, 0.5, 0.5]
+    assert drift._reference[0].tolist() == [2, 0, 0.5]
+    drift.see("BLUE pot", 0.5)
+    assert drift._live == [(2, 0.5, 0.5)]
+
+
+def test_too_few_reference_queries_are_refused():
+    with pytest.raises(ValueError, match="at least 100 reference queries, and there are 99"):
+        Drift(["red"] * 99, [0.5] * 99, 200, 0.001)
+    with pytest.raises(ValueError, match="got 99 scores for 100 reference queries"):
+        Drift(["red"] * 100, [0.5] * 99, 200, 0.001)
+    with pytest.raises(ValueError, match="99 reference queries and a window of 500"):
+        create_app(Stub(), reference=["red"] * 99 + [" "])
+
+
+def test_the_service_raises_the_alarm_and_calls_it_off():
+    engine = Stub()
+    engine.search = lambda query, k: [Hit("p", "mug", 0.5)]
+    reference = [query for query, _ in traffic(400, seed=1)]
+    with service(engine, reference=reference, drift_window=150) as one:
+        until(lambda: one.ask("/health").content["ready"])
+        assert one.ask("/health").content["drift"] == "collecting"
+        assert one.metrics()["ecomkd_drift_alarm",] == 0
+
+        def live(**change):
+            for query, _ in traffic(150, seed=8, **change):
+                one.ask("/search?q=" + query.replace(" ", "+"))
+            health = one.ask("/health").content
+            return health["drift"], health["drifting"], one.metrics()
+
+        assert live()[:2] == ("none", [])
+        state, features, found = live(more=2)
+        assert (state, features) == ("alarm", ["length"])
+        assert found["ecomkd_drift_alarm",] == 1
+        assert found["ecomkd_drift", "length"] > 0.3
+        assert found["ecomkd_drift", "score"] == 0
+        state, _, found = live()
+        assert (state, found["ecomkd_drift_alarm",]) == ("none", 0)
+
+
+def test_the_service_answers_before_it_is_ready():
+    engine = Stub()
+    with service(engine, reference=["red mug"] * 100, drift_window=100) as one:
+        assert one.rerank().status == 200
+        until(lambda: one.ask("/health").status == 200)
+    shut = Stub()
+
+    def search(query, k):
+        shut.gate.wait(30)
+        return [Hit("p", "mug", 0.5)]
+
+    shut.search = search
+    shut.score = lambda queries, texts: np.zeros(len(texts))
+    shut.gate.clear()
+    with service(shut, reference=["red mug"] * 100, drift_window=100) as one:
+        found = one.ask("/health")
+        assert (found.status, found.content["live"], found.content["ready"]) == (503, True, False)
+        assert found.content["drift"] == "reading the reference"
+        assert one.rerank().status == 200
+        shut.gate.set()
+        until(lambda: one.ask("/health").status == 200)
