@@ -10,7 +10,11 @@ from pathlib import Path
 MAX_CHARACTERS = 100_000
 """A longer text is taken for a mistake, such as a quotation mark that is never closed."""
 
+NAMES = {"shop": "simulated shop", "esci": "Shopping Queries Dataset from the hub"}
+"""The sources that are no paths. A folder of such a name is given as `./shop`."""
+
 STEMS = ("judgments", "products", "unlabelled")
+"""The names, without the ending, of the files that a folder of data may hold."""
 
 _SHEET = "save the sheet as CSV in UTF-8"
 _PACKED = "unpack it"

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from ecomkd.artifacts import file_digest, stage, write_text
 from ecomkd.config import Profile
 from ecomkd.data import shop
-from ecomkd.data.files import MAX_CHARACTERS, STEMS, DataError, data_files
+from ecomkd.data.files import MAX_CHARACTERS, NAMES, STEMS, DataError, data_files
 from ecomkd.data.schema import (
     LABELS,
     TEXT,
@@ -33,10 +33,7 @@ from ecomkd.data.schema import (
     to_dataset,
 )
 
-__all__ = ["NAMES", "catalogue", "load", "map_esci", "product_text", "report"]
-
-NAMES = ("shop", "esci")
-"""The sources that are no paths. A folder of such a name is given as `./shop`."""
+__all__ = ["catalogue", "load", "map_esci", "product_text", "report"]
 
 ESCI = "tasksource/esci"
 """The Shopping Queries Dataset on the hub: examples and products joined, splits train and test."""
