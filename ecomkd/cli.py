@@ -1,25 +1,106 @@
-"""The command line: `ecomkd check`, `run`, `index`, `serve` and `shop`."""
+"""The command line: `ecomkd check`, `run`, `index`, `serve` and `shop`.
+
+What a command needs is imported when it runs, so that help and refusals are quick. Chapters 1, 5, 8
+and 9.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
+import math
+import os
 import shlex
 import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ecomkd import outputs
 from ecomkd.config import Profile
+from ecomkd.data.files import NAMES, shown
+
+_SEEDS = 2**32 - 1  # the largest seed that NumPy, PyTorch and Transformers all take
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns 0, or 1 with one sentence on stderr for input it cannot use."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    """Run one command and return the exit status.
+
+    That is 0, or 1 with a sentence on stderr for each thing that is wrong, or 130 after Ctrl+C. A
+    command that cannot be understood leaves with SystemExit and status 2. With ECOMKD_DEBUG=1 the
+    traceback of what failed is shown, too.
+    """
     try:
-        options.command(options)
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
-        print(f"ecomkd: {error}", file=sys.stderr)
+        options = _parser().parse_args(arguments)
+        with _plain_warnings():
+            options.command(options)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        _tell("interrupted; what was finished is kept, and the same command goes on from there.")
+        return 130
+    except BrokenPipeError:  # whoever reads our output, such as `head`, has seen enough
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if os.environ.get("ECOMKD_DEBUG"):
+            traceback.print_exc()
+        for sentence in _sentences(error):
+            _tell(sentence)
         return 1
     return 0
+
+
+def _tell(sentence: str) -> None:
+    print(f"ecomkd: {shown(sentence, 2_000)}", file=sys.stderr)
+
+
+def _sentences(error: Exception) -> list[str]:
+    """What is said about an exception: what is wrong, or that the program itself is."""
+    words = " ".join(str(error).split())
+    if hasattr(error, "sentences"):
+        return list(error.sentences)
+    if isinstance(error, MemoryError):
+        return ["the memory does not suffice; take a smaller profile, or fewer data."]
+    if isinstance(error, ImportError) and not (error.name or "").startswith("ecomkd"):
+        if "pip install" in words or not isinstance(error, ModuleNotFoundError):
+            return [words]
+        return [f"{error.name} is not installed; install all that a command needs: "
+                'pip install "ecomkd[run,search,serve]".']  # fmt: skip
+    if isinstance(error, OSError) and error.errno in _MENDS and error.strerror:
+        place = error.filename or "a file"
+        if words.startswith("[Errno"):
+            words = f"{place}: {error.strerror}; {_MENDS[error.errno]}."
+    ours = isinstance(error, (RecursionError, NotImplementedError)) or not words
+    if isinstance(error, (ValueError, OSError, RuntimeError)) and not ours:
+        return [words]
+    return [
+        f"a fault of the program, not of your data ({type(error).__name__}: {words}); please "
+        "report it with the command and with what it prints when ECOMKD_DEBUG=1 is set."
+    ]
+
+
+_MENDS = {
+    errno.ENOSPC: "free some space, or choose another disk with --out or ECOMKD_ARTIFACTS",
+    errno.EDQUOT: "free some space, or choose another disk with --out or ECOMKD_ARTIFACTS",
+    errno.EACCES: "change its rights, or choose another place",
+    errno.EPERM: "change its rights, or choose another place",
+    errno.EROFS: "choose another place with --out or ECOMKD_ARTIFACTS",
+    errno.EMFILE: "allow more open files with `ulimit -n`",
+}
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings in one line each, without the place in the program."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"ecomkd: {shown(str(message), 2_000)}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -30,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     check = _command(commands, "check", _check, "Validate a folder or file.", "check my_shop/")
-    check.add_argument("data", metavar="DATA", help="a folder, or a CSV or Parquet file")
+    _data(check)
 
     run = _command(
         commands,
@@ -40,17 +121,17 @@ def _parser() -> argparse.ArgumentParser:
         "run my_shop/ --profile book --seeds 3 --out report/",
     )
     _data_and_profile(run)
-    run.add_argument("--seeds", type=_positive, default=1, metavar="N", help="how many seeds")
+    run.add_argument("--seeds", type=_whole(1, 1_000), default=1, metavar="N", help="how many")
     run.add_argument(
         "--first-seed",
-        type=int,
+        type=_whole(0, _SEEDS),
         default=Profile.seed,
         metavar="K",
         help="seeds run from K (default: %(default)s)",
     )
     run.add_argument(
         "--unlabelled",
-        type=_positive,
+        type=_whole(1),
         metavar="N",
         help="learn from the first N unlabelled pairs (default: all)",
     )
@@ -64,6 +145,11 @@ def _parser() -> argparse.ArgumentParser:
         "index my_shop/ --profile book --out search/",
     )
     _data_and_profile(index)
+    index.add_argument(
+        "--with-teacher",
+        action="store_true",
+        help="put the teacher there too, for `serve --shadow`",
+    )
     index.add_argument("--out", type=Path, required=True, metavar="DIR", help="where it goes")
 
     serve = _command(
@@ -75,16 +161,37 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.add_argument("folder", metavar="DIR", type=Path, help="a folder that `index` wrote")
     serve.add_argument("--host", default="127.0.0.1", help="default: this machine alone")
-    serve.add_argument("--port", type=_port, default=8000, help="0 takes a free one")
-    serve.add_argument("--workers", type=_positive, metavar="N", help="threads (default: cores)")
+    serve.add_argument("--port", type=_whole(0, 65_535), default=8000, help="0 takes a free one")
+    serve.add_argument("--workers", type=_whole(1), metavar="N", help="threads (default: cores)")
     serve.add_argument(
-        "--timeout", type=float, metavar="S", help="seconds until a request is given up"
+        "--timeout", type=_number(0.001), metavar="S", help="seconds until a request is given up"
     )
     serve.add_argument(
-        "--rate", type=float, metavar="N", help="requests a second of one client; 0 for no limit"
+        "--rate",
+        type=_number(0),
+        metavar="N",
+        help="requests a second of one client; 0 for no limit",
     )
     serve.add_argument(
-        "--shadow", type=float, metavar="SHARE", help="share of the answers the teacher judges too"
+        "--shadow",
+        type=_number(0, 1),
+        metavar="SHARE",
+        help="share of the answers the teacher judges too",
+    )
+    serve.add_argument(
+        "--proxy",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="a proxy, or a network of them, that is believed about its clients' addresses; "
+        "may be repeated",
+    )
+    serve.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name by which clients ask for this service; may be repeated",
     )
     serve.add_argument(
         "--reference",
@@ -94,15 +201,21 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     shop = _command(
-        commands, "shop", _shop, "Write the simulated shop.", "shop my_shop/ --products 10000"
+        commands, "shop", _shop, "Write the simulated shop.", "shop simulated/ --products 10000"
     )
     shop.add_argument("out", metavar="OUT", type=Path, help="a folder to write")
-    shop.add_argument("--products", type=_positive, default=3_000, metavar="N")
-    shop.add_argument("--seed", type=int, default=1)
+    shop.add_argument("--products", type=_whole(1), default=3_000, metavar="N")
+    shop.add_argument("--seed", type=_whole(0, _SEEDS), default=1)
     return parser
 
 
-def _command(commands, name: str, function, text: str, example: str) -> argparse.ArgumentParser:
+def _command(
+    commands: argparse._SubParsersAction,
+    name: str,
+    function: Callable[[argparse.Namespace], None],
+    text: str,
+    example: str,
+) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         name, help=text, description=text, epilog=f"Example: ecomkd {example}"
     )
@@ -110,44 +223,85 @@ def _command(commands, name: str, function, text: str, example: str) -> argparse
     return parser
 
 
+def _data(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "data",
+        metavar="DATA",
+        help="shop (simulated), esci (from the hub), or the path of a folder, CSV or Parquet file",
+    )
+
+
 def _data_and_profile(command: argparse.ArgumentParser) -> None:
-    command.add_argument("data", metavar="DATA", help="shop, esci, or a path")
+    _data(command)
     command.add_argument("--profile", default=None, help="smoke, book or gpu (default: book)")
 
 
-def _positive(text: str) -> int:
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: give a whole number of at least 1")
-    return number
+def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
+    """A function that reads a whole number within limits."""
+    wanted = f"of at least {low}" if high is None else f"from {low} to {high}"
+
+    def read(text: str) -> int:
+        number = int(text) if text.isdecimal() and len(text) < 20 else -1
+        if number < low or (high is not None and number > high):
+            raise argparse.ArgumentTypeError(f"{shown(text, 40)}: give a whole number {wanted}")
+        return number
+
+    return read
 
 
-def _port(text: str) -> int:
-    number = int(text) if text.isdecimal() else -1
-    if not 0 <= number <= 65_535:
-        raise argparse.ArgumentTypeError(f"{text}: give a whole number from 0 to 65535")
-    return number
+def _number(low: float, high: float = math.inf) -> Callable[[str], float]:
+    """A function that reads a finite number within limits."""
+    wanted = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+
+    def read(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not low <= number <= high or math.isinf(number):
+            raise argparse.ArgumentTypeError(f"{shown(text, 40)}: give a number {wanted}")
+        return number
+
+    return read
 
 
 def _source(text: str) -> str | Path:
-    return text if text in ("shop", "esci") else Path(text)
+    """A source by name, or a path. A name goes before a folder that is called so."""
+    if text not in NAMES:
+        return Path(text)
+    if Path(text).exists():
+        _tell(f"{text} is the {NAMES[text]}; what lies here under that name is ./{text}.")
+    return text
 
 
 def _check(options: argparse.Namespace) -> None:
-    from ecomkd.data.schema import read
+    source = _source(options.data)
+    if isinstance(source, Path):
+        from ecomkd.data.schema import check
 
-    tables = read(options.data)
-    print(f"{options.data}: keeps the data contract.")
-    for name, value in tables.report.items():
-        print(f"  {name}: {value}")
+        found = check(source)
+    else:
+        from ecomkd.data.sources import report
+
+        found = report(source, Profile.named())
+    print(f"{shown(options.data, 2_000)}: keeps the data contract.")
+    for name, value in found.items():
+        if name != "notes":
+            print(f"  {name}: {value}")
+    for note in found["notes"]:
+        print(f"  note: {shown(note, 2_000)}")
 
 
 def _run(options: argparse.Namespace) -> None:
-    from ecomkd.run import run
-
     profile = Profile.named(options.profile)
     seeds = list(range(options.first_seed, options.first_seed + options.seeds))
+    if seeds[-1] > _SEEDS:
+        raise ValueError(f"the last seed would be {seeds[-1]}; give a smaller --first-seed.")
     source = _source(options.data)
+    outputs.claim(options.out, "run")
+
+    from ecomkd.run import run
+
     name = source.name if isinstance(source, Path) else source
     arguments = f"--profile {profile.name} --seeds {options.seeds} --first-seed {seeds[0]}"
     if options.unlabelled is not None:
@@ -158,39 +312,55 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _index(options: argparse.Namespace) -> None:
+    profile = Profile.named(options.profile)
+    source = _source(options.data)
+    outputs.claim(options.out, "index")
+
     from ecomkd import search
 
-    profile = Profile.named(options.profile)
-    print(f"Search engine: {search.build(_source(options.data), profile, options.out)}")
+    folder = search.build(source, profile, options.out, with_teacher=options.with_teacher)
+    print(f"Search engine: {folder}")
 
 
 def _serve(options: argparse.Namespace) -> None:
-    try:
-        from ecomkd import serve
-    except ModuleNotFoundError as error:
-        raise RuntimeError(str(error)) from error
-    from ecomkd import search
+    if not options.folder.is_dir():
+        raise FileNotFoundError(
+            f"{options.folder}: no such folder; write it with `ecomkd index` first."
+        )
+    if options.reference is not None and not options.reference.is_file():
+        raise FileNotFoundError(f"{options.reference}: no such file; check --reference.")
+
+    from ecomkd import service
 
     given = {
         "workers": options.workers,
         "timeout": options.timeout,
         "rate": options.rate,
         "shadow_share": options.shadow,
+        "trusted_proxies": tuple(options.proxy),
+        "allowed_hosts": tuple(options.allowed_host),
     }
-    settings = serve.Settings(**{key: value for key, value in given.items() if value is not None})
-    reference = None if options.reference is None else serve.read_queries(options.reference)
+    settings = service.Settings(**{key: value for key, value in given.items() if value is not None})
+    reference = None if options.reference is None else service.read_queries(options.reference)
+
+    from ecomkd import search
+
     engine = search.load(options.folder)
-    if options.shadow and getattr(engine, "shadow", None) is None:
-        raise ValueError(f"{options.folder} holds no teacher to compare with: leave out --shadow.")
+    if options.shadow and engine.shadow is None:
+        raise ValueError(
+            f"{options.folder} holds no teacher to compare with: leave out --shadow, or write the "
+            "folder with `ecomkd index --with-teacher`."
+        )
     name = options.folder.resolve().name
-    app = serve.create_app(engine, settings, name=name, reference=reference)
-    serve.run(app, options.host, options.port)
+    app = service.create_app(engine, settings, name=name, reference=reference)
+    service.run(app, options.host, options.port)
 
 
 def _shop(options: argparse.Namespace) -> None:
     from ecomkd.data import shop
 
-    shop.write(options.out, options.products, options.seed)
+    with outputs.replaced(options.out, "shop") as folder:
+        shop.write(folder, options.products, options.seed)
     print(f"Wrote {options.products:,} products to {options.out}.")
 
 

@@ -34,8 +34,7 @@ BAD = {
     ),
     "semicolons": (
         {"judgments.csv": GOOD.replace(",", ";")},
-        "{dir}/judgments.csv: column 'query_id' is missing; add it "
-        "(found: query_id;product_id;query;product_title;esci_label;split).",
+        "{dir}/judgments.csv: the columns are separated by semicolons; save the file with commas.",
     ),
     "no label column": (
         {"judgments.csv": NO_LABEL + "q1,p1,red shoes,Runner\n"},
@@ -72,7 +71,8 @@ BAD = {
     ),
     "grade out of range": (
         {"judgments.csv": GOOD.replace("esci_label", "grade").replace(",E,", ",4,")},
-        "{dir}/judgments.csv, line 2, column 'grade': unknown label '4'; use one of 0, 1, 2, 3.",
+        "{dir}/judgments.csv, line 2 and 2 more rows, column 'grade': unknown label '4'; "
+        "use one of 0, 1, 2, 3.",
     ),
     "empty query": (
         line("q4,p4,,Pot,E,train"),

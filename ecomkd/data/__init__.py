@@ -1,1 +1,6 @@
-"""The data contract, the simulated shop, and every way to load a data set."""
+"""Chapters 1 and 10: the data contract, the simulated shop, and every way to load a data set.
+
+`contract` has the words of the contract, `files` and `tables` read, `products` and `pairs` check,
+`schema` puts these together, `sources` loads for training; `shop` and `truth` simulate. `baskets`
+has purchases, which `journey` and `retail` read.
+"""

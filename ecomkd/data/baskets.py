@@ -1,4 +1,7 @@
-"""Purchases: who bought what and when, the same for every shop they come from."""
+"""Purchases: who bought what and when, the same for every shop they come from.
+
+Chapters 10, 11, 13 and 14.
+"""
 
 from __future__ import annotations
 

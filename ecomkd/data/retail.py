@@ -1,4 +1,7 @@
-"""Online Retail: the invoices of a British shop for gifts, published by UCI."""
+"""Online Retail: the invoices of a British shop for gifts, published by UCI.
+
+Chapters 10 and 13.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,10 @@ def load(path: str | Path) -> Baskets:
     if not path.exists():
         raise DataError(f"{path}: not found; give the file of Online Retail or its folder.")
     read = pd.read_parquet if path.suffix == ".parquet" else _read_csv
-    lines = read(path)
+    try:
+        lines = read(path)
+    except (OSError, ValueError) as error:  # what pandas and Arrow say of other files
+        raise DataError(f"{path}: cannot be read ({error}); give the published file.") from error
     for name in _COLUMNS:
         if name not in lines:
             raise DataError(f"{path}: column {name!r} is missing; give the published file.")

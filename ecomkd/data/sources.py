@@ -1,8 +1,12 @@
-"""Every way to load data: the simulated shop, ESCI from the hub, or the reader's own files."""
+"""Every way to load data: the simulated shop, ESCI from the hub, or the reader's own files.
+
+Chapter 1.
+"""
 
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,25 +18,32 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from ecomkd.artifacts import file_digest, stage
+from ecomkd.artifacts import file_digest, stage, write_text
 from ecomkd.config import Profile
-from ecomkd.data import files, schema, shop
-from ecomkd.data.files import MAX_CHARACTERS, DataError
+from ecomkd.data import shop
+from ecomkd.data.files import MAX_CHARACTERS, NAMES, STEMS, DataError, data_files
 from ecomkd.data.schema import (
     LABELS,
     TEXT,
     Tables,
-    data_files,
+    check,
     normalise_query,
+    product_text,
     read,
     to_dataset,
 )
 
+__all__ = ["catalogue", "load", "map_esci", "product_text", "report"]
+
 ESCI = "tasksource/esci"
 """The Shopping Queries Dataset on the hub: examples and products joined, splits train and test."""
 
+ESCI_REVISION = "8113b17a5d4099e20243282c926f1bc1a08a4d13"
+"""The commit of 9 August 2023, the last one of that copy when this was written."""
+
 _ESCI_LABELS = dict(zip(("Exact", "Substitute", "Complement", "Irrelevant"), LABELS, strict=True))
 _ESCI_FURTHER = ("product_locale", "small_version", "large_version")
+_REPORT = "report.json"
 _BATCH = 2_000
 
 
@@ -43,10 +54,22 @@ def load(source: str | Path = "shop", profile: Profile | None = None) -> dataset
     locale) or the path of a folder or file that keeps the data contract. Columns: query_id,
     product_id, query, product_title, product_description, product_bullet_point, product_brand,
     product_color, `label` (ClassLabel; -1 in unlabelled), then further ones. Checked once, then
-    memory-mapped from the profile's artifact folder.
+    memory-mapped from the profile's artifact folder. What `ecomkd check` notes of the data is told
+    as a warning when they are read for the first time.
 
     Raises DataError for an unknown source or for data that break the contract, ConnectionError
     where the hub is out of reach.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ecomkd import Profile, load
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> data = load("shop", Profile.named("smoke", artifacts=folder))
+        >>> {split: len(pairs) for split, pairs in data.items()}
+        {'train': 180, 'validation': 48, 'test': 132, 'unlabelled': 200}
+        >>> data["train"].features["label"].names
+        ['E', 'S', 'C', 'I']
     """
     return datasets.load_from_disk(str(_prepared(source, profile) / "splits"))
 
@@ -60,23 +83,15 @@ def catalogue(source: str | Path = "shop", profile: Profile | None = None) -> da
     return datasets.load_from_disk(str(_prepared(source, profile) / "products"))
 
 
-def product_text(rows: dict) -> str | list[str]:
-    """What models read of a product: title . brand . colour . bullets . description.
+def report(source: str | Path = "shop", profile: Profile | None = None) -> dict:
+    """What was read, merged and held out of a source, as `ecomkd check` tells it.
 
-    `rows` is one row or a batch (a mapping of columns to lists); a row gives a string, a batch a
-    list. Brand and colour are left out where the title names them, as are empty texts.
+    A path is checked without keeping anything; a source of `NAMES` is loaded. Raises as `load`
+    does.
     """
-    columns = [rows[name] for name in TEXT]
-    if isinstance(columns[0], str):
-        return _joined(*columns)
-    return [_joined(*row) for row in zip(*columns, strict=True)]
-
-
-def _joined(title: str, description: str, bullets: str, brand: str, color: str) -> str:
-    parts = [title]
-    parts += [part for part in (brand, color) if part.casefold() not in title.casefold()]
-    parts += [bullets, description]
-    return " . ".join(text for part in parts if (text := " ".join(part.split())))
+    if source in NAMES:
+        return json.loads((_prepared(source, profile) / _REPORT).read_text("utf-8"))
+    return check(source)
 
 
 def map_esci(batch: dict[str, list], split: str, locale: str = "us") -> dict[str, list]:
@@ -129,14 +144,15 @@ def _prepared(source: str | Path, profile: Profile | None) -> Path:
         def fetch(scratch: Path) -> Path:
             return _write_esci(_esci_batches(profile.streaming), scratch / "judgments.parquet")
 
-        return _stage(fetch, [source, map_esci, _write_esci], root)
+        return _stage(fetch, [source, ESCI_REVISION], root)
     if not Path(source).exists():
         raise DataError(
             f"Unknown source {str(source)!r}: give 'shop', 'esci', or the path of a folder or a "
             "CSV or Parquet file that exists."
         )
     path = Path(source)
-    contents = [[file.name, file_digest(file)] for file in data_files(path) if file]
+    found = zip(STEMS, data_files(path), strict=True)
+    contents = [[stem, file.suffix, file_digest(file)] for stem, file in found if file]
     return _stage(lambda scratch: path, contents, root)
 
 
@@ -148,10 +164,13 @@ def _stage(tables: Callable[[Path], Path], parts: list, root: Path) -> Path:
         _save(read(tables(scratch), scratch), folder)
         shutil.rmtree(scratch)
 
-    return stage("data", [*parts, files, schema], make, root)
+    return stage("data", parts, make, root, recipe=1)
 
 
 def _save(tables: Tables, folder: Path) -> None:
+    for note in tables.report["notes"]:
+        warnings.warn(note, stacklevel=2)
+    write_text(folder / _REPORT, json.dumps(tables.report, indent=1))
     shown = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
@@ -175,7 +194,9 @@ def _distinct_products(tables: Tables) -> datasets.Dataset:
 def _esci_batches(streaming: bool) -> Iterator[tuple[str, dict[str, list]]]:
     try:
         for split in ("test", "train"):
-            rows = datasets.load_dataset(ESCI, split=split, streaming=streaming)
+            rows = datasets.load_dataset(
+                ESCI, split=split, streaming=streaming, revision=ESCI_REVISION
+            )
             for batch in rows.iter(batch_size=_BATCH):
                 yield split, batch
     except OSError as error:

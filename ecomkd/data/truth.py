@@ -1,6 +1,6 @@
 """What every query of a simulated shop finds in the whole catalogue, not among its candidates only.
 
-Real judgments are few; in a simulated shop the rule behind them labels any pair.
+Real judgments are few; in a simulated shop the rule behind them labels any pair. Chapter 8.
 """
 
 from __future__ import annotations

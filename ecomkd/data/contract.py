@@ -1,0 +1,91 @@
+"""The words of the data contract: labels, gains, splits, texts, and when two texts are the same.
+
+Only the standard library is loaded here. Chapter 1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+
+LABELS = ("E", "S", "C", "I")
+"""Exact, substitute, complement, irrelevant (Reddy et al. 2022, arXiv:2206.06588)."""
+
+GRADES = ("0", "1", "2", "3")
+"""The labels of a shop that rates by grade, the best last."""
+
+GAINS = {"E": 1.0, "S": 0.1, "C": 0.01, "I": 0.0}
+"""Gain of each label in nDCG, as published with the Shopping Queries Dataset."""
+
+GAINS_SWAPPED = {"E": 1.0, "S": 0.01, "C": 0.1, "I": 0.0}
+"""The gains of the public baseline's other script, which swaps S and C."""
+
+GRADE_GAINS = {grade: (2**grade - 1) / 7 for grade in range(4)}
+"""Gain of each grade 0..3 in nDCG: (2^g - 1) / 7 (Burges et al. 2005)."""
+
+SPLITS = ("train", "validation", "test", "unlabelled")
+"""The splits of judged pairs, and that of pairs without a label."""
+
+TEXT = (
+    "product_title",
+    "product_description",
+    "product_bullet_point",
+    "product_brand",
+    "product_color",
+)
+"""The columns of a product's texts; the title is never empty, the others may be."""
+
+# What Unicode asks a program not to draw, apart from spaces: control characters, marks of
+# direction, joiners, fillers, variation selectors, tags, and the Braille cell without a dot.
+_UNSEEN = (
+    "\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"
+    "\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
+    "\U000e0000-\U000e0fff"
+)
+_INVISIBLE = re.compile(f"[{_UNSEEN}]+")
+_VISIBLE = re.compile(f"[^\\s{_UNSEEN}]")
+
+
+def normalise_query(text: str) -> str:
+    """The form under which two queries count as the same: NFKC, casefold, single spaces."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def as_seen(text: str) -> str:
+    """The normalised text without the characters that nobody can see.
+
+    The data contract compares queries so: a zero-width space, which text copied from a web page may
+    hold, makes no other query.
+    """
+    normal = normalise_query(text)
+    return normalise_query(_INVISIBLE.sub("", normal)) if _INVISIBLE.search(normal) else normal
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing can be seen of a text, be it empty, spaces, or invisible characters."""
+    return _VISIBLE.search(text) is None
+
+
+def order_by_hash(queries: set[str]) -> list[str]:
+    """Normalised queries in an order that is random, yet the same in every run and row order."""
+    return sorted(queries, key=lambda query: (hashlib.sha256(query.encode()).digest(), query))
+
+
+def product_text(rows: dict) -> str | list[str]:
+    """What models read of a product: title . brand . colour . bullets . description.
+
+    `rows` is one row or a batch (a mapping of columns to lists); a row gives a string, a batch a
+    list. Brand and colour are left out where the title names them, as are empty texts.
+    """
+    columns = [rows[name] for name in TEXT]
+    if isinstance(columns[0], str):
+        return _joined(*columns)
+    return [_joined(*row) for row in zip(*columns, strict=True)]
+
+
+def _joined(title: str, description: str, bullets: str, brand: str, color: str) -> str:
+    parts = [title]
+    parts += [part for part in (brand, color) if part.casefold() not in title.casefold()]
+    parts += [bullets, description]
+    return " . ".join(text for part in parts if (text := " ".join(part.split())))
