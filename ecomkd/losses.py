@@ -6,14 +6,21 @@ What holds for all of them: the teacher's tensors are detached, so no gradient r
 half precision is raised to float32 before anything else, float64 stays; a shape mismatch, a
 temperature that is not above 0, or an empty batch raises ValueError. A mask is bool or integer
 0/1, 1 for what counts, and what it hides, inf and NaN included, reaches neither value nor gradient.
+
+Chapter 3.
 """
 
 import math
 from collections.abc import Callable
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+try:
+    import torch
+    import torch.nn.functional as F
+    from torch import Tensor
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        'PyTorch is missing, which ecomkd.losses needs: pip install "ecomkd[run]"', name=error.name
+    ) from error
 
 IGNORE = -100  # the label of a pair that nobody labelled; PyTorch's own convention
 
@@ -35,6 +42,16 @@ def soft_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float =
 
     Raises:
         ValueError: shapes differ, the batch is empty, or T is not above 0.
+
+    Example:
+        >>> student = torch.tensor([[0.0, 0.0]], requires_grad=True)
+        >>> teacher = torch.tensor([[math.log(3), 0.0]])  # p = (3/4, 1/4), q = (1/2, 1/2)
+        >>> loss = soft_kl(student, teacher)
+        >>> round(loss.item(), 4)  # 3/4 · ln(3/2) + 1/4 · ln(1/2)
+        0.1308
+        >>> loss.backward()
+        >>> student.grad  # q - p
+        tensor([[-0.2500,  0.2500]])
     """
     _check(
         "soft_kl",
@@ -73,6 +90,15 @@ def distillation(
 
     Raises:
         ValueError: as `soft_kl`; also labels of another shape or type or outside 0..C-1, α < 0.
+
+    Example:
+        >>> student = torch.zeros(2, 2)
+        >>> teacher = torch.tensor([[math.log(3), 0.0], [0.0, 0.0]])
+        >>> labels = torch.tensor([0, -100])  # nobody labelled the second pair
+        >>> hard = distillation(student, teacher, labels, alpha=0.0)
+        >>> both = distillation(student, teacher, labels, alpha=0.5)
+        >>> round(hard.item(), 4), round(both.item(), 4)  # ln 2; + 1/2 · (0.1308 + 0) / 2
+        (0.6931, 0.7259)
     """
     _check(
         "distillation",
@@ -115,6 +141,15 @@ def hidden_mse(
 
     Raises:
         ValueError: shapes do not fit, the batch is empty, or the mask hides every token.
+
+    Example:
+        >>> student = torch.tensor([[[1.0, 2.0], [9.0, 9.0]]])  # one pair of two tokens
+        >>> teacher = torch.tensor([[[1.0, 4.0], [0.0, 0.0]]])
+        >>> hidden_mse(student, teacher, mask=torch.tensor([[1, 0]]))  # (0² + 2²) / 2
+        tensor(2.)
+        >>> wider = torch.zeros(1, 2, 6)
+        >>> hidden_mse(student, wider, torch.tensor([[1, 1]]), torch.nn.Linear(2, 6)).shape
+        torch.Size([])
     """
     _check_dimensions(
         "hidden_mse",
@@ -162,6 +197,12 @@ def margin_mse(
 
     Raises:
         ValueError: shapes differ or the batch is empty.
+
+    Example:
+        >>> student_pos, student_neg = torch.tensor([1.0, 2.0]), torch.tensor([0.0, 4.0])
+        >>> teacher_pos, teacher_neg = torch.tensor([5.0, 1.0]), torch.tensor([2.0, 2.0])
+        >>> margin_mse(student_pos, student_neg, teacher_pos, teacher_neg)  # (2² + 1²) / 2
+        tensor(2.5000)
     """
     _check(
         "margin_mse",
@@ -197,6 +238,13 @@ def listwise_kl(
 
     Raises:
         ValueError: shapes differ, T is not above 0, or no query has a valid candidate.
+
+    Example:
+        >>> student = torch.tensor([[0.0, 0.0, 7.0], [1.0, 2.0, 3.0]])
+        >>> teacher = torch.tensor([[math.log(3), 0.0, 0.0], [1.0, 2.0, 3.0]])
+        >>> mask = torch.tensor([[1, 1, 0], [1, 1, 1]])  # the first query has two candidates
+        >>> round(listwise_kl(student, teacher, mask).item(), 4)  # (0.1308 + 0) / 2
+        0.0654
     """
     _check(
         "listwise_kl",

@@ -1,12 +1,22 @@
-"""One look for every figure: transparent, legible on light and dark pages, one palette."""
+"""One look for every figure: transparent, legible on light and dark pages, one palette.
+
+Every chapter draws with it, from chapter 1 on. Chapter 1.
+"""
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import pandas as pd
-import seaborn as sns
-from matplotlib.axes import Axes
-from matplotlib.ticker import LogFormatter
+
+try:
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+    from matplotlib.axes import Axes
+    from matplotlib.ticker import LogFormatter
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f'{error.name} is missing, which ecomkd.plots needs: pip install "ecomkd[plots]"',
+        name=error.name,
+    ) from error
 
 PALETTE = {
     "teacher": "#3366aa",

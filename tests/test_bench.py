@@ -1,12 +1,18 @@
 """What is counted and under which settings. No test asserts how long a computation takes."""
 
+import contextlib
 import gc
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -131,6 +137,28 @@ def test_peak_memory_sees_what_was_freed_again():
         bench.time.sleep(0.2)
         del block
     assert memory["peak_mib"] - memory["before_mib"] > 50
+
+
+def test_peak_memory_of_another_process_counts_its_children():
+    child = "import time; block = bytearray(64 * 2**20); print('ready', flush=True); time.sleep(60)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    code = [sys.executable, "-c", parent]
+    with subprocess.Popen(code, stdout=subprocess.PIPE, start_new_session=True) as other:
+        try:
+            assert other.stdout.readline() == b"ready\n"
+            with bench.peak_memory(other.pid, interval=0.01) as memory:
+                alone = psutil.Process(other.pid).memory_info().rss / 2**20
+            assert memory["peak_mib"] >= memory["before_mib"] > alone + 60
+            with bench.peak_memory(other.pid, interval=0.01) as memory:
+                os.killpg(other.pid, signal.SIGKILL)
+                other.wait()
+                bench.time.sleep(0.1)
+            assert memory["peak_mib"] == memory["before_mib"]
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(other.pid, signal.SIGKILL)
+    with pytest.raises(ValueError, match=f"there is no process {other.pid}"):
+        bench.peak_memory(other.pid).__enter__()
 
 
 def test_size_of_safetensors(tmp_path):
