@@ -208,10 +208,11 @@ def _fault(folder: Path) -> str | None:
         return f"{_MANIFEST} is damaged"
     for name, size, sha in listed:
         path = folder / name
-        if not path.is_file():
+        try:
+            if path.stat().st_size != size or known_digest(path) != sha:
+                return f"{name} has changed since it was written"
+        except FileNotFoundError:
             return f"{name} is missing"
-        if path.stat().st_size != size or known_digest(path) != sha:
-            return f"{name} has changed since it was written"
     return None
 
 
@@ -235,8 +236,12 @@ def write_text(path: Path | str, text: str) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     working = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(working, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(working, path)
+    try:
+        with open(working, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(working, path)
+    except BaseException:
+        working.unlink(missing_ok=True)
+        raise

@@ -248,3 +248,16 @@ def test_a_text_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
     assert done == ["fsync", "replace"]
     assert (tmp_path / "deep" / "text").read_text("utf-8") == "grüße"
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["text"]
+
+
+def test_a_text_that_cannot_be_written_leaves_the_old_one_alone(tmp_path, monkeypatch):
+    write_text(tmp_path / "text", "old")
+
+    def full(number):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_text(tmp_path / "text", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["text"]
+    assert (tmp_path / "text").read_text() == "old"

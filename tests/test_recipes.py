@@ -115,6 +115,9 @@ def unused(): return 1
 ''',
     "part/__init__.py": '''
 """A part."""
+_HOMES = {"Net": "nets"}
+_NAMES = {"pkg.data": "unused write"}
+_FORMER = {"Basis": "Base"}
 def __getattr__(name): ...
 ''',
     "part/nets.py": '''
@@ -184,7 +187,13 @@ def test_lazy_names_modules_as_objects_and_cells(small):
     package = small()
     data = {f"pkg.data.{name}" for name in ("load", "_stage", "write", "SIZE")}
     assert set(package.reached("%pip install x\nimport pkg\npkg.load(1)")) == data
-    assert set(package.reached("from pkg import part\npart.Base")) == {"pkg.part.tools.Base"}
+    for name, home in (
+        ("Base", "pkg.part.tools.Base"),  # looked for
+        ("Basis", "pkg.part.tools.Base"),
+        ("unused", "pkg.data.unused"),
+    ):
+        assert set(package.reached(f"from pkg import part\npart.{name}")) == {home}
+    assert "pkg.part.nets.Net" in package.reached("from pkg.part import Net\nNet()")
     assert set(package.reached("from pkg import data\ndir(data)")) == data | {"pkg.data.unused"}
     assert package.reached("x = 1\nprint(x)") == {}
     with pytest.raises(LookupError, match=r"pkg\.data has no 'lode': is it written right\?"):

@@ -201,32 +201,32 @@ class Package:
         if name.startswith("__"):
             return set()
         homes = [star for star in module.stars if name in self.modules[star].definitions]
-        homes = homes or self._lazy_homes(module, name)
-        if not homes:
+        targets = [f"{home}.{name}" for home in homes] or self._lazy(module, name)
+        if not targets:
             raise LookupError(f"{module.name} has no {name!r}: is it written right?")
         found: set[str] = set()
-        for home in homes:
-            own = [home] if home.split(".")[-1] == name else [home, name]
-            found |= self._resolved(".".join([*own, *further]))
+        for target in targets:
+            found |= self._resolved(".".join([target, *further]))
         return found
 
-    def _lazy_homes(self, module: Module, name: str) -> list[str]:
-        """Where a package that has a `__getattr__` finds a name: as one of its dictionaries says
-        ({name: module}), or else in those of its modules that define it."""
+    def _lazy(self, module: Module, name: str) -> list[str]:
+        """What a package that has a `__getattr__` gives for a name.
+
+        Its dictionaries say so, {name: module}, {module: "name name …"} or {old name: name}; what
+        none of them names is looked for in the modules of the package.
+        """
         if "__getattr__" not in module.definitions:
             return []
-        for nodes in module.definitions.values():
-            for node in (part for root in nodes for part in ast.walk(root)):
-                if not isinstance(node, ast.Dict):
-                    continue
-                for key, value in zip(node.keys, node.values, strict=True):
-                    if isinstance(key, ast.Constant) and key.value == name:
-                        home = getattr(value, "value", None)
-                        for full in (home, f"{module.name}.{home}"):
-                            if full in self.modules:
-                                return [full]
+        for key, value in _literal_pairs(module):
+            if key == name:
+                for home in (value, f"{module.name}.{value}"):
+                    if home in self.modules:
+                        return [home if home.split(".")[-1] == name else f"{home}.{name}"]
+                return [f"{module.name}.{value}"]
+            if key in self.modules and name in value.split():
+                return [f"{key}.{name}"]
         below = (other for other in self.modules if other.startswith(f"{module.name}."))
-        return [other for other in below if name in self.modules[other].definitions]
+        return [f"{other}.{name}" for other in below if name in self.modules[other].definitions]
 
 
 # Reading a tree -----------------------------------------------------------------------------------
@@ -271,6 +271,17 @@ def _bound(node: ast.stmt) -> list[str]:
         elif isinstance(part, (ast.FunctionDef, ast.ClassDef)):
             names.append(part.name)
     return names
+
+
+def _literal_pairs(module: Module) -> Iterator[tuple[str, str]]:
+    """The entries of a module's dictionaries that are text on both sides."""
+    for root in (node for nodes in module.definitions.values() for node in nodes):
+        for node in ast.walk(root):
+            if isinstance(node, ast.Dict):
+                for key, value in zip(node.keys, node.values, strict=True):
+                    pair = getattr(key, "value", None), getattr(value, "value", None)
+                    if isinstance(pair[0], str) and isinstance(pair[1], str):
+                        yield pair
 
 
 def _chains(nodes: list) -> Iterator[list[str]]:
