@@ -1,4 +1,7 @@
-"""What is made once and kept: `artifacts/<stage>-<hash>/`, written whole or not at all."""
+"""What is made once and kept: `artifacts/<stage>-<key>/`, written whole or not at all.
+
+All chapters.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,14 @@ import hashlib
 import inspect
 import json
 import os
+import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 _MANIFEST = "manifest.json"
 
@@ -48,6 +53,25 @@ def file_digest(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+_DIGESTS: dict[Path, tuple[tuple[int, int, int], str]] = {}
+"""What was hashed in this process: a file, as its inode, size and time of change were, and its
+SHA-256."""
+
+
+def known_digest(path: Path | str) -> str:
+    """The SHA-256 of a file, in hex, read once a process as long as nobody writes to the file."""
+    path = Path(path).resolve()
+    state = _state(path)
+    if path not in _DIGESTS or _DIGESTS[path][0] != state:
+        _DIGESTS[path] = (state, file_digest(path))
+    return _DIGESTS[path][1]
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def stage(
     name: str,
     parts: Iterable,
@@ -58,55 +82,135 @@ def stage(
     """The folder `root/<name>-<hash of parts>`, made by `make(folder)` unless it is there, intact.
 
     `recipe` is the stage's own number: it is raised by hand when the code behind the stage comes to
-    make something else of the same parts.
+    make something else of the same parts (see `tools/recipes.py`).
 
     `make` writes into a working folder that becomes the artefact in one rename. A run that is
     killed leaves the working folder, so that `make` can resume from what it finds there. Each
     file's size and SHA-256 stand in `manifest.json`; an artefact that no longer agrees with them
-    is made again, with a warning. Two processes that ask for the same artefact make it once.
+    is made again, with a warning. Files are hashed once a process. Two processes that ask for the
+    same artefact make it once: the second says that it waits.
 
-    Raises OSError with the folder's name when the disk is full.
+    Raises OSError with the folder's name when the disk is full, when files of such a size may not
+    be written, and when nothing may be written to `root`. A whole artefact is read from a folder
+    that cannot be written to.
     """
     folder = Path(root) / f"{name}-{digest(name, recipe, *parts)}"
-    working = folder.with_name(f".{folder.name}.partial")
+    # Without a lock: what stands under its own name is whole, or damaged.
+    if folder.exists() and _fault(folder) is None:
+        return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f".{folder.name}.lock")):
+        with _locked(folder):
             if folder.exists():
                 fault = _fault(folder)
                 if fault is None:
                     return folder
                 warnings.warn(f"{folder}: {fault}; it is made again.", stacklevel=2)
                 shutil.rmtree(folder)
-            working.mkdir(exist_ok=True)
-            make(working)
-            manifest = {
-                str(path.relative_to(working)): [path.stat().st_size, file_digest(path)]
-                for path in sorted(working.rglob("*"))
-                if path.is_file()
-            }
-            write_text(working / _MANIFEST, json.dumps(manifest, indent=1))
-            os.replace(working, folder)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise OSError(
-                errno.ENOSPC,
-                f"No space left while writing {folder}: free some, or set ECOMKD_ARTIFACTS to a "
-                "folder on another disk; a run that is started again resumes",
-            ) from error
-        raise
+            _make(folder, make)
+    except Exception as error:
+        told = _explained(error, folder)
+        if told is None:
+            raise
+        raise told from error
     return folder
 
 
+def _make(folder: Path, make: Callable[[Path], None]) -> None:
+    working = folder.with_name(f".{folder.name}.partial")
+    working.mkdir(exist_ok=True)
+    make(working)
+    names = [path.relative_to(working) for path in sorted(working.rglob("*")) if path.is_file()]
+    manifest = {
+        str(name): [(working / name).stat().st_size, known_digest(working / name)] for name in names
+    }
+    write_text(working / _MANIFEST, json.dumps(manifest, indent=1))
+    made = working.resolve()
+    os.replace(working, folder)
+    for name in names:
+        _DIGESTS[folder.resolve() / name] = _DIGESTS.pop(made / name)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Alone with the folder; says so where another process has to be waited for."""
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=_SILENT_S)
+    except Timeout:
+        warnings.warn(
+            f"{folder}: another process is making it; this one waits until it is done.",
+            stacklevel=4,
+        )
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+_SILENT_S = 5.0
+"""Seconds of waiting for another process before it is told."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def _explained(error: Exception, folder: Path) -> OSError | None:
+    """What is told instead of an error of the disk; None for any other error."""
+    number = _errno(error)
+    elsewhere = "set ECOMKD_ARTIFACTS to a folder on another disk"
+    if number in _FULL:
+        return OSError(
+            number,
+            f"No space left while writing {folder}: free some, or {elsewhere}; a run that is "
+            "started again resumes",
+        )
+    if number == errno.EFBIG:
+        return OSError(
+            number,
+            f"A file of this size may not be written in {folder}: raise the limit "
+            f"(ulimit -f unlimited), or {elsewhere}; a run that is started again resumes",
+        )
+    if number in _FORBIDDEN and _below(getattr(error, "filename", None), folder.parent):
+        return OSError(
+            number,
+            f"Nothing can be written to {folder.parent}: allow it, or set ECOMKD_ARTIFACTS to a "
+            "folder that you can write to",
+        )
+    return None
+
+
+def _below(path: object, root: Path) -> bool:
+    return isinstance(path, str) and Path(path).resolve().is_relative_to(root.resolve())
+
+
+def _errno(error: Exception) -> int | None:
+    """The number of the system's error behind one that a writer raised in a class of its own."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    text = str(error)
+    if found := re.search(r"\(os error (\d+)\)", text):  # safetensors and tokenizers
+        return int(found[1])
+    # NumPy and PyTorch tell that a write fell short, and not why.
+    if re.search(r"\d+ requested and \d+ written|PytorchStreamWriter failed", text):
+        return errno.ENOSPC
+    return None
+
+
 def _fault(folder: Path) -> str | None:
-    manifest = folder / _MANIFEST
-    if not manifest.exists():
+    """What is wrong with an artefact, in words, or None."""
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text("utf-8"))
+        listed = [(name, size, sha) for name, (size, sha) in manifest.items()]
+    except FileNotFoundError:
         return f"{_MANIFEST} is missing"
-    for name, (size, sha) in json.loads(manifest.read_text()).items():
+    except (ValueError, TypeError, AttributeError):
+        return f"{_MANIFEST} is damaged"
+    for name, size, sha in listed:
         path = folder / name
-        if not path.exists():
+        if not path.is_file():
             return f"{name} is missing"
-        if path.stat().st_size != size or file_digest(path) != sha:
+        if path.stat().st_size != size or known_digest(path) != sha:
             return f"{name} has changed since it was written"
     return None
 
@@ -123,9 +227,16 @@ def data_digest(dataset, columns: Iterable[str]) -> str:
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Write a UTF-8 text file in one step: a reader sees the old file or the new one."""
+    """Write a UTF-8 text file in one step: a reader sees the old file or the new one.
+
+    The text is on the disk before it takes the old one's place, so that not even a power cut leaves
+    an empty file.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     working = path.with_name(f".{path.name}.{os.getpid()}")
-    working.write_text(text, encoding="utf-8")
+    with open(working, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(working, path)

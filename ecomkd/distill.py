@@ -1,35 +1,37 @@
-"""Teacher outputs as dataset columns, and a `transformers.Trainer` that learns from them."""
+"""Teacher outputs as dataset columns, and a `transformers.Trainer` that learns from them.
+
+Chapters 3 and 4.
+"""
 
 from __future__ import annotations
 
-import json
-import shutil
-import time
+import uuid
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from datasets import Array2D, Dataset, Features, Value
 from datasets import Sequence as SequenceFeature
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
-from transformers.trainer_utils import get_last_checkpoint
-from transformers.utils import is_in_notebook
+from transformers import PreTrainedModel, TrainerCallback
 
-from ecomkd import losses, models
-from ecomkd.artifacts import write_text
+from ecomkd import losses, runtime, trainer
 from ecomkd.config import Profile
 from ecomkd.data.sources import product_text
+
+# Other modules ask for these here.
+from ecomkd.trainer import OrderedTrainer, arguments, run_to_end  # noqa: F401
 
 _TOKENS = ("input_ids", "token_type_ids")
 
 
-def encode(dataset: Dataset, tokenizer, max_length: int) -> Dataset:
+def encode(dataset: Dataset, tokenizer: Any, max_length: int) -> Dataset:
     """Query–product pairs as token ids: `[CLS] query [SEP] product [SEP]`.
 
     Keeps `query_id` and `product_id`; adds `input_ids`, `length`, `labels` (−100 where a pair has
@@ -47,19 +49,33 @@ def encode(dataset: Dataset, tokenizer, max_length: int) -> Dataset:
         return columns
 
     kept = {"query_id", "product_id"}
-    return dataset.map(
-        encode_batch,
-        batched=True,
-        remove_columns=[name for name in dataset.column_names if name not in kept],
-        desc="Tokenising",
-    )
+    with _apart_from_the_data():
+        return dataset.map(
+            encode_batch,
+            batched=True,
+            remove_columns=[name for name in dataset.column_names if name not in kept],
+            desc="Tokenising",
+        )
+
+
+@contextmanager
+def _apart_from_the_data() -> Iterator[None]:
+    """Inside, `datasets` keeps what it computes in a temporary folder, not beside the data: these
+    are an artefact, to which nothing is added."""
+    before = datasets.is_caching_enabled()
+    datasets.disable_caching()
+    try:
+        yield
+    finally:
+        if before:
+            datasets.enable_caching()
 
 
 @dataclass
 class PairCollator:
     """Pads a list of encoded pairs to the longest of them; pads cached hidden states alike."""
 
-    tokenizer: object
+    tokenizer: Any
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         tokens = [{name: row[name] for name in _TOKENS if name in row} for row in rows]
@@ -78,12 +94,15 @@ class PairCollator:
         return batch
 
 
-def predict(model: nn.Module, encoded: Dataset, tokenizer, profile: Profile) -> np.ndarray:
+def predict(
+    model: PreTrainedModel, encoded: Dataset, tokenizer: Any, profile: Profile
+) -> np.ndarray:
     """Logits (N, C), float32, in the order of the rows; the model is left in eval mode."""
     run = _forward(model, tokenizer, profile)
     rows = encoded.select_columns([c for c in encoded.column_names if c in _TOKENS])
     order = _order(encoded)
-    result = np.empty((len(encoded), model.config.num_labels), dtype=np.float32)
+    classes: Any = model.config.num_labels
+    result = np.empty((len(encoded), classes), dtype=np.float32)
     for start in range(0, len(order), profile.batch_size):
         indices = order[start : start + profile.batch_size]
         result[indices] = run(rows[indices], ())[0]
@@ -92,10 +111,11 @@ def predict(model: nn.Module, encoded: Dataset, tokenizer, profile: Profile) -> 
 
 def teacher_outputs(
     encoded: Dataset,
-    teacher: nn.Module,
-    tokenizer,
+    teacher: PreTrainedModel,
+    tokenizer: Any,
     profile: Profile,
     hidden_states: Sequence[int] = (),
+    scratch: Path | None = None,
 ) -> Dataset:
     """`encoded` with the teacher's logits, and if asked its hidden states, as columns.
 
@@ -103,6 +123,9 @@ def teacher_outputs(
     (L × H, half precision): the model's hidden_states[k], where 0 is the embedding layer and i + 1
     the output of layer i. One pass in eval mode without gradients. Batches are formed in an order
     that depends on the pairs alone, so the order of the rows changes no value.
+
+    The columns lie in a file: in the folder `scratch`, or, without it, in a temporary folder that
+    lives as long as the process.
     """
     run = _forward(teacher, tokenizer, profile)
     width = teacher.config.hidden_size
@@ -124,16 +147,17 @@ def teacher_outputs(
         | {f"teacher_hidden_{index}": Array2D((None, width), "float16") for index in hidden_states}
     )
     order = _order(encoded)
-    labelled = encoded.select(order).map(
-        run_batch,
-        batched=True,
-        batch_size=profile.batch_size,
-        features=features,
-        desc="Teacher",
-        load_from_cache_file=False,
-        # Else `datasets` would serialise the whole teacher to name its cache file.
-        new_fingerprint=f"teacher-{id(run):x}",
-    )
+    with _apart_from_the_data():
+        labelled = encoded.select(order).map(
+            run_batch,
+            batched=True,
+            batch_size=profile.batch_size,
+            features=features,
+            desc="Teacher",
+            cache_file_name=None if scratch is None else str(scratch / "teacher.arrow"),
+            # Else `datasets` would serialise the whole teacher to name its result.
+            new_fingerprint=f"teacher-{uuid.uuid4().hex}",
+        )
     labelled = labelled.select(np.argsort(order))
     if hidden_states:
         # As arrays: a hidden state as nested Python lists would cost more than the training step.
@@ -148,14 +172,14 @@ def _order(encoded: Dataset) -> np.ndarray:
     return np.lexsort((keys["product_id"], keys["query_id"], keys["length"]))
 
 
-def _forward(model: nn.Module, tokenizer, profile: Profile) -> Callable:
-    device = models.device(profile)
+def _forward(model: Any, tokenizer: Any, profile: Profile) -> Callable:
+    device = runtime.device(profile)
     model.to(device).eval()
 
     @torch.inference_mode()
     def run(columns: dict, hidden_states: Sequence[int]):
         batch = tokenizer.pad(columns, return_tensors="pt").to(device)
-        with models.autocast(profile):
+        with runtime.autocast(profile):
             output = model(**batch, output_hidden_states=bool(hidden_states))
         hidden = {
             index: output.hidden_states[index].to("cpu", torch.float16).numpy()
@@ -170,50 +194,13 @@ _PER_STEP = ("labelled", "pairs", "tokens")
 
 
 def _count(batch: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    """Over what the three parts of the loss are means."""
+    """How many there are in a batch of that over which each of the loss's three parts is a mean."""
     labels = batch["labels"]
     counts = (int((labels != -100).sum()), len(labels), int(batch["attention_mask"].sum()))
     return dict(zip(_PER_STEP, counts, strict=True))
 
 
-class _LengthGroups(LengthGroupedSampler):
-    """Batches of pairs of like length, in an order that seed and epoch alone decide.
-
-    The library's own draws from the global generator, and so a run that resumes after its first
-    epoch would meet its pairs in another order than an unbroken one.
-    """
-
-    def __init__(self, plain: LengthGroupedSampler, trainer: Trainer):
-        # A list: a column is read from its table anew for each of the many comparisons.
-        super().__init__(plain.batch_size, lengths=list(plain.lengths))
-        self.trainer = trainer
-
-    def __iter__(self):
-        epoch = int(self.trainer.state.epoch or 0)
-        args = self.trainer.args
-        seed = args.seed if args.data_seed is None else args.data_seed
-        order = torch.Generator().manual_seed(seed + epoch)
-        return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=order))
-
-
-class OrderedTrainer(Trainer):
-    """A Trainer that meets its rows in an order that seed and epoch alone decide."""
-
-    def __init__(self, model: nn.Module, **options):
-        super().__init__(model, **options)
-        if self.args.bf16 and self.args.device.type == "cpu":
-            # PyTorch's fused attention spends more time on its backward pass, for short texts in
-            # bf16 on a processor, than the matrix products take.
-            model.set_attn_implementation("eager")
-
-    def _get_train_sampler(self, train_dataset=None):
-        sampler = super()._get_train_sampler(train_dataset)
-        if isinstance(sampler, LengthGroupedSampler):
-            return _LengthGroups(sampler, self)
-        return sampler
-
-
-class DistillationTrainer(OrderedTrainer):
+class DistillationTrainer(trainer.MeasuredTrainer):
     """A Trainer whose loss is L = CE(y, ŷ_s) + α·T²·KL(p ‖ q) + β·(hidden-state loss).
 
     In each step cross entropy is the mean over the labelled pairs, the divergence over all pairs
@@ -239,23 +226,23 @@ class DistillationTrainer(OrderedTrainer):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: PreTrainedModel,
         *,
         alpha: float = 1.0,
         temperature: float = 1.0,
         hidden_map: Mapping[int, int] | None = None,
         hidden_weight: float = 1.0,
         teacher_width: int | None = None,
-        teacher: nn.Module | None = None,
+        teacher: PreTrainedModel | None = None,
         quality: Callable[[np.ndarray], dict[str, float]] | None = None,
         profile: Profile,
-        **options,
+        **options: Any,
     ):
         self.hidden_map = dict(hidden_map or {})
         if self.hidden_map:
             if teacher_width is None:
                 raise ValueError("hidden_map needs teacher_width, the teacher's hidden size.")
-            with models.seeded(profile.seed):
+            with runtime.seeded(profile.seed):
                 model.hidden_projection = nn.ModuleDict(
                     {
                         str(student): nn.Linear(model.config.hidden_size, teacher_width)
@@ -276,9 +263,11 @@ class DistillationTrainer(OrderedTrainer):
         self.profile = profile
         self.teacher = teacher
         if teacher is not None:
-            teacher.requires_grad_(False).to(self.args.device).eval()
-        # compute_loss normalises over all pairs of a step itself.
-        self.loss_is_scaled_for_ga = True
+            online: Any = teacher.requires_grad_(False)
+            online.to(self.args.device).eval()
+        # compute_loss takes means over whole steps: the library must not divide by the number of
+        # batches in a step once more, and this attribute, in all its versions, says so.
+        self.model_accepts_loss_kwargs = True
         self._counts: dict[str, int] | None = None
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
@@ -343,16 +332,12 @@ class DistillationTrainer(OrderedTrainer):
             )
         return torch.stack(terms).mean()
 
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
-        """`quality` of the logits on the evaluation set, in the order of its rows."""
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        logits = predict(self.model, dataset, self.processing_class, self.profile)
-        metrics = {f"{metric_key_prefix}_{k}": v for k, v in self.quality(logits).items()}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics
-        )
-        return metrics
+    def measure(self, dataset: Dataset) -> Mapping[str, float]:
+        """`quality` of the logits on an evaluation set, in the order of its rows."""
+        if self.quality is None:
+            raise ValueError("An evaluation needs quality=, which tells what the logits are worth.")
+        model: Any = self.model
+        return self.quality(predict(model, dataset, self.processing_class, self.profile))
 
     def save_model(self, output_dir=None, _internal_call=False):
         if _internal_call:
@@ -366,29 +351,11 @@ class DistillationTrainer(OrderedTrainer):
         self.processing_class.save_pretrained(output_dir or self.args.output_dir)
 
 
-class _Progress(ProgressCallback):
-    """The library's bar without the log lines that it prints between."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        pass
-
-
-class _Clock(TrainerCallback):
-    """Puts into each entry of the log the seconds so far, those before a kill included."""
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        earlier = state.log_history[-1]["seconds"] if state.log_history else 0.0
-        self.start = time.perf_counter() - earlier
-
-    def on_log(self, args, state, control, **kwargs):
-        state.log_history[-1]["seconds"] = round(time.perf_counter() - self.start, 2)
-
-
 def fit(
-    model: nn.Module,
+    model: PreTrainedModel,
     train: Dataset,
     validation: Dataset,
-    tokenizer,
+    tokenizer: Any,
     profile: Profile,
     folder: Path,
     *,
@@ -397,7 +364,7 @@ def fit(
     quality: Callable[[np.ndarray], dict[str, float]],
     evaluations: int = 5,
     callbacks: Sequence[TrainerCallback] = (),
-    **distillation,
+    **distillation: Any,
 ) -> list[dict]:
     """Train `model` for `steps` optimiser steps and save the best of it into `folder`.
 
@@ -407,9 +374,9 @@ def fit(
     same weights as an unbroken run on the same machine. Returns the log, also written to
     `training.json` beside the weights; the `seconds` of its last entry are those of the whole run.
     """
-    trainer = DistillationTrainer(
+    run = DistillationTrainer(
         model,
-        args=arguments(
+        args=trainer.arguments(
             profile,
             folder,
             steps,
@@ -427,75 +394,4 @@ def fit(
         callbacks=list(callbacks),
         **distillation,
     )
-    return run_to_end(trainer, folder)
-
-
-def arguments(
-    profile: Profile,
-    folder: Path,
-    steps: int,
-    learning_rate: float,
-    evaluations: int = 5,
-    kind: type[TrainingArguments] = TrainingArguments,
-    **further,
-) -> TrainingArguments:
-    """How every model of the book is trained; `further` goes to the arguments, of class `kind`.
-
-    The rate rises over the first tenth of the steps and falls to zero. Of `evaluations` looks at
-    the evaluation set the best is kept, by `metric_for_best_model` of `further`. Checkpoints go to
-    `folder/checkpoints`.
-    """
-    every = max(1, -(-steps // evaluations))
-    precision = models.precision(profile)
-    return kind(
-        output_dir=str(folder / "checkpoints"),
-        max_steps=steps,
-        learning_rate=learning_rate,
-        warmup_steps=max(1, steps // 10),
-        lr_scheduler_type="linear",
-        weight_decay=0.01,
-        per_device_train_batch_size=profile.batch_size,
-        per_device_eval_batch_size=profile.batch_size,
-        eval_strategy="steps",
-        save_strategy="steps",
-        eval_steps=every,
-        save_steps=every,
-        save_total_limit=2,
-        logging_steps=max(1, steps // 50),
-        load_best_model_at_end=True,
-        remove_unused_columns=False,
-        seed=profile.seed,
-        data_seed=profile.seed,
-        bf16=precision == "bf16",
-        fp16=precision == "fp16",
-        use_cpu=models.device(profile).type == "cpu",
-        report_to=[],
-        dataloader_pin_memory=models.device(profile).type == "cuda",
-        **further,
-    )
-
-
-def run_to_end(trainer: Trainer, folder: Path) -> list[dict]:
-    """Train, save into `folder` and return the log, as `fit` says of its own run."""
-    trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(ProgressCallback)
-    if is_in_notebook():
-        from transformers.utils.notebook import NotebookProgressCallback
-
-        trainer.remove_callback(NotebookProgressCallback)
-    trainer.add_callback(_Progress)
-    trainer.add_callback(_Clock)
-    checkpoints = folder / "checkpoints"
-    trainer.train(resume_from_checkpoint=_last_whole_checkpoint(checkpoints))
-    trainer.save_model(str(folder))
-    write_text(folder / "training.json", json.dumps(trainer.state.log_history, indent=1))
-    shutil.rmtree(checkpoints)
-    return trainer.state.log_history
-
-
-def _last_whole_checkpoint(folder: Path) -> str | None:
-    # The Trainer writes trainer_state.json last: a checkpoint without it was cut short.
-    for path in folder.glob("checkpoint-*"):
-        if not (path / "trainer_state.json").exists():
-            shutil.rmtree(path)
-    return get_last_checkpoint(str(folder)) if folder.exists() else None
+    return trainer.run_to_end(run, folder)

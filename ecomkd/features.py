@@ -1,18 +1,24 @@
-"""A frozen encoder as a maker of features: a vector for each text, from each of its layers."""
+"""A frozen encoder as a maker of features: a vector for each text, from each of its layers.
+
+Chapters 1, 6 and 8.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import transformers
+from datasets import Dataset
+from sentence_transformers import SentenceTransformer
 from sklearn.preprocessing import normalize
 
-from ecomkd import models
-from ecomkd.artifacts import digest, stage
+from ecomkd import keys, models, runtime
+from ecomkd.artifacts import stage
 from ecomkd.config import Profile
+from ecomkd.data.sources import product_text
 
 POOLINGS = ("mean", "cls", "max")
 _MAX_TOKENS = 256
@@ -52,7 +58,8 @@ def layers(
 
     Index 0 is the embedding layer, index k the output of layer k, each pooled over the tokens of a
     text (see `pool`). Texts are cut at 256 tokens. Computed once, then read from the artifact
-    folder; what is kept is keyed by the texts, the checkpoint and the pooling.
+    folder; what is kept is keyed by the texts, the pooling, and the checkpoint: of a folder, its
+    content.
 
     Raises ValueError for an unknown pooling or for no text, ModelError for an unknown checkpoint.
     """
@@ -63,17 +70,37 @@ def layers(
     def make(folder: Path) -> None:
         np.save(folder / "vectors.npy", _encode(list(texts), profile, name, pooling))
 
-    parts = [
-        list(texts),
-        name,
-        pooling,
-        profile.batch_size,
-        models.precision(profile),
-        models.device(profile).type,
-        [torch.__version__, transformers.__version__],
-        digest(_encode, pool),
-    ]
-    return np.load(stage("features", parts, make, profile.artifacts) / "vectors.npy")
+    parts = [list(texts), keys.known_as(name), pooling]
+    return np.load(stage("features", parts, make, profile.artifacts, recipe=1) / "vectors.npy")
+
+
+def embed(texts: Sequence[str], profile: Profile, name: str = "minilm") -> np.ndarray:
+    """Unit vectors (N, H) of texts under a pretrained sentence encoder, untrained here.
+
+    A text that stands twice is encoded once.
+    """
+    encoder = SentenceTransformer(
+        models.checkpoint(name), device=str(runtime.device(profile)), local_files_only=True
+    )
+    return encode(encoder, texts, batch_size=profile.batch_size, normalize_embeddings=True)
+
+
+def encode(encoder: SentenceTransformer, texts: Sequence[str], **options: Any) -> np.ndarray:
+    """Vectors (N, H) of texts, each encoded once however often it stands there.
+
+    `options` go to `SentenceTransformer.encode`.
+    """
+    distinct = list(dict.fromkeys(texts))
+    vectors = encoder.encode(distinct, show_progress_bar=False, **options)
+    row = {text: index for index, text in enumerate(distinct)}
+    return vectors[[row[text] for text in texts]]
+
+
+def bi_encoder_scores(pairs: Dataset, profile: Profile, name: str = "minilm") -> np.ndarray:
+    """Cosine between query and product under a pretrained sentence encoder, untrained, (N,)."""
+    query = embed(pairs["query"], profile, name)
+    product = embed(product_text(pairs[:]), profile, name)
+    return (query * product).sum(axis=1)
 
 
 def _check(pooling: str) -> None:
@@ -84,7 +111,8 @@ def _check(pooling: str) -> None:
 def _encode(texts: list[str], profile: Profile, name: str, pooling: str) -> np.ndarray:
     tokenizer = models.load_tokenizer(name)
     # The encoder alone is used, without the head that comes on top of it.
-    encoder = models.build_teacher(name, ("unused",)).base_model.eval().to(models.device(profile))
+    encoder: Any = models.build_teacher(name, ("unused",)).base_model
+    encoder = encoder.eval().to(runtime.device(profile))
     cut = {"truncation": True, "max_length": _MAX_TOKENS}
     order = np.argsort([len(ids) for ids in tokenizer(texts, **cut)["input_ids"]], kind="stable")
     found = np.empty(
@@ -94,7 +122,7 @@ def _encode(texts: list[str], profile: Profile, name: str, pooling: str) -> np.n
         rows = order[start : start + profile.batch_size]
         batch = tokenizer([texts[row] for row in rows], padding=True, return_tensors="pt", **cut)
         batch = batch.to(encoder.device)
-        with torch.inference_mode(), models.autocast(profile):
+        with torch.inference_mode(), runtime.autocast(profile):
             states = encoder(**batch, output_hidden_states=True).hidden_states
         for layer, state in enumerate(states):
             found[layer, rows] = pool(state.float(), batch["attention_mask"], pooling).cpu().numpy()

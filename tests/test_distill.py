@@ -1,6 +1,5 @@
 """Distillation's promises, each as a closed form on a tiny random BERT."""
 
-import errno
 import json
 import warnings
 from dataclasses import replace
@@ -16,8 +15,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from ecomkd import baselines, distill, losses, models, pipeline
-from ecomkd.artifacts import stage
+from ecomkd import distill, features, losses, models, pipeline
+from ecomkd.relevance import stages
 
 TOKENIZER = tiny_models.tokenizer()
 LENGTH = 32
@@ -173,6 +172,27 @@ def test_the_order_of_the_rows_changes_no_cached_output(profile, order):
     for place, row in enumerate(order):
         assert shuffled[place]["teacher_logits"] == once[row]["teacher_logits"]
         assert np.array_equal(shuffled[place]["teacher_hidden_1"], once[row]["teacher_hidden_1"])
+
+
+def test_nothing_is_left_beside_the_data(profile, tmp_path):
+    tiny_models.pairs(12).save_to_disk(str(tmp_path / "data"))
+    data = datasets.load_from_disk(str(tmp_path / "data"))
+    before = sorted(path.name for path in (tmp_path / "data").iterdir())
+    pairs = distill.encode(data, TOKENIZER, LENGTH)
+    first = outputs(pairs, profile, hidden_states=(1,))
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    teacher = tiny_models.bert(seed=7)
+    again = distill.teacher_outputs(pairs, teacher, TOKENIZER, profile, (1,), scratch=scratch)
+    assert first["teacher_logits"] == again["teacher_logits"]
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == before
+    assert [path.name for path in scratch.iterdir()] == ["teacher.arrow"]
+    assert datasets.is_caching_enabled()
+    folder = tiny_models.save(teacher, tmp_path / "teacher")
+    stages.teacher_pairs({"train": data}, profile, folder, "train")
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == before
+    (kept,) = profile.artifacts.glob("teacher_outputs-*")
+    assert sorted(path.name for path in kept.iterdir()) == ["manifest.json", "pairs"]
 
 
 def folders(profile, name: str) -> set[str]:
@@ -559,7 +579,7 @@ def test_the_warm_up_follows_the_bi_encoder_without_a_label(tmp_path, monkeypatc
     profile = tiny_models.profile(tmp_path, frozen_layers=0, **changes)
     data = tiny_models.shop(unlabelled=800)
     asked = pd.Series(data["unlabelled"]["product_title"]).str.contains("tea").to_numpy()
-    monkeypatch.setattr(baselines, "bi_encoder_scores", lambda pairs, profile: asked * 1.0)
+    monkeypatch.setattr(features, "bi_encoder_scores", lambda pairs, profile: asked * 1.0)
     folder = pipeline.warmed(data, profile)
     pairs = distill.encode(data["unlabelled"], TOKENIZER, LENGTH)
     logits = distill.predict(models.load(folder, 2), pairs, TOKENIZER, profile)
@@ -577,6 +597,53 @@ def test_the_warm_up_follows_the_bi_encoder_without_a_label(tmp_path, monkeypatc
     assert (names.count("warmed"), names.count("teacher")) == (1, 2)
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 9])
+def test_too_few_pairs_for_a_warm_up(tmp_path, count):
+    start = tiny_models.save(tiny_models.bert(layers=2, seed=1), tmp_path / "start")
+    profile = tiny_models.profile(tmp_path / "artifacts", teacher=str(start), warm_up_pairs=64)
+    data = tiny_models.shop()
+    data["unlabelled"] = data["unlabelled"].select(range(count))
+    said = (
+        f"The warm-up is left out: it needs 10 unlabelled pairs, and {count} are there.",
+        f"warmed: {count} unlabelled pairs: give at least 10, or set warm_up_pairs=0.",
+    )
+    with pytest.warns(UserWarning) as caught:
+        assert stages.origin(data, profile) == str(start)
+    assert [str(warning.message) for warning in caught] == [said[0]]
+    with pytest.raises(ValueError) as error:
+        stages.warmed(data, profile)
+    assert str(error.value) == said[1]
+
+
+@pytest.mark.filterwarnings("ignore:The warm-up is left out")
+def test_a_student_of_one_unlabelled_pair(tmp_path):
+    start = tiny_models.save(tiny_models.bert(layers=2, seed=1), tmp_path / "start")
+    profile = tiny_models.profile(
+        tmp_path / "artifacts", teacher=str(start), warm_up_pairs=64, student_layers=(1,)
+    )
+    data = tiny_models.shop(train=8)
+    data["unlabelled"] = data["unlabelled"].select(range(1))
+    student = stages.student(data, profile)
+    assert models.load(student, 4).config.num_hidden_layers == 1
+    assert [path.name.split("-")[0] for path in profile.artifacts.glob("w*")] == []
+
+
+def test_a_warm_up_of_pairs_that_are_all_alike(tmp_path, monkeypatch):
+    start = tiny_models.save(tiny_models.bert(layers=2, seed=1), tmp_path / "start")
+    profile = tiny_models.profile(tmp_path / "artifacts", teacher=str(start), warm_up_pairs=16)
+    monkeypatch.setattr(
+        features, "bi_encoder_scores", lambda pairs, profile: np.full(len(pairs), 0.5)
+    )
+    with pytest.warns(UserWarning) as caught:
+        folder = stages.warmed(tiny_models.shop(), profile)
+    assert str(caught[0].message) == (
+        "All 16 pairs of the warm-up are equally alike, and it teaches nothing: give pairs of "
+        "different texts, or set warm_up_pairs=0."
+    )
+    weights = models.load(folder, 2).state_dict().values()
+    assert all(bool(weight.isfinite().all()) for weight in weights)
+
+
 def test_unknown_start(profile, tmp_path):
     teacher = tiny_models.save(tiny_models.bert(), tmp_path / "teacher")
     with pytest.raises(ValueError) as error:
@@ -591,7 +658,7 @@ def test_a_student_starts_where_its_teacher_started(tmp_path, monkeypatch):
     profile = tiny_models.profile(tmp_path, student_layers=(0, 2), **changes)
     data = tiny_models.shop()
     monkeypatch.setattr(
-        baselines, "bi_encoder_scores", lambda pairs, profile: np.arange(len(pairs)) * 1.0
+        features, "bi_encoder_scores", lambda pairs, profile: np.arange(len(pairs)) * 1.0
     )
     teacher = pipeline.teacher(data, profile)
     warmed = models.load(pipeline.warmed(data, profile), 2).state_dict()
@@ -611,60 +678,3 @@ def test_a_student_starts_where_its_teacher_started(tmp_path, monkeypatch):
     }
     assert len(folders) == 1
     assert [path.name.split("-")[0] for path in profile.artifacts.iterdir()].count("warmed") == 1
-
-
-# What is made once --------------------------------------------------------------------------------
-
-
-def test_a_damaged_artefact_is_made_again_with_a_warning(tmp_path):
-    calls = []
-
-    def make(folder):
-        calls.append(folder)
-        (folder / "file").write_text("whole")
-
-    folder = stage("thing", [1], make, tmp_path)
-    assert stage("thing", [1], make, tmp_path) == folder
-    assert len(calls) == 1
-    assert stage("thing", [2], make, tmp_path) != folder
-    for damage, fault in (
-        (lambda: (folder / "file").write_text("whale"), "file has changed since it was written"),
-        (lambda: (folder / "file").unlink(), "file is missing"),
-        (lambda: (folder / "manifest.json").unlink(), "manifest.json is missing"),
-    ):
-        damage()
-        with pytest.warns(UserWarning) as caught:
-            stage("thing", [1], make, tmp_path)
-        assert str(caught[0].message) == f"{folder}: {fault}; it is made again."
-        assert (folder / "file").read_text() == "whole"
-    assert len(calls) == 5
-
-
-def test_a_killed_make_goes_on_in_the_same_working_folder(tmp_path):
-    def make(folder):
-        done = folder / "first"
-        if not done.exists():
-            done.write_text("made before the kill")
-            raise KeyboardInterrupt
-        (folder / "second").write_text("made after it")
-
-    with pytest.raises(KeyboardInterrupt):
-        stage("thing", [1], make, tmp_path)
-    assert not list(tmp_path.glob("thing-*"))
-    folder = stage("thing", [1], make, tmp_path)
-    assert (folder / "first").read_text() == "made before the kill"
-    assert (folder / "second").exists()
-
-
-def test_a_full_disk(tmp_path):
-    def make(folder):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with pytest.raises(OSError) as error:
-        stage("thing", [1], make, tmp_path)
-    assert error.value.errno == errno.ENOSPC
-    (name,) = [path.name[1:].removesuffix(".partial") for path in tmp_path.glob("*.partial")]
-    assert error.value.strerror == (
-        f"No space left while writing {tmp_path / name}: free some, or set ECOMKD_ARTIFACTS to a "
-        "folder on another disk; a run that is started again resumes"
-    )

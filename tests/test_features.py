@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ecomkd import features, mining, models
+from ecomkd import features, models
 from ecomkd.config import Profile
 
 TEXTS = ["couch cover", "Stretch Sofa Slipcover, Blue, for three seats", "desk lamp"]
@@ -50,7 +50,7 @@ def test_the_last_layer_is_what_the_sentence_encoder_gives(profile):
     assert found.shape == (7, 3, 384)
     assert found.dtype == np.float32
     last = found[-1] / np.linalg.norm(found[-1], axis=1, keepdims=True)
-    assert np.allclose(last, mining.embed(TEXTS, profile), atol=1e-5)
+    assert np.allclose(last, features.embed(TEXTS, profile), atol=1e-5)
 
 
 def test_layer_0_is_the_embedding_layer(profile):

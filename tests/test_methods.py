@@ -16,9 +16,10 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from ecomkd import bench, distill, models, pipeline, report
+from ecomkd import bench, models, pipeline, report, trainer
 from ecomkd.data import shop
 from ecomkd.data.schema import TEXT
+from ecomkd.relevance import adapt, judge, stages
 
 ROOT = Path(__file__).resolve().parent.parent
 PHRASES = (
@@ -69,16 +70,16 @@ class Kill(TrainerCallback):
 def killed_once(monkeypatch):
     """The first run of a trainer breaks off at step 7; says after which step each one began."""
     begun = []
-    to_end = distill.run_to_end
+    to_end = trainer.run_to_end
 
-    def run(trainer, folder):
+    def run(training, folder):
         if not begun:
-            trainer.add_callback(Kill())
+            training.add_callback(Kill())
         names = (path.name for path in (folder / "checkpoints").glob("checkpoint-*"))
         begun.append(max((int(name.removeprefix("checkpoint-")) for name in names), default=0))
-        return to_end(trainer, folder)
+        return to_end(training, folder)
 
-    monkeypatch.setattr(distill, "run_to_end", run)
+    monkeypatch.setattr(trainer, "run_to_end", run)
     return begun
 
 
@@ -91,12 +92,12 @@ def same(one: Path, other: Path) -> bool:
 
 
 def test_the_head_that_names_tokens_is_tied_to_the_table_of_words():
-    model = models.build_masked("minilm", seed=3)
+    model = adapt.build_masked("minilm", seed=3)
     table = model.get_input_embeddings().weight
     assert model.get_output_embeddings().weight is table
     assert torch.equal(table, models.build_teacher("minilm", ["a"]).get_input_embeddings().weight)
     dense = "cls.predictions.transform.dense.weight"
-    drawn = [models.build_masked("minilm", seed).state_dict()[dense] for seed in (3, 4)]
+    drawn = [adapt.build_masked("minilm", seed).state_dict()[dense] for seed in (3, 4)]
     assert torch.equal(model.state_dict()[dense], drawn[0])
     assert not torch.equal(*drawn)
 
@@ -104,7 +105,7 @@ def test_the_head_that_names_tokens_is_tied_to_the_table_of_words():
 def test_hidden_tokens_are_a_seventh_and_others_in_each_pass():
     tokenizer = tiny_models.tokenizer()
     texts = list(catalogue(200)["product_title"])
-    rows = pipeline._hidden_tokens(texts, tokenizer, 2, seed=0)
+    rows = adapt._hidden_tokens(texts, tokenizer, 2, seed=0)
     labels = [np.array(row) for row in rows["labels"]]
     assert all((row != -100).any() for row in labels)
     assert not any((row[[0, -1]] != -100).any() for row in labels)  # [CLS] and [SEP]
@@ -112,7 +113,7 @@ def test_hidden_tokens_are_a_seventh_and_others_in_each_pass():
     assert all((np.array(ids) == row)[row == -100].any() is np.False_ for ids, row in pairs)
     first, second = rows["input_ids"][:100], rows["input_ids"][-100:]
     assert first != second
-    again = pipeline._hidden_tokens(texts, tokenizer, 2, seed=0)
+    again = adapt._hidden_tokens(texts, tokenizer, 2, seed=0)
     assert rows["labels"][:] == again["labels"][:]
     # 15 % of 5 or 6 tokens; texts without one were left out.
     share = sum((row != -100).sum() for row in labels) / (2 * 200 * (17 / 3))
@@ -226,7 +227,7 @@ def test_merging_changes_no_answer():
 def test_a_low_rank_teacher_loads_like_any_and_keeps_its_adapter(profile, monkeypatch):
     pytest.importorskip("peft")
     looks = iter(range(100))  # the last checkpoint is the best
-    monkeypatch.setattr(pipeline, "quality", lambda pairs, logits: {"quality": float(next(looks))})
+    monkeypatch.setattr(judge, "quality", lambda pairs, logits: {"quality": float(next(looks))})
     data = tiny_models.shop()
     folder = pipeline.low_rank(data, profile, rank=4, learning_rate=0.05)
     model = models.load(folder, 4).state_dict()
@@ -280,7 +281,8 @@ def test_peft_missing(monkeypatch):
 
 
 def test_what_determines_a_run_is_in_its_key(profile, monkeypatch):
-    monkeypatch.setattr(pipeline, "stage", lambda name, parts, make, root: json.dumps(parts))
+    for module in (stages, adapt):
+        monkeypatch.setattr(module, "stage", lambda name, parts, *rest, **more: json.dumps(parts))
     data, products = tiny_models.shop(), catalogue()
     others = catalogue(61)
     runs = [
@@ -302,7 +304,8 @@ def test_what_determines_a_run_is_in_its_key(profile, monkeypatch):
 
 
 def test_a_given_checkpoint_is_known_by_its_content(profile, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "stage", lambda name, parts, make, root: json.dumps(parts))
+    for module in (stages, adapt):
+        monkeypatch.setattr(module, "stage", lambda name, parts, *rest, **more: json.dumps(parts))
     data = tiny_models.shop()
     folders = [
         tiny_models.save(tiny_models.bert(seed=seed), tmp_path / name / "model")
@@ -332,7 +335,7 @@ def test_nothing_to_adapt_to(profile, products, passes):
 
 def test_encoders_of_two_shapes():
     with pytest.raises(models.ModelError) as error:
-        models.take_encoder(tiny_models.bert(layers=1), tiny_models.bert(layers=2))
+        adapt.take_encoder(tiny_models.bert(layers=1), tiny_models.bert(layers=2))
     assert "The encoders differ in encoder.layer.1." in str(error.value)
     assert str(error.value).endswith("take both from the same checkpoint.")
 

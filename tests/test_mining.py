@@ -6,10 +6,11 @@ import pytest
 import tiny_models
 from datasets import Dataset
 
-from ecomkd import mining, pipeline
+from ecomkd import features, pipeline
 from ecomkd.config import Profile
 from ecomkd.data.schema import TEXT, normalise_query
 from ecomkd.data.sources import product_text
+from ecomkd.relevance import mining
 
 KINDS = ["yoga mat", "desk lamp", "tea pot", "running shoe", "wool scarf", "frying pan"]
 COLOURS = ["red", "blue", "green", ""]
@@ -78,6 +79,42 @@ def test_types_written_as_identifiers_become_words(catalogue):
     assert not any("_" in query for query in queries)
 
 
+def test_products_without_a_word_for_their_type_give_phrases(catalogue):
+    for value in (None, 7, 7.5):
+        numbered = catalogue.remove_columns("product_type")
+        numbered = numbered.add_column("product_type", [value] * len(catalogue))
+        plain = catalogue.remove_columns("product_type")
+        queries = mining.catalogue_queries(numbered, 40, seed=1)
+        assert queries == mining.catalogue_queries(plain, 40, seed=1)
+    some = [kind if row % 2 else None for row, kind in enumerate(catalogue["product_type"])]
+    mixed = catalogue.remove_columns("product_type").add_column("product_type", some)
+    assert set(KINDS) & set(mining.catalogue_queries(mixed, 40, seed=1))
+
+
+def test_columns_that_no_query_is_made_of_are_not_read(catalogue):
+    class Watched:
+        column_names = (*catalogue.column_names, "picture")
+
+        def __len__(self):
+            return len(catalogue)
+
+        def __getitem__(self, name):
+            assert name in ("product_title", "product_brand", "product_color", "product_type")
+            return catalogue[name]
+
+    queries = mining.catalogue_queries(Watched(), 20, seed=1)
+    assert queries == mining.catalogue_queries(catalogue, 20, seed=1)
+
+
+def test_a_catalogue_of_one_product_and_one_whose_queries_are_all_taken(catalogue):
+    one = catalogue.select(range(1))
+    pairs = mined(one)
+    assert set(pairs["product_id"]) == {"p0-0"}
+    nothing = mined(one, taken=mining.catalogue_queries(one, 1_000, seed=1) + pairs["query"][:])
+    assert len(nothing) == 0
+    assert set(nothing.column_names) == set(pairs.column_names)
+
+
 def test_asking_for_more_queries_than_there_are_ends(catalogue):
     one = catalogue.select(range(1)).remove_columns("product_type")
     assert 0 < len(mining.catalogue_queries(one, 1_000, seed=1)) < 30
@@ -119,9 +156,9 @@ def test_near_products_are_of_the_querys_kind_and_random_ones_are_not(catalogue,
 
 def test_seeds_share_the_embeddings_of_a_catalogue(catalogue, tmp_path, monkeypatch):
     asked = []
-    embed = mining.embed
+    embed = features.embed
     monkeypatch.setattr(
-        mining, "embed", lambda texts, *rest: asked.append(texts) or embed(texts, *rest)
+        features, "embed", lambda texts, *rest: asked.append(texts) or embed(texts, *rest)
     )
     data = tiny_models.shop()
     profile = tiny_models.profile(tmp_path, unlabelled_pairs=40)

@@ -1,0 +1,60 @@
+"""What the key of an artefact is made of: data, settings, and checkpoints, each by its content.
+
+Neither source text nor library versions nor hardware: a stage's own number stands for its code
+(see `artifacts.stage`). All chapters.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from ecomkd.artifacts import data_digest, known_digest
+from ecomkd.config import Profile
+from ecomkd.data.schema import TEXT
+
+_COLUMNS = ("query_id", "product_id", "query", *TEXT, "label")
+_OF_A_TOKENIZER = ("tokenizer", "vocab", "merges", "special_tokens", "added_tokens")
+
+
+def digests(*parts: Dataset) -> list[str]:
+    """What each set of pairs adds to the key of an artefact: its ids, texts and labels."""
+    return [data_digest(part, _COLUMNS) for part in parts]
+
+
+def identity(folder: Path | str) -> list[list[str]]:
+    """What makes a saved model itself: its weights, shape and tokenizer, not its folder's name.
+
+    A list of [file's name, SHA-256]; each file is hashed once a process.
+    """
+    return [
+        [path.name, known_digest(path)]
+        for path in sorted(Path(folder).iterdir())
+        if path.suffix in (".safetensors", ".model")
+        or path.name == "config.json"
+        or path.name.startswith(_OF_A_TOKENIZER)
+    ]
+
+
+def known_as(checkpoint: Path | str) -> str | list[list[str]]:
+    """What stands for a checkpoint in a key: a folder's `identity`, or a name as it is."""
+    folder = Path(checkpoint)
+    return (identity(folder) if folder.is_dir() else []) or str(checkpoint)
+
+
+def settings_of(profile: Profile, *names: str) -> dict[str, Any]:
+    """What a profile adds to the key of an artefact: seed, sizes of batches and texts, and `names`.
+
+    Where the `teacher` is a folder, its content stands for it.
+    """
+    chosen = {name: getattr(profile, name) for name in ("seed", "batch_size", "max_length", *names)}
+    if "teacher" in chosen:
+        chosen["teacher"] = known_as(profile.teacher)
+    return chosen
+
+
+def batches(pairs: int, profile: Profile) -> int:
+    """How many batches so many pairs make."""
+    return -(-pairs // profile.batch_size)

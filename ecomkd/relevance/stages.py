@@ -1,0 +1,384 @@
+"""The stages from a data set to a student, each made once and kept.
+
+Chapters 2 to 4.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
+from transformers import AutoConfig, PreTrainedModel
+
+from ecomkd import distill, features, keys, models
+from ecomkd.artifacts import stage
+from ecomkd.config import Profile
+from ecomkd.relevance import judge
+
+ROWS = ("none", "kd", "kd_unlabelled", "hard", "kd_hidden")
+"""How a student learns. `none`: from labels alone. `kd`: also from the teacher's outputs on the
+labelled pairs. `kd_unlabelled`: also from its outputs on pairs without a label. `hard`: from labels
+and, on the pairs without one, from the teacher's most probable class. `kd_hidden`: `kd_unlabelled`
+and the teacher's last hidden state."""
+
+WARM_UP_LEAST = 10
+"""Fewer unlabelled pairs make no warm-up, of which one in ten is held out."""
+
+
+def warmed(data: DatasetDict, profile: Profile) -> Path:
+    """The folder of a cross-encoder that was taught to compare as the pretrained bi-encoder does.
+
+    It learns from `profile.warm_up_pairs` pairs of `data["unlabelled"]`, without a label: its two
+    classes are to have the odds e^(2z), where z is the pair's cosine under the bi-encoder, in
+    standard deviations from the mean. One pair in ten is held out to choose the checkpoint.
+
+    Raises ValueError for fewer than WARM_UP_LEAST pairs.
+    """
+    pairs = data["unlabelled"].select(range(min(profile.warm_up_pairs, len(data["unlabelled"]))))
+    if len(pairs) < WARM_UP_LEAST:
+        raise ValueError(
+            f"warmed: {len(pairs)} unlabelled pairs: give at least {WARM_UP_LEAST}, or set "
+            "warm_up_pairs=0."
+        )
+
+    def make(folder: Path) -> None:
+        cosine = features.bi_encoder_scores(pairs, profile)
+        odds = _odds(cosine)
+        tokenizer = models.load_tokenizer(profile.teacher)
+        encoded = distill.encode(pairs, tokenizer, profile.max_length)
+        encoded = encoded.add_column("teacher_logits", [[0.0, value] for value in odds.tolist()])
+        held_out = range(len(pairs) - max(2, len(pairs) // 10), len(pairs))
+
+        def agreement(logits: np.ndarray) -> dict[str, float]:
+            with np.errstate(invalid="ignore"):  # where one of the two never changes
+                found = np.corrcoef(logits[:, 1] - logits[:, 0], odds[held_out])[0, 1]
+            return {"quality": float(np.nan_to_num(found))}
+
+        model = models.build_teacher(profile.teacher, ("apart", "alike"), profile.seed)
+        models.freeze(model, profile.frozen_layers)
+        models.set_dropout(model, profile.student_dropout)
+        distill.fit(
+            model,
+            encoded.select(range(held_out.start)),
+            encoded.select(held_out),
+            tokenizer,
+            profile,
+            folder,
+            steps=keys.batches(held_out.start, profile),
+            learning_rate=profile.student_learning_rate,
+            quality=agreement,
+            evaluations=2,
+        )
+
+    parts = [
+        keys.digests(pairs),
+        keys.settings_of(
+            profile, "teacher", "student_learning_rate", "frozen_layers", "student_dropout"
+        ),
+    ]
+    return stage("warmed", parts, make, profile.artifacts, recipe=1)
+
+
+def _odds(cosine: np.ndarray) -> np.ndarray:
+    """The logarithm of the odds that the warm-up teaches, (N,)."""
+    if np.ptp(cosine) < 1e-6:
+        warnings.warn(
+            f"All {len(cosine)} pairs of the warm-up are equally alike, and it teaches nothing: "
+            "give pairs of different texts, or set warm_up_pairs=0.",
+            stacklevel=2,
+        )
+        return np.zeros(len(cosine))
+    return 2 * (cosine - cosine.mean()) / cosine.std()
+
+
+def origin(data: DatasetDict, profile: Profile) -> str:
+    """Where fine-tuning starts: the folder of `warmed`, or the pretrained checkpoint itself.
+
+    The latter where the profile or the data have no pairs for a warm-up, or, with a warning, fewer
+    than WARM_UP_LEAST.
+    """
+    if not profile.warm_up_pairs or "unlabelled" not in data:
+        return profile.teacher
+    pairs = min(profile.warm_up_pairs, len(data["unlabelled"]))
+    if pairs < WARM_UP_LEAST:
+        warnings.warn(
+            f"The warm-up is left out: it needs {WARM_UP_LEAST} unlabelled pairs, and {pairs} are "
+            "there.",
+            stacklevel=2,
+        )
+        return profile.teacher
+    return str(warmed(data, profile))
+
+
+def teacher(
+    data: DatasetDict,
+    profile: Profile,
+    *,
+    train_pairs: int | None = None,
+    pretrained: bool = True,
+    checkpoint: str | Path | None = None,
+) -> Path:
+    """The folder of the teacher, a cross-encoder fine-tuned on `data["train"]`.
+
+    It starts from `origin`, or from `checkpoint`, a name or a folder such as that of
+    `domain_adapted`. Its embeddings and its `profile.frozen_layers` lowest layers stay as they are.
+
+    `train_pairs` takes the first so many training pairs, for a learning curve. With
+    `pretrained=False` the same architecture starts from random weights, all of them trained.
+    Raises ValueError where that meets a `checkpoint`.
+    """
+    if checkpoint is not None and not pretrained:
+        raise ValueError(
+            "teacher: pretrained=False starts from random weights: leave the checkpoint out."
+        )
+    train = first_pairs(data["train"], train_pairs)
+    labels = train.features["label"].names
+    start, known_as = profile.teacher, keys.known_as(profile.teacher)
+    if pretrained:
+        start, known_as = starting_point(data, profile, checkpoint)
+
+    def make(folder: Path) -> None:
+        if pretrained:
+            model = models.build_teacher(start, labels, profile.seed)
+            models.freeze(model, profile.frozen_layers)
+        else:
+            model = models.build_untrained(start, labels, profile.seed)
+        tokenizer = models.load_tokenizer(start if checkpoint else profile.teacher)
+        fine_tune(model, train, data, tokenizer, profile, folder, profile.teacher_learning_rate)
+
+    parts = [
+        keys.digests(train, data["validation"]),
+        keys.settings_of(
+            profile,
+            "teacher",
+            "teacher_epochs",
+            "teacher_learning_rate",
+            "frozen_layers",
+            "teacher_dropout",
+        ),
+        pretrained,
+        known_as,
+    ]
+    return stage("teacher", parts, make, profile.artifacts, recipe=1)
+
+
+def first_pairs(pairs: Dataset, count: int | None) -> Dataset:
+    """The first `count` pairs, or all of them."""
+    return pairs if count is None else pairs.select(range(min(count, len(pairs))))
+
+
+def starting_point(
+    data: DatasetDict, profile: Profile, checkpoint: str | Path | None = None
+) -> tuple[str, str | list[list[str]]]:
+    """Where training starts, and what stands for it in a key: of a given folder, its content."""
+    if checkpoint is not None:
+        return str(checkpoint), keys.known_as(checkpoint)
+    start = origin(data, profile)
+    if start == profile.teacher:
+        return start, keys.known_as(start)
+    return start, Path(start).name  # the name of an artefact is a key of its content
+
+
+def fine_tune(
+    model: PreTrainedModel,
+    train: Dataset,
+    data: DatasetDict,
+    tokenizer: Any,
+    profile: Profile,
+    folder: Path,
+    learning_rate: float,
+) -> None:
+    """Train a teacher on labelled pairs, with the profile's dropout and epochs, into `folder`."""
+    models.set_dropout(model, profile.teacher_dropout)
+    pairs = distill.encode(train, tokenizer, profile.max_length)
+    distill.fit(
+        model,
+        pairs,
+        distill.encode(data["validation"], tokenizer, profile.max_length),
+        tokenizer,
+        profile,
+        folder,
+        steps=profile.teacher_epochs * keys.batches(len(pairs), profile),
+        learning_rate=learning_rate,
+        quality=partial(judge.quality, data["validation"]),
+        alpha=0.0,
+    )
+
+
+def teacher_pairs(
+    data: DatasetDict,
+    profile: Profile,
+    teacher_folder: Path,
+    split: str,
+    pairs: int | None = None,
+    hidden_states: tuple[int, ...] = (),
+) -> Dataset:
+    """The encoded pairs of a split (the first `pairs` of them) with the teacher's outputs."""
+    rows = first_pairs(data[split], pairs)
+
+    def make(folder: Path) -> None:
+        tokenizer = models.load_tokenizer(str(teacher_folder))
+        encoded = distill.encode(rows, tokenizer, profile.max_length)
+        model = models.load(teacher_folder)
+        scratch = folder / "scratch"
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        taught = distill.teacher_outputs(
+            encoded, model, tokenizer, profile, hidden_states, scratch=scratch
+        )
+        taught.save_to_disk(str(folder / "pairs"))
+        del taught  # Windows deletes no file that is still read.
+        shutil.rmtree(scratch)
+
+    parts = [
+        keys.identity(teacher_folder),
+        keys.digests(rows),
+        keys.settings_of(profile),
+        list(hidden_states),
+    ]
+    folder = stage("teacher_outputs", parts, make, profile.artifacts, recipe=1)
+    return load_from_disk(str(folder / "pairs"))
+
+
+def student(
+    data: DatasetDict,
+    profile: Profile,
+    row: str = "kd_unlabelled",
+    *,
+    teacher_folder: Path | None = None,
+    unlabelled: int | Dataset | None = None,
+    steps: int | None = None,
+) -> Path:
+    """The folder of a student trained as `row` says (see `ROWS`).
+
+    Every row starts from the same weights and takes the same number of steps: `student_epochs`
+    passes over the labelled pairs and those without a label, unless `steps` gives a number. The
+    latter are the `unlabelled` first of `data["unlabelled"]` (all of them by default), or, where
+    `unlabelled` is a data set, its pairs. Raises ValueError for an unknown row.
+    """
+    if row not in ROWS:
+        raise ValueError(f"Unknown row {row!r}: choose one of {', '.join(ROWS)}.")
+    if teacher_folder is None:
+        teacher_folder = teacher(data, profile)
+    lesson = data
+    if isinstance(unlabelled, Dataset):
+        lesson, unlabelled = DatasetDict({**data, "unlabelled": unlabelled}), None
+    available = len(lesson["unlabelled"]) if "unlabelled" in lesson else 0
+    unlabelled = available if unlabelled is None else min(unlabelled, available)
+    if steps is None:
+        steps = profile.student_epochs * keys.batches(len(data["train"]) + unlabelled, profile)
+    used = unlabelled if row in ("kd_unlabelled", "hard", "kd_hidden") else 0
+
+    def make(folder: Path) -> None:
+        tokenizer = models.load_tokenizer(str(teacher_folder))
+        learner = start(data, profile, teacher_folder)
+        pairs, options = _lesson(lesson, profile, teacher_folder, row, used, learner)
+        distill.fit(
+            learner,
+            pairs,
+            distill.encode(data["validation"], tokenizer, profile.max_length),
+            tokenizer,
+            profile,
+            folder,
+            steps=steps,
+            learning_rate=profile.student_learning_rate,
+            quality=partial(judge.quality, data["validation"]),
+            **options,
+        )
+
+    # The row that no teacher touches is the same whoever the teacher is.
+    touched = row != "none" or profile.student_start == "teacher"
+    warm = profile.student_start == "warmed"
+    parts = [
+        row,
+        keys.identity(teacher_folder) if touched else None,
+        starting_point(data, profile)[1] if warm else None,
+        steps,
+        keys.digests(data["train"], data["validation"]),
+        keys.digests(lesson["unlabelled"].select(range(used))) if used else None,
+        keys.settings_of(
+            profile,
+            "teacher",
+            "student_layers",
+            "student_width",
+            "student_start",
+            "student_learning_rate",
+            "frozen_layers",
+            "student_dropout",
+            "alpha",
+            "temperature",
+        ),
+    ]
+    return stage("student", parts, make, profile.artifacts, recipe=1)
+
+
+def start(data: DatasetDict, profile: Profile, teacher_folder: Path) -> PreTrainedModel:
+    """What every row of a profile starts from: its weights, and which of them train."""
+    labels = data["train"].features["label"].names
+    if profile.student_start == "teacher":
+        source = models.load(teacher_folder)
+    elif profile.student_start == "warmed":
+        source = models.build_teacher(origin(data, profile), labels, profile.seed)
+    elif profile.student_start == "checkpoint":
+        source = models.build_teacher(profile.teacher, labels, profile.seed)
+    else:
+        raise ValueError(
+            f"student_start={profile.student_start!r}: choose 'checkpoint', 'warmed' or 'teacher'."
+        )
+    head = None if profile.student_start == "teacher" else profile.seed
+    if profile.student_width is not None:
+        learner = models.build_narrow_student(
+            source, profile.student_width, len(profile.student_layers), profile.seed
+        )
+    else:
+        learner = models.build_student(source, profile.student_layers, head)
+        # A narrow student's embeddings are new and must learn; these are the teacher's.
+        models.freeze(learner, None if profile.frozen_layers is None else 0)
+    models.set_dropout(learner, profile.student_dropout)
+    return learner
+
+
+def training_log(folder: Path) -> pd.DataFrame:
+    """The log of a training run: step, loss, learning rate, and quality where it was measured."""
+    return pd.DataFrame(json.loads((folder / "training.json").read_text(encoding="utf-8")))
+
+
+def _lesson(
+    data: DatasetDict,
+    profile: Profile,
+    teacher_folder: Path,
+    row: str,
+    unlabelled: int,
+    learner: PreTrainedModel,
+) -> tuple[Dataset, Mapping]:
+    shape = AutoConfig.from_pretrained(str(teacher_folder))
+    depth = shape.num_hidden_layers
+    hidden = (depth,) if row == "kd_hidden" else ()
+    taught: Callable = partial(teacher_pairs, data, profile, teacher_folder, hidden_states=hidden)
+    parts = [taught("train")]
+    if unlabelled:
+        extra = taught("unlabelled", pairs=unlabelled)
+        if row == "hard":
+            best = np.argmax(np.asarray(extra["teacher_logits"]), axis=1).tolist()
+            extra = extra.remove_columns("labels").add_column("labels", best)
+            extra = extra.cast(parts[0].features.copy())
+        parts.append(extra)
+    pairs = concatenate_datasets([part.select_columns(parts[0].column_names) for part in parts])
+    if hidden:
+        names = [f"teacher_hidden_{depth}"]
+        pairs = pairs.with_format("numpy", columns=names, output_all_columns=True)
+    if row in ("none", "hard"):
+        return pairs.remove_columns("teacher_logits"), {"alpha": 0.0}
+    options: dict[str, Any] = {"alpha": profile.alpha, "temperature": profile.temperature}
+    if hidden:
+        options["hidden_map"] = {learner.config.num_hidden_layers: depth}
+        options["teacher_width"] = shape.hidden_size
+    return pairs, options

@@ -1,0 +1,170 @@
+"""What every training of the book shares: its arguments, an order that a seed decides, resuming.
+
+Chapters 3, 4, 7, 8, 10, 12 and 13.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
+from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import is_in_notebook
+
+from ecomkd import runtime
+from ecomkd.artifacts import write_text
+from ecomkd.config import Profile
+
+
+class _LengthGroups(LengthGroupedSampler):
+    """Batches of pairs of like length, in an order that seed and epoch alone decide.
+
+    The library's own draws from the global generator, and so a run that resumes after its first
+    epoch would meet its pairs in another order than an unbroken one.
+    """
+
+    def __init__(self, plain: LengthGroupedSampler, trainer: Trainer):
+        # A list: a column is read from its table anew for each of the many comparisons.
+        super().__init__(plain.batch_size, lengths=list(plain.lengths))
+        self.trainer = trainer
+
+    def __iter__(self):
+        epoch = int(self.trainer.state.epoch or 0)
+        args = self.trainer.args
+        seed = args.seed if args.data_seed is None else args.data_seed
+        order = torch.Generator().manual_seed(seed + epoch)
+        return iter(get_length_grouped_indices(self.lengths, self.batch_size, generator=order))
+
+
+class OrderedTrainer(Trainer):
+    """A Trainer that meets its rows in an order that seed and epoch alone decide."""
+
+    def __init__(self, model: Any, **options: Any):
+        super().__init__(model, **options)
+        if self.args.bf16 and self.args.device.type == "cpu":
+            # PyTorch's fused attention spends more time on its backward pass, for short texts in
+            # bf16 on a processor, than the matrix products take.
+            model.set_attn_implementation("eager")
+
+    # A private name: the library has no public way to give a sampler of one's own.
+    def _get_train_sampler(self, train_dataset=None):
+        sampler = super()._get_train_sampler(train_dataset)
+        if isinstance(sampler, LengthGroupedSampler):
+            return _LengthGroups(sampler, self)
+        return sampler
+
+
+class MeasuredTrainer(OrderedTrainer):
+    """An OrderedTrainer that is evaluated by numbers of its own, not by its loss."""
+
+    def measure(self, dataset: Any) -> Mapping[str, float]:
+        """Named numbers of the model on an evaluation set; each subclass says which."""
+        raise NotImplementedError
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        """`measure` of the evaluation set, logged, and handed to the callbacks."""
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        found = self.measure(dataset)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+
+class _Progress(ProgressCallback):
+    """The library's bar without the log lines that it prints between."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        pass
+
+
+class _Clock(TrainerCallback):
+    """Puts into each entry of the log the seconds so far, those before a kill included."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        earlier = state.log_history[-1]["seconds"] if state.log_history else 0.0
+        self.start = time.perf_counter() - earlier
+
+    def on_log(self, args, state, control, **kwargs):
+        state.log_history[-1]["seconds"] = round(time.perf_counter() - self.start, 2)
+
+
+def arguments(
+    profile: Profile,
+    folder: Path,
+    steps: int,
+    learning_rate: float,
+    evaluations: int = 5,
+    kind: type[TrainingArguments] = TrainingArguments,
+    **further: Any,
+) -> TrainingArguments:
+    """How every model of the book is trained; `further` goes to the arguments, of class `kind`.
+
+    The rate rises over the first tenth of the steps and falls to zero. Of `evaluations` looks at
+    the evaluation set the best is kept, by `metric_for_best_model` of `further`. Checkpoints go to
+    `folder/checkpoints`.
+    """
+    every = max(1, -(-steps // evaluations))
+    precision = runtime.precision(profile)
+    return kind(
+        output_dir=str(folder / "checkpoints"),
+        max_steps=steps,
+        learning_rate=learning_rate,
+        warmup_steps=max(1, steps // 10),
+        lr_scheduler_type="linear",
+        weight_decay=0.01,
+        per_device_train_batch_size=profile.batch_size,
+        per_device_eval_batch_size=profile.batch_size,
+        eval_strategy="steps",
+        save_strategy="steps",
+        eval_steps=every,
+        save_steps=every,
+        save_total_limit=2,
+        logging_steps=max(1, steps // 50),
+        load_best_model_at_end=True,
+        remove_unused_columns=False,
+        seed=profile.seed,
+        data_seed=profile.seed,
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        use_cpu=runtime.device(profile).type == "cpu",
+        report_to=[],
+        dataloader_pin_memory=runtime.device(profile).type == "cuda",
+        **further,
+    )
+
+
+def run_to_end(trainer: Trainer, folder: Path) -> list[dict]:
+    """Train, save into `folder` and return the log, as `distill.fit` says of its own run."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    if is_in_notebook():
+        from transformers.utils.notebook import NotebookProgressCallback
+
+        trainer.remove_callback(NotebookProgressCallback)
+    trainer.add_callback(_Progress)
+    trainer.add_callback(_Clock)
+    checkpoints = folder / "checkpoints"
+    trainer.train(resume_from_checkpoint=_last_whole_checkpoint(checkpoints))
+    trainer.save_model(str(folder))
+    write_text(folder / "training.json", json.dumps(trainer.state.log_history, indent=1))
+    shutil.rmtree(checkpoints)
+    return trainer.state.log_history
+
+
+def _last_whole_checkpoint(folder: Path) -> str | None:
+    # The Trainer writes trainer_state.json last: a checkpoint without it was cut short.
+    for path in folder.glob("checkpoint-*"):
+        if not (path / "trainer_state.json").exists():
+            shutil.rmtree(path)
+    return get_last_checkpoint(str(folder)) if folder.exists() else None
