@@ -1,7 +1,7 @@
 """The former name of `ecomkd.relevance.baselines` and `ecomkd.words`."""
 
+from ecomkd.features import bi_encoder_scores
 from ecomkd.relevance.baselines import (
-    bi_encoder_scores,
     bm25_scores,
     lexical_boosting,
     random_scores,

@@ -119,13 +119,13 @@ class OnnxClassifier:
 
 def exports(folder: Path, profile: Profile) -> Path:
     """A folder with `model.onnx`, `model.int8.onnx` and the tokenizer of a saved model."""
-    from ecomkd import models, pipeline
+    from ecomkd import keys, models
 
     def make(target: Path) -> None:
         tokenizer = models.load_tokenizer(str(folder))
         quantize(to_onnx(models.load(folder), tokenizer, target / "model.onnx"))
 
-    return stage("onnx", [pipeline.identity(folder)], make, profile.artifacts, recipe=1)
+    return stage("onnx", [keys.identity(folder)], make, profile.artifacts, recipe=1)
 
 
 def predict_onnx(path: Path, pairs, profile: Profile) -> np.ndarray:

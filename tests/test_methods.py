@@ -447,6 +447,7 @@ def test_merging_gives_means_intervals_and_comparisons(methods, tmp_path):
     assert (cosine["macro_f1"]["mean"], cosine["seconds"], cosine["seeds"]) == (None, None, 3)
     found = {row["method"]: row for row in record["data"]["comparisons"]}
     assert {row["best"] for row in found.values()} == {"full"}
+    assert {row["best_chosen_on"] for row in found.values()} == {"test"}
     assert found["LoRA"]["difference"] == pytest.approx(0.05)
     assert found["cosine"]["difference"] == pytest.approx(0.1)
     assert (found["cosine"]["method_labels"], found["LoRA"]["method_labels"]) == (0, 50)

@@ -11,10 +11,10 @@ import pytest
 import tiny_models
 from datasets import Dataset, DatasetDict
 
-from ecomkd import outputs, pipeline
+from ecomkd import features, outputs
 from ecomkd.data import sources
 from ecomkd.data.schema import GAINS
-from ecomkd.relevance import baselines
+from ecomkd.relevance import baselines, mining, stages
 from ecomkd.relevance import run as running
 from ecomkd.relevance.run import cautions, results_of, run, trained
 
@@ -62,7 +62,7 @@ def encoder():
     """A stand-in for the untrained bi-encoder, whose weights take longer to load than all else."""
     with pytest.MonkeyPatch.context() as patch:
         own = baselines.random_scores
-        patch.setattr(baselines, "bi_encoder_scores", lambda pairs, profile: own(pairs))
+        patch.setattr(features, "bi_encoder_scores", lambda pairs, profile: own(pairs))
         yield
 
 
@@ -168,8 +168,8 @@ def test_nothing_is_loaded_or_exported_twice(did, profile, shoes, tmp_path, monk
     for module, name in [
         (sources, "load"),
         (sources, "catalogue"),
-        (pipeline, "teacher"),
-        (pipeline, "student"),
+        (stages, "teacher"),
+        (stages, "student"),
         (running, "exports"),
     ]:
         watch(module, name)
@@ -266,7 +266,7 @@ def test_cautions_come_before_any_training(profile, shoes, tmp_path, monkeypatch
     def stop(*_, **__):
         raise RuntimeError("training begins")
 
-    monkeypatch.setattr(pipeline, "with_unlabelled", stop)
+    monkeypatch.setattr(mining, "with_unlabelled", stop)
     with pytest.warns(UserWarning, match="Only 4 of the test"), pytest.raises(RuntimeError):
         run(shoes, profile, [900], tmp_path / "out", COMMAND)
 

@@ -8,15 +8,16 @@ are the modules.
 from importlib import import_module
 
 _NAMES = {
-    "ecomkd.pipeline": (
-        "ROWS batches catalogue_vectors digests identity mined origin settings_of start student "
-        "teacher teacher_pairs training_log warmed with_unlabelled "
-        "evaluate frame gains predict quality rankable softmax "
-        "domain_adapted low_rank"
+    "ecomkd.keys": "batches digests identity settings_of",
+    "ecomkd.features": "bi_encoder_scores",
+    "ecomkd.relevance.stages": (
+        "ROWS WARM_UP_LEAST origin start student teacher teacher_pairs training_log warmed"
     ),
-    "ecomkd.mining": "catalogue_queries mine",
+    "ecomkd.relevance.judge": "evaluate frame gains predict quality rankable softmax",
+    "ecomkd.relevance.adapt": "build_masked domain_adapted low_rank take_encoder",
+    "ecomkd.relevance.mining": "catalogue_queries catalogue_vectors mine mined with_unlabelled",
     "ecomkd.relevance.baselines": (
-        "bi_encoder_scores bm25_scores lexical_boosting random_scores scores_to_probabilities"
+        "bm25_scores lexical_boosting random_scores scores_to_probabilities"
     ),
     "ecomkd.relevance.tables": (
         "DISTILLED STUDENTS SYSTEMS UNTRAINED by_kind f1_difference per_query table"
@@ -25,7 +26,7 @@ _NAMES = {
     "ecomkd.relevance.run": "Trained cautions one_seed results_of speed trained",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
-_MODULES = ("baselines", "run", "tables", "verdict")
+_MODULES = ("adapt", "baselines", "judge", "mining", "run", "stages", "tables", "verdict")
 
 
 def __getattr__(name: str):
@@ -34,3 +35,7 @@ def __getattr__(name: str):
     if name in _MODULES:
         return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES, *_MODULES})

@@ -15,13 +15,13 @@ import pandas as pd
 import torch
 from datasets import Dataset, DatasetDict
 
-from ecomkd import bench, models, outputs, pipeline, report, words
+from ecomkd import bench, features, keys, models, outputs, report, runtime, words
 from ecomkd.artifacts import data_digest, stage, write_text
 from ecomkd.config import Profile
 from ecomkd.data import shop, sources
 from ecomkd.data.schema import TEXT
 from ecomkd.export import OnnxClassifier, deploy, exports, predict_onnx
-from ecomkd.relevance import baselines
+from ecomkd.relevance import baselines, judge, mining, stages
 from ecomkd.relevance.tables import INT8, NAME_OF_ROW, STUDENTS, TEACHER, by_kind, table
 from ecomkd.relevance.verdict import LEAST_QUERIES, verdict
 
@@ -58,10 +58,10 @@ def trained(
 
     `unlabelled` is how many of the pairs without a label the students learn from; None is all.
     """
-    data = pipeline.with_unlabelled(data, catalogue, profile)
-    teacher = pipeline.teacher(data, profile)
+    data = mining.with_unlabelled(data, catalogue, profile)
+    teacher = stages.teacher(data, profile)
     students = {
-        row: pipeline.student(data, profile, row, teacher_folder=teacher, unlabelled=unlabelled)
+        row: stages.student(data, profile, row, teacher_folder=teacher, unlabelled=unlabelled)
         for row in STUDENTS
     }
     exported = exports(students["kd_unlabelled"], profile)
@@ -85,11 +85,11 @@ def results_of(made: Trained) -> dict:
         made.teacher.name,
         [path.name for path in made.students.values()],
         made.exported.name,
-        pipeline.digests(made.data["train"], test),
+        keys.digests(made.data["train"], test),
         data_digest(made.catalogue, ("product_id", *TEXT)),
         _kinds(test),
         _sizes(made.data),
-        pipeline.settings_of(made.profile),
+        keys.settings_of(made.profile),
     ]
     folder = stage("result", parts, make, made.profile.artifacts, recipe=1)
     return json.loads((folder / "result.json").read_text(encoding="utf-8"))
@@ -102,7 +102,7 @@ def _evaluated(made: Trained) -> dict:
     found = {}
 
     def add(name: str, probabilities: np.ndarray, scores: np.ndarray | None = None) -> None:
-        values = pipeline.evaluate(test, probabilities, scores)
+        values = judge.evaluate(test, probabilities, scores)
         entry = {
             "predicted": probabilities.argmax(1).tolist(),
             "classification": {
@@ -123,7 +123,7 @@ def _evaluated(made: Trained) -> dict:
     scorers = {
         "random": lambda pairs: baselines.random_scores(pairs, profile.seed),
         "BM25": lambda pairs: baselines.bm25_scores(pairs, catalogue),
-        "bi-encoder, untrained": lambda pairs: baselines.bi_encoder_scores(pairs, profile),
+        "bi-encoder, untrained": lambda pairs: features.bi_encoder_scores(pairs, profile),
     }
     for name, scorer in scorers.items():
         scores = scorer(test)
@@ -133,9 +133,9 @@ def _evaluated(made: Trained) -> dict:
         "boosted trees on words",
         baselines.lexical_boosting(train, test, catalogue, profile.seed),
     )
-    add(TEACHER, pipeline.predict(made.teacher, test, profile))
+    add(TEACHER, judge.predict(made.teacher, test, profile))
     for row, folder in made.students.items():
-        add(NAME_OF_ROW[row], pipeline.predict(folder, test, profile))
+        add(NAME_OF_ROW[row], judge.predict(folder, test, profile))
     add(INT8, predict_onnx(made.exported / "model.int8.onnx", test, profile))
     return {
         "seed": profile.seed,
@@ -168,7 +168,7 @@ def cautions(data: DatasetDict, catalogue: Dataset) -> list[str]:
             f"All training pairs have the label {name}: there is nothing to tell apart, and every "
             "system that learns from labels predicts it always; judge some pairs of other labels."
         )
-    worth = list(pipeline.gains(test).values())
+    worth = list(judge.gains(test).values())
     asked = {
         query
         for query, label in zip(test["query_id"], test["label"], strict=True)
@@ -179,7 +179,7 @@ def cautions(data: DatasetDict, catalogue: Dataset) -> list[str]:
             "No test query has a relevant product: an order of products cannot be judged, and the "
             "report goes by classes alone; judge products that answer the test queries."
         )
-    elif not pipeline.rankable(test):
+    elif not judge.rankable(test):
         found.append(
             "Most test queries have a single judged product: an order of products cannot be "
             "judged, and the report goes by classes alone; judge several products a query."
@@ -280,7 +280,7 @@ def run(
     """
     out = outputs.claim(out, "run")
     _check_packages()
-    machine = bench.hardware() | {"precision": models.precision(profile)}
+    machine = bench.hardware() | {"precision": runtime.precision(profile)}
     written: list[str] = []
 
     def keep(name: str, text: str) -> None:
@@ -337,7 +337,7 @@ def run(
         goals=[],
     )
     note(["report.json"])
-    gains = pipeline.gains(test)
+    gains = judge.gains(test)
     labels = list(map(str, gains))
     names = deploy(
         first.exported, out / "student", labels, gains.values(), first.profile.max_length

@@ -10,7 +10,7 @@ import pandas as pd
 from ecomkd import metrics
 
 STUDENTS = ("none", "kd", "kd_unlabelled", "hard")
-"""The rows of `pipeline.ROWS` that `ecomkd run` trains."""
+"""The rows of `stages.ROWS` that `ecomkd run` trains."""
 
 TEACHER = "teacher"
 PLAIN = "student, labels only"
