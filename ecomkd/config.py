@@ -1,4 +1,7 @@
-"""Profiles: the one place that sets the scale of every chapter, test and command."""
+"""Profiles: the one place that sets the scale of every chapter, test and command.
+
+All chapters.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +69,7 @@ class Profile:
     max_length: int = 32
     """Tokens of a query–product pair; what is longer is cut at the product's end."""
     device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `mps`."""
+    """`auto`, `cpu`, `cuda` or `mps`; `auto` takes a CUDA card where there is one, never mps."""
     precision: str = "auto"
     """`auto`, `fp32`, `bf16` or `fp16`; `auto` takes bf16 where the processor computes in it."""
     streaming: bool = False

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from ecomkd import distill, features, losses, models, pipeline
+from ecomkd.relevance import stages
 
 TOKENIZER = tiny_models.tokenizer()
 LENGTH = 32
@@ -171,6 +172,27 @@ def test_the_order_of_the_rows_changes_no_cached_output(profile, order):
     for place, row in enumerate(order):
         assert shuffled[place]["teacher_logits"] == once[row]["teacher_logits"]
         assert np.array_equal(shuffled[place]["teacher_hidden_1"], once[row]["teacher_hidden_1"])
+
+
+def test_nothing_is_left_beside_the_data(profile, tmp_path):
+    tiny_models.pairs(12).save_to_disk(str(tmp_path / "data"))
+    data = datasets.load_from_disk(str(tmp_path / "data"))
+    before = sorted(path.name for path in (tmp_path / "data").iterdir())
+    pairs = distill.encode(data, TOKENIZER, LENGTH)
+    first = outputs(pairs, profile, hidden_states=(1,))
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    teacher = tiny_models.bert(seed=7)
+    again = distill.teacher_outputs(pairs, teacher, TOKENIZER, profile, (1,), scratch=scratch)
+    assert first["teacher_logits"] == again["teacher_logits"]
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == before
+    assert [path.name for path in scratch.iterdir()] == ["teacher.arrow"]
+    assert datasets.is_caching_enabled()
+    folder = tiny_models.save(teacher, tmp_path / "teacher")
+    stages.teacher_pairs({"train": data}, profile, folder, "train")
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == before
+    (kept,) = profile.artifacts.glob("teacher_outputs-*")
+    assert sorted(path.name for path in kept.iterdir()) == ["manifest.json", "pairs"]
 
 
 def folders(profile, name: str) -> set[str]:
@@ -573,6 +595,53 @@ def test_the_warm_up_follows_the_bi_encoder_without_a_label(tmp_path, monkeypatc
     pipeline.teacher(data, replace(profile, warm_up_pairs=0))
     names = [path.name.split("-")[0] for path in profile.artifacts.iterdir()]
     assert (names.count("warmed"), names.count("teacher")) == (1, 2)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 9])
+def test_too_few_pairs_for_a_warm_up(tmp_path, count):
+    start = tiny_models.save(tiny_models.bert(layers=2, seed=1), tmp_path / "start")
+    profile = tiny_models.profile(tmp_path / "artifacts", teacher=str(start), warm_up_pairs=64)
+    data = tiny_models.shop()
+    data["unlabelled"] = data["unlabelled"].select(range(count))
+    said = (
+        f"The warm-up is left out: it needs 10 unlabelled pairs, and {count} are there.",
+        f"warmed: {count} unlabelled pairs: give at least 10, or set warm_up_pairs=0.",
+    )
+    with pytest.warns(UserWarning) as caught:
+        assert stages.origin(data, profile) == str(start)
+    assert [str(warning.message) for warning in caught] == [said[0]]
+    with pytest.raises(ValueError) as error:
+        stages.warmed(data, profile)
+    assert str(error.value) == said[1]
+
+
+@pytest.mark.filterwarnings("ignore:The warm-up is left out")
+def test_a_student_of_one_unlabelled_pair(tmp_path):
+    start = tiny_models.save(tiny_models.bert(layers=2, seed=1), tmp_path / "start")
+    profile = tiny_models.profile(
+        tmp_path / "artifacts", teacher=str(start), warm_up_pairs=64, student_layers=(1,)
+    )
+    data = tiny_models.shop(train=8)
+    data["unlabelled"] = data["unlabelled"].select(range(1))
+    student = stages.student(data, profile)
+    assert models.load(student, 4).config.num_hidden_layers == 1
+    assert [path.name.split("-")[0] for path in profile.artifacts.glob("w*")] == []
+
+
+def test_a_warm_up_of_pairs_that_are_all_alike(tmp_path, monkeypatch):
+    start = tiny_models.save(tiny_models.bert(layers=2, seed=1), tmp_path / "start")
+    profile = tiny_models.profile(tmp_path / "artifacts", teacher=str(start), warm_up_pairs=16)
+    monkeypatch.setattr(
+        features, "bi_encoder_scores", lambda pairs, profile: np.full(len(pairs), 0.5)
+    )
+    with pytest.warns(UserWarning) as caught:
+        folder = stages.warmed(tiny_models.shop(), profile)
+    assert str(caught[0].message) == (
+        "All 16 pairs of the warm-up are equally alike, and it teaches nothing: give pairs of "
+        "different texts, or set warm_up_pairs=0."
+    )
+    weights = models.load(folder, 2).state_dict().values()
+    assert all(bool(weight.isfinite().all()) for weight in weights)
 
 
 def test_unknown_start(profile, tmp_path):

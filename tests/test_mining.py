@@ -79,6 +79,42 @@ def test_types_written_as_identifiers_become_words(catalogue):
     assert not any("_" in query for query in queries)
 
 
+def test_products_without_a_word_for_their_type_give_phrases(catalogue):
+    for value in (None, 7, 7.5):
+        numbered = catalogue.remove_columns("product_type")
+        numbered = numbered.add_column("product_type", [value] * len(catalogue))
+        plain = catalogue.remove_columns("product_type")
+        queries = mining.catalogue_queries(numbered, 40, seed=1)
+        assert queries == mining.catalogue_queries(plain, 40, seed=1)
+    some = [kind if row % 2 else None for row, kind in enumerate(catalogue["product_type"])]
+    mixed = catalogue.remove_columns("product_type").add_column("product_type", some)
+    assert set(KINDS) & set(mining.catalogue_queries(mixed, 40, seed=1))
+
+
+def test_columns_that_no_query_is_made_of_are_not_read(catalogue):
+    class Watched:
+        column_names = (*catalogue.column_names, "picture")
+
+        def __len__(self):
+            return len(catalogue)
+
+        def __getitem__(self, name):
+            assert name in ("product_title", "product_brand", "product_color", "product_type")
+            return catalogue[name]
+
+    queries = mining.catalogue_queries(Watched(), 20, seed=1)
+    assert queries == mining.catalogue_queries(catalogue, 20, seed=1)
+
+
+def test_a_catalogue_of_one_product_and_one_whose_queries_are_all_taken(catalogue):
+    one = catalogue.select(range(1))
+    pairs = mined(one)
+    assert set(pairs["product_id"]) == {"p0-0"}
+    nothing = mined(one, taken=mining.catalogue_queries(one, 1_000, seed=1) + pairs["query"][:])
+    assert len(nothing) == 0
+    assert set(nothing.column_names) == set(pairs.column_names)
+
+
 def test_asking_for_more_queries_than_there_are_ends(catalogue):
     one = catalogue.select(range(1)).remove_columns("product_type")
     assert 0 < len(mining.catalogue_queries(one, 1_000, seed=1)) < 30

@@ -6,8 +6,9 @@ import pytest
 import tiny_models
 import torch
 from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from ecomkd import models
+from ecomkd import models, runtime
 from ecomkd.config import Profile
 
 LAYER = "bert.encoder.layer."
@@ -70,6 +71,84 @@ def test_building_draws_nothing_from_the_global_generator(teacher):
     models.build_student(teacher, (0,), seed=1)
     models.build_narrow_student(teacher, hidden=8)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+class Cards:
+    """Stands in for two cards with a generator of random numbers each."""
+
+    def __init__(self, monkeypatch):
+        self.states = [torch.tensor([1]), torch.tensor([2])]
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        monkeypatch.setattr(torch.cuda, "get_rng_state", lambda card: self.states[card].clone())
+        monkeypatch.setattr(torch.cuda, "set_rng_state", self.set)
+        monkeypatch.setattr(torch.cuda, "manual_seed_all", self.seed)
+        monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: False)
+
+    def set(self, state, card):
+        self.states[card] = state
+
+    def seed(self, seed):
+        self.states = [torch.tensor([seed])] * 2
+
+
+def test_what_is_seeded_leaves_the_generators_of_all_devices_as_they_were(monkeypatch):
+    cards = Cards(monkeypatch)
+    before = torch.get_rng_state()
+    with runtime.seeded(7):
+        assert [int(state) for state in cards.states] == [7, 7]
+        first = torch.rand(3)
+    assert [int(state) for state in cards.states] == [1, 2]
+    assert torch.equal(torch.get_rng_state(), before)
+    with runtime.seeded(7):
+        assert torch.equal(torch.rand(3), first)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a card")
+def test_what_is_seeded_leaves_a_cards_generator_as_it_was():
+    before = torch.cuda.get_rng_state()
+    with runtime.seeded(7):
+        first = torch.rand(3, device="cuda")
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+    with runtime.seeded(7):
+        assert torch.equal(torch.rand(3, device="cuda"), first)
+
+
+@pytest.fixture
+def generator():
+    config = LlamaConfig(
+        vocab_size=50,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        tie_word_embeddings=True,
+    )
+    with runtime.seeded(0):
+        return LlamaForCausalLM(config).eval()
+
+
+def test_a_generator_has_students_too(generator):
+    student = models.build_student(generator, (0, 2))
+    assert type(student) is type(generator)
+    assert same(part(student, "model.layers.1."), part(generator, "model.layers.2."))
+    assert same(part(student, "model.embed"), part(generator, "model.embed"))
+    assert same(part(student, "model.norm"), part(generator, "model.norm"))
+    assert student.lm_head.weight is student.model.embed_tokens.weight
+
+
+def test_a_generator_is_corrected_in_every_matrix_of_its_layers(generator):
+    pytest.importorskip("peft")
+    ids = torch.arange(8)[None]
+    with torch.no_grad():
+        wanted = generator(ids).logits
+        model = models.build_low_rank(generator, rank=4, seed=1)
+        assert torch.equal(model(ids).logits, wanted)
+    free = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert len(free) == 2 * 4 * 7  # A and B of 4 layers' 4 projections and 3 matrices after them
+    assert all("lora_" in name for name in free)
+    assert type(model.merge_and_unload()) is LlamaForCausalLM
 
 
 @pytest.mark.parametrize("layers", [(), (0, 6), (-1,)])
@@ -187,6 +266,19 @@ def test_folder_without_a_checkpoint(tmp_path):
     )
 
 
+def test_weights_that_would_be_unpickled(tmp_path):
+    tiny_models.save(tiny_models.bert(), tmp_path)
+    torch.save(tiny_models.bert().state_dict(), tmp_path / "pytorch_model.bin")
+    assert models.load(tmp_path)  # the safe file is there too
+    (tmp_path / "model.safetensors").unlink()
+    for call in (models.load, lambda folder: models.build_teacher(str(folder), "ESCI")):
+        found = message(call, tmp_path)
+        assert found.startswith(
+            f"Cannot load '{tmp_path}': its weights are in pytorch_model.bin, which could run code "
+            "when it is read: save them again with save_pretrained, as model.safetensors ("
+        )
+
+
 def test_weights_cut_short(tmp_path):
     tiny_models.save(tiny_models.bert(), tmp_path)
     weights = tmp_path / "model.safetensors"
@@ -218,6 +310,13 @@ def test_device_that_is_not_there(monkeypatch):
         "device='cuda': this machine has no such device; choose one of cpu, or auto."
     )
     assert models.device(Profile.named("smoke", device="auto")).type == "cpu"
+
+
+def test_apples_cards_are_taken_by_name_alone(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert models.device(Profile.named("smoke", device="auto")).type == "cpu"
+    assert models.device(Profile.named("smoke", device="mps")).type == "mps"
 
 
 def test_unknown_precision():

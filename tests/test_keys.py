@@ -1,0 +1,99 @@
+"""What a key is made of: data, settings, and checkpoints by their content."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+
+from ecomkd import features, keys, models
+from ecomkd.data.schema import TEXT
+from ecomkd.relevance import adapt, stages
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tiny_models.save(tiny_models.bert(layers=2, seed=1), tmp_path / "teacher")
+
+
+@pytest.fixture
+def profile(tmp_path, folder):
+    return tiny_models.profile(
+        tmp_path / "artifacts", teacher=str(folder), warm_up_pairs=16, student_layers=(0,)
+    )
+
+
+def test_a_model_is_its_weights_shape_and_tokenizer(tmp_path, folder):
+    names = [name for name, _ in keys.identity(folder)]
+    assert names == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    again = tiny_models.save(tiny_models.bert(layers=2, seed=1), tmp_path / "other name")
+    (again / "training.json").write_text("[]")
+    assert keys.identity(again) == keys.identity(folder)
+    (again / "vocab.txt").write_text("red\nblue")
+    assert keys.identity(again) != keys.identity(folder)
+
+
+def test_a_name_stands_for_itself_and_a_folder_for_its_content(tmp_path, folder, monkeypatch):
+    assert keys.known_as("minilm") == "minilm"
+    assert keys.known_as(str(folder)) == keys.identity(folder)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "minilm").mkdir()  # a folder of that name without a checkpoint in it
+    assert keys.known_as("minilm") == "minilm"
+
+
+def test_settings_hold_neither_hardware_nor_versions(profile):
+    assert keys.settings_of(profile, "alpha") == {
+        "seed": 900,
+        "batch_size": 8,
+        "max_length": 32,
+        "alpha": profile.alpha,
+    }
+    here = keys.settings_of(profile, "teacher")
+    assert here == keys.settings_of(replace(profile, device="mps", precision="fp16"), "teacher")
+
+
+def test_a_teacher_that_is_retrained_in_its_folder_is_another_teacher(
+    folder, profile, monkeypatch, tmp_path
+):
+    parts: dict[str, list] = {}
+
+    def noted(name, given, make, root, recipe=1):
+        parts.setdefault(name, []).append(json.dumps(given))
+        return tmp_path / name
+
+    for module in (stages, adapt, features):
+        monkeypatch.setattr(module, "stage", noted)
+    monkeypatch.setattr(np, "load", lambda path: None)
+    data = tiny_models.shop()
+    rows = {name: ["red shoe"] * 12 for name in TEXT} | {"product_id": list("abcdefghijkl")}
+    catalogue = features.Dataset.from_dict(rows)
+
+    def ask():
+        stages.warmed(data, profile)
+        stages.teacher(data, profile, pretrained=False)
+        stages.student(data, profile, "none", teacher_folder=folder)
+        adapt.low_rank(data, profile)
+        adapt.domain_adapted(catalogue, profile)
+        features.layers(["red shoe"], profile, str(folder))
+
+    ask()
+    first = {name: list(given) for name, given in parts.items()}
+    assert set(first) == {"warmed", "teacher", "student", "low_rank", "adapted", "features"}
+    parts.clear()
+    ask()
+    assert parts == first
+    parts.clear()
+    with torch.no_grad():
+        model = models.load(folder)
+        model.classifier.weight += 1
+    model.save_pretrained(folder)
+    ask()
+    for name, given in parts.items():
+        assert given[-1] != first[name][-1], name
+    assert str(folder) not in json.dumps(first)
+
+
+def test_a_batch_more_for_what_is_left(profile):
+    assert [keys.batches(pairs, profile) for pairs in (0, 1, 8, 9)] == [0, 1, 1, 2]
