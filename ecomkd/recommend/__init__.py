@@ -13,8 +13,8 @@ _NAMES = {
     " users_before",
     "evaluation": "DEPTH Ranker Scorer best evaluate evaluate_cold in_parts",
     "rankers": "buy_again factors item_knn popular tie_break",
-    "networks": "BasketCollator BasketTransformer DecayedMeans Items Recommender Shelf columns_of"
-    " load network",
+    "networks": "BasketCollator BasketTransformer DecayedMeans Items Reader Recommender Shelf"
+    " columns_of load network",
     "training": "FIRST GROUP HYPERPARAMETERS RankingTrainer common_items fit occasions"
     " purchase_loss teacher_scores train unlabelled_occasions",
     "live": "",
@@ -22,11 +22,9 @@ _NAMES = {
     "replay": "Scheduled System prequential",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
-_OLD = {"Reader": "BasketCollator", "RECIPES": "HYPERPARAMETERS"}  # for one version
 
 
 def __getattr__(name: str):
-    name = _OLD.get(name, name)
     if name in _NAMES:
         return import_module(f"{__name__}.{name}")
     if name in _HOMES:

@@ -144,6 +144,9 @@ class BasketCollator:
         return {"day": day, **batch, **given}
 
 
+Reader = BasketCollator  # the old name, kept for one version
+
+
 def _habits(day: int, days: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The distinct items (S,) of a user, and (S, HABITS) logarithms that tell the habit with each.
 

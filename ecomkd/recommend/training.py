@@ -243,7 +243,6 @@ def train(
     on the `unlabelled_occasions` too. `changes` replace settings of `HYPERPARAMETERS`. It is made
     once, then found among the artefacts.
     """
-    profile = replace(profile, precision="fp32")  # as `fit` does: one artefact for all precisions
     settings = {**HYPERPARAMETERS[kind], **changes}
     taught = teacher and [alpha, depth, further, keys.identity(teacher)]
 
