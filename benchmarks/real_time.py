@@ -25,12 +25,13 @@ import pandas as pd
 import torch
 from threadpoolctl import threadpool_limits
 
-import seeds as seeds_of
-from ecomkd import bench, features, live, metrics, recommend, report
+import shared
+from ecomkd import bench, features, metrics, recommend, report
 from ecomkd.config import Profile
 from ecomkd.data import journey
 from ecomkd.data.baskets import HORIZON, Baskets
-from recommendation import GRIDS, SCALES, TIMED, best_of, grown, one_user
+from ecomkd.recommend import live
+from shared import GRIDS, SCALES, TIMED, best_of, grown, one_user
 
 RECORDED = Path(report.__file__).parent / "recorded" / "real_time.json"
 LIVE, NIGHTLY, WEEKLY = "live", "nightly", "weekly"
@@ -48,7 +49,7 @@ def measure(seed: int) -> dict:
     profile, baskets = Profile.named(seed=seed), journey.load()
     day, shelf = baskets.test_start, shelves(baskets, student(baskets, profile))
     (scale,) = best_of(recommend.buy_again, GRIDS[AGAIN], baskets).values()
-    found = live.prequential(systems(shelf, day, scale), baskets, day, heads=HEADS, seed=seed)
+    found = recommend.prequential(systems(shelf, day, scale), baskets, day, heads=HEADS, seed=seed)
     print(found.groupby("head")[[LIVE, NIGHTLY, WEEKLY, NEVER, FIXED, AGAIN]].mean().round(4))
     first = found[found["head"] == 0]
     return {
@@ -75,16 +76,19 @@ def student(baskets: Baskets, profile: Profile) -> recommend.DecayedMeans:
 
 def shelves(baskets: Baskets, model: recommend.DecayedMeans) -> Callable[[int], recommend.Shelf]:
     """The shelf of each day, made once."""
-    reader = recommend.Reader(baskets)
+    reader = recommend.BasketCollator(baskets)
     return lru_cache(maxsize=None)(lambda day: recommend.Shelf(model, reader, day))
 
 
 def systems(
     shelf: Callable[[int], recommend.Shelf], day: int, scale: float
-) -> dict[str, live.System]:
+) -> dict[str, recommend.System]:
     made = {LIVE: (None, shelf), NIGHTLY: (1, shelf), WEEKLY: (7, shelf)}
     made |= {NEVER: (HORIZON, None), FIXED: (None, None)}
-    rows = {name: live.Scheduled(live.start(shelf(day)), day, *how) for name, how in made.items()}
+    rows = {
+        name: recommend.Scheduled(live.initial_state(shelf(day)), day, *how)
+        for name, how in made.items()
+    }
     return {**rows, AGAIN: BuyAgain(shelf(day).model.items.baskets, scale)}
 
 
@@ -110,8 +114,7 @@ class BuyAgain:
             return
         self.day, self.today = day, {}
         self.past = recommend.history(self.baskets, day, self.scale)
-        counts = recommend.popularity(self.baskets, day)
-        self.filler = 1e-6 * counts / counts.max()
+        self.filler = recommend.tie_break(recommend.popularity(self.baskets, day))
 
 
 def names(found: pd.DataFrame) -> pd.Index:
@@ -126,7 +129,7 @@ def by_user(found: pd.DataFrame) -> dict:
 
 def leaking(shelf: recommend.Shelf, baskets: Baskets) -> pd.DataFrame:
     """What a state gets that is asked before it learns a basket, and what after that."""
-    state, rows = live.start(shelf), []
+    state, rows = live.initial_state(shelf), []
     for _, own in baskets.between(shelf.day, baskets.days).groupby("basket", sort=False):
         user, day = int(own["user"].iloc[0]), int(own["day"].iloc[0])
         row, wanted = {"user": user}, own["item"].to_numpy()
@@ -150,7 +153,7 @@ class Explorer:
         asked: the other system; `prequential` has to ask and to tell it before this one.
     """
 
-    asked: live.Scheduled
+    asked: recommend.Scheduled
     share: float
     seed: int
 
@@ -174,9 +177,9 @@ class Explorer:
 def exploring(shelf: Callable, baskets: Baskets, seed: int) -> list[dict]:
     """What each share of exploration costs in recall and brings in coverage."""
     day = baskets.test_start
-    base = live.Scheduled(live.start(shelf(day)), day, None, shelf)
+    base = recommend.Scheduled(live.initial_state(shelf(day)), day, None, shelf)
     rows = {f"{share}": Explorer(base, share, seed) for share in SHARES}
-    found = live.prequential({LIVE: base, **rows}, baskets, day, seed=seed)
+    found = recommend.prequential({LIVE: base, **rows}, baskets, day, seed=seed)
     return [
         {
             "share": system.share,
@@ -192,10 +195,10 @@ def exploring(shelf: Callable, baskets: Baskets, seed: int) -> list[dict]:
 def newcomers(shelf: recommend.Shelf, baskets: Baskets, seed: int) -> dict:
     """All households as if each came for the first time in the test days."""
     rows = {
-        name: live.Scheduled(live.start(shelf, end=0), shelf.day, every)
+        name: recommend.Scheduled(live.initial_state(shelf, end=0), shelf.day, every)
         for name, every in ((LIVE, None), (NIGHTLY, 1))
     }
-    found = live.prequential(rows, baskets, shelf.day, heads=HEADS, seed=seed)
+    found = recommend.prequential(rows, baskets, shelf.day, heads=HEADS, seed=seed)
     found["visit"] = found.groupby("user")["day"].rank("dense").astype(int)
     chosen = {f"{visit} {head}": own for (visit, head), own in found.groupby(["visit", "head"])}
     return {name: by_user(own) for name, own in chosen.items() if int(name.split()[0]) <= 5}
@@ -204,19 +207,15 @@ def newcomers(shelf: recommend.Shelf, baskets: Baskets, seed: int) -> dict:
 def killed(shelf: recommend.Shelf, baskets: Baskets) -> dict:
     """Every fifth user: whose scores differ, in any bit, after a log that ends in half a line."""
     with tempfile.TemporaryDirectory() as folder:
-        kept = live.Durable(live.start(shelf), folder)
-        events = baskets.between(shelf.day, baskets.days)[["user", "item", "day"]].to_numpy()
-        for event in events[:LEARNT]:
-            kept.update(*event)
+        kept = recommend.Durable(live.initial_state(shelf), folder)
+        _learn(kept, baskets_of(baskets.between(shelf.day, baskets.days)[:LEARNT]))
         with open(kept.folder / "events.log", "ab") as log:
             log.write(b'00000000 ["update", 1')
         started = time.perf_counter()
-        back = live.Durable.restore(folder)
+        back = recommend.Durable.restore(folder)
         restore_s = time.perf_counter() - started
         asked = partial(_all_scores, day=baskets.days)
         one, two = asked(kept.live), asked(back.live)
-        kept.close()
-        back.close()
     differ = int((one != two).any(axis=1).sum())
     return {"users": len(one), "differ": differ, "restore_s": restore_s}
 
@@ -240,13 +239,13 @@ def cost(baskets: Baskets, profile: Profile, times: float) -> dict:
     items = recommend.Items(baskets, vectors, recommend.FIRST, 64, profile)
     torch.manual_seed(profile.seed)
     model = recommend.DecayedMeans(items).eval()  # weights change no time
-    reader = recommend.Reader(baskets)
+    reader = recommend.BasketCollator(baskets)
     shelf = recommend.Shelf(model, reader, day)
     teacher = recommend.Shelf(recommend.BasketTransformer(items).eval(), reader, day)
     rng = np.random.default_rng(0)
     with threadpool_limits(1), tempfile.TemporaryDirectory() as folder:
-        state, start_s = timed(live.start, shelf)
-        events = baskets.between(day, baskets.days)[["user", "item", "day"]].to_numpy()[:LEARNT]
+        state, start_s = timed(live.initial_state, shelf)
+        events = baskets.between(day, baskets.days)[:LEARNT]
         users = rng.permutation(np.unique(baskets.between(0, day)["user"]))[:ASKED].tolist()
         row = {
             "times": times,
@@ -267,13 +266,11 @@ def cost(baskets: Baskets, profile: Profile, times: float) -> dict:
             clock = bench.latency(ask, asked, repeats=3, threads=1, device="cpu")
             row[f"{name} p50_ms"] = clock["p50_ms"]
         row["night_s"] = timed(state.refresh, shelf)[1]
-        kept, row["snapshot_s"] = timed(live.Durable, state, folder)
-        row["updates_per_second"] = len(events) / timed(_learn, kept, events)[1]
-        kept.close()
-        back, row["restore_s"] = timed(live.Durable.restore, folder)
+        kept, row["snapshot_s"] = timed(recommend.Durable, state, folder)
+        row["updates_per_second"] = len(events) / timed(_learn, kept, baskets_of(events))[1]
+        back, row["restore_s"] = timed(recommend.Durable.restore, folder)
         vector = items.vectors[0].numpy()
         row["add_item_ms"] = 1e3 * timed(_add, back, vector)[1] / ADDED
-        back.close()
     print(row)
     return row
 
@@ -288,12 +285,20 @@ def _ask(state: live.Live, day: int, share: float, user: int) -> np.ndarray:
     return state.recommend(user, day, explore=share)
 
 
-def _learn(kept: live.Durable, events: np.ndarray) -> None:
-    for user, item, day in events:
-        kept.update(user, item, day)
+def baskets_of(events: pd.DataFrame) -> list[tuple[int, list[int], int]]:
+    """The user, the items and the day of each basket, as a till would send it, in order of time."""
+    return [
+        (own["user"].iloc[0], own["item"].tolist(), own["day"].iloc[0])
+        for _, own in events.groupby("basket", sort=False)
+    ]
 
 
-def _add(kept: live.Durable, vector: np.ndarray) -> None:
+def _learn(kept: recommend.Durable, bought: list[tuple[int, list[int], int]]) -> None:
+    for basket in bought:
+        kept.update_basket(*basket)
+
+
+def _add(kept: recommend.Durable, vector: np.ndarray) -> None:
     for _ in range(ADDED):
         kept.add_item(vector)
 
@@ -303,8 +308,8 @@ def _add(kept: live.Durable, vector: np.ndarray) -> None:
 
 def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds, and of the sizes."""
-    parts = seeds_of.read(folder, ("profile", "scale"))
-    cost_of = seeds_of.sizes(folder)
+    parts = shared.read(folder, ("profile", "scale"))
+    cost_of = shared.sizes(folder)
     heads = {head: _means([part["heads"][head] for part in parts]) for head in parts[0]["heads"]}
     leak = _means([part["leak"] for part in parts])
     newly = {name: _means([part["newcomers"][name] for part in parts])
@@ -398,7 +403,7 @@ def _goals(data: dict) -> list[dict]:
     more = data["heads"]["0"]["minus"][f"{LIVE} − {NIGHTLY}"]
     return [
         report.goal(
-            "updates of the state a second, each written to the log, one core",
+            "updates of the state a second, each basket synced to the disk, one core",
             rate, rate, rate, "at least 2000", rate >= 2000,
         ),
         report.goal(
@@ -408,7 +413,7 @@ def _goals(data: dict) -> list[dict]:
         report.goal("p50 wait, of the live student against its teacher, one core",
                     share, share, share, "at most 0.2", share <= 0.2),
         report.goal("recall@10 of the next basket, live minus nightly",
-                    *seeds_of.ends(more), "at least 0", more["difference"] >= 0),
+                    *shared.ends(more), "at least 0", more["difference"] >= 0),
         report.goal("users whose scores differ after a kill and a replay",
                     differ, differ, differ, "0", differ == 0),
     ]  # fmt: skip
@@ -416,8 +421,8 @@ def _goals(data: dict) -> list[dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Recommendation while the shop is open.")
-    arguments = seeds_of.arguments_of(parser, "real_time", RECORDED)
-    seeds_of.run(arguments, measure, scale, merge)
+    arguments = shared.arguments_of(parser, "real_time", RECORDED)
+    shared.run(arguments, measure, scale, merge)
 
 
 if __name__ == "__main__":

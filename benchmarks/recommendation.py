@@ -13,10 +13,9 @@ days. A run that is started again finds its networks among the artefacts.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -27,20 +26,16 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
 
-import seeds as seeds_of
+import shared
 from ecomkd import bench, features, metrics, recommend, report
 from ecomkd.config import Profile
 from ecomkd.data import journey, retail
-from ecomkd.data.baskets import Baskets, sample
+from ecomkd.data.baskets import Baskets
+from shared import GRIDS, SCALES, TIMED, best_of, grown, one_user
 
 RECORDED = Path(report.__file__).parent / "recorded" / "recommendation.json"
 TIMES = ("p50_ms", "p95_ms", "train_s")
 MEASURES = ("recall", "ndcg", "repeats", "new_recall", "new_ndcg")
-GRIDS = {
-    "buy it again": {"scale": (14, 28, 56, 112, 224)},
-    "item-kNN": {"neighbours": (10, 50, 200, 1000)},
-    "matrix factorisation": {"width": (32, 128), "weight": (1.0, 10.0)},
-}
 TEACHER, DISTILLED, ALONE = "teacher", "student, distilled", "student alone"
 FEWER = "student, distilled on labelled days"
 CHANCE, NEAREST = "chance, and whoever knows ids alone", "nearest text"
@@ -53,8 +48,6 @@ COLD = (
     (ALONE, f"{ALONE}, one-hot"),
 )
 """What transferred text should win, on items that were never sold: first against second."""
-TIMED = 100
-SCALES = (0.1, 0.3, 1, 3, 10)
 
 
 # One seed -----------------------------------------------------------------------------------------
@@ -85,10 +78,6 @@ def measure(source: str, seed: int) -> dict:
     return result
 
 
-def one_user(rank: recommend.Ranker, user: np.ndarray):
-    return rank(user, False)
-
-
 def systems(baskets: Baskets, profile: Profile, result: dict):
     """Each system's name, its ranker on the first test day, and further numbers of its own."""
     day = baskets.test_start
@@ -107,7 +96,7 @@ def systems(baskets: Baskets, profile: Profile, result: dict):
     result["cold"] = neighbours(baskets, tables, codes)
     for vectors, table in tables.items():
         items = recommend.Items(baskets, table, recommend.FIRST, 64, profile)
-        reader = recommend.Reader(baskets)
+        reader = recommend.BasketCollator(baskets)
         for name, (kind, folder) in networks(vectors, items, profile).items():
             model = recommend.load(folder, kind, items)
             shelf = recommend.Shelf(model, reader, day)
@@ -134,16 +123,6 @@ def networks(vectors: str, items: recommend.Items, profile: Profile) -> dict:
         FEWER: (small, fewer),
         ALONE: (small, alone),
     }
-
-
-def best_of(make: Callable[..., recommend.Ranker], grid: dict, baskets: Baskets) -> dict:
-    """The settings with the highest recall on the validation days."""
-    day = baskets.validation_start
-    found = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    return max(
-        found,
-        key=lambda chosen: recommend.evaluate(make(baskets, day, **chosen), baskets, day)["recall"],
-    )
 
 
 def words(texts: list[str], seed: int) -> dict[str, np.ndarray]:
@@ -188,25 +167,6 @@ def on_shelf(shelf: recommend.Shelf, users: np.ndarray, items: np.ndarray) -> np
 # Cost against size --------------------------------------------------------------------------------
 
 
-def grown(baskets: Baskets, times: float, seed: int = 0) -> Baskets:
-    """A shop of so many times the users: a sample of them, or copies that buy copies of items."""
-    if times <= 1:
-        return sample(baskets, round(times * len(baskets.users)), seed)
-    copies = range(int(times))
-    users, items = len(baskets.users), len(baskets.items)
-    events = pd.concat(
-        baskets.events.assign(
-            user=baskets.events["user"] + users * copy, item=baskets.events["item"] + items * copy
-        )
-        for copy in copies
-    ).sort_values(["day", "user"], kind="stable", ignore_index=True)
-    named, people = (
-        pd.concat([table for _ in copies], ignore_index=True)
-        for table in (baskets.items, baskets.users)
-    )
-    return Baskets(events, named, people, baskets.left_out)
-
-
 def scale() -> list[dict]:
     """For shops of several sizes: what a night costs, what is kept, and a user's wait."""
     profile, whole, rows = Profile.named(seed=0), journey.load(), []
@@ -218,7 +178,7 @@ def scale() -> list[dict]:
         items = recommend.Items(baskets, vectors, recommend.FIRST, 64, profile)
         items.on(day)
         read_s = time.perf_counter() - started
-        reader = recommend.Reader(baskets)
+        reader = recommend.BasketCollator(baskets)
         known = np.flatnonzero(np.diff(recommend.history(baskets, day).indptr))
         users = np.random.default_rng(0).permutation(known)[:TIMED]
         for kind in (recommend.BasketTransformer, recommend.DecayedMeans):
@@ -258,7 +218,7 @@ def merge(folder: Path, out: Path, untimed: Sequence[int] = ()) -> None:
     of the sizes."""
     data, goals, hardware, seeds = {}, [], None, []
     for place in sorted(path for path in folder.iterdir() if path.is_dir()):
-        parts = seeds_of.read(place, ("profile", "source"))
+        parts = shared.read(place, ("profile", "source"))
         hardware = parts[0]["hardware"]
         seeds = sorted({*seeds, *(part["seed"] for part in parts)})
         names = list(parts[0]["systems"])
@@ -275,7 +235,7 @@ def merge(folder: Path, out: Path, untimed: Sequence[int] = ()) -> None:
             "minus": _differences(tables["recall"], tables["new_recall"].dropna()),
         }
         goals += _goals(place.name, tables["recall"], cold, data[place.name]["rows"])
-    data["scale"] = seeds_of.sizes(folder)
+    data["scale"] = shared.sizes(folder)
     told = f" --untimed {' '.join(map(str, untimed))}" if untimed else ""
     report.write_recorded(
         out,
@@ -346,11 +306,11 @@ def _goals(shop: str, recall: pd.DataFrame, cold: pd.DataFrame, rows: dict) -> l
     goals = [
         report.goal(
             f"{shop}: share of the teacher's recall@10 that the distilled student keeps",
-            *seeds_of.ends(kept, "value"), "at least 0.97", kept["value"] >= 0.97,
+            *shared.ends(kept, "value"), "at least 0.97", kept["value"] >= 0.97,
         ),
         report.goal(
             f"{shop}: recall@10, distilled minus undistilled",
-            *seeds_of.ends(more), "above 0, interval excluding 0", more["low"] > 0,
+            *shared.ends(more), "above 0, interval excluding 0", more["low"] > 0,
         ),
     ]  # fmt: skip
     goals += [
@@ -363,7 +323,7 @@ def _goals(shop: str, recall: pd.DataFrame, cold: pd.DataFrame, rows: dict) -> l
         goals.append(
             report.goal(
                 f"{shop}: cold items, recall@10, {one} minus {other}",
-                *seeds_of.ends(span), "above 0, interval excluding 0", span["low"] > 0,
+                *shared.ends(span), "above 0, interval excluding 0", span["low"] > 0,
             )
         )  # fmt: skip
     return goals
@@ -373,13 +333,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Recommendation on real baskets.")
     parser.add_argument("source", nargs="?", default="journey", help="journey, or a path")
     parser.add_argument("--untimed", type=int, nargs="*", default=[], help="seeds without times")
-    arguments = seeds_of.arguments_of(parser, "recommendation", RECORDED)
+    arguments = shared.arguments_of(parser, "recommendation", RECORDED)
     source = Path(arguments.source).name
 
     def measured(seed: int) -> dict:
         return {"source": source, **measure(arguments.source, seed)}
 
-    seeds_of.run(arguments, measured, scale, partial(merge, untimed=arguments.untimed), source)
+    shared.run(arguments, measured, scale, partial(merge, untimed=arguments.untimed), source)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,15 @@
 Nothing here depends on the order of the rows. Sizes: N pairs, C classes.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from math import isfinite
+from math import ceil, isfinite
 
 import numpy as np
 import pandas as pd
 
 DEPTH = 10  # the rank at which nDCG@10 stops
+_CELLS = 2_000_000  # of a table of draws
 
 
 def classification(labels, probabilities) -> dict:
@@ -218,6 +220,39 @@ def retrieval(ranked: pd.DataFrame, judged: pd.DataFrame, gains: Mapping) -> dic
     return {**means, "n_without_relevant": len(asked) - len(relevant), "per_query": per_query}
 
 
+def ndcg_of_gains(gains, ideal=None, depth: int | None = DEPTH) -> np.ndarray:
+    """The nDCG of lists that are ranked already, from the gain of what stands at each rank.
+
+    DCG is Σ gain / log₂(rank + 1) over the first `depth` ranks, divided by the DCG of the best
+    order of `ideal` (Järvelin & Kekäläinen 2002). The lists have an order and so no ties; `ranking`
+    takes scores, and shares ranks among equals.
+
+    Args:
+        gains: (..., K), the best rank first, each 0 or more.
+        ideal: (..., M), the gains of all that could have been ranked, in any order; by default the
+            same as `gains`. M may be larger than K, where a list shows a part of what there was.
+        depth: the last rank that counts; None counts all.
+
+    Returns:
+        (...), each in 0..1; NaN where `ideal` holds no positive gain.
+
+    Example:
+        >>> float(ndcg_of_gains([0.0, 1.0]).round(4))  # the only good one is second: 1 / log₂ 3
+        0.6309
+        >>> ndcg_of_gains([[1, 0], [0, 0]], ideal=[[1, 1, 1], [1, 0, 0]], depth=2).round(4).tolist()
+        [0.6131, 0.0]
+    """
+    gains = np.asarray(gains, dtype=np.float64)
+    ideal = gains if ideal is None else np.asarray(ideal, dtype=np.float64)
+
+    def dcg(ordered: np.ndarray) -> np.ndarray:
+        ordered = ordered[..., :depth]
+        return ordered @ _discount(np.arange(1, ordered.shape[-1] + 1))
+
+    found, best = dcg(gains), dcg(-np.sort(-ideal, axis=-1))
+    return np.divide(found, best, out=np.full_like(found, np.nan), where=best > 0)
+
+
 def share_of_gap_closed(student: float, teacher: float, baseline: float) -> float:
     """(student - baseline) / (teacher - baseline): how much of what there was to gain was gained.
 
@@ -271,14 +306,11 @@ def paired_bootstrap(
         )
     a = a.sort_index()
     difference = a.to_numpy(np.float64) - b.loc[a.index].to_numpy(np.float64)
-    draw = np.random.default_rng(seed)
-    rows = max(1, 2_000_000 // len(a))  # keeps the table of draws near 16 MB
-    means = [
-        difference[draw.integers(len(a), size=(min(rows, resamples - done), len(a)))].mean(axis=1)
-        for done in range(0, resamples, rows)
-    ]
-    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
-    return {"difference": float(difference.mean()), "low": float(low), "high": float(high)}
+
+    def mean(rng: np.random.Generator, rows: int) -> np.ndarray:
+        return difference[rng.integers(len(a), size=(rows, len(a)))].mean(axis=1)
+
+    return {"difference": float(difference.mean()), **_bootstrap(mean, len(a), resamples, seed)}
 
 
 def bootstrap_of_means(
@@ -299,11 +331,14 @@ def bootstrap_of_means(
     Returns:
         `value` on the queries as they are, `low`, `high`.
     """
-    weights = _draws(len(per_query), resamples, seed) / len(per_query)
-    means = pd.DataFrame(weights @ per_query.to_numpy(np.float64), columns=per_query.columns)
-    low, high = np.nanpercentile(statistic(means), [2.5, 97.5])
+    queries, table = len(per_query), per_query.to_numpy(np.float64)
+
+    def of_means(rng: np.random.Generator, rows: int) -> np.ndarray:
+        means = _counts(rng, rows, queries) / queries @ table
+        return np.asarray(statistic(pd.DataFrame(means, columns=per_query.columns)))
+
     value = statistic(per_query.mean().to_frame().T).iloc[0]
-    return {"value": float(value), "low": float(low), "high": float(high)}
+    return {"value": float(value), **_bootstrap(of_means, queries, resamples, seed)}
 
 
 def macro_f1_difference(
@@ -332,14 +367,22 @@ def macro_f1_difference(
     for predicted in (a, b):
         cell = (codes * classes + np.asarray(labels)) * classes + np.asarray(predicted)
         tables.append(np.bincount(cell, minlength=len(names) * classes**2))
-    draws = _draws(len(names), resamples, seed)
-    drawn, whole = (
-        [_macro_f1(weights @ table.reshape(len(names), -1), classes) for table in tables]
-        for weights in (draws, np.ones((1, len(names))))
-    )
-    low, high = np.percentile(drawn[0] - drawn[1], [2.5, 97.5])
-    difference = float(whole[0][0] - whole[1][0])
-    return {"difference": difference, "low": float(low), "high": float(high)}
+
+    def difference(weights: np.ndarray) -> np.ndarray:
+        ours, theirs = (
+            _macro_f1(weights @ table.reshape(len(names), -1), classes) for table in tables
+        )
+        return ours - theirs
+
+    return {
+        "difference": float(difference(np.ones((1, len(names))))[0]),
+        **_bootstrap(
+            lambda rng, rows: difference(_counts(rng, rows, len(names))),
+            len(names),
+            resamples,
+            seed,
+        ),
+    }
 
 
 def seed_interval(values: Sequence[float]) -> dict[str, float]:
@@ -354,16 +397,18 @@ def seed_interval(values: Sequence[float]) -> dict[str, float]:
     Raises:
         ValueError: fewer than 3 values, or one that is not finite.
     """
-    from scipy.stats import t
+    from scipy.stats import ttest_1samp
 
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1 or len(values) < 3 or not np.isfinite(values).all():
         raise ValueError(
             f"seed_interval: got {values.tolist()}; give at least 3 finite values, one per seed."
         )
-    half = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
-    mean = values.mean()
-    return {"mean": float(mean), "low": float(mean - half), "high": float(mean + half)}
+    with warnings.catch_warnings():
+        # Equal values have an interval of no width, and SciPy warns that it may be imprecise.
+        warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)
+        low, high = ttest_1samp(values, 0).confidence_interval()
+    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
 
 
 def _check_frame(frame: pd.DataFrame, label: str, gains: Mapping) -> None:
@@ -417,6 +462,10 @@ def _order(queries: np.ndarray, score: np.ndarray, value: np.ndarray):
     return order, rank, first_of_query, np.flatnonzero(new_group)
 
 
+def _discount(rank: np.ndarray) -> np.ndarray:
+    return 1 / np.log2(rank + 1)
+
+
 def _ndcg(
     queries: np.ndarray, score: np.ndarray, gain: np.ndarray, depth: int | None
 ) -> np.ndarray:
@@ -425,7 +474,7 @@ def _ndcg(
 
     def dcg(by: np.ndarray) -> np.ndarray:
         order, rank, first, groups = _order(queries, by, gain)
-        discount = 1 / np.log2(rank + 1)
+        discount = _discount(rank)
         if depth is not None:
             discount[rank > depth] = 0
         size = np.diff(np.r_[groups, len(rank)])
@@ -460,10 +509,29 @@ def _expected_reciprocal(above: int, size: int, hits: int) -> float:
     return float((none_before * hits / (size - position + 1) / (above + position)).sum())
 
 
-def _draws(units: int, resamples: int, seed: int) -> np.ndarray:
-    """How often each unit is drawn in each resample, (resamples, units)."""
-    chances = np.full(units, 1 / units)
-    return np.random.default_rng(seed).multinomial(units, chances, size=resamples).astype(float)
+def _bootstrap(
+    draw: Callable[[np.random.Generator, int], np.ndarray], units: int, resamples: int, seed: int
+) -> dict[str, float]:
+    """The 95 % interval of what `draw(rng, rows)` gives, one value for each of its resamples.
+
+    They are drawn in parts, so that a table of draws stays near 16 MB; the generator gives the same
+    numbers as in one piece.
+    """
+    rng = np.random.default_rng(seed)
+    # A matrix product rounds alike, cut or whole, if its parts are whole numbers of the blocks that
+    # BLAS works in, of 4 to 24 rows, and none is so small that BLAS takes another way for it.
+    blocks = ceil(resamples / 48)
+    parts = min(blocks, ceil(resamples * units / _CELLS))
+    ends = np.minimum(np.arange(1, parts + 1) * blocks // parts * 48, resamples)
+    values = np.concatenate([draw(rng, int(rows)) for rows in np.diff(ends, prepend=0)])
+    # A ratio of two means has no value where the lower one is 0: such a draw is left out.
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    return {"low": float(low), "high": float(high)}
+
+
+def _counts(rng: np.random.Generator, rows: int, units: int) -> np.ndarray:
+    """How often each unit is drawn in each resample, (rows, units)."""
+    return rng.multinomial(units, np.full(units, 1 / units), size=rows).astype(float)
 
 
 def _macro_f1(confusion: np.ndarray, classes: int) -> np.ndarray:

@@ -1,11 +1,13 @@
 """A state kept by event: the same answers as the batch model, at once, and after a kill."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from test_recommend_networks import DAYS, ITEMS, LATE, START, USERS, lines, shop
 
 from ecomkd import live, recommend
 from ecomkd.config import Profile
+from ecomkd.recommend import journal
 
 EVERYONE = np.arange(USERS)
 HALF_A_YEAR = 182
@@ -45,12 +48,12 @@ def model(baskets, vectors, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shelf(model, baskets):
-    return recommend.Shelf(model, recommend.Reader(baskets), START)
+    return recommend.Shelf(model, recommend.BasketCollator(baskets), START)
 
 
 @pytest.fixture
 def state(shelf):
-    return live.start(shelf)
+    return live.initial_state(shelf)
 
 
 def events(baskets, start, end):
@@ -73,7 +76,7 @@ def test_a_state_scores_as_the_shelf_does(state, shelf):
 
 
 def test_events_one_by_one_give_what_all_at_once_gives(shelf, baskets, state):
-    other = live.start(shelf, end=0)
+    other = live.initial_state(shelf, end=0)
     assert other.events == 0
     for event in events(baskets, 0, START):
         other.update(*event)
@@ -87,7 +90,7 @@ def test_events_one_by_one_give_what_all_at_once_gives(shelf, baskets, state):
 
 def test_decay_is_exact_whatever_the_days_between(shelf, model, baskets):
     """The last purchase of a user is asked about after no day and after a long time."""
-    state, reader = live.start(shelf, end=0), recommend.Reader(baskets)
+    state, reader = live.initial_state(shelf, end=0), recommend.BasketCollator(baskets)
     for event in events(baskets, 0, DAYS):
         state.update(*event)
     for day in (DAYS, DAYS + 1, DAYS + HALF_A_YEAR):
@@ -100,7 +103,7 @@ def test_days_that_were_learnt_at_once_equal_a_shelf_of_the_next_morning(model, 
     for before, day in ((START, START + 3), (START + 3, START + 4), (START + 4, START + 11)):
         for event in events(baskets, before, day):
             state.update(*event)
-        morning = recommend.Shelf(model, recommend.Reader(baskets), day)
+        morning = recommend.Shelf(model, recommend.BasketCollator(baskets), day)
         state.refresh(morning)
         assert np.allclose(answers(state, day), morning.scores(EVERYONE), atol=1e-4)
 
@@ -164,6 +167,16 @@ def test_a_new_user_is_shown_what_sells_and_learns(state, shelf):
     assert np.array_equal(others, answers(state, START))
 
 
+def test_users_are_moved_rarely_when_many_more_come(state):
+    tables = [state._owned]
+    for _ in range(400):
+        state.add_user()
+        if state._owned is not tables[-1]:
+            tables.append(state._owned)
+    assert len(tables) < 15
+    assert len(state.arrays()["ends"]) == USERS + 400
+
+
 def test_a_new_item_is_scored_as_one_that_was_never_sold(state, shelf, vectors):
     """Its text is that of an item that the shop has and has not sold."""
     twin = shelf.model.items.text_of[LATE].item()
@@ -186,16 +199,16 @@ def test_a_new_item_is_scored_as_one_that_was_never_sold(state, shelf, vectors):
 def test_only_a_student_with_sums_is_kept_live(model, baskets):
     torch.manual_seed(0)
     teacher = recommend.BasketTransformer(model.items, width=8)
-    shelf = recommend.Shelf(teacher, recommend.Reader(baskets), START)
+    shelf = recommend.Shelf(teacher, recommend.BasketCollator(baskets), START)
     with pytest.raises(ValueError, match=r"A BasketTransformer keeps no sums"):
-        live.start(shelf)
+        live.initial_state(shelf)
 
 
 # Exploration
 
 
 def test_exploration_shows_rare_items_in_the_last_places(state, monkeypatch):
-    monkeypatch.setattr(live, "RARE", 60)
+    monkeypatch.setattr(recommend.live, "RARE", 60)
     times = state.arrays()["times"]
     plain, shares, drawn = state.recommend(4, START), [], []
     owned = state._pairs[4]["item"][: state._owned[4]]
@@ -218,7 +231,7 @@ def test_exploration_shows_rare_items_in_the_last_places(state, monkeypatch):
 
 
 def test_the_first_draw_follows_the_scores(state, monkeypatch):
-    monkeypatch.setattr(live, "RARE", 60)
+    monkeypatch.setattr(recommend.live, "RARE", 60)
     plain = state.recommend(4, START, depth=1)
     draws = [state.recommend(4, START, depth=1, explore=0.999, seed=seed) for seed in range(2000)]
     counts = np.bincount(np.concatenate(draws), minlength=ITEMS)
@@ -233,9 +246,7 @@ def test_the_first_draw_follows_the_scores(state, monkeypatch):
 
 @pytest.fixture
 def kept(state, tmp_path):
-    kept = live.Durable(state, tmp_path / "state")
-    yield kept
-    kept.close()
+    return live.Durable(state, tmp_path / "state")
 
 
 def test_a_state_comes_back_from_snapshot_and_log(kept, shelf, baskets, vectors):
@@ -254,10 +265,8 @@ def test_a_state_comes_back_from_snapshot_and_log(kept, shelf, baskets, vectors)
         one, two = (x.live.recommend(1, DAYS, explore=0.5, seed=seed) for x in (back, kept))
         assert np.array_equal(one, two)
     back.update(0, 0, DAYS + 1)
-    back.close()
     again = live.Durable.restore(folder)
     assert same(again.live, back.live)
-    again.close()
 
 
 def test_a_torn_last_line_is_dropped_wherever_it_ends(kept):
@@ -273,7 +282,6 @@ def test_a_torn_last_line_is_dropped_wherever_it_ends(kept):
         back = live.Durable.restore(kept.folder)
         assert same(back.live, whole[2])
         back.update(1, 2, START)
-        back.close()
         assert log.read_bytes() == content[: ends[2]]
 
 
@@ -287,6 +295,14 @@ def test_damage_in_the_middle_is_told_and_nothing_is_cut(kept):
     with pytest.raises(ValueError, match=r"events.log: damaged at byte 0, and more comes after"):
         live.Durable.restore(kept.folder)
     assert log.read_bytes() == content
+
+
+def test_what_the_log_may_not_ask_for_is_refused_by_name(kept):
+    text = b'["size"]'
+    with open(kept.folder / "events.log", "ab") as log:
+        log.write(b"%08x %b\n" % (crc32(text), text))
+    with pytest.raises(ValueError, match=r"events.log: 'size' at byte 0 is no event"):
+        live.Durable.restore(kept.folder)
 
 
 def test_a_log_shorter_than_its_snapshot_is_told(kept):
@@ -310,39 +326,99 @@ def test_a_refused_event_leaves_no_line(kept):
 def test_half_a_line_on_a_full_disk_is_taken_back(kept, monkeypatch):
     kept.update(1, 1, START)
     before = live.Live(kept.live.arrays())
-    log = kept._log
 
-    class Full:
-        name = log.name
-
+    class Full(io.FileIO):
         def write(self, line):
-            return log.write(line[:5])
-
-        def fileno(self):
-            return log.fileno()
+            return super().write(line[:5])
 
     with monkeypatch.context() as full:
-        full.setattr(kept, "_log", Full())
+        full.setattr(journal, "open", lambda path, mode, buffering: Full(path, mode), raising=False)
         with pytest.raises(OSError, match="No space left"):
             kept.update(1, 2, START)
     assert same(kept.live, before)
     kept.update(1, 3, START)
     back = live.Durable.restore(kept.folder)
     assert same(back.live, kept.live)
-    back.close()
+
+
+def test_tables_that_could_not_be_written_are_not_answered_from(kept, model, baskets, monkeypatch):
+    morning = recommend.Shelf(model, recommend.BasketCollator(baskets), START + 2)
+    with monkeypatch.context() as full:
+        full.setattr(np, "savez", lambda *given, **arrays: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            kept.refresh(morning)
+    kept.update(1, 3, START + 2)
+    assert same(kept.live, live.Durable.restore(kept.folder).live)
+
+
+def test_a_change_is_on_the_disk_before_it_counts(kept, monkeypatch):
+    synced, log = [], kept.folder / "events.log"
+    sync = os.fsync
+
+    def watched(descriptor):
+        sync(descriptor)
+        synced.append((os.fstat(descriptor).st_size, kept.live.events))
+
+    monkeypatch.setattr(os, "fsync", watched)
+    for item in range(3):
+        events = kept.live.events
+        kept.update(1, item, START)
+        assert synced[-1] == (log.stat().st_size, events)
+    assert len(synced) == 3
+    kept.update_basket(2, [4, 5, 6], START)
+    assert synced[-1] == (log.stat().st_size, events + 1)
+    assert len(synced) == 4
+    assert kept.live.events == events + 4
+
+
+def test_a_basket_counts_whole_or_not_at_all(kept):
+    before = live.Live(kept.live.arrays())
+    with pytest.raises(ValueError, match="Item 40 is unknown"):
+        kept.update_basket(1, [3, ITEMS], START)
+    assert same(kept.live, before)
+    kept.update_basket(1, [3, 5, 3], START)
+    log = kept.folder / "events.log"
+    content = log.read_bytes()
+    back = live.Durable.restore(kept.folder)
+    assert same(back.live, kept.live)
+    for cut in range(len(content)):
+        log.write_bytes(content[:cut])
+        back = live.Durable.restore(kept.folder)
+        assert same(back.live, before)
+
+
+def test_a_second_writer_learns_what_the_first_one_wrote(kept, shelf, model, baskets):
+    other = live.Durable.restore(kept.folder)
+    kept.update(1, 3, START)
+    other.update(1, 3, START)
+    kept.update(1, 7, START + 1)
+    with pytest.raises(ValueError, match="comes too late"):
+        other.update(1, 3, START)
+    assert other.add_user() == kept.add_user() - 1 == USERS
+    kept.refresh(recommend.Shelf(model, recommend.BasketCollator(baskets), START + 2))
+    other.update(2, 3, START + 2)  # with the tables that the first one took
+    kept.update(2, 4, START + 2)
+    back = live.Durable.restore(kept.folder)
+    assert same(back.live, kept.live)
 
 
 def test_a_folder_is_not_written_over_and_not_made_up(kept, tmp_path):
     with pytest.raises(FileExistsError, match="holds a state; restore it, or name another"):
         live.Durable(kept.live, kept.folder)
+    strange = tmp_path / "strange"
+    strange.mkdir()
+    (strange / "events.log").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"events.log: a log without its state.npz is there"):
+        live.Durable(kept.live, strange)
+    assert (strange / "events.log").read_text() == "mine"
     with pytest.raises(FileNotFoundError, match="holds no state; make one with Durable"):
         live.Durable.restore(tmp_path / "none")
 
 
 WRITER = """
 import sys
-from ecomkd import live
-kept = live.Durable.restore(sys.argv[1])
+from ecomkd.recommend.journal import Durable
+kept = Durable.restore(sys.argv[1])
 for number in range(1_000_000):
     kept.update(number % 12, number * 7 % 40, 200)
     if number % 50 == 49:
@@ -352,9 +428,7 @@ for number in range(1_000_000):
 
 
 def test_a_killed_process_loses_nothing_that_it_had_said(kept):
-    kept.close()
     before = live.Durable.restore(kept.folder)
-    before.close()
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, kept.folder], stdout=subprocess.PIPE, text=True,
         cwd=Path(__file__).resolve().parent.parent,
@@ -373,7 +447,50 @@ def test_a_killed_process_loses_nothing_that_it_had_said(kept):
     assert same(back.live, before.live)
     lines = (kept.folder / "events.log").read_bytes().splitlines()
     assert [json.loads(line[9:])[2] for line in lines] == [n * 7 % 40 for n in range(taken)]
-    back.close()
+
+
+TWO_WRITERS = """
+import sys
+from ecomkd.recommend.journal import Durable
+kept = Durable.restore(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(60):
+    kept.update(number % 3, int(sys.argv[2]), 200)
+    print(number, flush=True)
+    if number % 25 == 24:
+        kept.snapshot()
+"""
+
+
+def test_two_processes_at_once_lose_no_purchase_and_count_none_twice(kept):
+    before, taken = live.Live(kept.live.arrays()), kept.live.events
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO_WRITERS, kept.folder, item], text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            cwd=Path(__file__).resolve().parent.parent,
+        )
+        for item in ("5", "6")
+    ]  # fmt: skip
+    for writer in writers:
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        writer.stdin.write("\n")
+        writer.stdin.flush()
+    told = [len(writer.communicate()[0].split()) for writer in writers]
+    assert told == [60, 60]
+    back = live.Durable.restore(kept.folder)
+    assert back.live.events == taken + 120
+    lines = (kept.folder / "events.log").read_bytes().splitlines()
+    for line in lines:
+        before.update(*json.loads(line[9:])[1:])
+    assert same(back.live, before)
+    own = back.live._pairs[1][: back.live._owned[1]]
+    others = kept.live._pairs[1][: kept.live._owned[1]]
+    for item in (5, 6):
+        more = own["count"][own["item"] == item].sum()
+        assert more == others["count"][others["item"] == item].sum() + 20
 
 
 # Predict, then learn
@@ -418,16 +535,16 @@ def test_each_basket_is_asked_for_before_it_is_told(baskets):
 
 
 def test_a_schedule_answers_as_the_shelf_of_its_morning(model, baskets, shelf):
-    reader, mornings = recommend.Reader(baskets), {}
+    reader, mornings = recommend.BasketCollator(baskets), {}
 
     def on(day):
         return mornings.setdefault(day, recommend.Shelf(model, reader, day))
 
     systems = {
-        "at once": live.Scheduled(live.start(shelf), START, None, on),
-        "nightly": live.Scheduled(live.start(shelf), START, 1, on),
-        "weekly": live.Scheduled(live.start(shelf), START, 7, on),
-        "never": live.Scheduled(live.start(shelf), START, DAYS),
+        "at once": live.Scheduled(live.initial_state(shelf), START, None, on),
+        "nightly": live.Scheduled(live.initial_state(shelf), START, 1, on),
+        "weekly": live.Scheduled(live.initial_state(shelf), START, 7, on),
+        "never": live.Scheduled(live.initial_state(shelf), START, DAYS),
     }
     live.prequential(systems, baskets, START, days=16)
     day = START + 15

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import tracemalloc
 
 import ir_measures
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ir_measures import RR, nDCG
+from scipy import stats
 from sklearn.metrics import f1_score, ndcg_score
 
 from ecomkd import metrics
@@ -56,6 +58,29 @@ relaxed = settings(deadline=None, max_examples=60)
 
 
 # ranking
+
+
+def test_ndcg_of_gains_is_ndcg_of_a_ranking_without_ties():
+    data = random_frame(3)
+    ours = metrics.ranking(data, GAINS)["per_query"]
+    for query, rows in data.groupby("query_id"):
+        gains = rows.sort_values("score", ascending=False)["esci_label"].map(GAINS)
+        found = [float(metrics.ndcg_of_gains(gains, depth=depth)) for depth in (10, None)]
+        if query in ours.index:
+            assert found == pytest.approx(ours.loc[query, ["ndcg@10", "ndcg"]].tolist(), abs=1e-12)
+        else:
+            assert np.isnan(found).all()
+
+
+def test_ndcg_of_gains_takes_many_lists_and_an_ideal_of_another_length():
+    gains = np.array([[[0, 1, 0.5], [0, 0, 0]], [[1, 0, 0], [0.5, 0.25, 1]]])
+    ideal = np.array([0.5, 0, 1, 1, 0.25])
+    found = metrics.ndcg_of_gains(gains, ideal, depth=2)
+    third = 1 / math.log2(3)
+    best = 1 + third
+    assert found == pytest.approx(np.array([[third, 0], [1, 0.5 + 0.25 * third]]) / best, rel=1e-15)
+    # The list is longer than what there was to find: of three places one could be filled.
+    assert metrics.ndcg_of_gains([0, 0, 1], [1], depth=3) == pytest.approx(0.5)
 
 
 def test_by_hand():
@@ -390,6 +415,50 @@ def test_bootstrap_draws_do_not_depend_on_the_size_of_a_table_of_draws():
     assert (result["low"], result["high"]) == (low, high)
 
 
+def in_one_piece(statistic, units: int, resamples: int) -> tuple[float, float]:
+    """The interval by a table of all draws."""
+    chances = np.full(units, 1 / units)
+    counts = np.random.default_rng(0).multinomial(units, chances, size=resamples).astype(float)
+    return tuple(np.nanpercentile(statistic(counts), [2.5, 97.5]))
+
+
+def test_intervals_of_means_and_of_macro_f1_are_those_of_one_large_table_of_draws():
+    """960 and 2,064 queries and 3,000 resamples: more draws than one part holds, to the bit."""
+    for units in (960, 2064):
+        values = np.random.default_rng(units).random((units, 2))
+        found = metrics.bootstrap_of_means(
+            pd.DataFrame(values, columns=["a", "b"]), lambda m: m["a"] - m["b"], resamples=3_000
+        )
+
+        def difference(counts: np.ndarray, values=values) -> np.ndarray:
+            return np.subtract(*(counts / len(values) @ values).T)
+
+        assert (found["low"], found["high"]) == in_one_piece(difference, units, 3_000)
+    labels, a, b, _ = predictions(pairs=960)
+    found = metrics.macro_f1_difference(labels, a, b, np.arange(960), 4, resamples=3_000)
+
+    def f1(counts: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+        table = np.zeros((960, 16))
+        table[np.arange(960), 4 * labels + predicted] = 1
+        return metrics._macro_f1(counts @ table, 4)
+
+    low, high = in_one_piece(lambda counts: f1(counts, a) - f1(counts, b), 960, 3_000)
+    assert (found["low"], found["high"]) == (low, high)
+
+
+def test_intervals_over_many_queries_need_little_memory():
+    """One table of all draws would be 10,000 · 3,600 · 8 bytes = 275 MiB, and twice that."""
+    labels, a, b, _ = predictions(pairs=3_600)
+    values = pd.DataFrame({"a": a, "b": b})
+    tracemalloc.start()
+    metrics.bootstrap_of_means(values, lambda m: m["a"] - m["b"])
+    metrics.macro_f1_difference(labels, a, b, np.arange(3_600), 4)
+    metrics.paired_bootstrap(series(a), series(b))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64 * 2**20
+
+
 TWO = series([0.1, 0.2])
 BAD_SERIES = {
     "other queries": ((TWO, TWO.rename({"q0": "x"})), "2 queries stand in one series only"),
@@ -413,6 +482,12 @@ def test_seed_interval():
     assert result["mean"] == 2
     assert result["high"] - 2 == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
     assert 2 - result["low"] == pytest.approx(result["high"] - 2)
+    values = np.random.default_rng(0).normal(size=5)
+    half = stats.t.ppf(0.975, 4) * values.std(ddof=1) / math.sqrt(5)
+    found = metrics.seed_interval(values)
+    assert found["low"] == pytest.approx(values.mean() - half, abs=1e-12)
+    assert found["high"] == pytest.approx(values.mean() + half, abs=1e-12)
+    assert list(metrics.seed_interval([0.1] * 4).values()) == [0.1] * 3
     for bad in ([1.0, 2.0], [1.0, 2.0, math.nan]):
         with pytest.raises(ValueError, match="at least 3 finite values"):
             metrics.seed_interval(bad)

@@ -1,19 +1,20 @@
 """The script that replays the test days, on a made-up shop, and the record that it writes."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import tiny_baskets
 from tiny_baskets import USERS
 
 import real_time as script
-from ecomkd import live, recommend
+from ecomkd import recommend
 
 
 def test_seeds_are_replayed_and_merged_into_a_record(tmp_path, monkeypatch):
     shop = tiny_baskets.shop()
     tiny_baskets.shrink(monkeypatch, script, shop, tmp_path)
-    monkeypatch.setattr(live, "RARE", 5)
+    monkeypatch.setattr(recommend.live, "RARE", 5)
     folder, out = tmp_path / "parts", tmp_path / "real_time.json"
     for line in ("--seeds 0 1", "--scale", f"--merge --out {out}"):
         tiny_baskets.call(monkeypatch, script, f"{line} --folder {folder}")
@@ -61,3 +62,12 @@ def test_buy_again_counts_each_purchase_at_once(tmp_path):
         again.learn(user, item, day)
     assert again.recommend(user, day, [])[0] == item
     assert item not in again.recommend(user, day, [item])
+
+
+def test_buy_again_shows_what_was_bought_after_weeks_without_a_sale():
+    shop = tiny_baskets.shop()
+    events = shop.events[shop.events["day"] < 60]
+    again = script.BuyAgain(replace(shop, events=events), 28)
+    user = int(events["user"].iloc[0])
+    own = events.loc[events["user"] == user, "item"].unique()
+    assert set(again.recommend(user, 120, [])[: len(own)]) <= set(own)

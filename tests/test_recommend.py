@@ -1,11 +1,17 @@
 """Rankings of all items for users, checked by hand on four users and six items."""
 
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from ecomkd import recommend
+from ecomkd import live, recommend
 from ecomkd.data.baskets import HORIZON, Baskets, from_lines
 
 START = 40
@@ -138,10 +144,63 @@ def test_buy_again_prefers_often_and_of_late(baskets):
     assert set(long(np.array([0]), True)[0, -2:].tolist()) == {0, 1}
 
 
+def test_after_weeks_without_a_sale_a_users_own_items_still_come_first():
+    closed = shop([(0, "d", 0), (1, "c", 1), (2, "a", 90)])
+    assert not recommend.popularity(closed, 60).any()
+    shown = recommend.buy_again(closed, 60, scale=10)(np.array([0, 1]), False)
+    assert shown[:, 0].tolist() == [2, 1]  # d and c, by their rows
+    assert recommend.tie_break(np.array([0, 4, 2])).tolist() == [0, 1e-6, 5e-7]
+
+
 def test_few_users_at_a_time_give_the_same(baskets):
     def rank(users, new):
         return users[:, None] + np.arange(3)
 
     users = np.arange(7)
-    assert (recommend._in_parts(rank, 3)(users, False) == rank(users, False)).all()
-    assert len(recommend._in_parts(rank, 7)(users, False)) == 7
+    assert (recommend.in_parts(rank, 3)(users, False) == rank(users, False)).all()
+    assert len(recommend.in_parts(rank, 7)(users, False)) == 7
+
+
+@pytest.mark.parametrize("ranker", ["item_knn", "factors"])
+def test_without_the_library_the_extra_is_named(ranker, baskets, monkeypatch):
+    for module in ("nearest_neighbours", "als"):
+        monkeypatch.setitem(sys.modules, f"implicit.{module}", None)
+    given = {"item_knn": (3,), "factors": (3, 1.0, 0)}[ranker]
+    with pytest.raises(RuntimeError, match=r"pip install 'ecomkd\[recommend\]'"):
+        getattr(recommend, ranker)(baskets, START, *given)
+
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_every_name_that_a_chapter_uses_is_there():
+    used = set()
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text("utf-8"))["cells"]
+        code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        modules = re.search(r"^from ecomkd import (.*)$", code, re.MULTILINE)
+        for name in {"recommend", "live"} & set(modules[1].split(", ") if modules else ()):
+            used |= {(name, word) for word in re.findall(rf"(?<![.\w]){name}\.([A-Za-z_]+)", code)}
+    assert {("recommend", "Reader"), ("recommend", "train"), ("live", "start")} <= used
+    modules = {"recommend": recommend, "live": live}
+    assert not [f"{name}.{word}" for name, word in used if not hasattr(modules[name], word)]
+
+
+def test_names_load_when_they_are_asked_for():
+    assert recommend.Reader is recommend.BasketCollator
+    assert recommend.live.Live is live.Live
+    for name in recommend._HOMES:
+        assert getattr(recommend, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        recommend.nothing  # noqa: B018
+
+
+def test_a_live_state_is_kept_and_answers_without_pytorch():
+    code = (
+        "import sys; from ecomkd.recommend import evaluation, journal, rankers, replay; "
+        "print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "[]"

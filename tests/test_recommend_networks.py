@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ecomkd import distill, recommend
+from ecomkd import recommend, trainer
 from ecomkd.config import Profile
 from ecomkd.data.baskets import HORIZON, Baskets, from_lines
 from ecomkd.losses import listwise_kl
+from ecomkd.recommend import networks, training
 
 USERS, ITEMS, DAYS = 12, 40, 120
 START = DAYS - HORIZON
@@ -84,7 +85,7 @@ def test_nothing_from_the_day_on_is_read_but_the_targets(baskets, items, profile
     cut = [line for line in lines() if line[2] < START]
     ends = [(user, LATE + user % 2, DAYS - 1) for user in range(USERS)]
     other = shop(cut + ends)
-    here, there = recommend.Reader(baskets)(row()), recommend.Reader(other)(row())
+    here, there = recommend.BasketCollator(baskets)(row()), recommend.BasketCollator(other)(row())
     for name in set(here) - {"day", "buyer", "bought"}:
         assert torch.equal(here[name], there[name]), name
     assert len(there["bought"]) == USERS < len(here["bought"])
@@ -95,11 +96,11 @@ def test_nothing_from_the_day_on_is_read_but_the_targets(baskets, items, profile
 
 def test_a_user_without_a_past_cannot_be_read(baskets):
     with pytest.raises(ValueError, match="User 3 has bought nothing before day 0"):
-        recommend.Reader(baskets)(row(day=0, users=[3]))
+        recommend.BasketCollator(baskets)(row(day=0, users=[3]))
 
 
 def test_habits_of_one_item_by_hand(baskets):
-    seen, habit = recommend._habits(20, np.array([2, 10, 10, 18]), np.array([7, 7, 5, 7]))
+    seen, habit = networks._habits(20, np.array([2, 10, 10, 18]), np.array([7, 7, 5, 7]))
     assert seen.tolist() == [5, 7]
     decayed = sum(np.exp(-age / 56) for age in (2, 10, 18))
     expected = [decayed, 3, 2, 8, 2 / 8, 3, 3]
@@ -109,7 +110,7 @@ def test_habits_of_one_item_by_hand(baskets):
 
 def test_an_untrained_network_ranks_new_items_by_sales(items, baskets):
     for kind in KINDS:
-        shelf = recommend.Shelf(kind(items, width=8), recommend.Reader(baskets), START)
+        shelf = recommend.Shelf(kind(items, width=8), recommend.BasketCollator(baskets), START)
         rank = recommend.network(shelf)
         sold = items.on(START)[1][:, :-1].sum(dim=1).numpy()
         past = recommend.history(baskets, START)
@@ -121,7 +122,7 @@ def test_an_untrained_network_ranks_new_items_by_sales(items, baskets):
 
 @each_kind
 def test_a_user_is_scored_alike_alone_and_among_others(model, baskets):
-    reader = recommend.Reader(baskets)
+    reader = recommend.BasketCollator(baskets)
     together = scored(model, reader(row()), everything)
     alone = scored(model, reader(row(users=[5])), everything)
     assert torch.allclose(together[5], alone[0], atol=1e-5)
@@ -131,7 +132,7 @@ def test_a_user_is_scored_alike_alone_and_among_others(model, baskets):
 
 @each_kind
 def test_a_shelf_scores_as_its_network_does(model, baskets):
-    reader = recommend.Reader(baskets)
+    reader = recommend.BasketCollator(baskets)
     shelf, whole = recommend.Shelf(model, reader, START), scored(model, reader(row()))
     assert np.allclose(shelf.scores(np.arange(USERS)), whole.numpy(), atol=1e-5)
     numbers = sum(weight.numel() for weight in model.parameters())
@@ -141,7 +142,7 @@ def test_a_shelf_scores_as_its_network_does(model, baskets):
 @each_kind
 def test_a_hidden_item_is_scored_as_if_it_had_never_been_sold(model, baskets, monkeypatch):
     hidden = everything == 4
-    batch = recommend.Reader(baskets)(row())
+    batch = recommend.BasketCollator(baskets)(row())
     usual, blind = scored(model, batch), scored(model, batch, hidden=hidden)
     assert torch.equal(usual[:, ~hidden], blind[:, ~hidden])
     new = np.setdiff1d(range(USERS), baskets.events.loc[baskets.events["item"] == 4, "user"])
@@ -169,7 +170,7 @@ def test_prices_are_told_from_the_mean_of_what_has_been_sold(baskets, items):
 
 @each_kind
 def test_items_that_nobody_bought_are_told_apart_by_text_alone(model, baskets):
-    scores = scored(model, recommend.Reader(baskets)(row()), everything)
+    scores = scored(model, recommend.BasketCollator(baskets)(row()), everything)
     assert torch.equal(scores[:, LATE], scores[:, LATE + 1])
     assert not torch.allclose(scores[:, LATE], scores[:, LATE].mean())
 
@@ -177,7 +178,7 @@ def test_items_that_nobody_bought_are_told_apart_by_text_alone(model, baskets):
 def test_the_student_reads_sums_that_a_purchase_adds_to(items, baskets):
     model = recommend.DecayedMeans(items, width=8).eval()
     model.mix = torch.nn.Identity()
-    batch = recommend.Reader(baskets)(row(users=[3]))
+    batch = recommend.BasketCollator(baskets)(row(users=[3]))
     found = model.taste(batch, lambda rows: model.vectors(model.read, rows, START))
     found = found[0].detach().view(3, 8)
     past = baskets.between(0, START)
@@ -212,17 +213,17 @@ def test_occasions_leave_room_for_what_is_foreseen(baskets):
 
 
 def test_days_without_a_future_are_read_without_targets(items, baskets, profile, tmp_path):
-    rows = recommend.unlabelled(baskets, START, 5, seed=0)
+    rows = recommend.unlabelled_occasions(baskets, START, 5, seed=0)
     assert sorted(set(rows["day"])) == [START - 21, START - 14, START - 7, START]
     assert not any(rows["labelled"])
-    reader = recommend.Reader(baskets)
+    reader = recommend.BasketCollator(baskets)
     assert not len(reader([rows[0]])["bought"])
-    candidates = recommend.fitted(items, START)
+    candidates = recommend.common_items(items, START)
     teacher = recommend.BasketTransformer(items, width=8)
     taught = recommend.teacher_scores(rows, teacher, reader, candidates, 6)
-    trainer = recommend.RankingTrainer(
+    run = recommend.RankingTrainer(
         recommend.DecayedMeans(items, width=8),
-        args=distill.arguments(replace(profile, batch_size=1), tmp_path, 1, 0.01),
+        args=trainer.arguments(replace(profile, batch_size=1, precision="fp32"), tmp_path, 1, 0.01),
         train_dataset=taught,
         eval_dataset=taught,
         reader=reader,
@@ -232,7 +233,7 @@ def test_days_without_a_future_are_read_without_targets(items, baskets, profile,
         hidden=0.0,
     )
     batch = reader([taught[0]])
-    loss, outputs = trainer.compute_loss(trainer.model, batch, return_outputs=True)
+    loss, outputs = run.compute_loss(run.model, batch, return_outputs=True)
     own, goal = outputs["logits"].gather(1, batch["teacher_columns"]), batch["teacher_scores"]
     expected = listwise_kl(own, goal, torch.ones_like(goal, dtype=torch.bool))
     assert torch.isclose(loss, 2 * expected)
@@ -251,8 +252,8 @@ def trained(items, folder, profile, kind=recommend.DecayedMeans, rows=None, pass
 def test_rows_of_whom_nobody_buys_a_common_item_are_left_out(
     items, baskets, profile, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(recommend, "BUYERS", USERS)  # common is what all have bought
-    common = set(recommend.fitted(items, START).tolist())
+    monkeypatch.setattr(training, "BUYERS", USERS)  # common is what all have bought
+    common = set(recommend.common_items(items, START).tolist())
     rows = recommend.occasions(baskets, 40, START, 1, 0)
     week = [recommend.targets(baskets, row["day"])[row["users"][0]] for row in rows]
     learnable = sum(not common.isdisjoint(own.tolist()) for own in week)
@@ -267,7 +268,7 @@ def test_training_lowers_the_loss_and_keeps_the_best(kind, items, baskets, profi
     losses = [entry["loss"] for entry in log if "loss" in entry]
     assert np.mean(losses[-3:]) < np.mean(losses[:3])
     looks = [entry["eval_recall"] for entry in log if "eval_recall" in entry]
-    rank = recommend.network(recommend.Shelf(model, recommend.Reader(baskets), START))
+    rank = recommend.network(recommend.Shelf(model, recommend.BasketCollator(baskets), START))
     assert recommend.evaluate(rank, baskets, START)["recall"] == pytest.approx(max(looks))
     kept = load_file(tmp_path / "model.safetensors")
     assert kept.keys() == model.state_dict().keys()
@@ -275,9 +276,9 @@ def test_training_lowers_the_loss_and_keeps_the_best(kind, items, baskets, profi
 
 
 def test_a_student_comes_closer_to_its_teacher_with_more_weight_on_it(items, profile, tmp_path):
-    reader = recommend.Reader(items.baskets)
+    reader = recommend.BasketCollator(items.baskets)
     teacher, rows, _ = trained(items, tmp_path / "t", profile, recommend.BasketTransformer)
-    candidates = recommend.fitted(items, START)
+    candidates = recommend.common_items(items, START)
     taught = recommend.teacher_scores(rows, teacher, reader, candidates, 6)
     best = np.array(taught[0]["teacher_scores"])
     assert best.shape == (len(taught[0]["users"]), 6)
@@ -299,23 +300,26 @@ def test_a_student_comes_closer_to_its_teacher_with_more_weight_on_it(items, pro
 
 
 def test_a_network_is_trained_once_and_keyed_by_its_teacher(items, baskets, profile, monkeypatch):
-    monkeypatch.setattr(recommend, "FIRST", 40)
-    monkeypatch.setattr(recommend, "GROUP", 6)
+    monkeypatch.setattr(training, "FIRST", 40)
+    monkeypatch.setattr(training, "GROUP", 6)
     short = {"learning_rate": 0.01, "passes": 1}
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
     teacher = recommend.train(recommend.BasketTransformer, items, START, profile, **short)
     alone = recommend.train(recommend.DecayedMeans, items, START, profile, **short)
     lesson = {"teacher": teacher, "depth": 6, **short}
     taught = recommend.train(recommend.DecayedMeans, items, START, profile, **lesson)
     fewer = recommend.train(recommend.DecayedMeans, items, START, profile, **lesson, further=False)
     assert len({teacher, alone, taught, fewer}) == 4
+    assert torch.equal(torch.get_rng_state(), before)  # nobody else's draws have changed
     with monkeypatch.context() as nothing:
-        nothing.setattr(recommend, "fit", None)
+        nothing.setattr(training, "fit", None)
         assert recommend.train(recommend.DecayedMeans, items, START, profile, **lesson) == taught
         half = replace(profile, precision="bf16")  # not for networks that rank
         assert recommend.train(recommend.DecayedMeans, items, START, half, **lesson) == taught
     model = recommend.load(taught, recommend.DecayedMeans, items)
     assert not model.training
-    batch = recommend.Reader(baskets)(row())
+    batch = recommend.BasketCollator(baskets)(row())
     other = recommend.load(alone, recommend.DecayedMeans, items)
     assert not torch.allclose(scored(model, batch), scored(other, batch))
     cheaper = replace(baskets, events=baskets.events.assign(price=2.0))

@@ -66,4 +66,4 @@ def test_seeds_are_measured_and_merged_into_a_record(shop, tmp_path, monkeypatch
     assert len(record["data"]["scale"]) == 4
     assert record["data"]["scale"][-1]["users"] == 2 * USERS
     with pytest.raises(SystemExit, match="no file of a seed"):
-        script.seeds_of.read(tmp_path, ("profile",))
+        script.shared.read(tmp_path, ("profile",))

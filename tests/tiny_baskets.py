@@ -11,6 +11,7 @@ from ecomkd import recommend
 from ecomkd.config import Profile
 from ecomkd.data import journey
 from ecomkd.data.baskets import Baskets, from_lines
+from ecomkd.recommend import training
 
 USERS, ITEMS, DAYS = 24, 60, 140
 LATE = ITEMS - 4
@@ -47,7 +48,8 @@ def shrink(patch, script, baskets: Baskets, folder) -> None:
     grids = {name: _first(grid) for name, grid in script.GRIDS.items()}
     patch.setattr(script, "GRIDS", grids)
     for name, value in {"FIRST": 30, "GROUP": 12, "BUYERS": 2}.items():
-        patch.setattr(recommend, name, value)
+        for module in (recommend, training):
+            patch.setattr(module, name, value)
     items = recommend.Items
     patch.setattr(
         recommend,

@@ -1,0 +1,156 @@
+"""What several benchmarks share: the files that single seeds leave, one process each, on their way
+to a record; the settings that classical recommenders are tried with; a shop of another size."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ecomkd import bench, recommend
+from ecomkd.artifacts import write_text
+from ecomkd.config import Profile
+from ecomkd.data.baskets import Baskets, sample
+
+GRIDS = {
+    "buy it again": {"scale": (14, 28, 56, 112, 224)},
+    "item-kNN": {"neighbours": (10, 50, 200, 1000)},
+    "matrix factorisation": {"width": (32, 128), "weight": (1.0, 10.0)},
+}
+TIMED = 100
+"""Users whose answers are timed."""
+SCALES = (0.1, 0.3, 1, 3, 10)
+"""Sizes of the shops that costs are measured on, against the one that there is."""
+
+# Single seeds, and the record ---------------------------------------------------------------------
+
+
+def profile() -> dict:
+    """The profile in use, but for the seed and the folder: what all seeds have to share."""
+    own = asdict(Profile.named())
+    return {name: value for name, value in own.items() if name not in ("seed", "artifacts")}
+
+
+def read(folder: Path, same: Sequence[str]) -> list[dict]:
+    """The results `seed*.json` of a folder, in the order of their names.
+
+    Exits with one sentence where there are none, or where they differ in an entry of `same`.
+    """
+    files = sorted(folder.glob("seed*.json"))
+    if not files:
+        raise SystemExit(f"{folder}: no file of a seed; run this script with --seeds first.")
+    parts = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    unlike = [name for name in same if any(part[name] != parts[0][name] for part in parts)]
+    if unlike:
+        raise SystemExit(f"{folder}: the files differ in {', '.join(unlike)}; remove the old ones.")
+    return parts
+
+
+def arguments_of(
+    parser: argparse.ArgumentParser, name: str, out: Path, kinds: Sequence[str] = ()
+) -> argparse.Namespace:
+    """What the command line says, the parser's own arguments and those of each script that measures
+    seeds and sizes and merges them. `folder` is that of `name` among the artefacts by default; of
+    several `kinds` of measurement, `kind` says which.
+
+    Exits with one sentence where there is nothing to do, or no kind to do.
+    """
+    if kinds:
+        parser.add_argument("kind", nargs="?", choices=kinds, help="what --seeds measures")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[], help="to measure, in turn")
+    parser.add_argument("--scale", action="store_true", help="cost against size")
+    parser.add_argument("--folder", type=Path, help="of the single seeds' files")
+    parser.add_argument("--merge", action="store_true", help="write the recorded result")
+    parser.add_argument("--out", type=Path, default=out, help="where --merge writes")
+    arguments = parser.parse_args()
+    if not (arguments.seeds or arguments.scale or arguments.merge):
+        parser.error("give --seeds, --scale, --merge, or several of them")
+    if kinds and arguments.seeds and not arguments.kind:
+        parser.error(f"give {' or '.join(kinds)} with --seeds")
+    arguments.folder = arguments.folder or Profile.named().artifacts / name
+    return arguments
+
+
+def run(
+    arguments: argparse.Namespace,
+    measure: Callable[[int], dict] | None,
+    scale: Callable[[], list[dict]],
+    merge: Callable[[Path, Path], None],
+    part: str = "",
+) -> None:
+    """Do what the `arguments_of` a script ask for: measure each seed into its own file, below
+    `part` of the folder, then the sizes, then merge all files."""
+    for seed in arguments.seeds:
+        write(arguments.folder / part, seed, measure(seed))
+    if arguments.scale:
+        write_text(arguments.folder / "scale.json", json.dumps(scale()))
+    if arguments.merge:
+        merge(arguments.folder, arguments.out)
+
+
+def command(script: str, parts: dict[str, list[dict]]) -> str:
+    """The call of a script that remakes the record of these files, which are given by kind."""
+    calls = [f"{kind} --seeds {' '.join(str(one['seed']) for one in own)}"
+             for kind, own in parts.items()]  # fmt: skip
+    return f"python benchmarks/{script}.py {', '.join(calls)}, --scale, --merge"
+
+
+def ends(found: dict, middle: str = "difference") -> tuple[float, float, float]:
+    """A measured value and the ends of its interval, as `report.goal` takes them."""
+    return found[middle], found["low"], found["high"]
+
+
+def write(folder: Path, seed: int, measured: dict) -> None:
+    """The file of one seed, with what `read` compares."""
+    shared = {"seed": seed, "profile": profile(), "hardware": bench.hardware()}
+    write_text(folder / f"seed{seed}.json", json.dumps({**shared, **measured}))
+
+
+def sizes(folder: Path) -> list[dict]:
+    """What --scale has left in a folder. Exits with one sentence where it has not run."""
+    file = folder / "scale.json"
+    if not file.exists():
+        raise SystemExit(f"{file}: not found; run this script with --scale first.")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+# Recommenders -------------------------------------------------------------------------------------
+
+
+def best_of(make: Callable[..., recommend.Ranker], grid: dict, baskets: Baskets) -> dict:
+    """The settings with the highest recall on the validation days."""
+    day = baskets.validation_start
+    found = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    return max(
+        found,
+        key=lambda chosen: recommend.evaluate(make(baskets, day, **chosen), baskets, day)["recall"],
+    )
+
+
+def grown(baskets: Baskets, times: float, seed: int = 0) -> Baskets:
+    """A shop of so many times the users: a sample of them, or copies that buy copies of items."""
+    if times <= 1:
+        return sample(baskets, round(times * len(baskets.users)), seed)
+    copies = range(int(times))
+    users, items = len(baskets.users), len(baskets.items)
+    events = pd.concat(
+        baskets.events.assign(
+            user=baskets.events["user"] + users * copy, item=baskets.events["item"] + items * copy
+        )
+        for copy in copies
+    ).sort_values(["day", "user"], kind="stable", ignore_index=True)
+    named, people = (
+        pd.concat([table for _ in copies], ignore_index=True)
+        for table in (baskets.items, baskets.users)
+    )
+    return Baskets(events, named, people, baskets.left_out)
+
+
+def one_user(rank: recommend.Ranker, user: np.ndarray):
+    return rank(user, False)

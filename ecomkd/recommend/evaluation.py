@@ -1,0 +1,122 @@
+"""How well a ranking of all items foresees what a household buys next.
+
+A ranker is a function from rows of users (U,) and a flag to rows of items (U, K), the best first.
+With the flag, items that a user has bought before are left out. A scorer is a function from rows of
+users (U,) and of items (K,) to scores (U, K). Sizes: U users, I items, K shown or asked for.
+Chapter 10.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from ecomkd import metrics
+from ecomkd.data.baskets import Baskets
+from ecomkd.recommend.purchases import buyers_of, first_sold, history, targets
+
+DEPTH = 10
+"""How many items are shown to a user."""
+
+Ranker = Callable[[np.ndarray, bool], np.ndarray]
+Scorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def evaluate(rank: Ranker, baskets: Baskets, start: int, depth: int = DEPTH) -> dict:
+    """Measures of how well a ranker foresees the `HORIZON` days from `start` on.
+
+    The ranker knows the days before `start`. All items compete, none is sampled. Users who bought
+    nothing before `start` are left out: there is nothing to personalise. `recall` divides by
+    min(depth, number of targets), so that a perfect ranking has 1; `ndcg` has gain 1 for each
+    target and the best order of as many.
+
+    Returns:
+        `per_user`, a frame indexed by user with `recall`, `ndcg`, `repeats` (the share of what is
+        shown that the user has bought before) and, for items new to the user alone, ranked without
+        the old ones, `new_recall` and `new_ndcg`, NaN for a user without such a target; the means
+        of these five; `coverage`, the share of all items that are shown to anyone; `novelty`, the
+        mean of -log2 of the share of users who have bought what is shown; `n_without_history`.
+    """
+    past = history(baskets, start)
+    wanted = targets(baskets, start)
+    known = np.diff(past.indptr) > 0
+    users = np.array([user for user in wanted if known[user]])
+    shown, fresh = rank(users, False)[:, :depth], rank(users, True)[:, :depth]
+    buyers = buyers_of(past)
+    rows = []
+    for user, top, new_top in zip(users, shown, fresh, strict=True):
+        old = past.indices[past.indptr[user] : past.indptr[user + 1]]
+        new = np.setdiff1d(wanted[user], old)
+        recall, ndcg = _hits(top, wanted[user])
+        new_recall, new_ndcg = _hits(new_top, new) if len(new) else (np.nan, np.nan)
+        rows.append((recall, ndcg, np.isin(top, old).mean(), new_recall, new_ndcg))
+    columns = ["recall", "ndcg", "repeats", "new_recall", "new_ndcg"]
+    per_user = pd.DataFrame(rows, pd.Index(users, name="user"), columns)
+    share = (buyers[shown] + 1) / (len(baskets.users) + 1)
+    return {
+        "per_user": per_user,
+        **per_user.mean().to_dict(),
+        "coverage": len(np.unique(shown)) / len(baskets.items),
+        "novelty": float(-np.log2(share).mean()),
+        "n_without_history": len(wanted) - len(users),
+    }
+
+
+def evaluate_cold(score: Scorer, baskets: Baskets, start: int, depth: int = DEPTH) -> pd.Series:
+    """The recall of each user among the items first sold in the `HORIZON` days from `start` on.
+
+    These items compete with each other alone, and only their text is known. Items with
+    one score share their places, so a constant score gets what chance gives. Users without a
+    purchase before `start`, or of such an item after it, are left out.
+    """
+    cold, known = first_sold(baskets, start), np.diff(history(baskets, start).indptr) > 0
+    wanted = {user: np.isin(cold, own) for user, own in targets(baskets, start).items()}
+    users = np.array([user for user, own in wanted.items() if known[user] and own.any()], int)
+    depth, recall = min(depth, len(cold)), {}
+    for user, scores in zip(users, in_parts(score)(users, cold), strict=True):
+        last = np.partition(scores, -depth)[-depth]
+        above, level = scores > last, scores == last
+        chance = (depth - above.sum()) / level.sum()
+        hit = wanted[user][above].sum() + chance * wanted[user][level].sum()
+        recall[int(user)] = hit / min(depth, wanted[user].sum())
+    return pd.Series(recall, name="recall", dtype=float).rename_axis("user")
+
+
+def _hits(top: np.ndarray, wanted: np.ndarray) -> tuple[float, float]:
+    """The recall and the nDCG of what is shown to one user, against what the user wanted."""
+    hit = np.isin(top, wanted)
+    ndcg = metrics.ndcg_of_gains(hit, ideal=np.ones(len(wanted)), depth=len(top))
+    return hit.sum() / min(len(top), len(wanted)), float(ndcg)
+
+
+def best(
+    scores: np.ndarray, without: sp.csr_matrix | None = None, depth: int = DEPTH
+) -> np.ndarray:
+    """The rows (U, depth) of the items with the highest scores (U, I) of each user, best first.
+
+    Items where `without` (U, I) is not 0 are left out. Among equals the first item comes first.
+    A smaller shop gives all that it has.
+    """
+    depth = min(depth, scores.shape[1])
+    if without is not None:
+        scores = np.array(scores, np.float32)
+        scores[without.nonzero()] = -np.inf
+    top = np.argpartition(-scores, depth - 1, axis=1)[:, :depth]
+    order = np.lexsort((top, -np.take_along_axis(scores, top, axis=1)))
+    return np.take_along_axis(top, order, axis=1)
+
+
+def in_parts(call: Ranker | Scorer, size: int = 256) -> Callable:
+    """The same ranker or scorer, called for `size` users at a time.
+
+    The scores of all items for all users at once would not fit into memory.
+    """
+
+    def in_parts(users: np.ndarray, asked: bool | np.ndarray) -> np.ndarray:
+        parts = np.split(users, range(size, len(users), size))
+        return np.concatenate([call(part, asked) for part in parts])
+
+    return in_parts
