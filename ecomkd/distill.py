@@ -19,7 +19,7 @@ import torch
 from datasets import Array2D, Dataset, Features, Value
 from datasets import Sequence as SequenceFeature
 from torch import nn
-from transformers import TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 
 from ecomkd import losses, runtime, trainer
 from ecomkd.config import Profile
@@ -31,7 +31,7 @@ from ecomkd.trainer import OrderedTrainer, arguments, run_to_end  # noqa: F401
 _TOKENS = ("input_ids", "token_type_ids")
 
 
-def encode(dataset: Dataset, tokenizer, max_length: int) -> Dataset:
+def encode(dataset: Dataset, tokenizer: Any, max_length: int) -> Dataset:
     """Query–product pairs as token ids: `[CLS] query [SEP] product [SEP]`.
 
     Keeps `query_id` and `product_id`; adds `input_ids`, `length`, `labels` (−100 where a pair has
@@ -75,7 +75,7 @@ def _apart_from_the_data() -> Iterator[None]:
 class PairCollator:
     """Pads a list of encoded pairs to the longest of them; pads cached hidden states alike."""
 
-    tokenizer: object
+    tokenizer: Any
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         tokens = [{name: row[name] for name in _TOKENS if name in row} for row in rows]
@@ -94,12 +94,15 @@ class PairCollator:
         return batch
 
 
-def predict(model: nn.Module, encoded: Dataset, tokenizer, profile: Profile) -> np.ndarray:
+def predict(
+    model: PreTrainedModel, encoded: Dataset, tokenizer: Any, profile: Profile
+) -> np.ndarray:
     """Logits (N, C), float32, in the order of the rows; the model is left in eval mode."""
     run = _forward(model, tokenizer, profile)
     rows = encoded.select_columns([c for c in encoded.column_names if c in _TOKENS])
     order = _order(encoded)
-    result = np.empty((len(encoded), model.config.num_labels), dtype=np.float32)
+    classes: Any = model.config.num_labels
+    result = np.empty((len(encoded), classes), dtype=np.float32)
     for start in range(0, len(order), profile.batch_size):
         indices = order[start : start + profile.batch_size]
         result[indices] = run(rows[indices], ())[0]
@@ -108,8 +111,8 @@ def predict(model: nn.Module, encoded: Dataset, tokenizer, profile: Profile) -> 
 
 def teacher_outputs(
     encoded: Dataset,
-    teacher: nn.Module,
-    tokenizer,
+    teacher: PreTrainedModel,
+    tokenizer: Any,
     profile: Profile,
     hidden_states: Sequence[int] = (),
     scratch: Path | None = None,
@@ -169,7 +172,7 @@ def _order(encoded: Dataset) -> np.ndarray:
     return np.lexsort((keys["product_id"], keys["query_id"], keys["length"]))
 
 
-def _forward(model: nn.Module, tokenizer, profile: Profile) -> Callable:
+def _forward(model: Any, tokenizer: Any, profile: Profile) -> Callable:
     device = runtime.device(profile)
     model.to(device).eval()
 
@@ -223,14 +226,14 @@ class DistillationTrainer(trainer.MeasuredTrainer):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: PreTrainedModel,
         *,
         alpha: float = 1.0,
         temperature: float = 1.0,
         hidden_map: Mapping[int, int] | None = None,
         hidden_weight: float = 1.0,
         teacher_width: int | None = None,
-        teacher: nn.Module | None = None,
+        teacher: PreTrainedModel | None = None,
         quality: Callable[[np.ndarray], dict[str, float]] | None = None,
         profile: Profile,
         **options: Any,
@@ -260,7 +263,8 @@ class DistillationTrainer(trainer.MeasuredTrainer):
         self.profile = profile
         self.teacher = teacher
         if teacher is not None:
-            teacher.requires_grad_(False).to(self.args.device).eval()
+            online: Any = teacher.requires_grad_(False)
+            online.to(self.args.device).eval()
         # compute_loss takes means over whole steps: the library must not divide by the number of
         # batches in a step once more, and this attribute, in all its versions, says so.
         self.model_accepts_loss_kwargs = True
@@ -330,8 +334,10 @@ class DistillationTrainer(trainer.MeasuredTrainer):
 
     def measure(self, dataset: Dataset) -> Mapping[str, float]:
         """`quality` of the logits on an evaluation set, in the order of its rows."""
-        logits = predict(self.model, dataset, self.processing_class, self.profile)
-        return self.quality(logits)
+        if self.quality is None:
+            raise ValueError("An evaluation needs quality=, which tells what the logits are worth.")
+        model: Any = self.model
+        return self.quality(predict(model, dataset, self.processing_class, self.profile))
 
     def save_model(self, output_dir=None, _internal_call=False):
         if _internal_call:
@@ -346,10 +352,10 @@ class DistillationTrainer(trainer.MeasuredTrainer):
 
 
 def fit(
-    model: nn.Module,
+    model: PreTrainedModel,
     train: Dataset,
     validation: Dataset,
-    tokenizer,
+    tokenizer: Any,
     profile: Profile,
     folder: Path,
     *,

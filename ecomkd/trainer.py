@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
@@ -48,7 +47,7 @@ class _LengthGroups(LengthGroupedSampler):
 class OrderedTrainer(Trainer):
     """A Trainer that meets its rows in an order that seed and epoch alone decide."""
 
-    def __init__(self, model: nn.Module, **options: Any):
+    def __init__(self, model: Any, **options: Any):
         super().__init__(model, **options)
         if self.args.bf16 and self.args.device.type == "cpu":
             # PyTorch's fused attention spends more time on its backward pass, for short texts in

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict
-from torch import nn
 from transformers import (
     AutoModelForMaskedLM,
     DataCollatorForLanguageModeling,
     DataCollatorForTokenClassification,
+    PreTrainedModel,
 )
 
 from ecomkd import keys, models, runtime, trainer
@@ -73,7 +73,8 @@ def domain_adapted(
             trainer.run_to_end(run, folder)
         whole = models.build_teacher(profile.teacher, ("unused",), profile.seed)
         take_encoder(whole, model)
-        whole.base_model.save_pretrained(folder)
+        encoder: Any = whole.base_model
+        encoder.save_pretrained(folder)
 
     parts = [
         data_digest(catalogue, ("product_id", *TEXT)),
@@ -103,7 +104,7 @@ def _hidden_tokens(texts: Sequence[str], tokenizer: Any, passes: int, seed: int)
     return Dataset.from_list(rows)
 
 
-def build_masked(name: str, seed: int = 0) -> nn.Module:
+def build_masked(name: str, seed: int = 0) -> PreTrainedModel:
     """A pretrained encoder with the head that names hidden tokens: logits (B, L, V), V tokens.
 
     The last step of that head is the table of word embeddings itself. What comes before it is the
@@ -113,7 +114,7 @@ def build_masked(name: str, seed: int = 0) -> nn.Module:
         return models.from_checkpoint(AutoModelForMaskedLM, name, use_safetensors=True)
 
 
-def take_encoder(model: nn.Module, source: nn.Module) -> None:
+def take_encoder(model: PreTrainedModel, source: PreTrainedModel) -> None:
     """Copy the encoder of `source` into `model`, whatever heads the two have.
 
     A pooler that only `model` has stays as it is. Raises ModelError for encoders of other shapes.

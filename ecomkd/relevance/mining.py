@@ -6,11 +6,13 @@ Chapter 4.
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 
 import numpy as np
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, DatasetDict, load_from_disk
 
 from ecomkd import features
+from ecomkd.artifacts import data_digest, stage
 from ecomkd.config import Profile
 from ecomkd.data.schema import TEXT, normalise_query
 from ecomkd.data.sources import product_text
@@ -110,3 +112,51 @@ def mine(
     pairs = pairs.add_column("query_id", ids).add_column("query", texts)
     pairs = pairs.add_column("label", [-1] * len(rows)).cast_column("label", labels)
     return pairs.select(range(min(len(pairs), profile.unlabelled_pairs)))
+
+
+def with_unlabelled(data: DatasetDict, catalogue: Dataset, profile: Profile) -> DatasetDict:
+    """`data` with unlabelled pairs: its own, or mined from the catalogue where it has none."""
+    if "unlabelled" in data:
+        return data
+    return DatasetDict({**data, "unlabelled": mined(data, catalogue, profile)})
+
+
+def mined(
+    data: DatasetDict, catalogue: Dataset, profile: Profile, random_share: float = 0.25
+) -> Dataset:
+    """Unlabelled pairs from the catalogue alone (see `mine`), away from judged queries."""
+    judged = [data[split] for split in ("train", "validation", "test")]
+    taken = {query for split in judged for query in split["query"]}
+
+    def make(folder: Path) -> None:
+        label = data["train"].features["label"]
+        pairs = mine(
+            catalogue,
+            taken,
+            label,
+            profile,
+            random_share=random_share,
+            vectors=catalogue_vectors(catalogue, profile),
+        )
+        pairs.save_to_disk(str(folder / "pairs"))
+
+    parts = [
+        sorted(taken),
+        data_digest(catalogue, ("product_id", *TEXT)),
+        product_types(catalogue),
+        profile.seed,
+        profile.unlabelled_pairs,
+        random_share,
+    ]
+    folder = stage("mined", parts, make, profile.artifacts, recipe=1)
+    return load_from_disk(str(folder / "pairs"))
+
+
+def catalogue_vectors(catalogue: Dataset, profile: Profile) -> np.ndarray:
+    """Embeddings (products × H) of a catalogue, made once for all seeds."""
+
+    def make(folder: Path) -> None:
+        np.save(folder / "vectors.npy", features.embed(product_text(catalogue[:]), profile))
+
+    parts = [data_digest(catalogue, ("product_id", *TEXT)), profile.batch_size]
+    return np.load(stage("vectors", parts, make, profile.artifacts, recipe=1) / "vectors.npy")

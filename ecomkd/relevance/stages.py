@@ -15,16 +15,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedModel
 
 from ecomkd import distill, features, keys, models
-from ecomkd.artifacts import data_digest, stage
+from ecomkd.artifacts import stage
 from ecomkd.config import Profile
-from ecomkd.data.schema import TEXT
-from ecomkd.data.sources import product_text
-from ecomkd.relevance import judge, mining
+from ecomkd.relevance import judge
 
 ROWS = ("none", "kd", "kd_unlabelled", "hard", "kd_hidden")
 """How a student learns. `none`: from labels alone. `kd`: also from the teacher's outputs on the
@@ -61,7 +58,8 @@ def warmed(data: DatasetDict, profile: Profile) -> Path:
         held_out = range(len(pairs) - max(2, len(pairs) // 10), len(pairs))
 
         def agreement(logits: np.ndarray) -> dict[str, float]:
-            found = np.corrcoef(logits[:, 1] - logits[:, 0], odds[held_out])[0, 1]
+            with np.errstate(invalid="ignore"):  # where one of the two never changes
+                found = np.corrcoef(logits[:, 1] - logits[:, 0], odds[held_out])[0, 1]
             return {"quality": float(np.nan_to_num(found))}
 
         model = models.build_teacher(profile.teacher, ("apart", "alike"), profile.seed)
@@ -179,7 +177,7 @@ def first_pairs(pairs: Dataset, count: int | None) -> Dataset:
 
 def starting_point(
     data: DatasetDict, profile: Profile, checkpoint: str | Path | None = None
-) -> tuple[str, object]:
+) -> tuple[str, str | list[list[str]]]:
     """Where training starts, and what stands for it in a key: of a given folder, its content."""
     if checkpoint is not None:
         return str(checkpoint), keys.known_as(checkpoint)
@@ -190,7 +188,7 @@ def starting_point(
 
 
 def fine_tune(
-    model: torch.nn.Module,
+    model: PreTrainedModel,
     train: Dataset,
     data: DatasetDict,
     tokenizer: Any,
@@ -213,54 +211,6 @@ def fine_tune(
         quality=partial(judge.quality, data["validation"]),
         alpha=0.0,
     )
-
-
-def with_unlabelled(data: DatasetDict, catalogue: Dataset, profile: Profile) -> DatasetDict:
-    """`data` with unlabelled pairs: its own, or mined from the catalogue where it has none."""
-    if "unlabelled" in data:
-        return data
-    return DatasetDict({**data, "unlabelled": mined(data, catalogue, profile)})
-
-
-def mined(
-    data: DatasetDict, catalogue: Dataset, profile: Profile, random_share: float = 0.25
-) -> Dataset:
-    """Unlabelled pairs from the catalogue alone (see `mining.mine`), away from judged queries."""
-    judged = [data[split] for split in ("train", "validation", "test")]
-    taken = {query for split in judged for query in split["query"]}
-
-    def make(folder: Path) -> None:
-        label = data["train"].features["label"]
-        pairs = mining.mine(
-            catalogue,
-            taken,
-            label,
-            profile,
-            random_share=random_share,
-            vectors=catalogue_vectors(catalogue, profile),
-        )
-        pairs.save_to_disk(str(folder / "pairs"))
-
-    parts = [
-        sorted(taken),
-        data_digest(catalogue, ("product_id", *TEXT)),
-        mining.product_types(catalogue),
-        profile.seed,
-        profile.unlabelled_pairs,
-        random_share,
-    ]
-    folder = stage("mined", parts, make, profile.artifacts, recipe=1)
-    return load_from_disk(str(folder / "pairs"))
-
-
-def catalogue_vectors(catalogue: Dataset, profile: Profile) -> np.ndarray:
-    """Embeddings (products × H) of a catalogue, made once for all seeds."""
-
-    def make(folder: Path) -> None:
-        np.save(folder / "vectors.npy", features.embed(product_text(catalogue[:]), profile))
-
-    parts = [data_digest(catalogue, ("product_id", *TEXT)), profile.batch_size]
-    return np.load(stage("vectors", parts, make, profile.artifacts, recipe=1) / "vectors.npy")
 
 
 def teacher_pairs(
@@ -370,7 +320,7 @@ def student(
     return stage("student", parts, make, profile.artifacts, recipe=1)
 
 
-def start(data: DatasetDict, profile: Profile, teacher_folder: Path) -> torch.nn.Module:
+def start(data: DatasetDict, profile: Profile, teacher_folder: Path) -> PreTrainedModel:
     """What every row of a profile starts from: its weights, and which of them train."""
     labels = data["train"].features["label"].names
     if profile.student_start == "teacher":
@@ -407,7 +357,7 @@ def _lesson(
     teacher_folder: Path,
     row: str,
     unlabelled: int,
-    learner: torch.nn.Module,
+    learner: PreTrainedModel,
 ) -> tuple[Dataset, Mapping]:
     shape = AutoConfig.from_pretrained(str(teacher_folder))
     depth = shape.num_hidden_layers
