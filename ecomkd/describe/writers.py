@@ -296,3 +296,9 @@ def _key(of: Task) -> str:
     """What the products add to the key of an artefact."""
     return digest(*[[[p.prompt, p.written] for p in part]
                     for part in (of.train, of.undescribed, of.validation)])  # fmt: skip
+
+
+# Former names, which notebooks still use.
+base = base_generator
+shop = shop_task
+write = generate_descriptions
