@@ -30,14 +30,14 @@ from scipy.stats import binomtest
 from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
-import seeds as seeds_of
+import shared
 from ecomkd import baselines, bench, features, metrics, pipeline, recommend, report, transfer
 from ecomkd.config import Profile
 from ecomkd.data import journey, retail, sources
 from ecomkd.data import shop as simulated
 from ecomkd.data.baskets import Baskets, of_users
 from ecomkd.data.schema import TEXT
-from recommendation import GRIDS, best_of, grown
+from shared import GRIDS, best_of, grown, one_user
 
 RECORDED = Path(report.__file__).parent / "recorded" / "cross_platform.json"
 KIND = recommend.DecayedMeans
@@ -156,7 +156,7 @@ def ranker(model: recommend.Recommender, baskets: Baskets, day: int) -> recommen
 
     The baskets of the users who ask are read, whether or not the shop has learnt from them.
     """
-    shelf = recommend.Shelf(model, recommend.Reader(baskets), day)
+    shelf = recommend.Shelf(model, recommend.BasketCollator(baskets), day)
     past = recommend.history(baskets, day)
 
     def rank(users: np.ndarray, new: bool) -> np.ndarray:
@@ -521,7 +521,7 @@ def scale() -> list[dict]:
         rank = ranker(model.eval(), baskets, day)
         known = np.flatnonzero(np.diff(recommend.history(baskets, day).indptr))
         users = [np.array([user]) for user in known[:TIMED]]
-        clock = bench.latency(partial(_one, rank), users, repeats=3, threads=1, device="cpu")
+        clock = bench.latency(partial(one_user, rank), users, repeats=3, threads=1, device="cpu")
         row = {
             "users": len(baskets.users),
             "items": len(baskets.items),
@@ -537,15 +537,11 @@ def scale() -> list[dict]:
     return rows
 
 
-def _one(rank: recommend.Ranker, user: np.ndarray) -> np.ndarray:
-    return rank(user, False)
-
-
 def step_seconds(
     model: recommend.Recommender, baskets: Baskets, end: int, profile: Profile
 ) -> float:
     """The median time of a step of training, forward and back, on `GROUP` users."""
-    reader = recommend.Reader(baskets)
+    reader = recommend.BasketCollator(baskets)
     users = np.unique(baskets.between(0, end - 28)["user"])
     users = np.intersect1d(users, list(recommend.targets(baskets, end - 28)))[: recommend.GROUP]
     row = {"day": end - 28, "users": users.tolist(), "labelled": True}
@@ -568,7 +564,7 @@ def step_seconds(
 
 def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds, and of the sizes."""
-    parts = {kind: seeds_of.read(folder / kind, ("profile",)) for kind in KINDS}
+    parts = {kind: shared.read(folder / kind, ("profile",)) for kind in KINDS}
     told, goals = _recommendation(parts["recommendation"])
     data: dict = {"recommendation": told}
     data["search"], further = _search(parts["search"])
@@ -579,10 +575,10 @@ def merge(folder: Path, out: Path) -> None:
         for row in part["pairs"]
     ]
     data["forecasts"], last = _forecasts(rows)
-    data["scale"] = seeds_of.sizes(folder)
+    data["scale"] = shared.sizes(folder)
     report.write_recorded(
         out,
-        command=seeds_of.command("cross_platform", parts),
+        command=shared.command("cross_platform", parts),
         seeds=[part["seed"] for own in parts.values() for part in own],
         hardware=parts["recommendation"][0]["hardware"],
         generator=simulated.generator_hash(),
@@ -633,7 +629,7 @@ def _recommendation(parts: list[dict]) -> tuple[dict, list[dict]]:
             span = minus[measure][place]
             goals.append(
                 report.goal(
-                    f"{told} minus without", *seeds_of.ends(span),
+                    f"{told} minus without", *shared.ends(span),
                     "above 0, interval excluding 0", span["low"] > 0,
                 )
             )  # fmt: skip
@@ -641,7 +637,7 @@ def _recommendation(parts: list[dict]) -> tuple[dict, list[dict]]:
             goals.append(
                 report.goal(
                     f"{told}, worth in further target baskets",
-                    *seeds_of.ends(gained, "value"),
+                    *shared.ends(gained, "value"),
                     "above 0, interval excluding 0", gained["low"] > 0,
                 )
             )  # fmt: skip
@@ -712,7 +708,7 @@ def _search(parts: list[dict]) -> tuple[dict, list[dict]]:
             goals.append(
                 report.goal(
                     f"{target}: nDCG@10, student of both teachers minus student of its own",
-                    *seeds_of.ends(span), "at least -0.01",
+                    *shared.ends(span), "at least -0.01",
                     span["difference"] >= -0.01,
                 )
             )  # fmt: skip
@@ -721,7 +717,7 @@ def _search(parts: list[dict]) -> tuple[dict, list[dict]]:
             goals.append(
                 report.goal(
                     f"{target}: nDCG@10 after {MIDDLE} queries, from {other} minus alone",
-                    *seeds_of.ends(span),
+                    *shared.ends(span),
                     "above 0, interval excluding 0", span["low"] > 0,
                 )
             )  # fmt: skip
@@ -784,7 +780,7 @@ def _forecasts(rows: list[dict]) -> tuple[dict, list[dict]]:
             goals.append(
                 report.goal(
                     f"{kind}, {outcome}: share of forecasts that came true",
-                    *seeds_of.ends(share, "share"), f"at least {SURE}",
+                    *shared.ends(share, "share"), f"at least {SURE}",
                     share["share"] >= SURE,
                 )
             )  # fmt: skip
@@ -821,9 +817,9 @@ KINDS = {"recommendation": recommendation, "search": search}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="From one shop to another.")
-    arguments = seeds_of.arguments_of(parser, "cross_platform", RECORDED, tuple(KINDS))
+    arguments = shared.arguments_of(parser, "cross_platform", RECORDED, tuple(KINDS))
     measure = KINDS.get(arguments.kind)
-    seeds_of.run(arguments, measure, scale, merge, arguments.kind or "")
+    shared.run(arguments, measure, scale, merge, arguments.kind or "")
 
 
 if __name__ == "__main__":

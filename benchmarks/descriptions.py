@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-import seeds as seeds_of
+import shared
 from ecomkd import bench, describe, metrics, report
 from ecomkd.config import Profile
 from ecomkd.data import shop as simulated
@@ -218,13 +218,13 @@ def writing(name: str, task: Task) -> dict:
 def merge(folder: Path, out: Path) -> None:
     data, goals, parts = {}, [], {}
     for kind in KINDS:
-        parts[kind] = seeds_of.read(folder / kind, ("profile", "scale"))
+        parts[kind] = shared.read(folder / kind, ("profile", "scale"))
         data[kind], own = merged(kind, parts[kind])
         goals += own
-    data["scale"] = seeds_of.sizes(folder)[0]
+    data["scale"] = shared.sizes(folder)[0]
     report.write_recorded(
         out,
-        command=seeds_of.command("descriptions", parts),
+        command=shared.command("descriptions", parts),
         seeds=sorted({part["seed"] for own in parts.values() for part in own}),
         hardware=parts["shop"][0]["hardware"],
         generator=simulated.generator_hash(),
@@ -342,9 +342,9 @@ KINDS = {"shop": shop, "store": store}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Product descriptions.")
-    arguments = seeds_of.arguments_of(parser, "descriptions", RECORDED, tuple(KINDS))
+    arguments = shared.arguments_of(parser, "descriptions", RECORDED, tuple(KINDS))
     measure = KINDS.get(arguments.kind)
-    seeds_of.run(arguments, measure, scale, merge, arguments.kind or "")
+    shared.run(arguments, measure, scale, merge, arguments.kind or "")
 
 
 if __name__ == "__main__":

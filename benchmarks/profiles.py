@@ -24,13 +24,13 @@ import pandas as pd
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.metrics import f1_score, roc_auc_score
 
-import seeds as seeds_of
+import shared
 from ecomkd import bench, features, metrics, people, pipeline, recommend, report
 from ecomkd.config import Profile
 from ecomkd.data import journey, sources
 from ecomkd.data import shop as simulated
 from ecomkd.data.baskets import Baskets
-from recommendation import GRIDS, SCALES, best_of, grown
+from shared import GRIDS, SCALES, best_of, grown
 
 RECORDED = Path(report.__file__).parent / "recorded" / "profiles.json"
 CLUSTERS = 60
@@ -257,8 +257,8 @@ def scale() -> list[dict]:
 
 def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds, and of the sizes."""
-    sizes = seeds_of.sizes(folder)
-    parts = {kind: seeds_of.read(folder / kind, ("profile",)) for kind in KINDS}
+    sizes = shared.sizes(folder)
+    parts = {kind: shared.read(folder / kind, ("profile",)) for kind in KINDS}
     data, goals = {}, []
     for make, kind in ((_people, "people"), (_shop, "shop")):
         data[kind], own = make(parts[kind])
@@ -267,7 +267,7 @@ def merge(folder: Path, out: Path) -> None:
     seeds = [part["seed"] for part in parts["people"]]
     report.write_recorded(
         out,
-        command=seeds_of.command("profiles", parts),
+        command=shared.command("profiles", parts),
         seeds=seeds,
         hardware=parts["people"][0]["hardware"],
         generator=simulated.generator_hash(),
@@ -293,7 +293,7 @@ def _people(parts: list[dict]) -> tuple[dict, list[dict]]:
     kids, told = minus["kids"], "log loss of kids, {} minus {}"
     goals = [
         report.goal(
-            told.format(a, b), *seeds_of.ends(kids[f"{a} - {b}"]), "below 0, interval excluding 0",
+            told.format(a, b), *shared.ends(kids[f"{a} - {b}"]), "below 0, interval excluding 0",
             kids[f"{a} - {b}"]["high"] < 0,
         )
         for a, b in (("text", "majority"), ("text", "counts"), (BOTH, "tf-idf"))
@@ -311,7 +311,7 @@ def _people(parts: list[dict]) -> tuple[dict, list[dict]]:
     goals.append(
         report.goal(
             "recall@10 of buy it again, without sensitive purchases minus with",
-            *seeds_of.ends(cost), "at least -0.02", cost["difference"] >= -0.02,
+            *shared.ends(cost), "at least -0.02", cost["difference"] >= -0.02,
         )
     )  # fmt: skip
     data = {
@@ -424,10 +424,10 @@ def _shop(parts: list[dict]) -> tuple[dict, list[dict]]:
     goals = [
         report.goal(
             f"nDCG@10 per shopper, profile of {max(PURCHASES)} purchases minus none",
-            *seeds_of.ends(lifted), "above 0, interval excluding 0", lifted["low"] > 0,
+            *shared.ends(lifted), "above 0, interval excluding 0", lifted["low"] > 0,
         ),
         report.goal(
-            "nDCG@10 per shopper, new shopper minus none", *seeds_of.ends(new), "0, exactly",
+            "nDCG@10 per shopper, new shopper minus none", *shared.ends(new), "0, exactly",
             new["low"] == new["high"] == 0,
         ),
     ]  # fmt: skip
@@ -449,9 +449,9 @@ KINDS = {"people": households, "shop": shop}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="User profiles.")
-    arguments = seeds_of.arguments_of(parser, "profiles", RECORDED, tuple(KINDS))
+    arguments = shared.arguments_of(parser, "profiles", RECORDED, tuple(KINDS))
     measure = KINDS.get(arguments.kind)
-    seeds_of.run(arguments, measure, scale, merge, arguments.kind or "")
+    shared.run(arguments, measure, scale, merge, arguments.kind or "")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,3 @@
 """The former name of `ecomkd.describe.facts`, which notebooks still use."""
 
-from importlib import import_module
-
-
-def __getattr__(name: str):
-    return getattr(import_module("ecomkd.describe.facts"), name)
+from ecomkd.describe.facts import *  # noqa: F403

@@ -1,7 +1,3 @@
 """The former name of `ecomkd.describe.generation`, which notebooks still use."""
 
-from importlib import import_module
-
-
-def __getattr__(name: str):
-    return getattr(import_module("ecomkd.describe.generation"), name)
+from ecomkd.describe.generation import *  # noqa: F403

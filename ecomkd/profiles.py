@@ -1,7 +1,6 @@
 """The former name of `ecomkd.people`, which notebooks still use."""
 
-from importlib import import_module
-
-
-def __getattr__(name: str):
-    return getattr(import_module("ecomkd.people"), name)
+from ecomkd.people.cards import *  # noqa: F403
+from ecomkd.people.habits import *  # noqa: F403
+from ecomkd.people.households import *  # noqa: F403
+from ecomkd.people.shoppers import *  # noqa: F403

@@ -10,7 +10,6 @@ from ecomkd.data import journey
 from ecomkd.data import shop as simulated
 from ecomkd.data.baskets import from_lines
 from ecomkd.data.schema import GAINS
-from ecomkd.people import shoppers
 
 DAY = 300
 TYPES = ("TEA", *(f"GOODS {letter}" for letter in "ABCDEFGHIJKLMNOPQRSTUVWX"))
@@ -385,10 +384,13 @@ def test_a_profile_lifts_its_owner_and_not_a_stranger(shop, taste, asked):
     assert own.mean() > base.mean() > stranger.mean()
 
 
-def test_ndcg_is_that_of_scikit_learn():
-    rng = np.random.default_rng(0)
-    worth, scores = rng.random((2, 5, 12)), rng.random((2, 5, 12))
-    ours = shoppers.ndcg(scores, worth)
-    for place in np.ndindex(2, 5):
-        wanted = ndcg_score(worth[place][None], scores[place][None], k=10)
-        assert ours[place] == pytest.approx(wanted)
+def test_the_ndcg_of_a_shopper_is_that_of_scikit_learn(shop, taste, asked):
+    scores = np.random.default_rng(0).random(asked.gains.shape)
+    drawn = people.Searches(asked.products, asked.gains, scores)
+    found = people.per_shopper(drawn, taste, np.zeros_like(taste), 0.0)
+    worth = people.personal(drawn, taste)
+    for shopper in (0, 3):
+        each = [
+            ndcg_score(w[None], s[None], k=10) for w, s in zip(worth[shopper], scores, strict=True)
+        ]
+        assert found[shopper] == pytest.approx(np.mean(each))

@@ -154,7 +154,7 @@ def test_what_is_learnt_is_never_worse_on_validation_than_its_start(
     baskets, items, profile, source
 ):
     start = baskets.validation_start
-    reader = recommend.Reader(baskets)
+    reader = recommend.BasketCollator(baskets)
 
     def recall(model):
         rank = recommend.network(recommend.Shelf(model, reader, start))

@@ -23,13 +23,11 @@ _HOMES = {
         ),
         "writers",
     ),
+    **dict.fromkeys(("base", "shop", "write"), "writers"),  # former names, which notebooks use
 }  # fmt: skip
-_FORMER = {"base": "base_generator", "shop": "shop_task", "write": "generate_descriptions"}
-"""Names of version 0.1.0 that notebooks still use."""
 
 
 def __getattr__(name: str):
-    name = _FORMER.get(name, name)
     if name in _HOMES:
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -162,7 +162,7 @@ def teacher(of: Task) -> Path:
 
     settings = [of.scale.rank, of.scale.teacher_epochs, of.scale.teacher_learning_rate]
     parts = [start.name, _key(of), settings, settings_of(of.profile)]
-    return stage("describer", parts, make, of.profile.artifacts, recipe=1)
+    return stage("description_teacher", parts, make, of.profile.artifacts, recipe=1)
 
 
 def student(of: Task, text: str = "reference", soft: bool = False, more: bool = False) -> Path:
@@ -204,7 +204,7 @@ def student(of: Task, text: str = "reference", soft: bool = False, more: bool = 
     settings = [of.scale.every, of.scale.student_epochs, of.scale.student_learning_rate]
     settings += [of.scale.alpha, of.scale.temperature, text, soft, more, tutor and tutor.name]
     parts = [start.name, _key(of), settings, settings_of(of.profile)]
-    return stage("small_describer", parts, make, of.profile.artifacts, recipe=1)
+    return stage("description_student", parts, make, of.profile.artifacts, recipe=1)
 
 
 def generate_descriptions(
@@ -296,3 +296,9 @@ def _key(of: Task) -> str:
     """What the products add to the key of an artefact."""
     return digest(*[[[p.prompt, p.written] for p in part]
                     for part in (of.train, of.undescribed, of.validation)])  # fmt: skip
+
+
+# Former names, which notebooks still use.
+base = base_generator
+shop = shop_task
+write = generate_descriptions

@@ -71,7 +71,7 @@ def without(baskets: Baskets, hidden: np.ndarray) -> Baskets:
 def group_counts(
     baskets: Baskets, day: int, groups: np.ndarray, scale: float | None = None
 ) -> sp.csr_matrix:
-    """How often each user bought of each group of items before `day`, (U, G).
+    """The number of purchases by each user from each group of items before `day`, (U, G).
 
     Args:
         groups: (I,), for each item the number of its group.
@@ -171,7 +171,7 @@ def price_places(baskets: Baskets, day: int) -> pd.DataFrame:
 
 
 def own_brands(baskets: Baskets, day: int) -> pd.DataFrame:
-    """The purchases that are, and are not, of the shop's own brand, beside the share of their type.
+    """A table that says of each purchase whether it is of the shop's own brand, and what is usual.
 
     Types that have only one kind of brand are left out. The table is one for `against`, with a type
     as the cluster.
@@ -185,7 +185,7 @@ def own_brands(baskets: Baskets, day: int) -> pd.DataFrame:
 
 
 def repeats(baskets: Baskets, day: int) -> pd.DataFrame:
-    """The purchases that are, and are not, of the same maker as the time before, beside the usual.
+    """A table that says of each purchase whether its maker is that of the time before.
 
     By chance a user would come back with the maker's share s of the type. Everybody comes back more
     often than that, so the usual share is s + κ · (1 - s), with κ such that all users together do

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from ecomkd import metrics
 from ecomkd.data.schema import GAINS
 from ecomkd.data.shop import Shop
 
@@ -106,21 +107,12 @@ def match(products: pd.DataFrame, bought: np.ndarray, prior: float) -> np.ndarra
     return by_department[:, department] + by_brand[:, brand] + nearer
 
 
-def ndcg(scores: np.ndarray, worth: np.ndarray, depth: int = 10) -> np.ndarray:
-    """The nDCG at `depth` along the last axis of two (..., K) arrays.
-
-    Among equal scores, the first comes first.
-    """
-    order = np.argsort(-scores, axis=-1, kind="stable")[..., :depth]
-    discount = 1 / np.log2(np.arange(2, order.shape[-1] + 2))
-    best = -np.sort(-worth, axis=-1)[..., :depth]
-    return np.take_along_axis(worth, order, axis=-1) @ discount / (best @ discount)
-
-
 def per_shopper(asked: Searches, taste: np.ndarray, fit: np.ndarray, weight: float) -> np.ndarray:
     """The mean nDCG@10 of each shopper over all queries, (S,), with `personal` worth as the gain.
 
     Candidates are ordered by score + `weight` · `fit`, where `fit` (S, P) is what `match` gives.
     """
-    scores = asked.scores + weight * fit[:, asked.products]
-    return ndcg(scores, personal(asked, taste)).mean(axis=1)
+    order = np.argsort(-(asked.scores + weight * fit[:, asked.products]), axis=-1, kind="stable")
+    worth = personal(asked, taste)
+    ranked = np.take_along_axis(worth, order, axis=-1)
+    return metrics.ndcg_of_gains(ranked, worth).mean(axis=1)

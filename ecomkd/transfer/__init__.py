@@ -23,13 +23,11 @@ _HOMES = {
         "relevance",
     ),
     **dict.fromkeys(("distance", "foreseen", "reached", "worth"), "forecast"),
+    **dict.fromkeys(("few", "joint", "tuned"), "relevance"),  # former names, which notebooks use
 }  # fmt: skip
-_FORMER = {"few": "few_queries", "joint": "joint_student", "tuned": "fine_tune"}
-"""Names of version 0.1.0 that notebooks still use."""
 
 
 def __getattr__(name: str):
-    name = _FORMER.get(name, name)
     if name in _HOMES:
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

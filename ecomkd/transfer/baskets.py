@@ -133,20 +133,20 @@ def learn(
     """The folder of a recommender that is fitted to the baskets of `items` before day `start`.
 
     Given the folder of a `source`, another shop's recommender of the same kind, it begins with the
-    `parts` of that. It is trained as `recommend.RECIPES` says, but on all items that were sold, for
-    `STEPS` steps or more, and once with each of the learning `rates`. The one with the highest
-    recall@10 from day `start` on is kept, and that may be what training began with, for few baskets
-    can spoil more than they teach. Training is in float32, as that of `recommend.train`. The
-    recommender is made once and then found among the artefacts.
+    `parts` of that. It is trained as `recommend.HYPERPARAMETERS` say, but on all items that were
+    sold, for `STEPS` steps or more, and once with each of the learning `rates`. The one with the
+    highest recall@10 from day `start` on is kept, and that may be what training began with, for few
+    baskets can spoil more than they teach. Training is in float32, as that of `recommend.train`.
+    The recommender is made once and then found among the artefacts.
 
     Raises ValueError where no customer is known to have bought both before and after a day.
     """
     profile = replace(profile, precision="fp32")
-    passes = recommend.RECIPES[kind]["passes"]
+    passes = recommend.HYPERPARAMETERS[kind]["passes"]
     moved = source and [list(parts), identity(source)]
 
     def make(folder: Path) -> None:
-        known, reader = items.baskets, recommend.Reader(items.baskets)
+        known, reader = items.baskets, recommend.BasketCollator(items.baskets)
         rows = recommend.occasions(known, recommend.FIRST, start, recommend.GROUP, profile.seed)
         if not len(rows):
             raise ValueError(

@@ -1,0 +1,54 @@
+"""Names of the parts: each is found where it is used, in the package and in the notebooks."""
+
+import ast
+import json
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+PARTS = ("people", "describe", "transfer")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_name_of_a_part_is_at_home_where_it_is_said_to_be(part):
+    module = import_module(f"ecomkd.{part}")
+    for name, home in module._HOMES.items():
+        assert getattr(module, name) is vars(import_module(f"ecomkd.{part}.{home}"))[name]
+        assert name in dir(module)
+    with pytest.raises(AttributeError, match=f"'ecomkd.{part}' has no attribute 'nothing'"):
+        module.nothing  # noqa: B018
+
+
+def used_names(source: str) -> set[tuple[str, str]]:
+    """Modules that `from ecomkd import …` names in a notebook's code, each with an attribute."""
+    tree = ast.parse(source)
+    modules = {
+        alias.asname or alias.name: alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "ecomkd"
+        for alias in node.names
+    }
+    return {
+        (modules[node.value.id], node.attr)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id in modules
+    }
+
+
+@pytest.mark.parametrize("notebook", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_what_a_notebook_uses_of_a_module_is_there(notebook):
+    cells = json.loads(notebook.read_text("utf-8"))["cells"]
+    lines = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    code = "\n".join(line for line in lines.splitlines() if not line.lstrip().startswith("%"))
+    used = used_names(code)
+    assert used
+    missing = [
+        f"{module}.{name}"
+        for module, name in sorted(used)
+        if not hasattr(import_module(f"ecomkd.{module}"), name)
+    ]
+    assert not missing
