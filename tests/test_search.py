@@ -10,6 +10,8 @@ import pytest
 import tiny_models
 import torch
 from datasets import Dataset, DatasetDict
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
 
 from ecomkd import export, load, metrics, models, pipeline, search, words
 from ecomkd.config import Profile
@@ -305,9 +307,13 @@ def test_a_shop_of_one_product_has_encoders(tmp_path):
     assert len(search.hard_negatives(data, catalogue, profile)) == 0
     with pytest.warns(UserWarning, match="No query has two products to compare"):
         wide = search.bi_encoder(data, catalogue, profile, teacher_folder=teacher)
-    static = search.static_encoder(data, catalogue, profile, wide)
-    vector = search.encoder(static, profile).encode("red shoe")
-    assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
+    teacher = search.encoder(wide, profile)
+    assert teacher.encode("red shoe").shape == (384,)
+    table = np.eye(len(tiny_models.tokenizer()), dtype=np.float32)
+    bag = StaticEmbedding(tiny_models.tokenizer(), embedding_weights=table)
+    model = SentenceTransformer(modules=[bag, Normalize()], device="cpu")
+    encoders._imitate(model, teacher, ["red mug", ""], ["red shoe"], seed=0)
+    assert np.linalg.norm(model.encode("red shoe")) == pytest.approx(1, abs=1e-5)
 
 
 def test_margins_are_learnt(tmp_path, smoke):
