@@ -407,12 +407,12 @@ def test_neither_index_nor_engine_needs_faiss(written):
 
 
 def test_what_check_accepts_index_finishes(tmp_path):
-    """One judged product is not in the catalogue, and validation has nothing relevant."""
+    """One judged product is not in the catalogue, and none of validation is an exact match."""
     judged, products = tmp_path / "shop" / "judgments.csv", tmp_path / "shop" / "products.csv"
     judged.parent.mkdir()
     rows = ["query_id,product_id,query,product_title,esci_label,split"]
     for query, split in enumerate(["train"] * 4 + ["validation"] * 2 + ["test"] * 2):
-        for product, label in enumerate("IIII" if split == "validation" else "ESCI"):
+        for product, label in enumerate("SCII" if split == "validation" else "ESCI"):
             title = f"{TITLES[query % 7]} {product}"
             rows.append(f"q{query},p{query}{product},query {query},{title},{label},{split}")
     judged.write_text("\n".join(rows))
