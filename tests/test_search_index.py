@@ -105,7 +105,9 @@ def test_a_catalogue_of_stop_words_is_searched_by_vectors(parts, tmp_path):
         {name: [""] * 3 for name in TEXT}
         | {"product_id": ["a", "b", "c"], "product_title": ["the", "and the", "of"]}
     )
-    engine = search.load(search.write(tmp_path / "x", **parts | {"catalogue": catalogue}))
+    with pytest.warns(UserWarning, match="No validation query has a relevant product in the cata"):
+        folder = search.write(tmp_path / "x", **parts | {"catalogue": catalogue})
+    engine = search.load(folder)
     assert len(engine.search("red shoe", 10)) == 3
 
 
@@ -270,7 +272,8 @@ def test_a_file_that_was_written_wrong_is_named(written, tmp_path, damage):
         folder = Path(shutil.copytree(written, tmp_path / name.replace("/", "-")))
         DAMAGES[damage](folder / name)
         sentence = refusal(sealed(folder))
-        assert Path(name).parent.as_posix().strip(".") in sentence, sentence
+        # Words without numbers can also be told as numbers without words.
+        assert name in sentence or name == "words.json", sentence
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"kind": "index"}', "\x00"])
@@ -404,12 +407,12 @@ def test_neither_index_nor_engine_needs_faiss(written):
 
 
 def test_what_check_accepts_index_finishes(tmp_path):
-    """One judged product is not in the catalogue, and validation has nothing relevant."""
+    """One judged product is not in the catalogue, and none of validation is an exact match."""
     judged, products = tmp_path / "shop" / "judgments.csv", tmp_path / "shop" / "products.csv"
     judged.parent.mkdir()
     rows = ["query_id,product_id,query,product_title,esci_label,split"]
     for query, split in enumerate(["train"] * 4 + ["validation"] * 2 + ["test"] * 2):
-        for product, label in enumerate("IIII" if split == "validation" else "ESCI"):
+        for product, label in enumerate("SCII" if split == "validation" else "ESCI"):
             title = f"{TITLES[query % 7]} {product}"
             rows.append(f"q{query},p{query}{product},query {query},{title},{label},{split}")
     judged.write_text("\n".join(rows))

@@ -144,10 +144,10 @@ def load(folder: Path | str) -> SearchEngine:
             f"wrote the folder; write it again with `ecomkd {KIND}`."
         )
     outputs.check(folder, KIND)
-    return read(folder)
+    return assemble(folder)
 
 
-def read(folder: Path) -> SearchEngine:
+def assemble(folder: Path) -> SearchEngine:
     """What `load` gives, of a folder whose manifest is not looked at. Raises as `load` does."""
     settings = _settings(folder / "engine.json")
     ids, titles, texts = _products(folder / "products.jsonl")
@@ -210,7 +210,7 @@ def _settings(path: Path) -> dict:
     }
     for name, whole in right.items():
         if not whole:
-            raise _damaged(path, f"{name} is {found.get(name)!r}")
+            raise _damaged(path, f"{name} is {found.get(name)!r:.60}")
     return found
 
 
@@ -251,7 +251,8 @@ def _scorer(path: Path, gains: Sequence[float], max_length: int) -> Scorer:
     try:
         scorer = Scorer(path, max_length, gains)
         classes = len(scorer.probabilities("a", "a " * max_length))
-    except Exception as error:  # ONNX Runtime's errors and the tokenizer's have no class in common
+    except Exception as error:  # ONNX Runtime's errors have no class in common
+        _tokenizer(path.with_name("tokenizer.json"))  # raises where that is the damaged one
         raise _damaged(path, f"is no model that reads {max_length} tokens") from error
     if classes != len(gains):
         raise _damaged(path, f"gives {classes} classes, and {len(gains)} have a gain")

@@ -102,7 +102,7 @@ def _write(
         "teacher": teacher is not None,
     }
     write_text(folder / "engine.json", json.dumps(settings))
-    made = engine.read(folder)
+    made = engine.assemble(folder)
     weights = weights_on(validation, made.ids, made.compare, made.read, made.depth)
     settings["weights"] = asdict(weights)
     write_text(folder / "engine.json", json.dumps(settings, indent=1))
