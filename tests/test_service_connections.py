@@ -155,8 +155,11 @@ def test_a_connection_serves_many_requests():
 def test_a_slow_answer_is_not_cut():
     engine = Stub()
     engine.search = lambda query, k: time.sleep(1) or []
-    with service(engine, read_timeout=0.2, timeout=5) as one:
-        assert one.ask("/search?q=red").status == 200
+    with (
+        service(engine, read_timeout=0.2, timeout=5) as one,
+        open_connections(one.port, 1, 2 * WHOLE) as (connection,),
+    ):
+        assert everything(connection).count(b"HTTP/1.1 200 ") == 2
 
 
 def test_missing_descriptors_are_told_once(caplog):

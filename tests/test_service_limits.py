@@ -50,6 +50,23 @@ def test_pairs_of_a_request_that_was_given_up_are_not_scored():
     assert len(asked) == 2  # the two calls that had begun
 
 
+def test_pairs_of_a_request_that_has_failed_are_not_scored():
+    engine, asked = Stub(), []
+
+    def score(queries, texts):
+        asked.append(texts[0])
+        time.sleep(0.02)
+        if texts[0] == "mug 0":
+            raise KeyError("lost")
+        return np.zeros(1)
+
+    engine.score = score
+    with service(engine, workers=2) as one:
+        assert one.rerank("red", [f"mug {i}" for i in range(50)]).status == 500
+        assert one.rerank("red", ["pot"]).status == 200
+    assert len(asked) < 10
+
+
 def test_a_full_service_turns_requests_away():
     engine = Stub()
     with service(engine, workers=1, max_waiting=2) as one, ThreadPoolExecutor(2) as threads:

@@ -112,7 +112,10 @@ def test_the_command_says_what_to_install(tmp_path):
 
 
 PROGRAM = """
-import sys, time, types
+import signal, sys, time, types
+# As in a terminal, also where the tests were started with nohup or in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 sys.path[:0] = {path}
 import ecomkd, serving
 from ecomkd import cli

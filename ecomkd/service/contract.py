@@ -11,11 +11,12 @@ from typing import Protocol
 
 import numpy as np
 
+_MOST_WORKERS = 256
 _RANGES = {
     "timeout": (0.001, math.inf),
     "read_timeout": (0.001, math.inf),
     "rate": (0, math.inf),
-    "workers": (1, 256),
+    "workers": (1, _MOST_WORKERS),
     "shadow_share": (0, 1),
     "drift_level": (0, 1),
 }
@@ -80,7 +81,7 @@ class Settings:
     rate: float = 50.0
     """Requests a second of one client, in bursts of up to twice as many. With 0 clients are not
     told apart: no limit on one client holds, only those on all of them."""
-    workers: int = min(os.cpu_count() or 1, _RANGES["workers"][1])
+    workers: int = min(os.cpu_count() or 1, _MOST_WORKERS)
     """Threads that call the engine."""
     shadow_share: float = 0.05
     """Share of the answers that the teacher judges too, where the engine has one."""

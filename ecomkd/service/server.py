@@ -147,15 +147,17 @@ class _Connection(H11Protocol):
         head = self.conn.their_state is h11.IDLE
         super().data_received(data)
         if head and self.conn.their_state is not h11.IDLE:
-            # The body has the same time as the head, and the answer as long again to be taken; a
-            # refusal is sooner than that.
-            self._allow(2 * self._settings.read_timeout + self._settings.timeout)
+            self._allow_answer()
 
     def on_response_complete(self) -> None:
-        self._reading = False
-        self._allow(self._settings.read_timeout)
         self._all.answered(self)
         super().on_response_complete()
+        # The client may have sent its next request already, which has then begun.
+        self._reading = self.conn.their_state is not h11.IDLE
+        if self._reading:
+            self._allow_answer()
+        else:
+            self._allow(self._settings.read_timeout)
 
     def waits(self) -> bool:
         return self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
@@ -167,6 +169,10 @@ class _Connection(H11Protocol):
         if self._end is not None:
             self._end.cancel()
         self._end = self.loop.call_later(seconds, self.drop)
+
+    def _allow_answer(self) -> None:
+        # The body has the same time as the head, and the answer as long again to be taken.
+        self._allow(2 * self._settings.read_timeout + self._settings.timeout)
 
     def _counted_as(self) -> str | None:
         """The client's address; None where it stands for many, as that of a proxy does."""
@@ -234,6 +240,7 @@ def _server(app: FastAPI) -> uvicorn.Server:
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=list(settings.trusted_proxies),
         backlog=_BACKLOG,
+        timeout_keep_alive=math.ceil(settings.read_timeout),
         timeout_graceful_shutdown=10,
     )
     return _Server(config)
