@@ -51,7 +51,7 @@ class Pairs:
         self.query_number: dict[str, int] = {}
         self.query_seen: list[tuple[str, int]] = []  # by query number: text as seen, first row
         self.split_seen: dict[str, tuple[str, int]] = {}  # by text as seen: split, first row
-        self.title_seen: list[tuple[int, int]] = []  # by product number: hash of title, first row
+        self.title, self.title_row = array("q"), array("q")  # by product number: hash, first row
         self.retitled: dict[int, int] = {}  # product number: the first row with another title
         self.unlike_catalogue: dict[int, int] = {}
         self.query, self.product = array("q"), array("q")
@@ -200,9 +200,10 @@ class Pairs:
     def _product(self, product_id: str, title: int, row: int) -> int:
         """The number of a product, once it is noted whether its title is always the same."""
         number = self.product_number.setdefault(product_id, len(self.product_number))
-        if number == len(self.title_seen):
-            self.title_seen.append((title, row))
-        if self.title_seen[number][0] != title:
+        if number == len(self.title):
+            self.title.append(title)
+            self.title_row.append(row)
+        if self.title[number] != title:
             self.retitled.setdefault(number, row)
         known = self.products.row.get(product_id) if self.products else None
         if known is not None and self.products.titles[known] != title:
@@ -350,7 +351,7 @@ class Pairs:
             notes.append(
                 "no test query has two judged products: labels can be compared, rankings cannot."
             )
-        if len({title for title, _ in self.title_seen}) == 1:
+        if all(title == self.title[0] for title in self.title):
             notes.append("all judged products have the same title: only other texts differ.")
         return notes
 
@@ -384,7 +385,7 @@ class Pairs:
         ):
             if other:
                 number, row = next(iter(other.items()))
-                there = self._place(self.title_seen[number][1])
+                there = self._place(self.title_row[number])
                 places = self._place(row)
                 if other is self.retitled:
                     places = f"{there} and {places}"
