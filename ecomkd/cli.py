@@ -71,7 +71,7 @@ def _sentences(error: Exception) -> list[str]:
                 'pip install "ecomkd[run,search,serve]".']  # fmt: skip
     if isinstance(error, OSError) and error.strerror and words.startswith("[Errno"):
         place = shown(str(error.filename or "a file"), 1_000)
-        words = f"{place}: {error.strerror}; {_MENDS.get(error.errno, 'check the path')}."
+        words = f"{place}: {error.strerror}; {_MENDS.get(error.errno or 0, 'check the path')}."
     ours = isinstance(error, (RecursionError, NotImplementedError)) or not words
     if isinstance(error, (ValueError, OSError, RuntimeError)) and not ours:
         return [words]

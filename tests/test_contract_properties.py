@@ -65,12 +65,12 @@ TEXTS = ("query_id", "product_id", "query", "product_title", "product_brand")
 
 
 @quick
-@given(
-    tables(), st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]), st.sampled_from(["\n", "\r\n"])
-)
-def test_a_csv_is_read_as_it_was_written(rows, quoting, line_end):
+@given(tables(), st.booleans())
+def test_a_csv_is_read_as_it_was_written(rows, quoted):
+    # Where not all is quoted, `csv` quotes a CR only if it is part of the line's end.
+    dialect = {"quoting": csv.QUOTE_ALL, "lineterminator": "\n"} if quoted else {}
     out = io.StringIO(newline="")
-    csv.writer(out, quoting=quoting, lineterminator=line_end).writerows([NAMES, *rows])
+    csv.writer(out, **dialect).writerows([NAMES, *rows])
     assert as_read("judgments.csv", out.getvalue().encode()) == [row[:5] for row in rows]
 
 

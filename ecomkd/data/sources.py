@@ -183,11 +183,16 @@ def _save(tables: Tables, folder: Path) -> None:
 
 
 def _distinct_products(tables: Tables) -> datasets.Dataset:
-    seen, parts = set(), []
+    seen: set[str] = set()
+    parts = []
     for part in (tables.judgments, tables.unlabelled):
         if part is not None:
             ids = part.with_format("arrow")["product_id"].to_pylist()
-            rows = [row for row, key in enumerate(ids) if not (key in seen or seen.add(key))]
+            rows = []
+            for row, key in enumerate(ids):
+                if key not in seen:
+                    seen.add(key)
+                    rows.append(row)
             parts.append(part.select_columns(["product_id", *TEXT]).select(np.array(rows, int)))
     return datasets.concatenate_datasets(parts)
 
