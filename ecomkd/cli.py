@@ -69,10 +69,9 @@ def _sentences(error: Exception) -> list[str]:
             return [words]
         return [f"{error.name} is not installed; install all that a command needs: "
                 'pip install "ecomkd[run,search,serve]".']  # fmt: skip
-    if isinstance(error, OSError) and error.errno in _MENDS and error.strerror:
-        place = error.filename or "a file"
-        if words.startswith("[Errno"):
-            words = f"{place}: {error.strerror}; {_MENDS[error.errno]}."
+    if isinstance(error, OSError) and error.strerror and words.startswith("[Errno"):
+        place = shown(str(error.filename or "a file"), 1_000)
+        words = f"{place}: {error.strerror}; {_MENDS.get(error.errno or 0, 'check the path')}."
     ours = isinstance(error, (RecursionError, NotImplementedError)) or not words
     if isinstance(error, (ValueError, OSError, RuntimeError)) and not ours:
         return [words]

@@ -1,17 +1,21 @@
 """The command line: what it prints, where, with which exit status; and the whole book, once."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import tiny_models
 
-from ecomkd import config, run
+from ecomkd import cli, config, outputs, run
 from ecomkd.cli import main
-from ecomkd.data.schema import GAINS
+from ecomkd.data import shop
+from ecomkd.data.schema import GAINS, DataError
 
 
 def frames(seed: int = 1, candidates: int = 4, graded: bool = False) -> dict:
@@ -67,16 +71,82 @@ def test_check_says_what_is_wrong_in_one_sentence(tmp_path, capsys):
     )
 
 
+def stranger(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("the only copy")
+
+
+MINE = "did not write thesis.tex, and deletes nothing of yours; give a new folder, or move it away."
 BAD = {
-    "no folder": (["check", "nowhere"], "ecomkd: nowhere: no such file or folder; check the path."),
+    "no folder": (["check", "nowhere"], "nowhere: no such file or folder; check the path."),
+    "an empty path": (
+        ["check", ""],
+        ".: no judgments.parquet or judgments.csv here; add one of them.",
+    ),
+    "another kind of file": (
+        ["check", "file"],
+        "file: cannot read this kind of file; give a .csv or a .parquet.",
+    ),
+    "a path with escapes": (
+        ["check", "a\x1b[2Jb\nc"],
+        "a\\x1b[2Jb\\nc: no such file or folder; check the path.",
+    ),
+    "a long name": (["check", "x" * 300], "xxx: File name too long; check the path."),
+    "a long path": (
+        ["run", "x/" * 3_000, "--out", "out"],
+        "…: File name too long; check the path.",
+    ),
     "no source": (
         ["run", "nowhere", "--out", "out"],
-        "ecomkd: Unknown source 'nowhere': give 'shop', 'esci', or the path of a folder or a "
+        "Unknown source 'nowhere': give 'shop', 'esci', or the path of a folder or a "
         "CSV or Parquet file that exists.",
     ),
     "profile": (
         ["run", "shop", "--profile", "huge", "--out", "out"],
-        "ecomkd: Unknown profile 'huge': set ECOMKD_PROFILE to, or pass, one of smoke, book, gpu.",
+        "Unknown profile 'huge': set ECOMKD_PROFILE to, or pass, one of smoke, book, gpu.",
+    ),
+    "profile of an index": (
+        ["index", "shop", "--profile", "Book", "--out", "out"],
+        "Unknown profile 'Book': set ECOMKD_PROFILE to, or pass, one of smoke, book, gpu.",
+    ),
+    "seeds beyond the last": (
+        ["run", "shop", "--first-seed", "4294967294", "--seeds", "3", "--out", "out"],
+        "the last seed would be 4294967296; give a smaller --first-seed.",
+    ),
+    "run into a file": (
+        ["run", "shop", "--out", "file"],
+        "file: a file of this name is there; give another folder.",
+    ),
+    "run into what is not its own": (
+        ["run", "shop", "--out", "mine"],
+        f"mine: `ecomkd run` {MINE}",
+    ),
+    "index into what is not its own": (
+        ["index", "shop", "--out", "mine"],
+        f"mine: `ecomkd index` {MINE}",
+    ),
+    "shop into what is not its own": (["shop", "mine"], f"mine: `ecomkd shop` {MINE}"),
+    "run under a file": (["run", "shop", "--out", "file/x"], "file/x: nothing can be written"),
+    "run into the folder itself": (
+        ["run", "shop", "--out", "."],
+        ".: the folder that you work in, or one above it, is not replaced; give a new folder.",
+    ),
+    "index into the folder above": (
+        ["index", "shop", "--out", ".."],
+        "..: the folder that you work in, or one above it, is not replaced; give a new folder.",
+    ),
+    "shop into a file": (["shop", "file"], "file: a file of this name is there; give another"),
+    "too few products": (
+        ["shop", "out", "--products", "5"],
+        "seed 1, 5 products: take a seed ≥ 0 and ≥ 100 products",
+    ),
+    "no index": (
+        ["serve", "nowhere"],
+        "nowhere: no such folder; write it with `ecomkd index` first",
+    ),
+    "no reference": (
+        ["serve", "mine", "--reference", "nowhere.txt"],
+        "nowhere.txt: no such file; check --reference.",
     ),
 }
 
@@ -87,19 +157,61 @@ def test_bad_input_gets_one_sentence_and_status_1(
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ECOMKD_ARTIFACTS", str(tmp_path / "artifacts"))
-    assert tried(arguments, capsys) == (1, "", sentence + "\n")
-    assert not (tmp_path / "out").exists()
+    (tmp_path / "file").write_text("kept")
+    stranger(tmp_path / "mine")
+    status, out, err = tried(arguments, capsys)
+    assert (status, out) == (1, "")
+    assert err.startswith("ecomkd: ") and sentence in err
+    assert err.count("\n") == 1 and err[:-1].isprintable() and len(err) < 2_100
+    assert (tmp_path / "file").read_text() == "kept"
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "the only copy"
+    assert {p.name for p in tmp_path.iterdir()} <= {"file", "mine", "artifacts"}
 
 
+def test_an_unknown_profile_in_the_environment_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("ECOMKD_PROFILE", "laptop")
+    status, _, err = tried(["run", "shop", "--out", tmp_path / "out"], capsys)
+    assert status == 1
+    assert "Unknown profile 'laptop': set ECOMKD_PROFILE to" in err
+
+
+RUN, SERVE = ["run", "shop", "--out", "x"], ["serve", "x"]
 USAGE = {
     "no command": ([], "COMMAND"),
+    "unknown command": (["train"], "invalid choice: 'train'"),
+    "unknown option": ([*RUN, "--epochs", "3"], "unrecognized arguments: --epochs"),
+    "no data": (["check"], "DATA"),
+    "two data": (["check", "a", "b"], "unrecognized arguments: b"),
     "no output": (["run", "shop"], "--out"),
-    "no seed": (
-        ["run", "shop", "--out", "x", "--seeds", "0"],
-        "0: give a whole number",
-    ),
+    "no output of an index": (["index", "shop"], "--out"),
+    "no folder to serve": (["serve"], "DIR"),
+    "no folder to write": (["shop"], "OUT"),
+    "no seed": ([*RUN, "--seeds", "0"], "0: give a whole number from 1 to 1000"),
+    "a negative number of seeds": ([*RUN, "--seeds", "-1"], "-1: give a whole number from 1"),
+    "half a seed": ([*RUN, "--seeds", "1.5"], "1.5: give a whole number from 1 to 1000"),
+    "seeds in words": ([*RUN, "--seeds", "three"], "three: give a whole number from 1"),
+    "many seeds": ([*RUN, "--seeds", "1000000000"], "give a whole number from 1 to 1000"),
+    "empty seeds": ([*RUN, "--seeds", ""], "give a whole number from 1 to 1000"),
+    "negative seed": ([*RUN, "--first-seed", "-1"], "-1: give a whole number from 0 to 4294967295"),
+    "20 digits": ([*RUN, "--first-seed", "9" * 20], "give a whole number from 0 to 4294967295"),
+    "5,000 digits": ([*RUN, "--first-seed", "9" * 5_000], "9…: give a whole number from 0 to"),
+    "no unlabelled": ([*RUN, "--unlabelled", "0"], "0: give a whole number of at least 1"),
+    "a seed with escapes": ([*RUN, "--seeds", "\x1b[2J"], "\\x1b[2J: give a whole number"),
     "half": (["shop", "x", "--products", "1.5"], "1.5: give a whole number of at least 1"),
-    "port": (["serve", "x", "--port", "70000"], "70000: give a whole number from 0 to 65535"),
+    "no product": (["shop", "x", "--products", "0"], "0: give a whole number of at least 1"),
+    "negative shop": (["shop", "x", "--seed", "-1"], "-1: give a whole number from 0"),
+    "port": ([*SERVE, "--port", "70000"], "70000: give a whole number from 0 to 65535"),
+    "negative port": ([*SERVE, "--port", "-1"], "-1: give a whole number from 0 to 65535"),
+    "port in words": ([*SERVE, "--port", "http"], "http: give a whole number from 0 to 65535"),
+    "no worker": ([*SERVE, "--workers", "0"], "0: give a whole number of at least 1"),
+    "half a worker": ([*SERVE, "--workers", "0.5"], "0.5: give a whole number of at least 1"),
+    "no time": ([*SERVE, "--timeout", "0"], "0: give a number of at least 0.001"),
+    "time in words": ([*SERVE, "--timeout", "soon"], "soon: give a number of at least 0.001"),
+    "no number": ([*SERVE, "--timeout", "nan"], "nan: give a number of at least 0.001"),
+    "for ever": ([*SERVE, "--timeout", "inf"], "inf: give a number of at least 0.001"),
+    "negative rate": ([*SERVE, "--rate", "-1"], "-1: give a number of at least 0"),
+    "share above 1": ([*SERVE, "--shadow", "1.5"], "1.5: give a number from 0 to 1"),
+    "negative share": ([*SERVE, "--shadow", "-0.5"], "-0.5: give a number from 0 to 1"),
 }
 
 
@@ -111,7 +223,153 @@ def test_bad_usage_is_named_with_status_2(arguments, words, capsys):
     assert words in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["check", "run", "serve", "shop"])
+def refused(number: int, *where) -> OSError:
+    return OSError(number, os.strerror(number), *where)
+
+
+ERRORS = {
+    "two faults": (DataError("one.", "two."), "one.\necomkd: two."),
+    "several lines": (RuntimeError("no\n  luck\x1b[2J"), "no luck\\x1b[2J"),
+    "no network": (ConnectionError("connect to the network"), "connect to the network"),
+    "disk": (
+        refused(errno.ENOSPC),
+        "a file: No space left on device; free some space, or choose "
+        "another disk with --out or ECOMKD_ARTIFACTS.",
+    ),
+    "disk, with the place": (
+        refused(errno.ENOSPC, "out/a"),
+        "out/a: No space left on device; free "
+        "some space, or choose another disk with --out or ECOMKD_ARTIFACTS.",
+    ),
+    "rights": (
+        refused(errno.EACCES, "out/a"),
+        "out/a: Permission denied; change its rights, or choose another place.",
+    ),
+    "memory": (
+        MemoryError(),
+        "the memory does not suffice; take a smaller profile, or fewer data.",
+    ),
+    "an extra": (
+        ModuleNotFoundError("No module named 'faiss'", name="faiss"),
+        "faiss is not "
+        'installed; install all that a command needs: pip install "ecomkd[run,search,'
+        'serve]".',
+    ),
+    "an extra that is named": (
+        ModuleNotFoundError('x: pip install "ecomkd[serve]".', name="x"),
+        'x: pip install "ecomkd[serve]".',
+    ),
+    "a broken library": (ImportError("libx.so: cannot open", name="x"), "libx.so: cannot open"),
+}
+
+
+@pytest.mark.parametrize(("error", "sentence"), ERRORS.values(), ids=ERRORS)
+def test_what_a_user_can_mend_is_said(error, sentence, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "_check", lambda options: throw(error))
+    assert tried(["check", "x"], capsys) == (1, "", f"ecomkd: {sentence}\n")
+
+
+def throw(error: BaseException) -> None:
+    raise error
+
+
+FAULTS = (
+    KeyError("p7"),
+    AttributeError("no 'row'"),
+    ZeroDivisionError("division by zero"),
+    TypeError("unhashable"),
+    IndexError("out of range"),
+    RecursionError("too deep"),
+    NotImplementedError("later"),
+    ModuleNotFoundError("No module named 'ecomkd.x'", name="ecomkd.x"),
+    ValueError(),
+)
+
+
+@pytest.mark.parametrize("error", FAULTS, ids=repr)
+def test_a_fault_of_the_program_says_so_and_how_to_report_it(error, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "_check", lambda options: throw(error))
+    status, out, err = tried(["check", "x"], capsys)
+    assert (status, out) == (1, "")
+    assert err.count("\n") == 1 and "Traceback" not in err
+    assert err.startswith(
+        f"ecomkd: a fault of the program, not of your data ({type(error).__name__}: "
+    )
+    assert "report it with the command and with what it prints when ECOMKD_DEBUG=1 is set" in err
+    monkeypatch.setenv("ECOMKD_DEBUG", "1")
+    assert "Traceback" in tried(["check", "x"], capsys)[2]
+
+
+def test_an_interruption_is_one_line_with_status_130(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "_check", lambda options: throw(KeyboardInterrupt()))
+    assert tried(["check", "x"], capsys) == (
+        130,
+        "",
+        "ecomkd: interrupted; what was finished is kept, and the same command goes on from "
+        "there.\n",
+    )
+
+
+def test_a_warning_is_one_line_without_a_place_in_the_program(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "_check", lambda options: warnings.warn("mind\nthis", stacklevel=1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda *told: sys.stderr.write(warnings.formatwarning(*told[:4]))
+        assert tried(["check", "x"], capsys) == (0, "", "ecomkd: mind\\nthis\n")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    write(tmp_path / "shop")
+    command = [sys.executable, "-m", "ecomkd.cli", "check", tmp_path / "shop"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as started:
+        started.stdout.close()
+        assert started.stderr.read() == b""
+    assert started.returncode == 1
+
+
+# What a name of a source means --------------------------------------------------------------------
+
+
+@pytest.fixture
+def called(monkeypatch) -> list:
+    """What `run` and `index` are called with, instead of training anything."""
+    told = []
+    monkeypatch.setattr(run, "run", lambda *given: told.append(given) or "verdict")
+
+    def build(*given, **further):
+        told.append((*given, further))
+        return given[2]
+
+    monkeypatch.setattr("ecomkd.search.build", build)
+    return told
+
+
+def test_a_source_has_one_name_in_every_command(tmp_path, capsys, monkeypatch, called):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ECOMKD_ARTIFACTS", str(tmp_path / "artifacts"))
+    monkeypatch.setenv("ECOMKD_PROFILE", "smoke")
+    write(tmp_path / "shop")
+    hint = "ecomkd: shop is the simulated shop; what lies here under that name is ./shop.\n"
+    status, out, err = tried(["check", "shop"], capsys)
+    assert (status, err) == (0, hint)
+    assert out.startswith("shop: keeps the data contract.\n") and "products: 200" in out
+    status, out, err = tried(["check", "./shop"], capsys)
+    assert (status, err) == (0, "")
+    assert "'train': 28" in out
+    for command in ("run", "index"):
+        assert tried([command, "shop", "--out", "out"], capsys)[::2] == (0, hint)
+        assert tried([command, "./shop", "--out", "out"], capsys)[::2] == (0, "")
+    assert [given[0] for given in called] == ["shop", Path("shop")] * 2
+
+
+def test_index_can_put_the_teacher_beside_the_student(tmp_path, capsys, called):
+    out = tmp_path / "out"
+    assert tried(["index", "esci", "--out", out], capsys) == (0, f"Search engine: {out}\n", "")
+    tried(["index", "esci", "--out", out, "--with-teacher"], capsys)
+    assert [given[3] for given in called] == [{"with_teacher": False}, {"with_teacher": True}]
+
+
+@pytest.mark.parametrize("command", ["check", "run", "index", "serve", "shop"])
 def test_help_shows_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
@@ -141,6 +399,28 @@ def test_shop_writes_what_check_accepts(tmp_path, capsys):
     status, found, _ = tried(["check", out], capsys)
     assert status == 0
     assert "products: 300" in found
+
+    # Its own folder is replaced whole; not so one to which something was added.
+    assert outputs.check(out, "shop")["files"].keys() == {
+        "judgments.parquet", "products.parquet", "unlabelled.parquet",
+    }  # fmt: skip
+    assert tried([*arguments[:3], "200"], capsys)[0] == 0
+    assert "products: 200" in tried(["check", out], capsys)[1]
+    (out / "notes.txt").write_text("the only copy")
+    assert tried(arguments, capsys)[0] == 1
+    assert "products: 200" in tried(["check", out], capsys)[1]
+
+
+def test_a_shop_that_is_not_finished_leaves_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(shop, "_traffic", lambda *given: throw(KeyboardInterrupt()))
+    assert tried(["shop", tmp_path / "out"], capsys)[0] == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_help_of_shop_does_not_name_the_readers_own_folder(capsys):
+    with pytest.raises(SystemExit):
+        main(["shop", "--help"])
+    assert "my_shop" not in capsys.readouterr().out
 
 
 # The whole book

@@ -178,6 +178,30 @@ def test_load_a_file(tmp_path, profile):
     assert products.column_names == ["product_id", *TEXT]
 
 
+def test_what_check_notes_is_told_when_own_data_are_read(tmp_path, profile):
+    written(tmp_path / "pairs.csv")
+    with pytest.warns(UserWarning, match="2 test queries are too few to conclude anything"):
+        load(tmp_path / "pairs.csv", profile)
+    report = sources.report(tmp_path / "pairs.csv")
+    assert report["notes"] and report["queries"] == {"train": 6, "validation": 2, "test": 2}
+
+
+def test_the_report_of_a_named_source_is_that_of_what_is_loaded(tmp_path, profile, monkeypatch):
+    (tmp_path / "shop").mkdir()
+    monkeypatch.chdir(tmp_path)
+    pairs = sources.report("shop", profile)["pairs"]
+    assert pairs == {name: len(part) for name, part in load("shop", profile).items()}
+
+
+def test_one_content_has_one_artefact_whatever_its_place(tmp_path, profile):
+    (tmp_path / "a").mkdir()
+    written(tmp_path / "a" / "judgments.csv")
+    (tmp_path / "b.csv").write_bytes((tmp_path / "a" / "judgments.csv").read_bytes())
+    load(tmp_path / "a", profile)
+    load(tmp_path / "b.csv", profile)
+    assert len(list(profile.artifacts.glob("data-*"))) == 1
+
+
 def test_a_changed_file_is_read_again(tmp_path, profile):
     path = tmp_path / "pairs.csv"
     written(path)

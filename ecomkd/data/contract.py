@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from functools import lru_cache
 
 LABELS = ("E", "S", "C", "I")
 """Exact, substitute, complement, irrelevant (Reddy et al. 2022, arXiv:2206.06588)."""
@@ -52,6 +53,7 @@ def normalise_query(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
+@lru_cache(maxsize=64)  # the rows of one query mostly follow one another
 def as_seen(text: str) -> str:
     """The normalised text without the characters that nobody can see.
 

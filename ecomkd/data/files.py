@@ -86,10 +86,10 @@ def data_files(path: Path) -> tuple[Path, Path | None, Path | None]:
         entries = sorted(path.iterdir(), key=lambda entry: (entry.suffix != ".parquet", entry.name))
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); change its rights.") from error
-    found = [_part(path, entries, stem) for stem in STEMS]
-    if found[0] is None:
+    judgments, products, unlabelled = (_part(path, entries, stem) for stem in STEMS)
+    if judgments is None:
         raise DataError(f"{path}: no judgments.parquet or judgments.csv here; add one of them.")
-    return tuple(found)
+    return judgments, products, unlabelled
 
 
 def _part(folder: Path, entries: list[Path], stem: str) -> Path | None:

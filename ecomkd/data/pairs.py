@@ -51,11 +51,11 @@ class Pairs:
         self.query_number: dict[str, int] = {}
         self.query_seen: list[tuple[str, int]] = []  # by query number: text as seen, first row
         self.split_seen: dict[str, tuple[str, int]] = {}  # by text as seen: split, first row
-        self.title_seen: list[tuple[int, int]] = []  # by product number: hash of title, first row
+        self.title, self.title_row = array("q"), array("q")  # by product number: hash, first row
         self.retitled: dict[int, int] = {}  # product number: the first row with another title
         self.unlike_catalogue: dict[int, int] = {}
         self.query, self.product = array("q"), array("q")
-        self.label, self.split = array("b"), array("b")
+        self._label, self._split = array("b"), array("b")  # as the files have them
 
     def add(self, file: TableFile, unlabelled: bool = False) -> None:
         """Check and keep the rows of a file. Raises DataError with up to ten kinds of faults."""
@@ -108,7 +108,7 @@ class Pairs:
         column = target[0] if target else "esci_label"
         labels = self._labels(file, start, batch, column, splits, faults)
         self._note(start, texts, splits, faults)
-        self.label.extend(labels)
+        self._label.extend(labels)
         used = [n for n in (*texts, *target, "split") if n in batch.column_names]
         self.writers[-1].write(texts, batch.drop_columns(used), labels)
 
@@ -116,7 +116,7 @@ class Pairs:
         self, file: TableFile, start: int, batch: pa.Table, unlabelled: bool, faults: Faults
     ) -> list[str]:
         values = text(file, start, batch, "split")
-        allowed = SPLITS
+        allowed: tuple[str, ...] = SPLITS
         if unlabelled:
             values, allowed = [value or "unlabelled" for value in values], ("unlabelled",)
         elif "split" not in file.columns:
@@ -168,7 +168,7 @@ class Pairs:
             here = len(self.query)  # the row's number over all files
             query = as_seen(raw)
             if not query or not query_id:  # a fault already, which is to cause no second one
-                for column in (self.query, self.product, self.split):
+                for column in (self.query, self.product, self._split):
                     column.append(-1)
                 continue
             number = self.query_number.setdefault(query_id, len(self.query_number))
@@ -195,18 +195,20 @@ class Pairs:
                 )
             self.query.append(number)
             self.product.append(self._product(product_id, title_hash(title), here))
-            self.split.append(SPLITS.index(split) if split in SPLITS else -1)
+            self._split.append(SPLITS.index(split) if split in SPLITS else -1)
 
     def _product(self, product_id: str, title: int, row: int) -> int:
         """The number of a product, once it is noted whether its title is always the same."""
         number = self.product_number.setdefault(product_id, len(self.product_number))
-        if number == len(self.title_seen):
-            self.title_seen.append((title, row))
-        if self.title_seen[number][0] != title:
+        if number == len(self.title):
+            self.title.append(title)
+            self.title_row.append(row)
+        if self.title[number] != title:
             self.retitled.setdefault(number, row)
-        known = self.products.row.get(product_id) if self.products else None
-        if known is not None and self.products.titles[known] != title:
-            self.unlike_catalogue.setdefault(number, row)
+        if self.products and product_id in self.products.row:
+            known = self.products.row[product_id]
+            if self.products.titles[known] != title:
+                self.unlike_catalogue.setdefault(number, row)
         return number
 
     def _place(self, row: int) -> str:
@@ -229,13 +231,13 @@ class Pairs:
 
     def settle(self) -> None:
         """Draw the splits that are not given, and merge repeated pairs."""
-        how, self.keep = self._draw(), self._merged()
+        how, self.label = self._draw(), np.array(self._label)
+        self.keep = self._merged()
         if len(self.product_number) < 2:
             raise DataError(
                 f"{self.files[0].path}: all pairs are about one product, so that nothing can be "
                 "ranked; give at least 2."
             )
-        self.label, self.split = np.array(self.label), np.array(self.split)
         self._relevant(how)
         names = np.array(SPLITS)[self.split[self.keep]]
         present = [name for name in SPLITS if (names == name).any()]
@@ -257,7 +259,7 @@ class Pairs:
 
     def _merged(self) -> np.ndarray:
         """The rows that stay: the first of each pair."""
-        first, label = self._first_alike(np.array(self.query)), np.array(self.label)
+        first, label = self._first_alike(np.array(self.query)), self.label
         twice = np.flatnonzero(label != label[first])
         if len(twice):
             row = twice[0]
@@ -308,7 +310,7 @@ class Pairs:
             drawn[query] = SPLITS.index(name)
         number = np.array([drawn.get(query, -1) for query, _ in self.query_seen])
         chosen = number[np.array(self.query)]
-        self.split = np.where(chosen >= 0, chosen, np.array(self.split))
+        self.split = np.where(chosen >= 0, chosen, np.array(self._split))
         return how
 
     def _relevant(self, how: str) -> None:
@@ -350,13 +352,13 @@ class Pairs:
             notes.append(
                 "no test query has two judged products: labels can be compared, rankings cannot."
             )
-        if len({title for title, _ in self.title_seen}) == 1:
+        if all(title == self.title[0] for title in self.title):
             notes.append("all judged products have the same title: only other texts differ.")
         return notes
 
     def _ids(self, missing: list[str]) -> list[str]:
         """A note on judged products that are not in the catalogue; DataError where none is."""
-        if not missing:
+        if not missing or self.products is None:
             return []
         known = {name.strip().lstrip("0"): name for name in self.products.row}
         alike = [name for name in missing if name.strip().lstrip("0") in known]
@@ -384,7 +386,7 @@ class Pairs:
         ):
             if other:
                 number, row = next(iter(other.items()))
-                there = self._place(self.title_seen[number][1])
+                there = self._place(self.title_row[number])
                 places = self._place(row)
                 if other is self.retitled:
                     places = f"{there} and {places}"

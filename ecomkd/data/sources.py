@@ -54,8 +54,8 @@ def load(source: str | Path = "shop", profile: Profile | None = None) -> dataset
     locale) or the path of a folder or file that keeps the data contract. Columns: query_id,
     product_id, query, product_title, product_description, product_bullet_point, product_brand,
     product_color, `label` (ClassLabel; -1 in unlabelled), then further ones. Checked once, then
-    memory-mapped from the profile's artifact folder. What `ecomkd check` notes of the data is told
-    as a warning when they are read for the first time.
+    memory-mapped from the profile's artifact folder. What `ecomkd check` notes of the reader's own
+    data is told as a warning when they are read for the first time.
 
     Raises DataError for an unknown source or for data that break the contract, ConnectionError
     where the hub is out of reach.
@@ -153,23 +153,24 @@ def _prepared(source: str | Path, profile: Profile | None) -> Path:
     path = Path(source)
     found = zip(STEMS, data_files(path), strict=True)
     contents = [[stem, file.suffix, file_digest(file)] for stem, file in found if file]
-    return _stage(lambda scratch: path, contents, root)
+    return _stage(lambda scratch: path, contents, root, own=True)
 
 
-def _stage(tables: Callable[[Path], Path], parts: list, root: Path) -> Path:
+def _stage(tables: Callable[[Path], Path], parts: list, root: Path, own: bool = False) -> Path:
     def make(folder: Path) -> None:
         scratch = folder / "scratch"
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
-        _save(read(tables(scratch), scratch), folder)
+        found = read(tables(scratch), scratch)
+        for note in found.report["notes"] if own else ():
+            warnings.warn(note, stacklevel=2)
+        _save(found, folder)
         shutil.rmtree(scratch)
 
     return stage("data", parts, make, root, recipe=1)
 
 
 def _save(tables: Tables, folder: Path) -> None:
-    for note in tables.report["notes"]:
-        warnings.warn(note, stacklevel=2)
     write_text(folder / _REPORT, json.dumps(tables.report, indent=1))
     shown = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
@@ -182,11 +183,16 @@ def _save(tables: Tables, folder: Path) -> None:
 
 
 def _distinct_products(tables: Tables) -> datasets.Dataset:
-    seen, parts = set(), []
+    seen: set[str] = set()
+    parts = []
     for part in (tables.judgments, tables.unlabelled):
         if part is not None:
             ids = part.with_format("arrow")["product_id"].to_pylist()
-            rows = [row for row, key in enumerate(ids) if not (key in seen or seen.add(key))]
+            rows = []
+            for row, key in enumerate(ids):
+                if key not in seen:
+                    seen.add(key)
+                    rows.append(row)
             parts.append(part.select_columns(["product_id", *TEXT]).select(np.array(rows, int)))
     return datasets.concatenate_datasets(parts)
 

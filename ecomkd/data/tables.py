@@ -159,16 +159,17 @@ class TableFile:
 
     def batches(self) -> Iterator[tuple[int, pa.Table]]:
         """Number of the first row and the rows, batch by batch."""
-        for batch in self._parquet_batches() if self._parquet else self._csv_batches():
+        parquet = self._parquet
+        for batch in self._parquet_batches(parquet) if parquet else self._csv_batches():
             if batch.num_rows:
                 yield self.rows, batch
                 self.rows += batch.num_rows
         if not self.rows:
             raise DataError(f"{self.path}: the file has no rows; add at least one.")
 
-    def _parquet_batches(self) -> Iterator[pa.Table]:
+    def _parquet_batches(self, file: pq.ParquetFile) -> Iterator[pa.Table]:
         try:
-            for batch in self._parquet.iter_batches(batch_size=_BATCH):
+            for batch in file.iter_batches(batch_size=_BATCH):
                 yield pa.Table.from_batches([batch])
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{self.path}: cut short or damaged; copy it again.") from error
@@ -189,13 +190,13 @@ class TableFile:
 
     def _csv_records(self) -> Iterator[list[str]]:
         csv.field_size_limit(2**31 - 1)  # our own limit names the column
-        width, begin = None, 1
+        width, begin = 0, 1
         with open(self.path, "rb") as file:
             reader = csv.reader(self._decoded(file), strict=True)
             try:
                 for record in reader:
                     blank = len(record) < 2 and width != 1 and not "".join(record).strip()
-                    if record and not blank and width is None:
+                    if record and not blank and not width:
                         width = len(record)
                         yield record
                     elif record and not blank:
@@ -356,9 +357,12 @@ class Faults:
 class ArrowWriter:
     """Batches into one Arrow stream, then memory-mapped."""
 
+    schema: pa.Schema
+    """The columns, once some were written."""
+
     def __init__(self, path: Path):
         self.path = path
-        self.schema: pa.Schema | None = None
+        self._stream: pa.RecordBatchStreamWriter | None = None
 
     def write(
         self,
@@ -375,14 +379,15 @@ class ArrowWriter:
             if pa.types.is_dictionary(column.type):
                 column = column.cast(column.type.value_type)
             table = table.append_column(name, column)
-        if self.schema is None:
+        if self._stream is None:
             self.schema = table.schema.remove_metadata()
             self._stream = pa.ipc.new_stream(str(self.path), self.schema)
         self._stream.write_table(table.cast(self.schema))
 
     def close(self) -> None:
         """End the stream, after which `table` and `dataset` give what was written."""
-        self._stream.close()
+        if self._stream is not None:
+            self._stream.close()
 
     def table(self) -> pa.Table:
         """The rows, memory-mapped."""

@@ -39,11 +39,13 @@ def judgments(profile: Profile, split: str = "test") -> pd.DataFrame:
     ids = made.products["product_id"].to_numpy()
     rows = []
     for query in queries.itertuples():
-        kind = index[query.product_type]
-        asked = shop._Query(query.query, query.query_kind, kind, json.loads(query.asked))
+        kind = index[str(query.product_type)]
+        asked = shop._Query(
+            str(query.query), str(query.query_kind), kind, json.loads(str(query.asked))
+        )
         near = assortment.relation[kind][pool.type_index] != shop.UNRELATED
         for product in np.flatnonzero(near):
-            label = pool.label(asked, product)
+            label = pool.label(asked, int(product))
             if label != "I":
                 rows.append((query.query_id, ids[product], label))
     return pd.DataFrame(rows, columns=["query_id", "product_id", "esci_label"])
