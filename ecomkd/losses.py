@@ -23,7 +23,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 IGNORE = -100
-"""The label of a pair that nobody labelled: PyTorch's own convention."""
+"""The label of a pair that nobody labelled, as in PyTorch's own `cross_entropy`."""
 
 
 def soft_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:

@@ -474,16 +474,16 @@ def seed_interval(values: Sequence[float]) -> dict[str, float]:
     """
     from scipy.stats import ttest_1samp
 
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1 or len(values) < 3 or not np.isfinite(values).all():
+    of_seeds = np.asarray(values, dtype=np.float64)
+    if of_seeds.ndim != 1 or len(of_seeds) < 3 or not np.isfinite(of_seeds).all():
         raise ValueError(
-            f"seed_interval: got {values.tolist()}; give at least 3 finite values, one per seed."
+            f"seed_interval: got {of_seeds.tolist()}; give at least 3 finite values, one per seed."
         )
     with warnings.catch_warnings():
         # Equal values have an interval of no width, and SciPy warns that it may be imprecise.
         warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)
-        low, high = ttest_1samp(values, 0).confidence_interval()
-    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
+        low, high = ttest_1samp(of_seeds, 0).confidence_interval()
+    return {"mean": float(of_seeds.mean()), "low": float(low), "high": float(high)}
 
 
 def _check_frame(frame: pd.DataFrame, label: str, gains: Mapping) -> None:
