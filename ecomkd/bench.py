@@ -91,6 +91,12 @@ def throughput(
 
     Raises:
         ValueError: no batches, items below 1, warmup below 0, repeats or threads below 1.
+
+    Example:
+        >>> batches = [torch.ones(8, 4), torch.ones(3, 4)]
+        >>> found = throughput(torch.nn.Linear(4, 2), batches, items=11)
+        >>> found["items"], found["per_second"] > 0
+        (11, True)
     """
     _check("throughput", batches, warmup, repeats, threads)
     if items < 1:
@@ -183,6 +189,14 @@ def model_size(path: str | Path) -> dict[str, int]:
     Raises:
         FileNotFoundError: there are no weights at `path`.
         ValueError: the folder holds both kinds.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from safetensors.numpy import save_file
+        >>> with TemporaryDirectory() as folder:
+        ...     save_file({"weight": np.zeros((3, 5))}, f"{folder}/model.safetensors")
+        ...     model_size(folder)["parameters"]
+        15
     """
     path = Path(path)
     files = [path] if path.is_file() else [*path.glob("*.safetensors"), *path.glob("*.onnx")]
@@ -200,6 +214,10 @@ def hardware() -> dict:
     """What a recorded result says of its machine: no host name, no path.
 
     `cores` are the logical ones this process may use; `memory_gib` is the machine's, rounded.
+
+    Example:
+        >>> sorted(set(hardware()) - {"gpu", "gpu_memory_gib"})
+        ['cores', 'cpu', 'instructions', 'memory_gib', 'system', 'threads']
     """
     usable = getattr(os, "sched_getaffinity", None)
     described = {

@@ -22,7 +22,8 @@ except ModuleNotFoundError as error:
         'PyTorch is missing, which ecomkd.losses needs: pip install "ecomkd[run]"', name=error.name
     ) from error
 
-IGNORE = -100  # the label of a pair that nobody labelled; PyTorch's own convention
+IGNORE = -100
+"""The label of a pair that nobody labelled, as in PyTorch's own `cross_entropy`."""
 
 
 def soft_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:

@@ -10,7 +10,8 @@ from math import ceil, isfinite
 import numpy as np
 import pandas as pd
 
-DEPTH = 10  # the rank at which nDCG@10 stops
+DEPTH = 10
+"""The rank at which `ndcg@10` stops."""
 _CELLS = 2_000_000  # of a table of draws
 
 
@@ -116,7 +117,7 @@ def expected_gain(probabilities, gains: Sequence[float] | Mapping) -> np.ndarray
 
 
 def ranking(frame: pd.DataFrame, gains: Mapping) -> dict:
-    """nDCG, nDCG@10 and MRR per query, their means, and what a random order would score.
+    """nDCG, whole and at rank 10, and MRR per query, their means, and a random order's score.
 
     DCG is Σ gain / log₂(rank + 1), divided by the DCG of the best order of the same candidates
     (Järvelin & Kekäläinen 2002; as trec_eval computes it). Candidates with equal scores share the
@@ -134,8 +135,8 @@ def ranking(frame: pd.DataFrame, gains: Mapping) -> dict:
         gains: label or grade -> gain, 0 or more.
 
     Returns:
-        `ndcg@10`, `ndcg`, `mrr`, `random_ndcg@10` (expected over all orders) and `lift@10` =
-        ndcg@10 - random_ndcg@10 as floats, NaN if no query has a positive gain;
+        `ndcg@10`, `ndcg`, `mrr`, `random_ndcg@10` (expected over all orders) and `lift@10`, which
+        is `ndcg@10` - `random_ndcg@10`, as floats, NaN if no query has a positive gain;
         `n_without_positives`, an integer; `per_query`, a frame of the same five columns, indexed
         and sorted by query_id.
 
@@ -473,16 +474,16 @@ def seed_interval(values: Sequence[float]) -> dict[str, float]:
     """
     from scipy.stats import ttest_1samp
 
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1 or len(values) < 3 or not np.isfinite(values).all():
+    of_seeds = np.asarray(values, dtype=np.float64)
+    if of_seeds.ndim != 1 or len(of_seeds) < 3 or not np.isfinite(of_seeds).all():
         raise ValueError(
-            f"seed_interval: got {values.tolist()}; give at least 3 finite values, one per seed."
+            f"seed_interval: got {of_seeds.tolist()}; give at least 3 finite values, one per seed."
         )
     with warnings.catch_warnings():
         # Equal values have an interval of no width, and SciPy warns that it may be imprecise.
         warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)
-        low, high = ttest_1samp(values, 0).confidence_interval()
-    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
+        low, high = ttest_1samp(of_seeds, 0).confidence_interval()
+    return {"mean": float(of_seeds.mean()), "low": float(low), "high": float(high)}
 
 
 def _check_frame(frame: pd.DataFrame, label: str, gains: Mapping) -> None:

