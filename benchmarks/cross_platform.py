@@ -31,12 +31,13 @@ from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
 import shared
-from ecomkd import baselines, bench, features, metrics, pipeline, recommend, report, transfer
+from ecomkd import bench, features, keys, metrics, recommend, report, transfer
 from ecomkd.config import Profile
 from ecomkd.data import journey, retail, sources
 from ecomkd.data import shop as simulated
 from ecomkd.data.baskets import Baskets, of_users
 from ecomkd.data.schema import TEXT
+from ecomkd.relevance import judge, mining, stages
 from shared import GRIDS, best_of, grown, one_user
 
 RECORDED = Path(report.__file__).parent / "recorded" / "cross_platform.json"
@@ -337,11 +338,9 @@ def search(seed: int) -> dict:
     # Unlabelled pairs about as many products as the simulated shops have, the same for all seeds.
     catalogue = sources.catalogue(real, profile).shuffle(seed=0)
     catalogue = catalogue.select(range(min(profile.products, len(catalogue))))
-    shops[ICECAT] = pipeline.with_unlabelled(sources.load(real, profile), catalogue, profile)
-    begin = pipeline.warmed(DatasetDict(unlabelled=mixed(shops)), profile)
-    teachers = {
-        name: pipeline.teacher(own, profile, checkpoint=begin) for name, own in shops.items()
-    }
+    shops[ICECAT] = mining.with_unlabelled(sources.load(real, profile), catalogue, profile)
+    begin = stages.warmed(DatasetDict(unlabelled=mixed(shops)), profile)
+    teachers = {name: stages.teacher(own, profile, checkpoint=begin) for name, own in shops.items()}
     print(f"{seed}: teachers", flush=True)
     asked = {name: questions(own) for name, own in shops.items()}
     values, handful = {}, {}
@@ -370,7 +369,7 @@ def search(seed: int) -> dict:
         },
         "random": {
             target: metrics.ranking(
-                pipeline.frame(own["test"], constant(own["test"])), pipeline.gains(own["test"])
+                judge.frame(own["test"], constant(own["test"])), judge.gains(own["test"])
             )["random_ndcg@10"]
             for target, own in asked.items()
         },
@@ -415,13 +414,13 @@ def constant(pairs: Dataset) -> np.ndarray:
 
 
 def cosine(profile: Profile) -> Callable[[Dataset], np.ndarray]:
-    return partial(baselines.bi_encoder_scores, profile=profile)
+    return partial(features.bi_encoder_scores, profile=profile)
 
 
 def ndcg(pairs: Dataset, score: Callable[[Dataset], np.ndarray], data: DatasetDict) -> pd.Series:
     """nDCG@10 of each query by the gains of the shop that it is asked in."""
-    frame = pipeline.frame(pairs, score(pairs))
-    return metrics.ranking(frame, pipeline.gains(data["test"]))["per_query"]["ndcg@10"]
+    frame = judge.frame(pairs, score(pairs))
+    return metrics.ranking(frame, judge.gains(data["test"]))["per_query"]["ndcg@10"]
 
 
 def tuned(shops: dict, teachers: dict, begin: Path, profile: Profile):
@@ -449,7 +448,7 @@ def students(shops: dict, teachers: dict, begin: Path, profile: Profile) -> dict
     for name in (PLAIN, ICECAT):
         pairs = shops[name]["unlabelled"].cast_column("label", label)
         lessons[name] = (pairs.select(range(min(STUDENT_PAIRS, len(pairs)))), teachers[name])
-    steps = min(STUDENT_STEPS, 2 * pipeline.batches(2 * len(lessons[PLAIN][0]), profile))
+    steps = min(STUDENT_STEPS, 2 * keys.batches(2 * len(lessons[PLAIN][0]), profile))
     taught = {f"student of {name}": [own] for name, own in lessons.items()}
     taught["student of both"] = list(lessons.values())
     return {

@@ -48,7 +48,7 @@ import transformers
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader, RandomSampler
 
-from ecomkd import bench, distill, load, losses, models, report
+from ecomkd import bench, distill, load, losses, models, report, runtime
 from ecomkd.config import Profile
 from ecomkd.data import shop
 from ecomkd.data.sources import product_text
@@ -320,7 +320,7 @@ def main() -> None:
     arguments = parser.parse_args()
     profile = Profile.named(device="cpu")
     lengths = arguments.max_length or [profile.max_length, 128]
-    best = models.precision(profile)
+    best = runtime.precision(profile)
     found = [System("ecomkd", best, True, None, ecomkd)]
     found += [system for system in SYSTEMS if system.precision in ("fp32", best)]
     datasets.disable_progress_bars()

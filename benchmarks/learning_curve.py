@@ -20,11 +20,12 @@ from pathlib import Path
 import pandas as pd
 from datasets import Dataset
 
-import seeds as seeds_of
-from ecomkd import bench, load, metrics, pipeline, report
+import shared
+from ecomkd import bench, load, metrics, report
 from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
 from ecomkd.data import shop
+from ecomkd.relevance import judge, stages
 
 SIZES = (250, 500, 1000, 2000)
 LONGER = 2  # times the teacher's epochs
@@ -32,9 +33,9 @@ UNSEEN = "unseen_synonym"
 RECORDED = Path(report.__file__).parent / "recorded" / "learning_curve.json"
 
 
-def judge(folder: Path, pairs: Dataset, profile: Profile) -> dict:
+def judged(folder: Path, pairs: Dataset, profile: Profile) -> dict:
     """Quality of a saved model on labelled pairs, over all queries and over each kind of them."""
-    found = pipeline.evaluate(pairs, pipeline.predict(folder, pairs, profile))
+    found = judge.evaluate(pairs, judge.predict(folder, pairs, profile))
     per_query = found["ranking"]["per_query"]
     kinds = dict(zip(pairs["query_id"], pairs["query_kind"], strict=True))
     lifts = per_query["lift@10"].groupby(per_query.index.map(kinds)).mean()
@@ -54,16 +55,14 @@ def measure(seed: int, sizes: list[int], min_steps: int) -> dict:
     labels = len(data["train"])
 
     def run(pairs: int, start: str, settings: Profile) -> dict:
-        folder = pipeline.teacher(
-            data, settings, train_pairs=pairs, pretrained=start == "pretrained"
-        )
+        folder = stages.teacher(data, settings, train_pairs=pairs, pretrained=start == "pretrained")
         return {
             "seed": seed,
             "start": start,
             "pairs": pairs,
             "epochs": settings.teacher_epochs,
             "learning_rate": settings.teacher_learning_rate,
-            **judge(folder, data["test"], profile),
+            **judged(folder, data["test"], profile),
         }
 
     curve = [
@@ -112,7 +111,7 @@ def goals(curve: pd.DataFrame, longer: pd.DataFrame) -> list[dict]:
 
 def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds."""
-    parts = seeds_of.read(folder, ("profile", "generator", "min_steps"))
+    parts = shared.read(folder, ("profile", "generator", "min_steps"))
     data = {
         name: [row for part in parts for row in part["data"][name]]
         for name in ("curve", "longer", "all layers")

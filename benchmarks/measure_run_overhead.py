@@ -93,7 +93,7 @@ def watched(clock: Clock) -> None:
 def measure(folder: Path) -> dict:
     """Seconds of one run in this process, by kind of work."""
     from ecomkd.config import Profile
-    from ecomkd.run import run
+    from ecomkd.relevance.run import run
 
     clock = Clock()
     watched(clock)

@@ -43,11 +43,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 
-import seeds as seeds_of
-from ecomkd import bench, distill, features, load, metrics, models, pipeline, report
+import shared
+from ecomkd import bench, distill, features, load, metrics, models, report
 from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
 from ecomkd.data import shop, sources
+from ecomkd.relevance import adapt, judge, stages
 
 RECORDED = Path(report.__file__).parent / "recorded" / "methods.json"
 METHODS = ("frozen", "trees", "full", "LoRA", "adapted", "warmed", "distilled", "scratch")
@@ -118,7 +119,7 @@ def fitted(profile: Profile, method: str, pairs: int, min_steps: int, rates: dic
 
 
 def judged(pairs: Dataset, probabilities: np.ndarray) -> dict:
-    found = pipeline.evaluate(pairs, probabilities)
+    found = judge.evaluate(pairs, probabilities)
     values = {"macro_f1": found["classification"]["macro_f1"]}
     return values | ranked(pairs, found["ranking"])
 
@@ -136,7 +137,7 @@ def ranked(pairs: Dataset, ranking: dict) -> dict:
 
 
 def seconds(folder: Path) -> float:
-    return float(pipeline.training_log(folder)["seconds"].max())
+    return float(stages.training_log(folder)["seconds"].max())
 
 
 def sizes(folder: Path, frozen: int | None) -> dict:
@@ -277,7 +278,7 @@ def classical(method: str, data: DatasetDict, vectors: Vectors) -> tuple[Callabl
     table = pair_table(*vectors.of(validation))
 
     def quality(one: tuple[Callable, dict]) -> float:
-        found = pipeline.evaluate(validation, one[0](table))
+        found = judge.evaluate(validation, one[0](table))
         return found["classification"]["macro_f1"] + found["ranking"]["ndcg@10"]
 
     call, cost = max(tried, key=quality)
@@ -290,13 +291,13 @@ def classical(method: str, data: DatasetDict, vectors: Vectors) -> tuple[Callabl
 def trained(method: str, data: DatasetDict, profile: Profile, catalogue: Dataset) -> Path:
     """The folder of the network that a method trains on `data["train"]`, students apart."""
     if method == "scratch":
-        return pipeline.teacher(data, profile, pretrained=False)
+        return stages.teacher(data, profile, pretrained=False)
     if method == "adapted":
-        start = pipeline.domain_adapted(catalogue, profile)
-        return pipeline.teacher(data, profile, checkpoint=start)
+        start = adapt.domain_adapted(catalogue, profile)
+        return stages.teacher(data, profile, checkpoint=start)
     if method == "LoRA":
-        return pipeline.low_rank(data, profile, learning_rate=profile.teacher_learning_rate)
-    return pipeline.teacher(data, profile)
+        return adapt.low_rank(data, profile, learning_rate=profile.teacher_learning_rate)
+    return stages.teacher(data, profile)
 
 
 def measure(seed: int, result: dict, keep: Callable[[], None]) -> None:
@@ -305,7 +306,7 @@ def measure(seed: int, result: dict, keep: Callable[[], None]) -> None:
     data, catalogue = load("shop", profile), sources.catalogue("shop", profile)
     test, entries = data["test"], result["entries"]
     vectors = Vectors(data, catalogue, profile)
-    warmed = pipeline.warmed(data, profile)
+    warmed = stages.warmed(data, profile)
     # Once for any number of labels. The warm-up needs the bi-encoder's vectors.
     shared = {
         "cosine": vectors.seconds,
@@ -331,20 +332,20 @@ def measure(seed: int, result: dict, keep: Callable[[], None]) -> None:
         folder, cost = trained(method, lesson, settings, catalogue), 0.0
         if method == "distilled":
             teacher, taught = folder, lookup("warmed", wanted)
-            folder = pipeline.student(
+            folder = stages.student(
                 lesson, profile, teacher_folder=teacher, unlabelled=result["pairs"]
             )
             read = pairs + min(result["pairs"], len(lesson["unlabelled"]))
             cost = taught["seconds"] + taught["seconds_per_pair"] * read
         if method == "adapted":
-            shared[method] = seconds(pipeline.domain_adapted(catalogue, settings))
+            shared[method] = seconds(adapt.domain_adapted(catalogue, settings))
         frozen = {"warmed": profile.frozen_layers, "distilled": 0}.get(method)
         start = time.perf_counter()
-        found = judged(test, pipeline.predict(folder, test, profile))
+        found = judged(test, judge.predict(folder, test, profile))
         return found | {
             "seconds_per_pair": (time.perf_counter() - start) / len(test),
             "seconds": seconds(folder) + cost,
-            "steps": int(pipeline.training_log(folder)["step"].max()),
+            "steps": int(stages.training_log(folder)["step"].max()),
             "p50_ms": p50(folder, test, profile),
             **sizes(folder, frozen),
         }
@@ -357,7 +358,7 @@ def measure(seed: int, result: dict, keep: Callable[[], None]) -> None:
     scores = without_labels(data, warmed, vectors)
     for method, score in scores.items():
         if lookup(method, 0) is None:
-            ranking = metrics.ranking(pipeline.frame(test, score), pipeline.gains(test))
+            ranking = metrics.ranking(judge.frame(test, score), judge.gains(test))
             add(method, 0, 0, ranked(test, ranking))
     for wanted in numbers(result["labels"], len(data["train"])):
         lesson = few(data, wanted)
@@ -367,7 +368,7 @@ def measure(seed: int, result: dict, keep: Callable[[], None]) -> None:
                 run = frozen(method, lesson) if classic else network(method, wanted, lesson)
                 counts = {"validation_labels": len(lesson["validation"])}
                 add(method, wanted, len(lesson["train"]), run | counts)
-    log = pipeline.training_log(pipeline.domain_adapted(catalogue, profile))
+    log = stages.training_log(adapt.domain_adapted(catalogue, profile))
     looks = log.dropna(subset="eval_loss")
     result["adaptation"] = [
         {"seed": seed, "step": int(step), "loss": loss}
@@ -420,7 +421,7 @@ def departments(
         return []
 
     def lifts(scores: np.ndarray) -> pd.Series:
-        ranking = metrics.ranking(pipeline.frame(test, scores), pipeline.gains(test))
+        ranking = metrics.ranking(judge.frame(test, scores), judge.gains(test))
         return ranking["per_query"]["lift@10"]
 
     before = lifts(untaught)
@@ -434,8 +435,8 @@ def departments(
             lesson[split] = whole_queries(data[split].select(rows), labels)
         pairs = len(lesson["train"])
         settings = fitted(profile, "warmed", pairs, result["min_steps"], result["rates"])
-        chances = pipeline.predict(pipeline.teacher(lesson, settings), test, profile)
-        after = lifts(metrics.expected_gain(chances, pipeline.gains(test)))
+        chances = judge.predict(stages.teacher(lesson, settings), test, profile)
+        after = lifts(metrics.expected_gain(chances, judge.gains(test)))
         for target in names[[queries.get(name, 0) >= TARGET_QUERIES for name in names]]:
             others = distance.loc[[name for name in chosen if name != target], target]
             kinds = {target: "own", others.idxmax(): "far", others.idxmin(): "near"}
@@ -483,7 +484,7 @@ def tune(out: Path, min_steps: int) -> None:
     for method, rates in RATES.items():
         for rate in rates:
             settings = fitted(profile, method, len(lesson["train"]), min_steps, {method: rate})
-            log = pipeline.training_log(trained(method, lesson, settings, catalogue))
+            log = stages.training_log(trained(method, lesson, settings, catalogue))
             tried.append({"method": method, "rate": rate, "quality": log["eval_quality"].max()})
             print(f"{method}, rate {rate:g}: quality {tried[-1]['quality']:.4f}")
     best = pd.DataFrame(tried).sort_values("quality").groupby("method")["rate"].last()
@@ -562,7 +563,7 @@ def comparisons(entries: pd.DataFrame) -> list[dict]:
 
 def merge(folder: Path, out: Path, untimed: Sequence[int] = ()) -> None:
     """Write the recorded result from the files of single seeds, without the times of `untimed`."""
-    parts = seeds_of.read(folder, SAME)
+    parts = shared.read(folder, SAME)
     timed = [part for part in parts if part["seed"] not in untimed]
     if not timed:
         raise SystemExit("--untimed: names every seed; leave one whose times are kept.")
@@ -644,7 +645,7 @@ def main() -> None:
         file = folder / f"seed{seed}.json"
         fresh = {
             "seed": seed,
-            "profile": seeds_of.profile(),
+            "profile": shared.profile(),
             "generator": shop.generator_hash(),
             "labels": list(arguments.labels),
             "pairs": arguments.pairs,

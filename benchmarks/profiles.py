@@ -25,11 +25,12 @@ from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.metrics import f1_score, roc_auc_score
 
 import shared
-from ecomkd import bench, features, metrics, people, pipeline, recommend, report
+from ecomkd import bench, features, metrics, people, recommend, report
 from ecomkd.config import Profile
 from ecomkd.data import journey, sources
 from ecomkd.data import shop as simulated
 from ecomkd.data.baskets import Baskets
+from ecomkd.relevance import judge, stages
 from shared import GRIDS, SCALES, best_of, grown
 
 RECORDED = Path(report.__file__).parent / "recorded" / "profiles.json"
@@ -158,11 +159,11 @@ def shop(seed: int) -> dict:
 def scored(profile: Profile) -> dict[str, pd.DataFrame]:
     """The judged pairs of the splits, with the scores of the distilled student of the core."""
     data = sources.load("shop", profile)
-    student, gains = pipeline.student(data, profile), pipeline.gains(data["test"])
+    student, gains = stages.student(data, profile), judge.gains(data["test"])
     return {
-        split: pipeline.frame(
+        split: judge.frame(
             data[split],
-            metrics.expected_gain(pipeline.predict(student, data[split], profile), gains),
+            metrics.expected_gain(judge.predict(student, data[split], profile), gains),
         )
         for split in ("validation", "test")
     }

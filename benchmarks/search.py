@@ -22,11 +22,12 @@ import pandas as pd
 import torch
 from datasets import Dataset
 
-import seeds as seeds_of
-from ecomkd import bench, export, metrics, models, pipeline, report, search, words
+import shared
+from ecomkd import bench, export, metrics, models, report, search, words
 from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
 from ecomkd.data import shop, sources, truth
+from ecomkd.relevance import judge, mining, stages
 from ecomkd.score import Scorer
 
 RECORDED = Path(report.__file__).parent / "recorded"
@@ -42,15 +43,15 @@ def measure(source: str | Path, seed: int) -> dict:
     """All systems on one seed: per-query values, latency, and what an index takes."""
     profile = Profile.named(seed=seed)
     catalogue = sources.catalogue(source, profile)
-    data = pipeline.with_unlabelled(sources.load(source, profile), catalogue, profile)
+    data = mining.with_unlabelled(sources.load(source, profile), catalogue, profile)
     test = data["test"]
     judged = truth.judgments(profile) if source == "shop" else judged_pairs(test)
-    gains = pipeline.gains(test)
+    gains = judge.gains(test)
     shown = test.to_pandas().drop_duplicates("query_id")
     queries = Dataset.from_pandas(shown[["query_id", "query"]], preserve_index=False)
-    teacher = pipeline.teacher(data, profile)
+    teacher = stages.teacher(data, profile)
     live = profile.live_pairs
-    student = pipeline.student(data, profile, teacher_folder=teacher, unlabelled=live)
+    student = stages.student(data, profile, teacher_folder=teacher, unlabelled=live)
     folders = {
         f"bi-encoder, {row}": search.bi_encoder(data, catalogue, profile, row, teacher)
         for row in search.BI_ENCODERS
@@ -93,7 +94,7 @@ def _one(rank, text: str):
 
 
 def judged_pairs(pairs: Dataset) -> pd.DataFrame:
-    return pipeline.frame(pairs, np.zeros(len(pairs))).drop(columns="score")
+    return judge.frame(pairs, np.zeros(len(pairs))).drop(columns="score")
 
 
 def rankers(profile, catalogue, data, folders: dict, teacher: Path, student: Path) -> dict:
@@ -110,7 +111,7 @@ def rankers(profile, catalogue, data, folders: dict, teacher: Path, student: Pat
         name: partial(model.encode, show_progress_bar=False) for name, model in encoders.items()
     }
     vectors = {
-        name: pipeline.catalogue_vectors(catalogue, profile) if name == untrained else encode(texts)
+        name: mining.catalogue_vectors(catalogue, profile) if name == untrained else encode(texts)
         for name, encode in embed.items()
     }
     exact = {name: search.exact(own) for name, own in vectors.items()}
@@ -144,7 +145,7 @@ def rankers(profile, catalogue, data, folders: dict, teacher: Path, student: Pat
         sums = sums[:, :depth] + weights.reader * gains
         return np.hstack([search.rerank(rows[:, :depth], sums.ravel())[1], rows[:, depth:]])
 
-    gains = np.asarray(list(pipeline.gains(data["test"]).values()))
+    gains = np.asarray(list(judge.gains(data["test"]).values()))
     tokenizer = models.load_tokenizer(str(teacher))
     model = models.load(teacher)
     file = export.exports(student, profile) / "model.int8.onnx"
@@ -159,7 +160,7 @@ def rankers(profile, catalogue, data, folders: dict, teacher: Path, student: Pat
                 max_length=profile.max_length, padding=True, return_tensors="pt",
             )  # fmt: skip
             with torch.inference_mode():
-                scores.append(pipeline.softmax(model(**tokens).logits.numpy()) @ gains)
+                scores.append(judge.softmax(model(**tokens).logits.numpy()) @ gains)
         return np.concatenate(scores)
 
     distilled, static = "bi-encoder, distilled", "static student"
@@ -213,7 +214,7 @@ def memory(profile, catalogue, folders: dict, teacher: Path, student: Path) -> d
 
 def merge(folder: Path, out: Path, source: str) -> None:
     """Write the recorded result from the files of single seeds."""
-    parts = seeds_of.read(folder, ("profile", "generator"))
+    parts = shared.read(folder, ("profile", "generator"))
     names = list(parts[0]["systems"])
     # In a simulated shop all is judged, and truth.judgments leaves out what is irrelevant.
     columns = [name for name in _COLUMNS if name != "judged@10" or not parts[0]["generator"]]
@@ -324,7 +325,7 @@ def main() -> None:
     for seed in arguments.seeds:
         result = {
             "seed": seed,
-            "profile": seeds_of.profile(),
+            "profile": shared.profile(),
             "generator": shop.generator_hash() if source == "shop" else None,
             "hardware": bench.hardware(),
             "products": len(sources.catalogue(source, Profile.named(seed=seed))),

@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ecomkd import baselines, bench, metrics, pipeline, report
+from ecomkd import bench, features, metrics, report
 from ecomkd.config import Profile
 from ecomkd.data import shop, sources
+from ecomkd.relevance import baselines, judge, stages
 
 DEVELOPMENT = (900, 901)  # the generator was made with shops of seeds from 900 on alone
 UNSEEN = "unseen_synonym"
@@ -32,12 +33,12 @@ SCRATCH = {"teacher_learning_rate": 3e-4, "teacher_epochs": 10}
 def measure(profile: Profile) -> dict[str, dict[str, float]]:
     """nDCG@10 of each system, over all test queries and over each kind: {system: {kind: score}}."""
     data, catalogue = sources.load("shop", profile), sources.catalogue("shop", profile)
-    test, gains = data["test"], pipeline.gains(data["test"])
+    test, gains = data["test"], judge.gains(data["test"])
     rows = pd.DataFrame({"query_id": test["query_id"], "kind": test["query_kind"]})
     kinds = rows.drop_duplicates("query_id").set_index("query_id")["kind"]
 
     def by_kind(scores: np.ndarray, column: str = "ndcg@10") -> dict[str, float]:
-        per_query = metrics.ranking(pipeline.frame(test, scores), gains)["per_query"][column]
+        per_query = metrics.ranking(judge.frame(test, scores), gains)["per_query"][column]
         means = per_query.groupby(kinds.reindex(per_query.index)).mean()
         return {"all": per_query.mean(), **means}
 
@@ -45,13 +46,13 @@ def measure(profile: Profile) -> dict[str, dict[str, float]]:
         return metrics.expected_gain(probabilities, gains)
 
     def tuned(settings: Profile, pretrained: bool) -> np.ndarray:
-        folder = pipeline.teacher(data, settings, pretrained=pretrained)
-        return expected(pipeline.predict(folder, test, settings))
+        folder = stages.teacher(data, settings, pretrained=pretrained)
+        return expected(judge.predict(folder, test, settings))
 
     found = {"random": by_kind(np.zeros(len(test)), "random_ndcg@10")}
     for name, scores in (
         ("bm25", lambda: baselines.bm25_scores(test, catalogue)),
-        ("bi-encoder", lambda: baselines.bi_encoder_scores(test, profile)),
+        ("bi-encoder", lambda: features.bi_encoder_scores(test, profile)),
         (
             "lexical",
             lambda: expected(

@@ -23,12 +23,13 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset, DatasetDict
 
-import seeds as seeds_of
-from ecomkd import bench, load, metrics, models, pipeline, report
+import shared
+from ecomkd import bench, load, metrics, models, report
 from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
 from ecomkd.data import shop
 from ecomkd.data.sources import catalogue
+from ecomkd.relevance import judge, mining, stages
 
 RECORDED = Path(report.__file__).parent / "recorded" / "student_ablations.json"
 VARIED = {
@@ -45,8 +46,8 @@ SOURCES = {"log": None, "mined": 0.25, "mined at random": 1.0}
 """Where unlabelled pairs come from: the shop's log, or `mining.mine` with this share at random."""
 
 
-def judge(folder: Path, pairs: Dataset, profile: Profile) -> dict:
-    found = pipeline.evaluate(pairs, pipeline.predict(folder, pairs, profile))
+def judged(folder: Path, pairs: Dataset, profile: Profile) -> dict:
+    found = judge.evaluate(pairs, judge.predict(folder, pairs, profile))
     f1, ranking = found["classification"]["macro_f1"], found["ranking"]
     return {
         "macro_f1": f1,
@@ -58,7 +59,7 @@ def judge(folder: Path, pairs: Dataset, profile: Profile) -> dict:
 
 def plan(data: DatasetDict, profile: Profile, depth: int, unlabelled: int) -> list[dict]:
     """All runs: group, value, row, and what differs from the profile."""
-    runs = [{"group": "row", "value": row, "row": row} for row in pipeline.ROWS]
+    runs = [{"group": "row", "value": row, "row": row} for row in stages.ROWS]
     for field, values in VARIED.items():
         for value in dict.fromkeys((*values, getattr(profile, field))):
             if field == "student_layers" and max(value) >= depth:
@@ -91,14 +92,14 @@ def plan(data: DatasetDict, profile: Profile, depth: int, unlabelled: int) -> li
 def measure(seed: int, groups: list[str], unlabelled: int) -> list[dict]:
     profile = Profile.named(seed=seed)
     data = load("shop", profile)
-    teacher = pipeline.teacher(data, profile)
+    teacher = stages.teacher(data, profile)
     depth = models.load(teacher).config.num_hidden_layers
     pairs = len(data["train"]) + min(unlabelled, len(data["unlabelled"]))
     steps = profile.student_epochs * -(-pairs // profile.batch_size)
 
     @cache  # the profile's own student stands in every group
-    def judged(folder: Path) -> dict:
-        return {split: judge(folder, data[split], profile) for split in ("validation", "test")}
+    def both(folder: Path) -> dict:
+        return {split: judged(folder, data[split], profile) for split in ("validation", "test")}
 
     def entry(run: dict, folder: Path) -> dict:
         shape = models.load(folder)
@@ -109,7 +110,7 @@ def measure(seed: int, groups: list[str], unlabelled: int) -> list[dict]:
             "row": run["row"],
             "steps": steps,
             "parameters": sum(weight.numel() for weight in shape.parameters()),
-            **judged(folder),
+            **both(folder),
         }
 
     entries = []
@@ -121,8 +122,8 @@ def measure(seed: int, groups: list[str], unlabelled: int) -> list[dict]:
         if run.get("random_share") is not None:
             wanted = replace(profile, unlabelled_pairs=unlabelled)
             products = catalogue("shop", profile)
-            lesson = pipeline.mined(data, products, wanted, run["random_share"])
-        folder = pipeline.student(
+            lesson = mining.mined(data, products, wanted, run["random_share"])
+        folder = stages.student(
             data,
             settings,
             run["row"],
@@ -167,7 +168,7 @@ def summary(entries: pd.DataFrame) -> list[dict]:
 
 def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds."""
-    parts = seeds_of.read(folder, ("profile", "generator", "pairs"))
+    parts = shared.read(folder, ("profile", "generator", "pairs"))
     seeds = sorted(part["seed"] for part in parts)
     entries = [entry for part in parts for entry in part["entries"]]
     script = "python benchmarks/student_ablations.py"
@@ -206,7 +207,7 @@ def main() -> None:
         result = {
             "seed": seed,
             "pairs": unlabelled,
-            "profile": seeds_of.profile(),
+            "profile": shared.profile(),
             "generator": shop.generator_hash(),
             "hardware": bench.hardware(),
             "entries": measure(seed, arguments.groups, unlabelled),

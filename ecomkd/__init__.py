@@ -7,9 +7,23 @@ __all__ = ["Profile", "load", "record"]
 
 _HOMES = {"Profile": "ecomkd.config", "load": "ecomkd.data.sources", "record": "ecomkd.report"}
 
+_MOVED = {
+    "baselines": "ecomkd.relevance",
+    "generation": "ecomkd.describe.generation",
+    "live": "ecomkd.recommend",
+    "mining": "ecomkd.relevance",
+    "pipeline": "ecomkd.relevance",
+    "profiles": "ecomkd.people",
+    "search_page": "ecomkd.search.page",
+    "serve": "ecomkd.service",
+}
+"""Where modules are that chapters still import by a former name."""
+
 
 def __getattr__(name: str):
     # Lazy, so that `import ecomkd` loads neither torch nor pandas.
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name in _MOVED:
+        return import_module(_MOVED[name])
     raise AttributeError(f"module 'ecomkd' has no attribute {name!r}")

@@ -299,7 +299,7 @@ def _run(options: argparse.Namespace) -> None:
     source = _source(options.data)
     outputs.claim(options.out, "run")
 
-    from ecomkd.run import run
+    from ecomkd.relevance.run import run
 
     name = source.name if isinstance(source, Path) else source
     arguments = f"--profile {profile.name} --seeds {options.seeds} --first-seed {seeds[0]}"

@@ -33,7 +33,7 @@ def identity(folder: Path | str) -> list[list[str]]:
         [path.name, known_digest(path)]
         for path in sorted(Path(folder).iterdir())
         if path.suffix in (".safetensors", ".model")
-        or path.name == "config.json"
+        or path.name in ("config.json", "generation_config.json")
         or path.name.startswith(_OF_A_TOKENIZER)
     ]
 

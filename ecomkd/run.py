@@ -1,22 +1,7 @@
-"""The former name of `ecomkd.relevance.run` and of parts of `ecomkd.export`."""
+"""The former name of parts of `relevance` and `export`, which chapters 5, 8 and 9 still use."""
 
-from ecomkd.export import deploy, exports, predict_onnx
-from ecomkd.relevance.run import one_seed, run, speed
-from ecomkd.relevance.tables import DISTILLED, STUDENTS, SYSTEMS, UNTRAINED, by_kind, table
-from ecomkd.relevance.verdict import verdict
+from ecomkd.export import exports, predict_onnx
+from ecomkd.relevance.run import speed
+from ecomkd.relevance.tables import DISTILLED, SYSTEMS
 
-__all__ = [
-    "DISTILLED",
-    "STUDENTS",
-    "SYSTEMS",
-    "UNTRAINED",
-    "by_kind",
-    "deploy",
-    "exports",
-    "one_seed",
-    "predict_onnx",
-    "run",
-    "speed",
-    "table",
-    "verdict",
-]
+__all__ = ["DISTILLED", "SYSTEMS", "exports", "predict_onnx", "speed"]

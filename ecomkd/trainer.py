@@ -49,7 +49,9 @@ class OrderedTrainer(Trainer):
 
     def __init__(self, model: Any, **options: Any):
         super().__init__(model, **options)
-        if self.args.bf16 and self.args.device.type == "cpu":
+        # A network of one's own has no kinds of attention to choose from.
+        chooses = hasattr(model, "set_attn_implementation")
+        if chooses and self.args.bf16 and self.args.device.type == "cpu":
             # PyTorch's fused attention spends more time on its backward pass, for short texts in
             # bf16 on a processor, than the matrix products take.
             model.set_attn_implementation("eager")

@@ -12,10 +12,12 @@ import pandas as pd
 import pytest
 import tiny_models
 
-from ecomkd import cli, config, outputs, run
+from ecomkd import cli, config, outputs
+from ecomkd.relevance import run
 from ecomkd.cli import main
 from ecomkd.data import shop
 from ecomkd.data.schema import GAINS, DataError
+from ecomkd.relevance import tables
 
 
 def frames(seed: int = 1, candidates: int = 4, graded: bool = False) -> dict:
@@ -468,7 +470,7 @@ def test_run_writes_report_student_and_verdict(tiny_smoke, tmp_path, capsys):
     assert (kept["seeds"], kept["generator"]) == ([900, 901], None)
     assert str(tmp_path) not in (out / "report.json").read_text("utf-8")
     rows = kept["data"]["rows"]
-    assert list(rows) == list(run.SYSTEMS)
+    assert list(rows) == list(tables.SYSTEMS)
     assert all(row["ndcg@10 low"] <= row["ndcg@10"] <= row["ndcg@10 high"] for row in rows.values())
     assert set(kept["data"]["per_seed"]) == {"900", "901"}
     assert set(kept["data"]["by_kind"]) == {"plain", "typo"}

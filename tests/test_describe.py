@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecomkd import describe, models
+from ecomkd import describe, models, runtime
 from ecomkd.config import Profile
 from ecomkd.data import shop as simulated
 from ecomkd.describe import Fact, Product, Vocabulary, facts, generation
@@ -302,13 +302,13 @@ def test_a_text_does_not_depend_on_what_is_written_beside_it(tiny, tmp_path):
 
 
 def test_a_missing_or_changed_package_is_named(monkeypatch, tmp_path):
-    with monkeypatch.context() as patch, pytest.raises(models.ModelError, match="--no-deps"):
+    with monkeypatch.context() as patch, pytest.raises(runtime.ModelError, match="--no-deps"):
         patch.setattr(generation.importlib.util, "find_spec", lambda name: None)
         generation.load()
     (tmp_path / generation._FILE).write_bytes(b"nothing")
     spec = type("Spec", (), {"origin": str(tmp_path / "__init__.py")})
     monkeypatch.setattr(generation.importlib.util, "find_spec", lambda name: spec)
-    with pytest.raises(models.ModelError, match="SHA-256"):
+    with pytest.raises(runtime.ModelError, match="SHA-256"):
         generation.load()
 
 

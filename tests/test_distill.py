@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from ecomkd import distill, features, losses, models, pipeline
-from ecomkd.relevance import stages
+from ecomkd import distill, features, losses, models
+from ecomkd.relevance import judge, stages
 
 TOKENIZER = tiny_models.tokenizer()
 LENGTH = 32
@@ -205,7 +205,7 @@ def test_cached_outputs_are_keyed_by_pairs_teacher_and_tokenizer(profile, tmp_pa
 
     def ask(data=data, teacher=teacher, **options):
         before = folders(profile, "teacher_outputs")
-        pairs = pipeline.teacher_pairs(data, profile, teacher, "train", **options)
+        pairs = stages.teacher_pairs(data, profile, teacher, "train", **options)
         return len(folders(profile, "teacher_outputs")) - len(before), pairs
 
     made, first = ask()
@@ -526,9 +526,9 @@ def test_every_row_starts_alike_and_takes_the_same_steps(profile, tmp_path, monk
         return fit(model, pairs, *arguments, **options)
 
     monkeypatch.setattr(distill, "fit", spy)
-    for row in pipeline.ROWS:
-        folder = pipeline.student(data, profile, row, teacher_folder=teacher)
-        assert pipeline.training_log(folder)["step"].max() == 5  # 24 + 16 pairs, 8 a batch
+    for row in stages.ROWS:
+        folder = stages.student(data, profile, row, teacher_folder=teacher)
+        assert stages.training_log(folder)["step"].max() == 5  # 24 + 16 pairs, 8 a batch
         assert "hidden_projection" not in " ".join(load_file(folder / "model.safetensors"))
     assert len(set(starts.values())) == 1
     assert {count for count, _ in steps.values()} == {5}
@@ -541,11 +541,11 @@ def test_every_row_starts_alike_and_takes_the_same_steps(profile, tmp_path, monk
     assert hard["labels"][24:] == np.argmax(soft["teacher_logits"][24:], axis=1).tolist()
     assert soft["labels"][24:] == [-100] * 16
     row = "kd_unlabelled"
-    longer = pipeline.student(data, profile, row, teacher_folder=teacher, unlabelled=8, steps=7)
-    assert pipeline.training_log(longer)["step"].max() == 7
+    longer = stages.student(data, profile, row, teacher_folder=teacher, unlabelled=8, steps=7)
+    assert stages.training_log(longer)["step"].max() == 7
     assert len(steps[row][1]) == 32
     with pytest.raises(ValueError) as error:
-        pipeline.student(data, profile, "kd_magic", teacher_folder=teacher)
+        stages.student(data, profile, "kd_magic", teacher_folder=teacher)
     assert str(error.value) == (
         "Unknown row 'kd_magic': choose one of none, kd, kd_unlabelled, hard, kd_hidden."
     )
@@ -554,7 +554,7 @@ def test_every_row_starts_alike_and_takes_the_same_steps(profile, tmp_path, monk
 def test_a_student_starts_without_dropout(tmp_path):
     teacher = tiny_models.save(tiny_models.bert(layers=3), tmp_path / "teacher")
     profile = tiny_models.profile(tmp_path, student_layers=(0, 2), student_start="teacher")
-    learner = pipeline.start(tiny_models.shop(), profile, teacher).train()
+    learner = stages.start(tiny_models.shop(), profile, teacher).train()
     ids = torch.arange(2, 8)[None]
     assert torch.equal(learner(input_ids=ids).logits, learner(input_ids=ids).logits)
 
@@ -564,7 +564,7 @@ def test_the_teacher_learns_with_dropout_and_is_saved_with_its_own(tmp_path):
     plain = tiny_models.profile(tmp_path, teacher=str(start), teacher_dropout=0.0)
     data = tiny_models.shop()
     folders = [
-        pipeline.teacher(data, replace(plain, **changes))
+        stages.teacher(data, replace(plain, **changes))
         for changes in ({}, {"student_dropout": 0.5}, {"teacher_dropout": 0.5})
     ]
     assert folders[0] == folders[1] != folders[2]
@@ -580,19 +580,19 @@ def test_the_warm_up_follows_the_bi_encoder_without_a_label(tmp_path, monkeypatc
     data = tiny_models.shop(unlabelled=800)
     asked = pd.Series(data["unlabelled"]["product_title"]).str.contains("tea").to_numpy()
     monkeypatch.setattr(features, "bi_encoder_scores", lambda pairs, profile: asked * 1.0)
-    folder = pipeline.warmed(data, profile)
+    folder = stages.warmed(data, profile)
     pairs = distill.encode(data["unlabelled"], TOKENIZER, LENGTH)
     logits = distill.predict(models.load(folder, 2), pairs, TOKENIZER, profile)
-    chances = pipeline.softmax(logits)[:, 1]
+    chances = judge.softmax(logits)[:, 1]
     assert chances[asked].mean() > chances[~asked].mean() + 0.1
-    teacher = models.load(pipeline.teacher(data, profile), 4)
+    teacher = models.load(stages.teacher(data, profile), 4)
     kept = models.load(folder).bert.embeddings.word_embeddings.weight
     assert torch.equal(teacher.bert.embeddings.word_embeddings.weight, kept)
     names = [path.name.split("-")[0] for path in profile.artifacts.iterdir()]
     assert names.count("warmed") == 1
     data.pop("unlabelled")
-    pipeline.teacher(data, profile)
-    pipeline.teacher(data, replace(profile, warm_up_pairs=0))
+    stages.teacher(data, profile)
+    stages.teacher(data, replace(profile, warm_up_pairs=0))
     names = [path.name.split("-")[0] for path in profile.artifacts.iterdir()]
     assert (names.count("warmed"), names.count("teacher")) == (1, 2)
 
@@ -648,7 +648,7 @@ def test_unknown_start(profile, tmp_path):
     teacher = tiny_models.save(tiny_models.bert(), tmp_path / "teacher")
     with pytest.raises(ValueError) as error:
         profile = tiny_models.profile(tmp_path, student_start="zero")
-        pipeline.start(tiny_models.shop(), profile, teacher)
+        stages.start(tiny_models.shop(), profile, teacher)
     assert str(error.value) == ("student_start='zero': choose 'checkpoint', 'warmed' or 'teacher'.")
 
 
@@ -660,20 +660,20 @@ def test_a_student_starts_where_its_teacher_started(tmp_path, monkeypatch):
     monkeypatch.setattr(
         features, "bi_encoder_scores", lambda pairs, profile: np.arange(len(pairs)) * 1.0
     )
-    teacher = pipeline.teacher(data, profile)
-    warmed = models.load(pipeline.warmed(data, profile), 2).state_dict()
-    learner = pipeline.start(data, profile, teacher).state_dict()
+    teacher = stages.teacher(data, profile)
+    warmed = models.load(stages.warmed(data, profile), 2).state_dict()
+    learner = stages.start(data, profile, teacher).state_dict()
     query = "bert.encoder.layer.{}.attention.self.query.weight"
     assert torch.equal(learner[query.format(1)], warmed[query.format(2)])
     assert learner["classifier.weight"].shape == (4, 32)
     other = tiny_models.save(tiny_models.bert(layers=3, seed=2), tmp_path / "other")
-    again = pipeline.start(data, profile, other).state_dict()
+    again = stages.start(data, profile, other).state_dict()
     assert all(torch.equal(weight, again[name]) for name, weight in learner.items())
-    plain = pipeline.start(data, replace(profile, warm_up_pairs=0), teacher).state_dict()
+    plain = stages.start(data, replace(profile, warm_up_pairs=0), teacher).state_dict()
     assert torch.equal(plain[query.format(1)], models.load(start, 4).state_dict()[query.format(2)])
     others = data["unlabelled"].select(range(8))
     folders = {
-        pipeline.student(data, profile, teacher_folder=teacher, unlabelled=pairs)
+        stages.student(data, profile, teacher_folder=teacher, unlabelled=pairs)
         for pairs in (8, others)
     }
     assert len(folders) == 1

@@ -14,9 +14,9 @@ import pytest
 import torch
 from test_recommend_networks import DAYS, ITEMS, LATE, START, USERS, lines, shop
 
-from ecomkd import live, recommend
+from ecomkd import recommend
 from ecomkd.config import Profile
-from ecomkd.recommend import journal
+from ecomkd.recommend import journal, live, replay
 
 EVERYONE = np.arange(USERS)
 HALF_A_YEAR = 182
@@ -246,7 +246,7 @@ def test_the_first_draw_follows_the_scores(state, monkeypatch):
 
 @pytest.fixture
 def kept(state, tmp_path):
-    return live.Durable(state, tmp_path / "state")
+    return journal.Durable(state, tmp_path / "state")
 
 
 def test_a_state_comes_back_from_snapshot_and_log(kept, shelf, baskets, vectors):
@@ -258,14 +258,14 @@ def test_a_state_comes_back_from_snapshot_and_log(kept, shelf, baskets, vectors)
     for event in events(baskets, half, DAYS):
         kept.update(*event)
     kept.update(kept.add_user(), kept.add_item(live.aligned(vectors[3], vectors)), DAYS)
-    back = live.Durable.restore(folder)
+    back = journal.Durable.restore(folder)
     assert same(back.live, kept.live)
     assert np.array_equal(answers(back.live, DAYS), answers(kept.live, DAYS))
     for seed in range(20):
         one, two = (x.live.recommend(1, DAYS, explore=0.5, seed=seed) for x in (back, kept))
         assert np.array_equal(one, two)
     back.update(0, 0, DAYS + 1)
-    again = live.Durable.restore(folder)
+    again = journal.Durable.restore(folder)
     assert same(again.live, back.live)
 
 
@@ -279,7 +279,7 @@ def test_a_torn_last_line_is_dropped_wherever_it_ends(kept):
     ends = [at + 1 for at, byte in enumerate(content) if byte == ord("\n")]
     for cut in range(ends[1] + 1, ends[2]):
         log.write_bytes(content[:cut])
-        back = live.Durable.restore(kept.folder)
+        back = journal.Durable.restore(kept.folder)
         assert same(back.live, whole[2])
         back.update(1, 2, START)
         assert log.read_bytes() == content[: ends[2]]
@@ -293,7 +293,7 @@ def test_damage_in_the_middle_is_told_and_nothing_is_cut(kept):
     content[12] ^= 1
     log.write_bytes(content)
     with pytest.raises(ValueError, match=r"events.log: damaged at byte 0, and more comes after"):
-        live.Durable.restore(kept.folder)
+        journal.Durable.restore(kept.folder)
     assert log.read_bytes() == content
 
 
@@ -302,7 +302,7 @@ def test_what_the_log_may_not_ask_for_is_refused_by_name(kept):
     with open(kept.folder / "events.log", "ab") as log:
         log.write(b"%08x %b\n" % (crc32(text), text))
     with pytest.raises(ValueError, match=r"events.log: 'size' at byte 0 is no event"):
-        live.Durable.restore(kept.folder)
+        journal.Durable.restore(kept.folder)
 
 
 def test_a_log_shorter_than_its_snapshot_is_told(kept):
@@ -310,7 +310,7 @@ def test_a_log_shorter_than_its_snapshot_is_told(kept):
     kept.snapshot()
     (kept.folder / "events.log").write_bytes(b"")
     with pytest.raises(ValueError, match=r"has 0 bytes, and the snapshot was made at \d+"):
-        live.Durable.restore(kept.folder)
+        journal.Durable.restore(kept.folder)
 
 
 def test_a_refused_event_leaves_no_line(kept):
@@ -337,7 +337,7 @@ def test_half_a_line_on_a_full_disk_is_taken_back(kept, monkeypatch):
             kept.update(1, 2, START)
     assert same(kept.live, before)
     kept.update(1, 3, START)
-    back = live.Durable.restore(kept.folder)
+    back = journal.Durable.restore(kept.folder)
     assert same(back.live, kept.live)
 
 
@@ -348,7 +348,7 @@ def test_tables_that_could_not_be_written_are_not_answered_from(kept, model, bas
         with pytest.raises(ZeroDivisionError):
             kept.refresh(morning)
     kept.update(1, 3, START + 2)
-    assert same(kept.live, live.Durable.restore(kept.folder).live)
+    assert same(kept.live, journal.Durable.restore(kept.folder).live)
 
 
 def test_a_change_is_on_the_disk_before_it_counts(kept, monkeypatch):
@@ -379,16 +379,16 @@ def test_a_basket_counts_whole_or_not_at_all(kept):
     kept.update_basket(1, [3, 5, 3], START)
     log = kept.folder / "events.log"
     content = log.read_bytes()
-    back = live.Durable.restore(kept.folder)
+    back = journal.Durable.restore(kept.folder)
     assert same(back.live, kept.live)
     for cut in range(len(content)):
         log.write_bytes(content[:cut])
-        back = live.Durable.restore(kept.folder)
+        back = journal.Durable.restore(kept.folder)
         assert same(back.live, before)
 
 
 def test_a_second_writer_learns_what_the_first_one_wrote(kept, shelf, model, baskets):
-    other = live.Durable.restore(kept.folder)
+    other = journal.Durable.restore(kept.folder)
     kept.update(1, 3, START)
     other.update(1, 3, START)
     kept.update(1, 7, START + 1)
@@ -398,21 +398,21 @@ def test_a_second_writer_learns_what_the_first_one_wrote(kept, shelf, model, bas
     kept.refresh(recommend.Shelf(model, recommend.BasketCollator(baskets), START + 2))
     other.update(2, 3, START + 2)  # with the tables that the first one took
     kept.update(2, 4, START + 2)
-    back = live.Durable.restore(kept.folder)
+    back = journal.Durable.restore(kept.folder)
     assert same(back.live, kept.live)
 
 
 def test_a_folder_is_not_written_over_and_not_made_up(kept, tmp_path):
     with pytest.raises(FileExistsError, match="holds a state; restore it, or name another"):
-        live.Durable(kept.live, kept.folder)
+        journal.Durable(kept.live, kept.folder)
     strange = tmp_path / "strange"
     strange.mkdir()
     (strange / "events.log").write_text("mine")
     with pytest.raises(FileExistsError, match=r"events.log: a log without its state.npz is there"):
-        live.Durable(kept.live, strange)
+        journal.Durable(kept.live, strange)
     assert (strange / "events.log").read_text() == "mine"
     with pytest.raises(FileNotFoundError, match="holds no state; make one with Durable"):
-        live.Durable.restore(tmp_path / "none")
+        journal.Durable.restore(tmp_path / "none")
 
 
 WRITER = """
@@ -428,7 +428,7 @@ for number in range(1_000_000):
 
 
 def test_a_killed_process_loses_nothing_that_it_had_said(kept):
-    before = live.Durable.restore(kept.folder)
+    before = journal.Durable.restore(kept.folder)
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, kept.folder], stdout=subprocess.PIPE, text=True,
         cwd=Path(__file__).resolve().parent.parent,
@@ -439,7 +439,7 @@ def test_a_killed_process_loses_nothing_that_it_had_said(kept):
             break
     said = [int(line) for line in writer.stdout.read().split()]
     assert writer.wait() == -signal.SIGKILL
-    back = live.Durable.restore(kept.folder)
+    back = journal.Durable.restore(kept.folder)
     taken = back.live.events - before.live.events
     assert taken >= (said[-1] if said else 220) + 1
     for number in range(taken):
@@ -480,7 +480,7 @@ def test_two_processes_at_once_lose_no_purchase_and_count_none_twice(kept):
         writer.stdin.flush()
     told = [len(writer.communicate()[0].split()) for writer in writers]
     assert told == [60, 60]
-    back = live.Durable.restore(kept.folder)
+    back = journal.Durable.restore(kept.folder)
     assert back.live.events == taken + 120
     lines = (kept.folder / "events.log").read_bytes().splitlines()
     for line in lines:
@@ -512,7 +512,7 @@ class Watched:
 
 def test_each_basket_is_asked_for_before_it_is_told(baskets):
     watched = Watched()
-    found = live.prequential({"it": watched}, baskets, START, days=3, heads=(0, 2))
+    found = replay.prequential({"it": watched}, baskets, START, days=3, heads=(0, 2))
     told = [entry[1:] for entry in watched.seen if entry[0] == "told"]
     assert sorted(map(list, told)) == sorted(events(baskets, START, START + 3))
     assert [day for _, _, day in told] == sorted(day for _, _, day in told)
@@ -541,12 +541,12 @@ def test_a_schedule_answers_as_the_shelf_of_its_morning(model, baskets, shelf):
         return mornings.setdefault(day, recommend.Shelf(model, reader, day))
 
     systems = {
-        "at once": live.Scheduled(live.initial_state(shelf), START, None, on),
-        "nightly": live.Scheduled(live.initial_state(shelf), START, 1, on),
-        "weekly": live.Scheduled(live.initial_state(shelf), START, 7, on),
-        "never": live.Scheduled(live.initial_state(shelf), START, DAYS),
+        "at once": replay.Scheduled(live.initial_state(shelf), START, None, on),
+        "nightly": replay.Scheduled(live.initial_state(shelf), START, 1, on),
+        "weekly": replay.Scheduled(live.initial_state(shelf), START, 7, on),
+        "never": replay.Scheduled(live.initial_state(shelf), START, DAYS),
     }
-    live.prequential(systems, baskets, START, days=16)
+    replay.prequential(systems, baskets, START, days=16)
     day = START + 15
     assert {at for at in mornings if (at - START) % 7} >= {START + 1, day}
     for name, morning in {"nightly": day, "weekly": START + 14, "never": START}.items():

@@ -16,7 +16,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from ecomkd import bench, models, pipeline, report, trainer
+from ecomkd import bench, models, report, runtime, trainer
 from ecomkd.data import shop
 from ecomkd.data.schema import TEXT
 from ecomkd.relevance import adapt, judge, stages
@@ -121,8 +121,8 @@ def test_hidden_tokens_are_a_seventh_and_others_in_each_pass():
 
 
 def test_adaptation_changes_the_encoder_and_names_hidden_words_better(profile):
-    folder = pipeline.domain_adapted(catalogue(), profile, passes=30, learning_rate=5e-3)
-    losses = pipeline.training_log(folder)["eval_loss"].dropna().tolist()
+    folder = adapt.domain_adapted(catalogue(), profile, passes=30, learning_rate=5e-3)
+    losses = stages.training_log(folder)["eval_loss"].dropna().tolist()
     assert losses[-1] < losses[0]
     assert min(losses) < np.log(len(tiny_models.WORDS)) - 1  # far from guessing
     before, after = (
@@ -138,10 +138,10 @@ def test_adaptation_changes_the_encoder_and_names_hidden_words_better(profile):
 def test_a_teacher_starts_from_the_adapted_encoder(profile):
     data = tiny_models.shop()
     still = replace(profile, teacher_learning_rate=0.0)
-    adapted = pipeline.domain_adapted(catalogue(), profile)
+    adapted = adapt.domain_adapted(catalogue(), profile)
     plain, started = (
-        pipeline.teacher(data, still),
-        pipeline.teacher(data, still, checkpoint=adapted),
+        stages.teacher(data, still),
+        stages.teacher(data, still, checkpoint=adapted),
     )
     assert plain != started
     wanted = load_file(adapted / "model.safetensors")
@@ -151,13 +151,13 @@ def test_a_teacher_starts_from_the_adapted_encoder(profile):
 
 def test_a_killed_adaptation_goes_on_to_the_same_weights(profile, tmp_path, killed_once):
     with pytest.raises(KeyboardInterrupt):
-        pipeline.domain_adapted(catalogue(), profile)
-    broken = pipeline.domain_adapted(catalogue(), profile)
+        adapt.domain_adapted(catalogue(), profile)
+    broken = adapt.domain_adapted(catalogue(), profile)
     assert killed_once == [0, 6]
-    unbroken = pipeline.domain_adapted(catalogue(), replace(profile, artifacts=tmp_path / "other"))
+    unbroken = adapt.domain_adapted(catalogue(), replace(profile, artifacts=tmp_path / "other"))
     assert broken.name == unbroken.name
     assert same(broken, unbroken)
-    times = pipeline.training_log(broken)["seconds"]
+    times = stages.training_log(broken)["seconds"]
     assert times.is_monotonic_increasing
     assert times.iloc[0] > 0
 
@@ -229,7 +229,7 @@ def test_a_low_rank_teacher_loads_like_any_and_keeps_its_adapter(profile, monkey
     looks = iter(range(100))  # the last checkpoint is the best
     monkeypatch.setattr(judge, "quality", lambda pairs, logits: {"quality": float(next(looks))})
     data = tiny_models.shop()
-    folder = pipeline.low_rank(data, profile, rank=4, learning_rate=0.05)
+    folder = adapt.low_rank(data, profile, rank=4, learning_rate=0.05)
     model = models.load(folder, 4).state_dict()
     start = models.load(profile.teacher, 4).state_dict()
     moved = {name for name in model if not torch.equal(model[name], start[name])}
@@ -241,11 +241,11 @@ def test_a_low_rank_teacher_loads_like_any_and_keeps_its_adapter(profile, monkey
     assert any("attention" in name for name in moved)
     size = bench.model_size(folder / "adapter")
     assert size["parameters"] == 2 * 2 * 4 * 4 * 32 + 4 * 33 + 32 * 33
-    assert pipeline.training_log(folder)["seconds"].max() > 0
-    chances = pipeline.predict(folder, data["test"], profile)
+    assert stages.training_log(folder)["seconds"].max() > 0
+    chances = judge.predict(folder, data["test"], profile)
     assert chances.shape == (12, 4)
     shallow = replace(profile, student_layers=(1,))
-    student = pipeline.student(data, shallow, teacher_folder=folder)
+    student = stages.student(data, shallow, teacher_folder=folder)
     assert models.load(student, 4).config.num_hidden_layers == 1
 
 
@@ -253,10 +253,10 @@ def test_a_killed_low_rank_run_goes_on_to_the_same_weights(profile, tmp_path, ki
     pytest.importorskip("peft")
     data, longer = tiny_models.shop(), replace(profile, teacher_epochs=6)
     with pytest.raises(KeyboardInterrupt):
-        pipeline.low_rank(data, longer)
-    broken = pipeline.low_rank(data, longer)
+        adapt.low_rank(data, longer)
+    broken = adapt.low_rank(data, longer)
     assert killed_once == [0, 4]
-    unbroken = pipeline.low_rank(data, replace(longer, artifacts=tmp_path / "other"))
+    unbroken = adapt.low_rank(data, replace(longer, artifacts=tmp_path / "other"))
     assert broken.name == unbroken.name
     assert same(broken, unbroken)
 
@@ -270,7 +270,7 @@ def test_a_rank_that_no_matrix_has(rank):
 
 def test_peft_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(models.ModelError) as error:
+    with pytest.raises(runtime.ModelError) as error:
         models.build_low_rank(tiny_models.bert())
     assert str(error.value) == (
         "Low-rank adaptation needs the package peft: pip install 'ecomkd[lora]'."
@@ -286,21 +286,21 @@ def test_what_determines_a_run_is_in_its_key(profile, monkeypatch):
     data, products = tiny_models.shop(), catalogue()
     others = catalogue(61)
     runs = [
-        pipeline.domain_adapted(products, profile),
-        pipeline.domain_adapted(others, profile),
-        pipeline.domain_adapted(products, profile, passes=1),
-        pipeline.domain_adapted(products, profile, learning_rate=2e-4),
-        pipeline.domain_adapted(products, replace(profile, seed=5)),
-        pipeline.low_rank(data, profile),
-        pipeline.low_rank(data, profile, rank=4),
-        pipeline.low_rank(data, profile, learning_rate=1e-3),
-        pipeline.low_rank(data, profile, train_pairs=8),
-        pipeline.low_rank(data, profile, checkpoint="another"),
-        pipeline.teacher(data, profile),
-        pipeline.teacher(data, profile, checkpoint="another"),
+        adapt.domain_adapted(products, profile),
+        adapt.domain_adapted(others, profile),
+        adapt.domain_adapted(products, profile, passes=1),
+        adapt.domain_adapted(products, profile, learning_rate=2e-4),
+        adapt.domain_adapted(products, replace(profile, seed=5)),
+        adapt.low_rank(data, profile),
+        adapt.low_rank(data, profile, rank=4),
+        adapt.low_rank(data, profile, learning_rate=1e-3),
+        adapt.low_rank(data, profile, train_pairs=8),
+        adapt.low_rank(data, profile, checkpoint="another"),
+        stages.teacher(data, profile),
+        stages.teacher(data, profile, checkpoint="another"),
     ]
     assert len(set(runs)) == len(runs)
-    assert pipeline.teacher(data, profile) == pipeline.teacher(data, profile, checkpoint=None)
+    assert stages.teacher(data, profile) == stages.teacher(data, profile, checkpoint=None)
 
 
 def test_a_given_checkpoint_is_known_by_its_content(profile, tmp_path, monkeypatch):
@@ -311,13 +311,13 @@ def test_a_given_checkpoint_is_known_by_its_content(profile, tmp_path, monkeypat
         tiny_models.save(tiny_models.bert(seed=seed), tmp_path / name / "model")
         for name, seed in (("one", 1), ("two", 2), ("three", 1))
     ]
-    one, two, three = (pipeline.teacher(data, profile, checkpoint=path) for path in folders)
+    one, two, three = (stages.teacher(data, profile, checkpoint=path) for path in folders)
     assert one == three != two
 
 
 def test_random_weights_and_a_checkpoint(profile):
     with pytest.raises(ValueError) as error:
-        pipeline.teacher(tiny_models.shop(), profile, pretrained=False, checkpoint="minilm")
+        stages.teacher(tiny_models.shop(), profile, pretrained=False, checkpoint="minilm")
     assert str(error.value) == (
         "teacher: pretrained=False starts from random weights: leave the checkpoint out."
     )
@@ -326,7 +326,7 @@ def test_random_weights_and_a_checkpoint(profile):
 @pytest.mark.parametrize(("products", "passes"), [(9, 2), (60, 0)])
 def test_nothing_to_adapt_to(profile, products, passes):
     with pytest.raises(ValueError) as error:
-        pipeline.domain_adapted(catalogue(products), profile, passes=passes)
+        adapt.domain_adapted(catalogue(products), profile, passes=passes)
     assert str(error.value) == (
         f"domain_adapted: {products} products and passes={passes}: give at least 10 products and "
         "1 pass."
@@ -334,7 +334,7 @@ def test_nothing_to_adapt_to(profile, products, passes):
 
 
 def test_encoders_of_two_shapes():
-    with pytest.raises(models.ModelError) as error:
+    with pytest.raises(runtime.ModelError) as error:
         adapt.take_encoder(tiny_models.bert(layers=1), tiny_models.bert(layers=2))
     assert "The encoders differ in encoder.layer.1." in str(error.value)
     assert str(error.value).endswith("take both from the same checkpoint.")
@@ -528,9 +528,9 @@ def test_near_and_far_follow_the_rule(methods, monkeypatch):
         return Path("none")
 
     monkeypatch.setattr(methods, "departments_of_queries", lambda profile, catalogue: asked)
-    monkeypatch.setattr(pipeline, "teacher", teacher)
+    monkeypatch.setattr(stages, "teacher", teacher)
     uniform = np.full((180, 4), 0.25)
-    monkeypatch.setattr(pipeline, "predict", lambda folder, pairs, profile: uniform)
+    monkeypatch.setattr(judge, "predict", lambda folder, pairs, profile: uniform)
     result = {"min_steps": 1, "rates": {}}
     rows = methods.departments(data, products, Vectors, np.zeros(180), result)
     assert taught == [(8, {name}) for name in names] + [(8, set(names[:2]))]
@@ -560,7 +560,7 @@ def test_tuning_records_the_best_rate_of_each_method(methods, tmp_path, monkeypa
         return pd.DataFrame({"eval_quality": [None, 0.5 - abs(rate - best[method]), 0.1]})
 
     monkeypatch.setattr(methods, "trained", trained)
-    monkeypatch.setattr(pipeline, "training_log", log)
+    monkeypatch.setattr(stages, "training_log", log)
     methods.tune(tmp_path / "methods_rates.json", min_steps=10)
     chosen = methods.chosen_rates(tmp_path / "methods_rates.json")
     assert chosen == {"full": 1e-4, "LoRA": 4e-3, "scratch": 8e-4}

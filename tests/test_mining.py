@@ -6,7 +6,7 @@ import pytest
 import tiny_models
 from datasets import Dataset
 
-from ecomkd import features, pipeline
+from ecomkd import features
 from ecomkd.config import Profile
 from ecomkd.data.schema import TEXT, normalise_query
 from ecomkd.data.sources import product_text
@@ -162,8 +162,8 @@ def test_seeds_share_the_embeddings_of_a_catalogue(catalogue, tmp_path, monkeypa
     )
     data = tiny_models.shop()
     profile = tiny_models.profile(tmp_path, unlabelled_pairs=40)
-    first = pipeline.mined(data, catalogue, profile)
-    second = pipeline.mined(data, catalogue, replace(profile, seed=901))
+    first = mining.mined(data, catalogue, profile)
+    second = mining.mined(data, catalogue, replace(profile, seed=901))
     assert asked.count(product_text(catalogue[:])) == 1
     assert set(first["query"]) != set(second["query"])
     taken = {query for split in ("train", "validation", "test") for query in data[split]["query"]}

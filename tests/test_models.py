@@ -225,7 +225,7 @@ def test_untrained_has_the_same_shape_and_other_weights():
 # Bad checkpoints, devices and settings ------------------------------------------------------------
 
 
-def message(call, *arguments, kind=models.ModelError) -> str:
+def message(call, *arguments, kind=runtime.ModelError) -> str:
     with pytest.raises(kind) as error:
         call(*arguments)
     return str(error.value)
@@ -306,21 +306,21 @@ def test_load_gives_eval_mode(tmp_path):
 def test_device_that_is_not_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert message(models.device, Profile.named("smoke", device="cuda")) == (
+    assert message(runtime.device, Profile.named("smoke", device="cuda")) == (
         "device='cuda': this machine has no such device; choose one of cpu, or auto."
     )
-    assert models.device(Profile.named("smoke", device="auto")).type == "cpu"
+    assert runtime.device(Profile.named("smoke", device="auto")).type == "cpu"
 
 
 def test_apples_cards_are_taken_by_name_alone(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert models.device(Profile.named("smoke", device="auto")).type == "cpu"
-    assert models.device(Profile.named("smoke", device="mps")).type == "mps"
+    assert runtime.device(Profile.named("smoke", device="auto")).type == "cpu"
+    assert runtime.device(Profile.named("smoke", device="mps")).type == "mps"
 
 
 def test_unknown_precision():
-    assert message(models.precision, Profile.named("smoke", precision="int4")) == (
+    assert message(runtime.precision, Profile.named("smoke", precision="int4")) == (
         "precision='int4': choose auto, fp32, bf16 or fp16."
     )
 
@@ -353,4 +353,4 @@ def test_auto_precision_is_one_that_the_processor_computes_in(monkeypatch, publi
             monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
             monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx=avx: avx)
             monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
-        assert models.precision(profile) == expected
+        assert runtime.precision(profile) == expected

@@ -1,4 +1,4 @@
-"""What is promised about the package as a whole: requirements, light import, order, names."""
+"""What is promised about the package as a whole: requirements, light import, rules, names."""
 
 import ast
 import importlib
@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -20,47 +21,6 @@ from ecomkd.artifacts import file_digest
 from lowest import lowest, requirements
 
 ROOT = Path(__file__).resolve().parent.parent
-
-# Data flows down this list; a module imports only from those above it.
-ORDER = (
-    "ecomkd",
-    "ecomkd.config",
-    "ecomkd.artifacts",
-    "ecomkd.outputs",
-    "ecomkd.data",
-    "ecomkd.data.files",
-    "ecomkd.data.baskets",
-    "ecomkd.data.journey",
-    "ecomkd.data.retail",
-    "ecomkd.data.schema",
-    "ecomkd.data.shop",
-    "ecomkd.data.truth",
-    "ecomkd.data.sources",
-    "ecomkd.models",
-    "ecomkd.features",
-    "ecomkd.losses",
-    "ecomkd.distill",
-    "ecomkd.metrics",
-    "ecomkd.bench",
-    "ecomkd.export",
-    "ecomkd.report",
-    "ecomkd.plots",
-    "ecomkd.mining",
-    "ecomkd.baselines",
-    "ecomkd.pipeline",
-    "ecomkd.run",
-    "ecomkd.search",
-    "ecomkd.search_page",
-    "ecomkd.serve",
-    "ecomkd.recommend",
-    "ecomkd.transfer",
-    "ecomkd.live",
-    "ecomkd.profiles",
-    "ecomkd.facts",
-    "ecomkd.generation",
-    "ecomkd.describe",
-    "ecomkd.cli",
-)
 
 PUBLIC = {
     "losses.soft_kl": "(student_logits, teacher_logits, temperature=1.0)",
@@ -233,30 +193,116 @@ def test_top_level_names_are_there():
         ecomkd.nothing  # noqa: B018
 
 
-def test_every_module_is_in_the_order():
-    files = (ROOT / "ecomkd").rglob("*.py")
-    names = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files}
-    names = {name.removesuffix(".__init__") for name in names}
-    assert names <= set(ORDER), "name the new modules in ORDER, where the data flow"
+PARTS = {
+    "relevance": set(),
+    "search": {"relevance"},
+    "service": {"relevance"},
+    "recommend": {"relevance"},
+    "people": {"relevance"},
+    "describe": {"relevance"},
+    "transfer": {"relevance", "recommend"},
+}
+"""Each part of the book, and the parts that it may import beside the core."""
+
+DOORS = {"ecomkd.cli", "ecomkd.run", "ecomkd.facts"}
+"""The command line, which opens the part that a command asks for, and two old names of modules."""
 
 
-def existing_modules() -> list[str]:
-    from book.stale import module_file
-
-    return [name for name in ORDER if module_file(name)]
-
-
-@pytest.mark.parametrize("name", existing_modules())
-def test_a_module_imports_only_from_those_above_it(name):
-    from book.stale import module_file, modules_used
-
-    above = ORDER[: ORDER.index(name)]
-    source = module_file(name).read_text("utf-8")
-    used = modules_used(source, name) - {"ecomkd", "ecomkd.data"}
-    assert used <= set(above)
+def modules() -> dict[str, Path]:
+    files = sorted((ROOT / "ecomkd").rglob("*.py"))
+    names = (".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files)
+    return dict(zip((name.removesuffix(".__init__") for name in names), files, strict=True))
 
 
-def test_the_order_check_sees_every_kind_of_import():
+def part_of(name: str) -> str | None:
+    folder = name.split(".")[1] if "." in name else None
+    return folder if folder in PARTS else None
+
+
+def imported(name: str) -> set[str]:
+    """The modules of the package that a module names in an import, wherever it stands in it."""
+    return modules_used(modules()[name].read_text("utf-8"), name)
+
+
+@pytest.mark.parametrize("name", [name for name in modules() if part_of(name) is None])
+def test_the_core_imports_no_part(name):
+    if name not in DOORS:
+        assert not {used for used in imported(name) if part_of(used)}
+
+
+@pytest.mark.parametrize("name", [name for name in modules() if part_of(name)])
+def test_a_part_imports_the_core_and_what_it_may(name):
+    allowed = PARTS[part_of(name)] | {part_of(name)}
+    assert {part_of(used) for used in imported(name)} - {None} <= allowed
+
+
+@pytest.mark.parametrize("name", modules())
+def test_no_module_imports_a_notebook_a_benchmark_or_a_tool(name):
+    folders = ("benchmarks", "notebooks", "tests", "tools")
+    outside = {path.stem for folder in folders for path in (ROOT / folder).rglob("*.*")}
+    tree = ast.parse(modules()[name].read_text("utf-8"))
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [node.module]
+        roots = {module.split(".")[0] for module in names} - set(sys.stdlib_module_names)
+        assert not roots & (outside | set(folders))
+
+
+def test_no_circle_of_imports():
+    """What a module imports when it is loaded; what a function imports later may lie higher."""
+    graph = {}
+    for name, path in modules().items():
+        tree = ast.parse(path.read_text("utf-8"))
+        head = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        used = modules_used("\n".join(map(ast.unparse, head)), name)
+        # A folder's `__init__` loads nothing of it.
+        graph[name] = used - {module for module in used if module in ("ecomkd", "ecomkd.data")}
+    TopologicalSorter(graph).prepare()
+
+
+SERVING = ("search.engine", "words", "score", "export", "service.app", "service.run")
+
+
+@pytest.mark.parametrize("name", SERVING)
+def test_what_serves_loads_neither_torch_nor_transformers(name):
+    heavy = ("torch", "transformers", "datasets", "sentence_transformers", "lightgbm", "faiss")
+    code = f"import sys, ecomkd.{name}; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_no_module_is_long():
+    lines = {name: len(path.read_text("utf-8").splitlines()) for name, path in modules().items()}
+    frozen = {"ecomkd.data.shop"}
+    assert {name: n for name, n in lines.items() if n > 450 and name not in frozen} == {}
+
+
+@pytest.mark.parametrize("name", modules())
+def test_a_module_says_what_it_is_for_and_names_its_chapter(name):
+    text = ast.get_docstring(ast.parse(modules()[name].read_text("utf-8")))
+    assert text
+    if part_of(name):
+        assert re.search(r"[Cc]hapters? \d", text), "name the chapter that it belongs to"
+
+
+def test_contributing_names_every_module():
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    tree = re.search(r"```\necomkd/\n(.*?)```", text, re.DOTALL).group(1)
+    listed = {line.split()[0] for line in tree.splitlines() if line.strip()}
+    expected = {
+        f"{path.relative_to(ROOT / 'ecomkd')}"
+        for name, path in modules().items()
+        if path.name != "__init__.py" and name not in DOORS - {"ecomkd.cli"}
+    }
+    assert listed == expected
+
+
+def test_the_rules_see_every_kind_of_import():
     from book.stale import modules_used
 
     code = (

@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from ecomkd import live, recommend
+from ecomkd import recommend
 from ecomkd.data.baskets import HORIZON, Baskets, from_lines
+from ecomkd.recommend import live
 
 START = 40
 ITEMS = pd.DataFrame({"item_id": list("abcdef"), "text": list("abcdef")})

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from ecomkd import baselines, export, pipeline, relevance, run, words
+from ecomkd import export, relevance, words
+from ecomkd.relevance import baselines, run, stages, tables, verdict
 from ecomkd.relevance import run as running
-from ecomkd.relevance import tables, verdict
 
 
 @pytest.mark.parametrize("name", sorted(relevance._HOMES))
@@ -22,14 +22,14 @@ def test_the_part_has_what_chapters_take_from_the_pipeline():
         "teacher_pairs training_log warmed with_unlabelled"
     )
     assert set(names.split()) <= set(relevance._HOMES)
-    assert relevance.teacher is pipeline.teacher
+    assert relevance.teacher is stages.teacher
 
 
 def test_former_modules_have_what_cells_take_from_them():
-    assert run.DISTILLED in run.SYSTEMS and run.SYSTEMS is tables.SYSTEMS
-    assert (run.exports, run.predict_onnx) == (export.exports, export.predict_onnx)
-    assert (run.speed, run.run, run.verdict) == (running.speed, running.run, verdict.verdict)
-    assert (baselines.bm25, baselines.bm25_of) == (words.bm25, words.bm25_of)
+    assert tables.DISTILLED in tables.SYSTEMS and tables.SYSTEMS is tables.SYSTEMS
+    assert (export.exports, export.predict_onnx) == (export.exports, export.predict_onnx)
+    assert (run.speed, run.run, verdict.verdict) == (running.speed, running.run, verdict.verdict)
+    assert (words.bm25, words.bm25_of) == (words.bm25, words.bm25_of)
     assert baselines.lexical_boosting is relevance.lexical_boosting
 
 

@@ -13,10 +13,11 @@ from datasets import Dataset, DatasetDict
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
 
-from ecomkd import export, load, metrics, models, pipeline, search, words
+from ecomkd import export, load, metrics, models, search, words
 from ecomkd.config import Profile
 from ecomkd.data import sources, truth
 from ecomkd.data.schema import GAINS, TEXT
+from ecomkd.relevance import judge, stages
 from ecomkd.search import encoders
 
 
@@ -229,14 +230,14 @@ def test_bi_encoder_refuses_an_unknown_row(smoke):
 @pytest.fixture(scope="module")
 def folders(smoke):
     profile, data, catalogue = smoke
-    teacher = pipeline.teacher(data, profile)
+    teacher = stages.teacher(data, profile)
     distilled = search.bi_encoder(data, catalogue, profile, "distilled", teacher)
     return {
         "teacher": teacher,
         "labels": search.bi_encoder(data, catalogue, profile, "labels", teacher),
         "distilled": distilled,
         "static": search.static_encoder(data, catalogue, profile, distilled),
-        "student": pipeline.student(data, profile, teacher_folder=teacher),
+        "student": stages.student(data, profile, teacher_folder=teacher),
     }
 
 
@@ -403,7 +404,7 @@ def test_engine_scores_as_the_exported_student_does(smoke, folders, engine):
     pairs = data["test"].select(range(8))
     exported = export.exports(folders["student"], profile)
     chances = export.predict_onnx(exported / "model.int8.onnx", pairs, profile)
-    expected = metrics.expected_gain(chances, pipeline.gains(pairs))
+    expected = metrics.expected_gain(chances, judge.gains(pairs))
     found = engine.score(pairs["query"], sources.product_text(pairs[:]))
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
@@ -463,8 +464,8 @@ def test_an_index_with_the_teacher_gives_what_the_teacher_gives(smoke, folders, 
     profile, data, _ = smoke
     engine = search.load(search.build("shop", profile, tmp_path / "served", with_teacher=True))
     pairs = data["test"].select(range(8))
-    chances = pipeline.predict(folders["teacher"], pairs, profile)
-    expected = metrics.expected_gain(chances, pipeline.gains(pairs))
+    chances = judge.predict(folders["teacher"], pairs, profile)
+    expected = metrics.expected_gain(chances, judge.gains(pairs))
     found = engine.shadow(pairs["query"], sources.product_text(pairs[:]))
     np.testing.assert_allclose(found, expected, atol=2e-3)
 

@@ -17,7 +17,7 @@ import pytest
 from serving import ROOT, TITLES, Client, Stub, service, until, value, with_shadow
 
 import ecomkd
-from ecomkd import cli, serve
+from ecomkd import cli
 from ecomkd.service.app import create_app
 from ecomkd.service.contract import Settings
 from ecomkd.service.server import read_queries, run
@@ -71,13 +71,10 @@ def test_the_command_hands_over_folder_and_settings(tmp_path, monkeypatch, capsy
     stub.load = lambda folder: seen.__setattr__("folder", folder) or engine
     monkeypatch.setitem(sys.modules, "ecomkd.search", stub)
     monkeypatch.setattr(ecomkd, "search", stub, raising=False)
-    for module in (serve, ecomkd.service):
-        monkeypatch.setattr(
-            module, "create_app", lambda engine, settings, **rest: (settings, rest), raising=False
-        )
-        monkeypatch.setattr(
-            module, "run", lambda app, *at: seen.__setattr__("ran", (app, *at)), raising=False
-        )
+    monkeypatch.setattr(
+        ecomkd.service, "create_app", lambda engine, settings, **rest: (settings, rest)
+    )
+    monkeypatch.setattr(ecomkd.service, "run", lambda app, *at: seen.__setattr__("ran", (app, *at)))
     file = tmp_path / "queries.txt"
     file.write_text("red mug\n", "utf-8")
     arguments = ["serve", str(tmp_path), "--port", "9000", "--workers", "3", "--timeout", "1.5"]

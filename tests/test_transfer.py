@@ -10,9 +10,10 @@ from safetensors.torch import load_file, save_file
 from test_recommend_networks import ITEMS, START, USERS, lines, shop
 
 from cross_platform import ranker
-from ecomkd import models, pipeline, recommend, transfer
+from ecomkd import models, recommend, transfer
 from ecomkd.config import Profile
 from ecomkd.data.schema import GAINS
+from ecomkd.relevance import judge
 from ecomkd.transfer import baskets as moving
 
 KIND = recommend.DecayedMeans
@@ -222,7 +223,7 @@ def test_terse_titles_by_hand():
 def test_another_style_keeps_the_order_of_labels():
     data = tiny_models.shop()
     other = transfer.restyled(data)
-    assert list(pipeline.gains(other["train"])) == [0, 1, 2, 3]
+    assert list(judge.gains(other["train"])) == [0, 1, 2, 3]
     assert other["train"]["query"] == data["train"]["query"]
     assert other["train"]["product_title"][0] == transfer.terse(data["train"]["product_title"][0])
     names = data["train"].features["label"].names
@@ -257,7 +258,7 @@ def test_a_turned_head_says_each_class_in_the_opposite_place(teacher, tmp_path):
     own = tiny_models.profile(tmp_path / "artifacts")
     pairs = tiny_models.pairs(12)
     turned = transfer.flip_head(teacher, own)
-    before, after = (pipeline.predict(folder, pairs, own) for folder in (teacher, turned))
+    before, after = (judge.predict(folder, pairs, own) for folder in (teacher, turned))
     assert np.allclose(after, before[:, ::-1], atol=1e-6)
 
 
@@ -265,7 +266,7 @@ def test_scores_go_by_the_classes_that_the_model_has_learnt(teacher, tmp_path):
     own = tiny_models.profile(tmp_path / "artifacts")
     graded = transfer.restyled(DatasetDict(train=tiny_models.pairs(12)))["train"]
     found = transfer.scores(teacher, graded, own)
-    expected = pipeline.predict(teacher, graded, own) @ np.array(list(GAINS.values()))
+    expected = judge.predict(teacher, graded, own) @ np.array(list(GAINS.values()))
     assert found == pytest.approx(expected)
     two = tiny_models.save(tiny_models.bert(classes=2), tmp_path / "two")
     assert transfer.own_gains(models.load(two)) == [0, 1]

@@ -221,7 +221,8 @@ class Package:
             if key == name:
                 for home in (value, f"{module.name}.{value}"):
                     if home in self.modules:
-                        return [home if home.split(".")[-1] == name else f"{home}.{name}"]
+                        own = name in self.modules[home].definitions
+                        return [f"{home}.{name}" if own else home]
                 return [f"{module.name}.{value}"]
             if key in self.modules and name in value.split():
                 return [f"{key}.{name}"]

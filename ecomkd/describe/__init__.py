@@ -5,33 +5,19 @@ trains and runs a GPT-type model, and `writers` makes the models of a shop. Name
 they are first asked for. Chapter 12.
 """
 
-from importlib import import_module
+from ecomkd import lazy
 
-_HOMES = {
-    **dict.fromkeys(("Check", "Fact", "Product", "Vocabulary"), "facts"),
-    **dict.fromkeys(
-        (
-            "FURTHER", "read_store", "shop_products", "shop_vocabulary", "store_products",
-            "store_vocabulary",
+__getattr__, __dir__ = lazy.names(
+    __name__,
+    {
+        ".facts": "Check Fact Product Vocabulary",
+        ".records": (
+            "FURTHER read_store shop_products shop_vocabulary store_products store_vocabulary"
         ),
-        "records",
-    ),
-    **dict.fromkeys(
-        (
-            "INSTRUCTION", "SCALES", "Scale", "Task", "base_generator", "generate_descriptions",
-            "prompted", "shop_task", "store_task", "student", "task", "teacher",
+        ".writers": (
+            "base base_generator generate_descriptions INSTRUCTION prompted Scale SCALES shop "
+            "shop_task store_task student Task task teacher write"
         ),
-        "writers",
-    ),
-    **dict.fromkeys(("base", "shop", "write"), "writers"),  # former names, which notebooks use
-}  # fmt: skip
-
-
-def __getattr__(name: str):
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+        ".generation": "",
+    },
+)

@@ -6,27 +6,27 @@ network, `networks` and `training` do; `live` keeps the student's state while th
 too, and each loads its module when it is first asked for.
 """
 
-from importlib import import_module
+from ecomkd import lazy
 
-_NAMES = {
-    "purchases": "BUYERS HABITS ONCE SCALES buyers_of first_sold history popularity targets texts"
-    " users_before",
-    "evaluation": "DEPTH Ranker Scorer best evaluate evaluate_cold in_parts",
-    "rankers": "buy_again factors item_knn popular tie_break",
-    "networks": "BasketCollator BasketTransformer DecayedMeans Items Reader Recommender Shelf"
-    " columns_of load network",
-    "training": "FIRST GROUP HYPERPARAMETERS RankingTrainer common_items fit occasions"
-    " purchase_loss teacher_scores train unlabelled_occasions",
-    "live": "",
-    "journal": "Durable",
-    "replay": "Scheduled System prequential",
-}
-_HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
-
-
-def __getattr__(name: str):
-    if name in _NAMES:
-        return import_module(f"{__name__}.{name}")
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy.names(
+    __name__,
+    {
+        ".purchases": (
+            "BUYERS buyers_of first_sold HABITS history ONCE popularity SCALES targets texts "
+            "users_before"
+        ),
+        ".evaluation": "best DEPTH evaluate evaluate_cold in_parts Ranker Scorer",
+        ".rankers": "buy_again factors item_knn popular tie_break",
+        ".networks": (
+            "BasketCollator BasketTransformer columns_of DecayedMeans Items load network Reader "
+            "Recommender Shelf"
+        ),
+        ".training": (
+            "common_items FIRST fit GROUP HYPERPARAMETERS occasions purchase_loss RankingTrainer "
+            "teacher_scores train unlabelled_occasions"
+        ),
+        ".live": "aligned highest initial_state Live PAIR RARE start",
+        ".journal": "Durable",
+        ".replay": "prequential Scheduled System",
+    },
+)

@@ -5,37 +5,23 @@ module is loaded when one of its names is first asked for. `relevance.run` and `
 are the modules.
 """
 
-from importlib import import_module
+from ecomkd import lazy
 
-_NAMES = {
-    "ecomkd.keys": "batches digests identity settings_of",
-    "ecomkd.features": "bi_encoder_scores",
-    "ecomkd.relevance.stages": (
-        "ROWS WARM_UP_LEAST origin start student teacher teacher_pairs training_log warmed"
-    ),
-    "ecomkd.relevance.judge": "evaluate frame gains predict quality rankable softmax",
-    "ecomkd.relevance.adapt": "build_masked domain_adapted low_rank take_encoder",
-    "ecomkd.relevance.mining": "catalogue_queries catalogue_vectors mine mined with_unlabelled",
-    "ecomkd.relevance.baselines": (
-        "bm25_scores lexical_boosting random_scores scores_to_probabilities"
-    ),
-    "ecomkd.relevance.tables": (
-        "DISTILLED STUDENTS SYSTEMS UNTRAINED by_kind f1_difference per_query table"
-    ),
-    "ecomkd.relevance.verdict": "LEAST_LIFT LEAST_QUERIES",
-    "ecomkd.relevance.run": "Trained cautions one_seed results_of speed trained",
-}
-_HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
-_MODULES = ("adapt", "baselines", "judge", "mining", "run", "stages", "tables", "verdict")
-
-
-def __getattr__(name: str):
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    if name in _MODULES:
-        return import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES, *_MODULES})
+__getattr__, __dir__ = lazy.names(
+    __name__,
+    {
+        "ecomkd.keys": "batches digests identity settings_of",
+        "ecomkd.features": "bi_encoder_scores embed",
+        "ecomkd.words": "bm25",
+        ".stages": (
+            "origin ROWS start student teacher teacher_pairs training_log WARM_UP_LEAST warmed"
+        ),
+        ".judge": "evaluate frame gains predict quality rankable softmax",
+        ".adapt": "build_masked domain_adapted low_rank take_encoder",
+        ".mining": "catalogue_queries catalogue_vectors mine mined with_unlabelled",
+        ".baselines": "bm25_scores lexical_boosting random_scores scores_to_probabilities",
+        ".tables": "by_kind DISTILLED f1_difference per_query STUDENTS SYSTEMS table UNTRAINED",
+        ".verdict": "LEAST_LIFT LEAST_QUERIES",
+        ".run": "cautions one_seed results_of speed Trained trained",
+    },
+)

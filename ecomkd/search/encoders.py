@@ -25,11 +25,12 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Static
 from sentence_transformers.util import pairwise_dot_score
 from sklearn.decomposition import PCA
 
-from ecomkd import distill, losses, metrics, mining, models, pipeline, words
+from ecomkd import features, keys, losses, metrics, models, runtime, trainer, words
 from ecomkd.artifacts import data_digest, stage
 from ecomkd.config import Profile
 from ecomkd.data.schema import TEXT
 from ecomkd.data.sources import product_text
+from ecomkd.relevance import judge, mining, stages
 from ecomkd.search.engine import DEPTH
 from ecomkd.search.retrieve import exact, word_scores
 from ecomkd.search.tune import RERANKER, WORDS, candidates, model_scores, weights_on
@@ -74,9 +75,9 @@ def hard_negatives(data: DatasetDict, catalogue: Dataset, profile: Profile) -> D
         pairs.save_to_disk(str(folder / "pairs"), num_shards=None if len(pairs) else 1)
 
     parts = [
-        pipeline.digests(*splits),
+        keys.digests(*splits),
         data_digest(catalogue, ("product_id", *TEXT)),
-        pipeline.settings_of(profile),
+        keys.settings_of(profile),
         [_MINED, _NEAREST],
     ]
     folder = stage("hard_negatives", parts, make, profile.artifacts, recipe=1)
@@ -94,9 +95,9 @@ def _near(splits: Sequence[Dataset], catalogue: Dataset, profile: Profile) -> Da
             known.setdefault(query_id, set()).add(product)
     queries = Dataset.from_dict({"query_id": list(texts), "query": list(texts.values())})
     ids = np.asarray(catalogue["product_id"], dtype=object)
-    vectors = pipeline.catalogue_vectors(catalogue, profile)
+    vectors = mining.catalogue_vectors(catalogue, profile)
     _, nearest = exact(vectors).search(
-        mining.embed(queries["query"], profile), min(_NEAREST, len(ids))
+        features.embed(queries["query"], profile), min(_NEAREST, len(ids))
     )
     rng = np.random.default_rng(profile.seed)
     rows = np.full((len(texts), _MINED), -1)
@@ -156,11 +157,11 @@ def bi_encoder(
     if row not in BI_ENCODERS:
         raise ValueError(f"Unknown row {row!r}: choose one of {', '.join(BI_ENCODERS)}.")
     if teacher_folder is None:
-        teacher_folder = pipeline.teacher(data, profile)
-    weights = np.asarray(list(pipeline.gains(data["train"]).values()))
+        teacher_folder = stages.teacher(data, profile)
+    weights = np.asarray(list(judge.gains(data["train"]).values()))
     taught = _taught(data, catalogue, profile, unlabelled)
     queries = sum(len(set(taught[name]["query_id"])) for name in ("train", "unlabelled"))
-    steps = profile.student_epochs * pipeline.batches(queries, profile)
+    steps = profile.student_epochs * keys.batches(queries, profile)
     first = None
     if row == "distilled":
         first = bi_encoder(data, catalogue, profile, "labels", teacher_folder, unlabelled)
@@ -173,10 +174,10 @@ def bi_encoder(
             # Of a tiny catalogue a query may have all products already, and nothing is mined.
             names = [name for name in _TAUGHT if len(taught[name])]
             answers = [
-                pipeline.teacher_pairs(taught, profile, teacher_folder, name)["teacher_logits"]
+                stages.teacher_pairs(taught, profile, teacher_folder, name)["teacher_logits"]
                 for name in names
             ]
-            chances = pipeline.softmax(np.concatenate([np.asarray(part) for part in answers]))
+            chances = judge.softmax(np.concatenate([np.asarray(part) for part in answers]))
             columns = ["query_id", "product_id", "query", *TEXT]
             shown = [taught[name].select_columns(columns) for name in names]
             pairs = datasets.concatenate_datasets(shown)
@@ -187,7 +188,7 @@ def bi_encoder(
             rows = margin_rows(pairs, _SCALE * scores, profile.seed)
         model = SentenceTransformer(
             models.checkpoint(_PRETRAINED),
-            device=str(models.device(profile)),
+            device=str(runtime.device(profile)),
             local_files_only=True,
         )
         model.max_seq_length = profile.max_length
@@ -206,13 +207,13 @@ def bi_encoder(
         row,
         _PRETRAINED,
         steps,
-        pipeline.digests(data["train"], data["validation"]),
-        None if row == "labels" else pipeline.digests(taught["unlabelled"], taught["mined"]),
-        None if row == "labels" else pipeline.identity(teacher_folder),
-        None if row == "labels" else pipeline.identity(first),
+        keys.digests(data["train"], data["validation"]),
+        None if row == "labels" else keys.digests(taught["unlabelled"], taught["mined"]),
+        None if row == "labels" else keys.identity(teacher_folder),
+        None if row == "labels" else keys.identity(first),
         None if row == "labels" else data_digest(catalogue, ("product_id", *TEXT)),
         None if row == "labels" else [list(WORDS), list(RERANKER), DEPTH],
-        pipeline.settings_of(profile, "frozen_layers", "student_learning_rate"),
+        keys.settings_of(profile, "frozen_layers", "student_learning_rate"),
         [_RIVALS, _SCALE],
     ]
     return stage("bi_encoder", parts, make, profile.artifacts, recipe=1)
@@ -236,12 +237,12 @@ def _by_search(
             place[product] = len(texts)
             texts.append(text)
     index, model = words.bm25(texts), encoder(first, profile)
-    vectors = mining.encode(model, texts)
-    labels, worth = validation.features["label"], pipeline.gains(validation)
+    vectors = features.encode(model, texts)
+    labels, worth = validation.features["label"], judge.gains(validation)
 
     def compare(queries: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         there = len(catalogue)
-        cosines = mining.encode(model, queries) @ vectors[:there].T
+        cosines = features.encode(model, queries) @ vectors[:there].T
         return cosines, word_scores(index, queries)[:, :there]
 
     def read(queries: Sequence[str], rows: np.ndarray) -> np.ndarray:
@@ -251,7 +252,7 @@ def _by_search(
 
     weights = weights_on(validation, catalogue["product_id"], compare, read, DEPTH)
     rows = np.array([place[product] for product in pairs["product_id"]])
-    scores = (mining.encode(model, pairs["query"]) * vectors[rows]).sum(axis=1)
+    scores = (features.encode(model, pairs["query"]) * vectors[rows]).sum(axis=1)
     scores += weights.reader * gains
     for query, own in pd.Series(rows).groupby(np.asarray(pairs["query"])).indices.items():
         scores[own] += weights.words * words.bm25_of(index, query)[rows[own]]
@@ -300,10 +301,10 @@ def static_encoder(
 
     parts = [
         width,
-        pipeline.identity(teacher_folder),
+        keys.identity(teacher_folder),
         queries,
         data_digest(catalogue, ("product_id", *TEXT)),
-        pipeline.settings_of(profile),
+        keys.settings_of(profile),
         [_TEMPERATURE, _PASSES, _SHOWN, _NEAREST],
     ]
     return stage("static_encoder", parts, make, profile.artifacts, recipe=1)
@@ -317,7 +318,7 @@ def _imitate(
     seed: int,
 ) -> None:
     """Train `model` to rank the texts for each query as the teacher does."""
-    asked, kept = teacher.encode(queries, show_progress_bar=False), mining.encode(teacher, texts)
+    asked, kept = teacher.encode(queries, show_progress_bar=False), features.encode(teacher, texts)
     tokenizer = model[0].tokenizer
 
     def tokens(side: Sequence[str]) -> list[np.ndarray]:
@@ -359,7 +360,7 @@ def _shown(cosines: torch.Tensor, rng: np.random.Generator) -> np.ndarray:
 def encoder(folder: Path | str, profile: Profile) -> SentenceTransformer:
     """A saved bi-encoder or static student, in eval mode; its vectors have length 1."""
     return SentenceTransformer(
-        str(folder), device=str(models.device(profile)), local_files_only=True
+        str(folder), device=str(runtime.device(profile)), local_files_only=True
     ).eval()
 
 
@@ -373,10 +374,10 @@ class _Validation(BaseEvaluator):
         self.texts = product_text(pairs[:])
 
     def __call__(self, model, output_path=None, epoch=-1, steps=-1) -> dict[str, float]:
-        asked = mining.encode(model, self.pairs["query"])
-        shown = mining.encode(model, self.texts)
-        scored = pipeline.frame(self.pairs, (asked * shown).sum(axis=1))
-        return {"ndcg@10": metrics.ranking(scored, pipeline.gains(self.pairs))["ndcg@10"]}
+        asked = features.encode(model, self.pairs["query"])
+        shown = features.encode(model, self.texts)
+        scored = judge.frame(self.pairs, (asked * shown).sum(axis=1))
+        return {"ndcg@10": metrics.ranking(scored, judge.gains(self.pairs))["ndcg@10"]}
 
 
 def _fit(
@@ -389,9 +390,9 @@ def _fit(
     learning_rate: float,
 ) -> None:
     """Train on the rows of `margin_rows` and save the best of five looks into `folder`."""
-    trainer = _Trainer(
+    fitting = _Trainer(
         model=model,
-        args=distill.arguments(
+        args=trainer.arguments(
             profile,
             folder,
             steps,
@@ -403,7 +404,7 @@ def _fit(
         evaluator=_Validation(validation),
         loss=MarginMSELoss(model, _scaled),
     )
-    distill.run_to_end(trainer, folder)
+    trainer.run_to_end(fitting, folder)
 
 
 class _Trainer(SentenceTransformerTrainer):
@@ -416,3 +417,6 @@ class _Trainer(SentenceTransformerTrainer):
 
 def _scaled(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return _SCALE * pairwise_dot_score(a, b)
+
+
+mined = hard_negatives  # the former name, which chapter 8 uses

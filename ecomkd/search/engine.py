@@ -302,3 +302,6 @@ def _index(folder: Path, products: int) -> tuple[np.ndarray, bm25s.BM25]:
     index.vocab_dict, index.nonoccurrence_array = vocabulary, None
     index.scores = {"data": data, "indices": indices, "indptr": indptr, "num_docs": products}
     return vectors, index
+
+
+Engine = SearchEngine  # the former name, which chapter 9 uses

@@ -13,10 +13,11 @@ from datasets import Dataset
 from safetensors.numpy import save
 from sentence_transformers import SentenceTransformer
 
-from ecomkd import export, outputs, pipeline, words
+from ecomkd import export, outputs, words
 from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
 from ecomkd.data import sources
+from ecomkd.relevance import judge, mining, stages
 from ecomkd.search import engine
 from ecomkd.search.encoders import bi_encoder, static_encoder
 from ecomkd.search.retrieve import Weights, token_means
@@ -87,7 +88,7 @@ def _write(
     tables = {f"words.{name}": index.scores.get(name, none) for name, none in empty.items()}
     (folder / "index.safetensors").write_bytes(save({"vectors": vectors, **tables}))
     write_text(folder / "words.json", json.dumps(index.vocab_dict))
-    gains = pipeline.gains(validation)
+    gains = judge.gains(validation)
     worth = list(gains.values())
     export.deploy(exported, folder / "student", list(map(str, gains)), worth, profile.max_length)
     if teacher is not None:
@@ -119,9 +120,9 @@ def build(
     """
     outputs.claim(folder, engine.KIND)
     catalogue = sources.catalogue(source, profile)
-    data = pipeline.with_unlabelled(sources.load(source, profile), catalogue, profile)
-    teacher = pipeline.teacher(data, profile)
-    student = pipeline.student(data, profile, teacher_folder=teacher)
+    data = mining.with_unlabelled(sources.load(source, profile), catalogue, profile)
+    teacher = stages.teacher(data, profile)
+    student = stages.student(data, profile, teacher_folder=teacher)
     wide = bi_encoder(data, catalogue, profile, teacher_folder=teacher)
     static = static_encoder(data, catalogue, profile, wide)
     exported = export.exports(student, profile)

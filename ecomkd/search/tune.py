@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset, Value
 
-from ecomkd import metrics, pipeline
+from ecomkd import metrics
 from ecomkd.config import Profile
 from ecomkd.data.schema import TEXT
+from ecomkd.relevance import judge
 from ecomkd.search.retrieve import Weights, rerank, weighted
 
 WORDS = (0.0, 0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -60,8 +61,8 @@ def quality_on(pairs: Dataset, product_ids: Sequence[str]):
     What nobody judged counts as irrelevant.
     """
     asked = dict(zip(pairs["query_id"], pairs["query"], strict=True))
-    judged = pipeline.frame(pairs, np.zeros(len(pairs))).drop(columns="score")
-    gains = pipeline.gains(pairs)
+    judged = judge.frame(pairs, np.zeros(len(pairs))).drop(columns="score")
+    gains = judge.gains(pairs)
 
     def quality(rows: np.ndarray) -> float:
         found = ranked(list(asked), product_ids, rows)
@@ -107,7 +108,7 @@ def weights_on(
         compare: gives cosines and BM25 scores (Q, N) of queries with the catalogue.
         read: gives the expected gains (Q · k,) of queries (Q,) and rows (Q, k).
     """
-    gains = list(pipeline.gains(validation).values())
+    gains = list(judge.gains(validation).values())
     there = set(product_ids)
     judged = zip(validation["product_id"], validation["label"], strict=True)
     if not any(gains[label] >= max(gains) / 2 and product in there for product, label in judged):
@@ -126,4 +127,4 @@ def weights_on(
 def model_scores(folder: Path, pairs: Dataset, labels, weights, profile: Profile) -> np.ndarray:
     """Expected gains (N,) of pairs under a saved cross-encoder with these labels."""
     pairs = pairs.cast_column("label", labels)
-    return metrics.expected_gain(pipeline.predict(folder, pairs, profile), weights)
+    return metrics.expected_gain(judge.predict(folder, pairs, profile), weights)

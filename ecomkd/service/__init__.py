@@ -6,16 +6,9 @@ as an ASGI application, and `server` puts it behind a socket. Nothing here reach
 network; by default only this machine can reach in. Neither torch nor transformers is loaded.
 """
 
-from importlib import import_module
 from importlib.util import find_spec
 
-_PLACES = {
-    "contract": ("Engine", "Hit", "Settings"),
-    "limits": ("Connections", "RateLimit"),
-    "watch": ("Drift", "Shadow", "agreement"),
-    "app": ("create_app",),
-    "server": ("background", "read_queries", "run"),
-}
+from ecomkd import lazy
 
 for _needed in ("fastapi", "prometheus_client", "uvicorn"):
     if find_spec(_needed) is None:
@@ -24,9 +17,13 @@ for _needed in ("fastapi", "prometheus_client", "uvicorn"):
             name=_needed,
         )
 
-
-def __getattr__(name: str):
-    for module, names in _PLACES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy.names(
+    __name__,
+    {
+        ".contract": "Engine Hit Settings",
+        ".limits": "Connections RateLimit",
+        ".watch": "agreement Drift Shadow",
+        ".app": "create_app",
+        ".server": "background read_queries run",
+    },
+)

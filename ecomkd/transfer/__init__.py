@@ -5,33 +5,16 @@
 first asked for. Chapter 13.
 """
 
-from importlib import import_module
+from ecomkd import lazy
 
-_HOMES = {
-    **dict.fromkeys(
-        (
-            "PARTS", "RATES", "STEPS", "items_of", "learn", "move", "part_of", "told_by",
-            "untrained",
+__getattr__, __dir__ = lazy.names(
+    __name__,
+    {
+        ".baskets": "items_of learn move part_of PARTS RATES STEPS told_by untrained",
+        ".relevance": (
+            "few few_queries fine_tune first_queries flip_head joint joint_student own_gains "
+            "restyled scores teacher_odds terse tuned"
         ),
-        "baskets",
-    ),
-    **dict.fromkeys(
-        (
-            "few_queries", "fine_tune", "first_queries", "flip_head", "joint_student",
-            "own_gains", "restyled", "scores", "teacher_odds", "terse",
-        ),
-        "relevance",
-    ),
-    **dict.fromkeys(("distance", "foreseen", "reached", "worth"), "forecast"),
-    **dict.fromkeys(("few", "joint", "tuned"), "relevance"),  # former names, which notebooks use
-}  # fmt: skip
-
-
-def __getattr__(name: str):
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+        ".forecast": "distance foreseen reached worth",
+    },
+)

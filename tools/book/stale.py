@@ -1,48 +1,35 @@
 """What a notebook depends on: its outputs are stale when one of these has changed since it ran.
 
-These are its code cells, the source of the modules of `ecomkd` that they import, directly or
-through another, and the packaged data files that these name.
+These are its code cells, the functions, classes and constants of the package that they reach, and
+the packaged data files that the modules of these name. A comment or a docstring changes nothing.
 """
 
 from __future__ import annotations
 
 import ast
-import functools
 import hashlib
+import json
 import re
 from pathlib import Path
 
 import ecomkd
 from book.common import PACKAGE, PROFILE, ROOT, RUN_TIMES
+from recipes import Package
 
 
-def modules_used(code: str, module: str | None = None) -> set[str]:
-    """The modules of `ecomkd` that Python source names: by import, or as `ecomkd.module.name`.
-
-    `module` is the dotted name of the module that the source belongs to, for relative imports.
-    """
-    code = re.sub(r"^(\s*)[%!].*$", r"\1pass", code, flags=re.MULTILINE)
-    names = set()
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parent = (module or "").split(".")[: -node.level]
-                base = ".".join([*parent, base] if base else parent)
-            names |= {f"{base}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Attribute):
-            names.add(ast.unparse(node))
-    used = set()
-    for name in names:
-        parts = name.split(".")
-        if parts[0] != "ecomkd":
-            continue
-        if len(parts) > 1 and parts[1] in ecomkd._HOMES:
-            parts = ecomkd._HOMES[parts[1]].split(".")
-        used |= {".".join(parts[:n]) for n in range(1, len(parts) + 1)}
-    return {name for name in used if name != module and module_file(name)}
+def data_files(code: str, reached: set[str]) -> list[Path]:
+    """The packaged files that are not Python which code, or a module that it reaches, names."""
+    modules = {name.rpartition(".")[0] for name in reached}
+    sources = [path.read_text("utf-8") for path in map(module_file, modules) if path]
+    text = "\n".join([code, *sources])
+    return [
+        path
+        for path in sorted(PACKAGE.rglob("*"))
+        if path.is_file()
+        and path.suffix not in (".py", ".pyc", ".typed")
+        and path != RUN_TIMES
+        and re.search(rf"\b{re.escape(path.stem)}\b", text)
+    ]
 
 
 def module_file(name: str) -> Path | None:
@@ -51,28 +38,6 @@ def module_file(name: str) -> Path | None:
         if candidate.is_file():
             return candidate
     return None
-
-
-@functools.cache
-def _imports_of(name: str) -> frozenset[str]:
-    return frozenset(modules_used(module_file(name).read_text("utf-8"), name))
-
-
-def dependencies(code: str) -> list[Path]:
-    """The files of the package that the code depends on, in a fixed order."""
-    found, waiting = set(), modules_used(code)
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found.add(name)
-            waiting |= _imports_of(name)
-    files = {module_file(name) for name in found}
-    text = code + "".join(path.read_text("utf-8") for path in files)
-    for path in PACKAGE.rglob("*"):
-        packaged = path.is_file() and path.suffix not in (".py", ".pyc") and path != RUN_TIMES
-        if packaged and re.search(rf"\b{re.escape(path.stem)}\b", text):
-            files.add(path)
-    return sorted(files)
 
 
 def code_of(notebook) -> str:
@@ -86,7 +51,10 @@ def code_hash(notebook) -> str:
 def key(notebook) -> str:
     """What a run's outputs are filed under."""
     code = code_of(notebook)
-    sha = hashlib.sha256(f"{PROFILE}\0{code}".encode())
-    for path in dependencies(code):
+    reached = Package(PACKAGE).reached(code)
+    sha = hashlib.sha256(f"{PROFILE}\0{code}\0{json.dumps(reached)}".encode())
+    for path in data_files(code, set(reached)):
         sha.update(f"\0{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
     return sha.hexdigest()[:16]
+
+
