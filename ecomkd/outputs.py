@@ -43,7 +43,7 @@ def claim(folder: Path | str, kind: str) -> Path:
     strange = _stranger(folder, kind)
     if strange is not None:
         raise FileExistsError(
-            f"{given}: `ecomkd {kind}` did not write {strange}, and deletes nothing of yours; "
+            f"{given}: {_by(kind)} did not write {strange}, and deletes nothing of yours; "
             "give a new folder, or move it away."
         )
     try:
@@ -73,6 +73,11 @@ def _stranger(folder: Path, kind: str) -> str | None:
     return next((name for name in there if name not in listed and name != MANIFEST), None)
 
 
+def _by(kind: str) -> str:
+    """The command that writes folders of this kind."""
+    return "`make teaching`" if kind == "teaching" else f"`ecomkd {kind}`"
+
+
 def _files(folder: Path) -> list[str]:
     return sorted(
         path.relative_to(folder).as_posix()
@@ -96,16 +101,15 @@ def read(folder: Path | str, kind: str) -> dict:
         whole = listed and isinstance(found["version"], str) and isinstance(found["kind"], str)
     except FileNotFoundError:
         raise ValueError(
-            f"{folder}: there is no {MANIFEST} in it; write the folder with `ecomkd {kind}`."
+            f"{folder}: there is no {MANIFEST} in it; write the folder with {_by(kind)}."
         ) from None
     except (ValueError, TypeError, KeyError, AttributeError, OSError):
         whole = False
     if not whole:
-        raise ValueError(f"{path}: damaged; write the folder again with `ecomkd {kind}`.")
+        raise ValueError(f"{path}: damaged; write the folder again with {_by(kind)}.")
     if found["kind"] != kind:
         raise ValueError(
-            f"{folder}: `ecomkd {found['kind']}` wrote this folder; give one that "
-            f"`ecomkd {kind}` wrote."
+            f"{folder}: {_by(found['kind'])} wrote this folder; give one that {_by(kind)} wrote."
         )
     return found
 
@@ -125,7 +129,7 @@ def check(folder: Path | str, kind: str) -> dict:
             fault = "has changed since it was written"
         else:
             continue
-        raise ValueError(f"{path}: {fault}; write the folder again with `ecomkd {kind}`.")
+        raise ValueError(f"{path}: {fault}; write the folder again with {_by(kind)}.")
     return found
 
 

@@ -7,17 +7,18 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import tiny_models
 
+import ecomkd
 from ecomkd import cli, config, outputs
-from ecomkd.relevance import run
 from ecomkd.cli import main
 from ecomkd.data import shop
 from ecomkd.data.schema import GAINS, DataError
-from ecomkd.relevance import tables
+from ecomkd.relevance import run, tables
 
 
 def frames(seed: int = 1, candidates: int = 4, graded: bool = False) -> dict:
@@ -423,6 +424,57 @@ def test_the_help_of_shop_does_not_name_the_readers_own_folder(capsys):
     with pytest.raises(SystemExit):
         main(["shop", "--help"])
     assert "my_shop" not in capsys.readouterr().out
+
+
+@pytest.fixture
+def served(monkeypatch) -> dict:
+    """What a service is made with and where it listens, instead of serving anything."""
+    told = {}
+
+    def create_app(engine, settings, **further):
+        return told.update(settings=settings, **further)
+
+    service = SimpleNamespace(
+        Settings=lambda **given: given,
+        read_queries=lambda path: path.read_text().split("\n"),
+        create_app=create_app,
+        run=lambda app, host, port: told.update(host=host, port=port),
+    )
+    engine = SimpleNamespace(load=lambda folder: SimpleNamespace(shadow=None))
+    for name, module in {"service": service, "search": engine}.items():
+        monkeypatch.setitem(sys.modules, f"ecomkd.{name}", module)
+        monkeypatch.setattr(ecomkd, name, module, raising=False)
+    return told
+
+
+def test_serve_hands_on_what_it_was_told(tmp_path, capsys, served):
+    (tmp_path / "queries.txt").write_text("mug\nlamp")
+    assert tried(["serve", tmp_path], capsys) == (0, "", "")
+    settings = {"trusted_proxies": (), "allowed_hosts": ()}
+    assert served == {
+        "settings": settings, "name": tmp_path.name, "reference": None,
+        "host": "127.0.0.1", "port": 8000,
+    }  # fmt: skip
+    options = "--proxy 10.0.0.1 --proxy 10.1.0.0/16 --allowed-host a.example --workers 2 --rate 0"
+    options += f" --timeout 1.5 --host ::1 --port 0 --reference {tmp_path}/queries.txt"
+    assert tried(["serve", tmp_path, *options.split()], capsys) == (0, "", "")
+    assert served == {
+        "settings": {
+            "workers": 2, "timeout": 1.5, "rate": 0,
+            "trusted_proxies": ("10.0.0.1", "10.1.0.0/16"), "allowed_hosts": ("a.example",),
+        },
+        "name": tmp_path.name, "reference": ["mug", "lamp"], "host": "::1", "port": 0,
+    }  # fmt: skip
+
+
+def test_a_shadow_needs_a_teacher(tmp_path, capsys, served):
+    assert tried(["serve", tmp_path, "--shadow", "0.5"], capsys) == (
+        1,
+        "",
+        f"ecomkd: {tmp_path} holds no teacher to compare with: leave out --shadow, or write the "
+        "folder with `ecomkd index --with-teacher`.\n",
+    )
+    assert served == {}
 
 
 # The whole book

@@ -6,13 +6,11 @@ the packaged data files that the modules of these name. A comment or a docstring
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import re
 from pathlib import Path
 
-import ecomkd
 from book.common import PACKAGE, PROFILE, ROOT, RUN_TIMES
 from recipes import Package
 
@@ -56,5 +54,3 @@ def key(notebook) -> str:
     for path in data_files(code, set(reached)):
         sha.update(f"\0{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
     return sha.hexdigest()[:16]
-
-
