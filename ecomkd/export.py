@@ -38,6 +38,15 @@ def to_onnx(model, tokenizer, path: Path | str) -> Path:
     `model` is a `torch.nn.Module` whose output has `logits` (N, C). Returns the path. On four
     sample pairs the logits agree with PyTorch's to 1e-3 absolute, or RuntimeError is raised and no
     file is left.
+
+    Example:
+        >>> import tempfile
+        >>> from ecomkd import models
+        >>> teacher = models.build_teacher("minilm", ["E", "S", "C", "I"])
+        >>> student = models.build_student(teacher, layers=[0])
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> to_onnx(student, models.load_tokenizer("minilm"), folder / "model.onnx").name
+        'model.onnx'
     """
     import torch
 
@@ -72,6 +81,16 @@ def quantize(path: Path | str) -> Path:
     change of a class probability is at most 0.35 in the mean, or RuntimeError is raised and no file
     is left. That finds a broken export, no more: one undecided pair may move by 0.4, and what int8
     costs in quality is measured on a test set.
+
+    Example:
+        >>> import tempfile
+        >>> from ecomkd import models
+        >>> teacher = models.build_teacher("minilm", ["E", "S", "C", "I"])
+        >>> student = models.build_student(teacher, layers=[0])
+        >>> path = Path(tempfile.mkdtemp()) / "model.onnx"
+        >>> small = quantize(to_onnx(student, models.load_tokenizer("minilm"), path))
+        >>> small.stat().st_size < path.stat().st_size / 3
+        True
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process

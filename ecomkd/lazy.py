@@ -16,11 +16,6 @@ def names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any],
         package: the package's `__name__`.
         homes: each module, and the names that are found in it, separated by spaces. A module that
             begins with a dot lies in the package. Modules in the package are names themselves.
-
-    Example:
-        >>> getattr_, _ = names("ecomkd.data", {".schema": "LABELS normalise_query"})
-        >>> getattr_("normalise_query")("Red  SOFA")
-        'red sofa'
     """
     home = {name: module for module, listed in homes.items() for name in listed.split()}
     modules = {module.removeprefix(".") for module in homes if module.startswith(".")}

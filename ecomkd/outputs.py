@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
@@ -70,7 +71,15 @@ def _stranger(folder: Path, kind: str) -> str | None:
         listed = read(folder, kind)["files"]
     except ValueError:
         return there[0]
-    return next((name for name in there if name not in listed and name != MANIFEST), None)
+    own = {*listed, MANIFEST}
+    return next((name for name in there if name not in own and _finished(name) not in own), None)
+
+
+def _finished(name: str) -> str:
+    """The name that a file of `write_text` gets in the end, of a killed run's unfinished one."""
+    path = PurePosixPath(name)
+    match = re.fullmatch(r"\.(.+)\.\d+", path.name)
+    return path.with_name(match[1]).as_posix() if match else name
 
 
 def _by(kind: str) -> str:
@@ -133,15 +142,26 @@ def check(folder: Path | str, kind: str) -> dict:
     return found
 
 
+def expect(folder: Path, kind: str, names: Iterable[str]) -> None:
+    """Note files in the folder's manifest before they are written.
+
+    So a run that is killed between the two leaves nothing that it would take for a stranger's.
+    Until `add` notes them as written, `check` finds them changed.
+    """
+    _write(folder, kind, {name: [0, ""] for name in names} | _noted(folder, kind))
+
+
 def add(folder: Path, kind: str, names: Iterable[str]) -> None:
     """Note files of the folder, which were just written, in its manifest."""
+    found = {name: [(folder / name).stat().st_size, file_digest(folder / name)] for name in names}
+    _write(folder, kind, _noted(folder, kind) | found)
+
+
+def _noted(folder: Path, kind: str) -> dict:
     try:
-        files = read(folder, kind)["files"]
+        return read(folder, kind)["files"]
     except ValueError:
-        files = {}
-    for name in names:
-        files[name] = [(folder / name).stat().st_size, file_digest(folder / name)]
-    _write(folder, kind, files)
+        return {}
 
 
 def prune(folder: Path, kind: str, keep: Iterable[str]) -> None:

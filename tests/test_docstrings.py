@@ -8,8 +8,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = ("losses", "metrics", "bench")
-FURTHER = ()  # functions of other modules that carry an example
+MODULES = ("losses", "metrics", "intervals", "bench")
+FURTHER = (
+    "data.sources.load",
+    "export.quantize",
+    "export.to_onnx",
+    "report.record",
+)
 
 
 def functions() -> list[str]:

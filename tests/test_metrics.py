@@ -14,7 +14,7 @@ from ir_measures import RR, nDCG
 from scipy import stats
 from sklearn.metrics import f1_score, ndcg_score
 
-from ecomkd import metrics
+from ecomkd import intervals, metrics
 
 GAINS = {"E": 1.0, "S": 0.1, "C": 0.01, "I": 0.0}
 GRADE_GAINS = {grade: (2**grade - 1) / 7 for grade in range(4)}
@@ -440,7 +440,7 @@ def test_intervals_of_means_and_of_macro_f1_are_those_of_one_large_table_of_draw
     def f1(counts: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         table = np.zeros((960, 16))
         table[np.arange(960), 4 * labels + predicted] = 1
-        return metrics._macro_f1(counts @ table, 4)
+        return intervals._macro_f1(counts @ table, 4)
 
     low, high = in_one_piece(lambda counts: f1(counts, a) - f1(counts, b), 960, 3_000)
     assert (found["low"], found["high"]) == (low, high)

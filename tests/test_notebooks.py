@@ -263,30 +263,30 @@ def test_a_change_of_code_or_of_what_it_imports_makes_a_notebook_stale(tmp_path,
     package = tmp_path / "ecomkd"
     (package / "recorded").mkdir(parents=True)
     (package / "__init__.py").write_text("")
-    (package / "losses.py").write_text("A = 1\n")
-    (package / "distill.py").write_text("from ecomkd import losses\n")
+    (package / "losses.py").write_text("A = 1\nB = 1\n")
+    (package / "distill.py").write_text("from ecomkd import losses\n\ndef fit():\n    return losses.A\n")
     (package / "bench.py").write_text("B = 1\n")
     (package / "recorded" / "core_shop.json").write_text("{}")
     monkeypatch.setattr(stale, "ROOT", tmp_path)
     monkeypatch.setattr(stale, "PACKAGE", package)
 
     def key(code: str, text: str = "Prose.") -> str:
-        stale._imports_of.cache_clear()
         cells = [nbformat.v4.new_markdown_cell(text), nbformat.v4.new_code_cell(code)]
         return stale.key(nbformat.v4.new_notebook(cells=cells))
 
-    code = "from ecomkd import distill"
-    before, reading = key(code), key("from ecomkd import bench\n'core_shop'")
+    code, other = "from ecomkd import distill\ndistill.fit()", "from ecomkd import bench\n'core_shop'"
+    before, reading = key(code), key(other)
     assert key(code, "Other prose.") == before
     assert key(code + "\n1") != before
     (package / "bench.py").write_text("B = 2\n")
     assert key(code) == before
     (package / "recorded" / "core_shop.json").write_text("[]")
     assert key(code) == before
-    assert key("from ecomkd import bench\n'core_shop'") != reading
-    (package / "losses.py").write_text("A = 2\n")
+    assert key(other) != reading
+    (package / "losses.py").write_text("# Why this is so.\nA = 1\nB = 2\n")
+    assert key(code) == before
+    (package / "losses.py").write_text("A = 2\nB = 2\n")
     assert key(code) != before
-    stale._imports_of.cache_clear()
 
 
 def test_what_a_chapter_leaves_for_a_page_is_kept_with_its_outputs(tmp_path, monkeypatch):

@@ -102,6 +102,22 @@ def test_files_are_noted_one_by_one_and_old_ones_pruned(tmp_path):
     assert list(outputs.check(tmp_path, "run")["files"]) == ["new"]
 
 
+def test_what_a_killed_run_left_is_its_own(tmp_path):
+    outputs.expect(tmp_path, "run", ["seed-1.json", "student/labels.json"])
+    (tmp_path / "student").mkdir()
+    for name in ("seed-1.json", ".seed-1.json.4711", "student/.labels.json.12"):
+        (tmp_path / name).write_text("half")
+    assert outputs.claim(tmp_path, "run") == tmp_path
+    with pytest.raises(ValueError, match=r"seed-1\.json: has changed"):
+        outputs.check(tmp_path, "run")
+    outputs.add(tmp_path, "run", ["seed-1.json"])
+    outputs.expect(tmp_path, "run", ["seed-1.json"])
+    assert outputs.read(tmp_path, "run")["files"]["seed-1.json"][0] == 4
+    (tmp_path / ".notes.4711").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"did not write \.notes\.4711"):
+        outputs.claim(tmp_path, "run")
+
+
 def test_a_missing_or_changed_file_is_named(tmp_path):
     out = written(tmp_path / "out", a="1", b="2")
     assert outputs.check(out, "index")["kind"] == "index"

@@ -60,7 +60,7 @@ def test_a_student_reaches_its_loss_its_judge_and_its_text(package):
         "ecomkd.models.build_student",
         "ecomkd.relevance.judge.quality",
         "ecomkd.metrics.classification",
-        "ecomkd.data.sources.product_text",
+        "ecomkd.data.contract.product_text",
         "ecomkd.relevance.stages.WARM_UP_LEAST",
     } <= set(reached)
     assert not {name for name in reached if name.startswith(recipes._APART)}

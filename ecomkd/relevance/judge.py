@@ -62,14 +62,17 @@ def rankable(pairs: Dataset) -> bool:
 def evaluate(pairs: Dataset, probabilities: np.ndarray, scores: np.ndarray | None = None) -> dict:
     """`classification` and, where an order matters, `ranking` on labelled pairs.
 
-    The ranking goes by the expected gain of the probabilities (N, C), or by `scores` (N,).
+    The ranking goes by the expected gain of the probabilities (N, C), or by `scores` (N,). Where no
+    query has a relevant product, there is none.
     """
     result = {"classification": metrics.classification(pairs["label"], probabilities)}
     if rankable(pairs):
         weights = gains(pairs)
         if scores is None:
             scores = metrics.expected_gain(probabilities, weights)
-        result["ranking"] = metrics.ranking(frame(pairs, scores), weights)
+        ranking = metrics.ranking(frame(pairs, scores), weights)
+        if len(ranking["per_query"]):
+            result["ranking"] = ranking
     return result
 
 

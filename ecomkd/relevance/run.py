@@ -114,7 +114,7 @@ def _evaluated(made: Trained) -> dict:
         }
         ranking = values.get("ranking")
         # It is empty where no query has a relevant product: there is no order to judge then.
-        if ranking is not None and len(ranking["per_query"]):
+        if ranking is not None:
             per_query = ranking.pop("per_query")
             entry["ranking"] = ranking
             entry["per_query"] = per_query.to_dict("list") | {"query_id": list(per_query.index)}
@@ -291,6 +291,8 @@ def run(
         outputs.add(out, "run", names)
         written.extend(names)
 
+    reports = ["report.json", "report.html"]
+    outputs.expect(out, "run", [*(f"seed-{seed}.json" for seed in seeds), *reports])
     results: list[dict] = []
     notes: list[str] = []
     first: Trained | None = None
@@ -339,6 +341,8 @@ def run(
     note(["report.json"])
     gains = judge.gains(test)
     labels = list(map(str, gains))
+    student = [*(path.name for path in first.exported.iterdir()), "labels.json", "score.py"]
+    outputs.expect(out, "run", [f"student/{name}" for name in student])
     names = deploy(
         first.exported, out / "student", labels, gains.values(), first.profile.max_length
     )

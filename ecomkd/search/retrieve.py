@@ -52,7 +52,7 @@ def token_means(ids: Sequence[Sequence[int]], table: np.ndarray) -> np.ndarray:
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     """The vectors (N, d) at length 1; a zero vector stays one."""
-    lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
+    lengths = np.sqrt((vectors * vectors).sum(axis=1))
     return vectors / np.where(lengths > 0, lengths, 1)[:, None]
 
 

@@ -6,17 +6,16 @@ import copy
 import os
 import re
 import sys
-import threading
 import time
 from pathlib import Path
 
 import nbformat
-import psutil
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from book.common import BUILD, PROFILE, ROOT, dump, say, write
 from book.stale import code_hash, key
+from ecomkd import bench
 
 EXECUTED = BUILD / "executed"
 CELL_TIMEOUT_S = 3600
@@ -24,24 +23,6 @@ LEFT = {"08_search": "search_data.js"}
 """A file that a chapter leaves among the artefacts, for a page that shows it."""
 NOT_LEFT = b"window.ecomkdSearch = null;\n"
 """What stands in the file's place where the chapter was not executed; the page then says so."""
-
-
-class _PeakMemory(threading.Thread):
-    """Samples the resident memory of a process and its children; `mib` is the peak."""
-
-    def __init__(self, pid: int):
-        super().__init__(daemon=True)
-        self.pid, self.mib, self.done = pid, 0.0, threading.Event()
-
-    def run(self) -> None:
-        while not self.done.wait(0.5):
-            try:
-                parent = psutil.Process(self.pid)
-                everyone = [parent, *parent.children(recursive=True)]
-                resident = sum(process.memory_info().rss for process in everyone)
-            except psutil.NoSuchProcess:
-                continue
-            self.mib = max(self.mib, resident / 2**20)
 
 
 def execute(path: Path, label: str) -> tuple[nbformat.NotebookNode, dict]:
@@ -66,17 +47,13 @@ def execute(path: Path, label: str) -> tuple[nbformat.NotebookNode, dict]:
         extra_arguments=["--log-level=ERROR"],
     )
     say(f"{label}: {total} code cells ...", end="" if sys.stdout.isatty() else "\n")
-    with client.setup_kernel():
-        memory = _PeakMemory(client.km.provisioner.pid)
-        memory.start()
+    with client.setup_kernel(), bench.peak_memory(client.km.provisioner.pid, 0.5) as memory:
         for index, cell in enumerate(notebook.cells):
             try:
                 client.execute_cell(cell, index)
             except CellExecutionError as fault:
                 sys.exit(f"\n{path.relative_to(ROOT)}, cell {index}, failed:\n{fault}")
-        memory.done.set()
-        memory.join()
-    cost = {"seconds": round(time.monotonic() - begin, 1), "peak_mib": round(memory.mib)}
+    cost = {"seconds": round(time.monotonic() - begin, 1), "peak_mib": round(memory["peak_mib"])}
     say(f"\r{label}: {total} code cells in {cost['seconds']:.0f} s, {cost['peak_mib']} MiB")
     return clean(notebook), cost
 

@@ -1,0 +1,220 @@
+"""Intervals around metrics: over queries by resampling, over seeds by Student's t.
+
+`metrics` has all of these names too. Chapter 5.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from math import ceil
+
+import numpy as np
+import pandas as pd
+
+_CELLS = 2_000_000  # of a table of draws
+
+
+def paired_bootstrap(
+    a: pd.Series, b: pd.Series, resamples: int = 10_000, seed: int = 0
+) -> dict[str, float]:
+    """Mean difference between two systems on the same queries, with a 95 % interval.
+
+    Queries are drawn with replacement and the mean of their differences is taken, `resamples`
+    times; the interval runs from the 2.5th to the 97.5th percentile (Efron & Tibshirani 1993,
+    chapter 13). It speaks of other queries of the same kind, not of other training runs: for those
+    see `seed_interval`.
+
+    Args:
+        a, b: one value per query, indexed by query_id, in any order.
+        resamples: how many times to draw.
+        seed: of the draws.
+
+    Returns:
+        `difference` = mean(a - b), `low`, `high`.
+
+    Raises:
+        ValueError: not the same queries in both, a query twice, NaN, fewer than two queries.
+
+    Example:
+        >>> queries = [f"q{i}" for i in range(40)]
+        >>> old = pd.Series(np.linspace(0.2, 0.8, 40), queries)
+        >>> new = old + np.tile([0.1, 0.3], 20)  # better on every query, by 0.1 or by 0.3
+        >>> found = paired_bootstrap(new, old)
+        >>> round(found["difference"], 2), 0.1 < found["low"] < 0.2 < found["high"] < 0.3
+        (0.2, True)
+    """
+    for name, series in (("a", a), ("b", b)):
+        if not isinstance(series, pd.Series):
+            raise ValueError(f"paired_bootstrap: {name} must be a Series indexed by query_id.")
+        if not series.index.is_unique:
+            twice = series.index[series.index.duplicated()][0]
+            raise ValueError(f"paired_bootstrap: query {twice!r} stands twice in {name}.")
+        if series.isna().any():
+            raise ValueError(
+                f"paired_bootstrap: {name} is NaN for query {series.index[series.isna()][0]!r}; "
+                "leave it out of both."
+            )
+    odd = a.index.symmetric_difference(b.index)
+    if len(odd):
+        raise ValueError(
+            f"paired_bootstrap: {len(odd)} queries stand in one series only, the first {odd[0]!r}; "
+            "give the same queries to both."
+        )
+    if len(a) < 2 or resamples < 1:
+        raise ValueError(
+            f"paired_bootstrap: {len(a)} queries and {resamples} resamples; give at least 2 and 1."
+        )
+    a = a.sort_index()
+    difference = a.to_numpy(np.float64) - b.loc[a.index].to_numpy(np.float64)
+
+    def mean(rng: np.random.Generator, rows: int) -> np.ndarray:
+        return difference[rng.integers(len(a), size=(rows, len(a)))].mean(axis=1)
+
+    return {"difference": float(difference.mean()), **_bootstrap(mean, len(a), resamples, seed)}
+
+
+def bootstrap_of_means(
+    per_query: pd.DataFrame,
+    statistic: Callable[[pd.DataFrame], pd.Series],
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> dict[str, float]:
+    """A statistic of per-query means, such as a ratio of two, with a 95 % interval.
+
+    Queries are drawn with replacement, all columns together; `statistic` is computed from the
+    column means of each draw (Efron & Tibshirani 1993, chapter 13).
+
+    Args:
+        per_query: one row per query, one column per quantity.
+        statistic: maps a frame of column means, one row per draw, to one value per row.
+
+    Returns:
+        `value` on the queries as they are, `low`, `high`.
+
+    Example:
+        >>> lifts = pd.DataFrame({"student": [0.1, 0.2, 0.3], "teacher": [0.2, 0.2, 0.4]})
+        >>> found = bootstrap_of_means(lifts, lambda means: means["student"] / means["teacher"])
+        >>> round(found["value"], 4), round(found["low"], 4), round(found["high"], 4)
+        (0.75, 0.5, 1.0)
+    """
+    queries, table = len(per_query), per_query.to_numpy(np.float64)
+
+    def of_means(rng: np.random.Generator, rows: int) -> np.ndarray:
+        means = _counts(rng, rows, queries) / queries @ table
+        return np.asarray(statistic(pd.DataFrame(means, columns=per_query.columns)))
+
+    value = statistic(per_query.mean().to_frame().T).iloc[0]
+    return {"value": float(value), **_bootstrap(of_means, queries, resamples, seed)}
+
+
+def macro_f1_difference(
+    labels: Sequence[int],
+    a: Sequence[int],
+    b: Sequence[int],
+    query_ids: Sequence,
+    classes: int,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Macro-F1 of predictions `a` minus that of `b`, with a 95 % interval over queries.
+
+    Pairs of one query are not independent, so whole queries are drawn.
+
+    Args:
+        labels, a, b: class numbers of each pair, (N,): the truth and two predictions.
+        query_ids: the query of each pair, (N,).
+        classes: C.
+
+    Returns:
+        `difference`, `low`, `high`.
+
+    Example:
+        >>> labels, right, wrong = [0, 1, 0, 1], [0, 1, 0, 1], [0, 0, 0, 0]
+        >>> found = macro_f1_difference(labels, right, wrong, ["q1", "q1", "q2", "q2"], classes=2)
+        >>> round(found["difference"], 4)  # 1 - (2/3 + 0) / 2
+        0.6667
+    """
+    codes, names = pd.factorize(np.asarray(query_ids))
+    tables = []
+    for predicted in (a, b):
+        cell = (codes * classes + np.asarray(labels)) * classes + np.asarray(predicted)
+        tables.append(np.bincount(cell, minlength=len(names) * classes**2))
+
+    def difference(weights: np.ndarray) -> np.ndarray:
+        ours, theirs = (
+            _macro_f1(weights @ table.reshape(len(names), -1), classes) for table in tables
+        )
+        return ours - theirs
+
+    return {
+        "difference": float(difference(np.ones((1, len(names))))[0]),
+        **_bootstrap(
+            lambda rng, rows: difference(_counts(rng, rows, len(names))),
+            len(names),
+            resamples,
+            seed,
+        ),
+    }
+
+
+def seed_interval(values: Sequence[float]) -> dict[str, float]:
+    """Mean over seeds with a 95 % interval of Student's t: it speaks of other training runs.
+
+    Args:
+        values: one per seed, at least 3.
+
+    Returns:
+        `mean`, `low`, `high`.
+
+    Raises:
+        ValueError: fewer than 3 values, or one that is not finite.
+
+    Example:
+        >>> found = seed_interval([0.80, 0.81, 0.82])
+        >>> {name: round(value, 3) for name, value in found.items()}
+        {'mean': 0.81, 'low': 0.785, 'high': 0.835}
+    """
+    from scipy.stats import ttest_1samp
+
+    of_seeds = np.asarray(values, dtype=np.float64)
+    if of_seeds.ndim != 1 or len(of_seeds) < 3 or not np.isfinite(of_seeds).all():
+        raise ValueError(
+            f"seed_interval: got {of_seeds.tolist()}; give at least 3 finite values, one per seed."
+        )
+    with warnings.catch_warnings():
+        # Equal values have an interval of no width, and SciPy warns that it may be imprecise.
+        warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)
+        low, high = ttest_1samp(of_seeds, 0).confidence_interval()
+    return {"mean": float(of_seeds.mean()), "low": float(low), "high": float(high)}
+
+
+def _bootstrap(
+    draw: Callable[[np.random.Generator, int], np.ndarray], units: int, resamples: int, seed: int
+) -> dict[str, float]:
+    """The 95 % interval of what `draw(rng, rows)` gives, one value for each of its resamples.
+
+    They are drawn in parts, so that a table of draws stays near 16 MB; the generator gives the same
+    numbers as in one piece.
+    """
+    rng = np.random.default_rng(seed)
+    # A matrix product rounds alike, cut or whole, if its parts are whole numbers of the blocks that
+    # BLAS works in, of 4 to 24 rows, and none is so small that BLAS takes another way for it.
+    blocks = ceil(resamples / 48)
+    parts = min(blocks, ceil(resamples * units / _CELLS))
+    ends = np.minimum(np.arange(1, parts + 1) * blocks // parts * 48, resamples)
+    values = np.concatenate([draw(rng, int(rows)) for rows in np.diff(ends, prepend=0)])
+    # A ratio of two means has no value where the lower one is 0: such a draw is left out.
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    return {"low": float(low), "high": float(high)}
+
+
+def _counts(rng: np.random.Generator, rows: int, units: int) -> np.ndarray:
+    """How often each unit is drawn in each resample, (rows, units)."""
+    return rng.multinomial(units, np.full(units, 1 / units), size=rows).astype(float)
+
+
+def _macro_f1(confusion: np.ndarray, classes: int) -> np.ndarray:
+    """Macro-F1 of flattened confusion matrices (R, C·C) with the truth in rows, (R,)."""
+    tables = confusion.reshape(-1, classes, classes)
+    hits = np.einsum("rcc->rc", tables)
+    named = tables.sum(axis=1) + tables.sum(axis=2)
+    return np.where(named > 0, 2 * hits / np.maximum(named, 1), 0.0).mean(axis=1)
