@@ -174,6 +174,12 @@ def test_the_package_alone_makes_checks_loads_and_judges(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_the_wheel_carries_the_mark_of_a_typed_package():
+    assert (ROOT / "ecomkd" / "py.typed").is_file()
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    assert "py.typed" in settings["package-data"]["ecomkd"]
+
+
 def test_import_is_light():
     heavy = ("torch", "pandas", "transformers", "datasets", "numpy", "matplotlib")
     code = f"import sys, ecomkd; print([name for name in {heavy} if name in sys.modules])"
