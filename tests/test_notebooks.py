@@ -264,7 +264,9 @@ def test_a_change_of_code_or_of_what_it_imports_makes_a_notebook_stale(tmp_path,
     (package / "recorded").mkdir(parents=True)
     (package / "__init__.py").write_text("")
     (package / "losses.py").write_text("A = 1\nB = 1\n")
-    (package / "distill.py").write_text("from ecomkd import losses\n\ndef fit():\n    return losses.A\n")
+    (package / "distill.py").write_text(
+        "from ecomkd import losses\n\ndef fit():\n    return losses.A\n"
+    )
     (package / "bench.py").write_text("B = 1\n")
     (package / "recorded" / "core_shop.json").write_text("{}")
     monkeypatch.setattr(stale, "ROOT", tmp_path)
@@ -274,7 +276,10 @@ def test_a_change_of_code_or_of_what_it_imports_makes_a_notebook_stale(tmp_path,
         cells = [nbformat.v4.new_markdown_cell(text), nbformat.v4.new_code_cell(code)]
         return stale.key(nbformat.v4.new_notebook(cells=cells))
 
-    code, other = "from ecomkd import distill\ndistill.fit()", "from ecomkd import bench\n'core_shop'"
+    code, other = (
+        "from ecomkd import distill\ndistill.fit()",
+        "from ecomkd import bench\n'core_shop'",
+    )
     before, reading = key(code), key(other)
     assert key(code, "Other prose.") == before
     assert key(code + "\n1") != before
