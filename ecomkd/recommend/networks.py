@@ -1,5 +1,6 @@
-"""Networks that score what a household will buy: a transformer, the teacher, and decayed means, the
-student, over what is known of users and items on a day.
+"""Networks that score what a household will buy, from what is known of users and items on a day.
+
+The teacher is a transformer over the last purchases, the student a network over decayed means.
 
 Sizes: U users, I items, B users of a batch, K candidates, E an encoder's width, W a network's.
 Chapters 10 and 14.
