@@ -16,10 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ecomkd import score
+from ecomkd.extras import needed
+
+with needed("ecomkd.export", "run"):
+    from ecomkd import score
+    from ecomkd.score import Scorer
+
 from ecomkd.artifacts import stage, write_text
 from ecomkd.config import Profile
-from ecomkd.score import Scorer
 
 __all__ = ["OnnxClassifier", "Scorer", "deploy", "exports", "predict_onnx", "quantize", "to_onnx"]
 

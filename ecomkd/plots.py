@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import pandas as pd
 
-try:
+from ecomkd.extras import needed
+
+with needed("ecomkd.plots", "plots"):
     import matplotlib.pyplot as plt
     import seaborn as sns
     from matplotlib.axes import Axes
     from matplotlib.ticker import LogFormatter
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        f'{error.name} is missing, which ecomkd.plots needs: pip install "ecomkd[plots]"',
-        name=error.name,
-    ) from error
 
 PALETTE = {
     "teacher": "#3366aa",

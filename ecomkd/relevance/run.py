@@ -12,8 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from datasets import Dataset, DatasetDict
+
+from ecomkd.extras import needed
+
+with needed("ecomkd.relevance.run", "run"):
+    import torch
 
 from ecomkd import bench, features, keys, models, outputs, report, runtime, words
 from ecomkd.artifacts import data_digest, stage, write_text
@@ -276,10 +280,13 @@ def run(
     that an earlier run wrote into `out` and this one did not are deleted at the end.
 
     Raises OSError before any work where `out` holds something that the program did not write, or
-    cannot be written to, and RuntimeError where a package is missing.
+    cannot be written to, and ModuleNotFoundError where a package is missing.
     """
     out = outputs.claim(out, "run")
-    _check_packages()
+    # Else one would be found missing only after hours of training.
+    with needed("`ecomkd run`", "run"):
+        for name in ("lightgbm", "onnx"):
+            import_module(name)
     machine = bench.hardware() | {"precision": runtime.precision(profile)}
     written: list[str] = []
 
@@ -350,17 +357,6 @@ def run(
     keep("report.html", html(rows, clock, said, notes, command))
     outputs.prune(out, "run", written)
     return said
-
-
-def _check_packages() -> None:
-    """Raise RuntimeError for a package that would be missing only after hours of training."""
-    for name in ("lightgbm", "onnx", "onnxruntime", "psutil"):
-        try:
-            import_module(name)
-        except ModuleNotFoundError as error:
-            raise RuntimeError(
-                f"`ecomkd run` needs {name}: install it with pip install 'ecomkd[run]'."
-            ) from error
 
 
 def html(

@@ -16,7 +16,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
-from transformers import AutoConfig, PreTrainedModel
+
+from ecomkd.extras import needed
+
+with needed("ecomkd.relevance.stages", "run"):
+    from transformers import AutoConfig, PreTrainedModel
 
 from ecomkd import distill, features, keys, models
 from ecomkd.artifacts import stage
