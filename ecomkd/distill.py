@@ -267,7 +267,8 @@ class DistillationTrainer(trainer.MeasuredTrainer):
             online: Any = teacher.requires_grad_(False)
             online.to(self.args.device).eval()
         # compute_loss takes means over whole steps: the library must not divide by the number of
-        # batches in a step once more, and this attribute, in all its versions, says so.
+        # batches in a step once more. It heeds this attribute in the versions that are allowed; in
+        # 5.2 it had no effect.
         self.model_accepts_loss_kwargs = True
         self._counts: dict[str, int] | None = None
 

@@ -87,10 +87,10 @@ def encode(encoder: SentenceTransformer, texts: Sequence[str], **options: Any) -
     return vectors[[row[text] for text in texts]]
 
 
-def bi_encoder_scores(pairs: Dataset, profile: Profile, name: str = "minilm") -> np.ndarray:
+def bi_encoder_scores(pairs: Dataset, profile: Profile) -> np.ndarray:
     """Cosine between query and product under a pretrained sentence encoder, untrained, (N,)."""
-    query = embed(pairs["query"], profile, name)
-    product = embed(product_text(pairs[:]), profile, name)
+    query = embed(pairs["query"], profile)
+    product = embed(product_text(pairs[:]), profile)
     return (query * product).sum(axis=1)
 
 

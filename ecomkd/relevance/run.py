@@ -49,12 +49,6 @@ class Trained:
     exported: Path
 
 
-def one_seed(source: str | Path, profile: Profile, unlabelled: int | None = None) -> dict:
-    """What `results_of` gives for `trained` on a source, with the seed of the profile."""
-    data, catalogue = sources.load(source, profile), sources.catalogue(source, profile)
-    return results_of(trained(data, catalogue, profile, unlabelled))
-
-
 def trained(
     data: DatasetDict, catalogue: Dataset, profile: Profile, unlabelled: int | None = None
 ) -> Trained:
