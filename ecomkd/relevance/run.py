@@ -209,7 +209,7 @@ def speed(
     """
     threads = torch.get_num_threads()
     rows: dict[str, dict] = {}
-    sample = pairs.select(range(min(_SPEED_PAIRS, len(pairs))))
+    sample = stages.first_pairs(pairs, _SPEED_PAIRS)
     tokenizer = models.load_tokenizer(str(teacher))
     text = list(zip(sample["query"], sources.product_text(sample[:]), strict=True))
 

@@ -46,7 +46,7 @@ def warmed(data: DatasetDict, profile: Profile) -> Path:
 
     Raises ValueError for fewer than WARM_UP_LEAST pairs.
     """
-    pairs = data["unlabelled"].select(range(min(profile.warm_up_pairs, len(data["unlabelled"]))))
+    pairs = first_pairs(data["unlabelled"], profile.warm_up_pairs)
     if len(pairs) < WARM_UP_LEAST:
         raise ValueError(
             f"warmed: {len(pairs)} unlabelled pairs: give at least {WARM_UP_LEAST}, or set "
