@@ -20,6 +20,8 @@ from ecomkd.data.schema import GAINS
 from ecomkd.relevance import baselines, mining, stages
 from ecomkd.relevance import run as running
 from ecomkd.relevance.run import cautions, results_of, run, trained
+from ecomkd.relevance.tables import ranked, table
+from ecomkd.relevance.verdict import verdict
 
 COMMAND = "ecomkd run shoes --profile smoke --seeds 1 --first-seed 900 --out report"
 QUERIES = 14
@@ -160,7 +162,7 @@ def test_a_file_in_the_place_of_the_folder_is_named_before_any_work(profile, tmp
 
 
 def test_a_seeds_results_are_there_as_soon_as_it_is_done(ran):
-    assert ran.written == [set(), {"manifest.json", "seed-900.json"}]
+    assert ran.written == [{"manifest.json"}, {"manifest.json", "seed-900.json"}]
 
 
 @pytest.mark.parametrize("package", ["lightgbm", "onnx"])
@@ -212,19 +214,14 @@ def kept(folder: Path) -> dict:
 
 
 SHOPS = {
-    "one class, nothing relevant": (
-        {"esci_label": "I"},
-        ["All training pairs have the label I", "No test query has a relevant product"],
-        False,
-    ),
-    "nothing relevant in test and validation, stop words, kinds that are no text": (
-        {
-            "esci_label": lambda pairs: pairs["esci_label"].where(pairs["split"] == "train", "I"),
-            "product_title": "the of a",
-            "query_kind": range(4 * QUERIES),
-        },
-        ["No test query has a relevant product", "BM25 scores every product 0"],
-        False,
+    "one class, stop words, kinds that are no text": (
+        {"esci_label": "S", "product_title": "the of a", "query_kind": range(4 * QUERIES)},
+        [
+            "All training pairs have the label S",
+            "Only 4 of the test",
+            "BM25 scores every product 0",
+        ],
+        True,
     ),
     "one test query, one class in training": (
         {
@@ -261,6 +258,19 @@ def test_what_check_accepts_run_finishes_with_words_on_what_it_cannot_say(
     page = (tmp_path / "out" / "report.html").read_text()
     assert all(note.split(":")[0].replace("'", "&#x27;") in page for note in notes)
     assert "NaN" not in (tmp_path / "out" / "report.json").read_text()
+
+
+def test_test_queries_without_a_relevant_product_are_judged_by_classes(made):
+    """The contract refuses a file of such; data from elsewhere can still hold them."""
+    test = made.data["test"].map(lambda _: {"label": list(GAINS).index("I")})
+    data = DatasetDict({**made.data, "test": test})
+    assert [
+        note for note in cautions(data, made.catalogue) if "No test query has a relevant" in note
+    ]
+    result = results_of(replace(made, data=data))
+    assert not ranked([result])
+    assert "ndcg@10" not in table([result])
+    assert verdict([result]).startswith("No verdict")
 
 
 def test_cautions_come_before_any_training(profile, shoes, tmp_path, monkeypatch):
