@@ -9,8 +9,6 @@ import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-_NAMES = ("smoke", "book", "gpu")
-
 
 @dataclass(frozen=True)
 class Profile:
@@ -83,10 +81,10 @@ class Profile:
         Raises ValueError for an unknown name and TypeError for an unknown field.
         """
         name = name or os.environ.get("ECOMKD_PROFILE") or "book"
-        if name not in _NAMES:
+        if name not in _SCALES:
             raise ValueError(
                 f"Unknown profile {name!r}: set ECOMKD_PROFILE to, or pass, one of "
-                f"{', '.join(_NAMES)}."
+                f"{', '.join(_SCALES)}."
             )
         known = {field.name for field in fields(cls)} - {"name"}
         for key in overrides:

@@ -15,18 +15,19 @@ from typing import Any
 
 import datasets
 import numpy as np
-import torch
 from datasets import Array2D, Dataset, Features, Value
 from datasets import Sequence as SequenceFeature
-from torch import nn
-from transformers import PreTrainedModel, TrainerCallback
+
+from ecomkd.extras import needed
+
+with needed("ecomkd.distill", "run"):
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel, TrainerCallback
 
 from ecomkd import losses, runtime, trainer
 from ecomkd.config import Profile
 from ecomkd.data.sources import product_text
-
-# Other modules ask for these here.
-from ecomkd.trainer import OrderedTrainer, arguments, run_to_end  # noqa: F401
 
 _TOKENS = ("input_ids", "token_type_ids")
 
@@ -266,7 +267,8 @@ class DistillationTrainer(trainer.MeasuredTrainer):
             online: Any = teacher.requires_grad_(False)
             online.to(self.args.device).eval()
         # compute_loss takes means over whole steps: the library must not divide by the number of
-        # batches in a step once more, and this attribute, in all its versions, says so.
+        # batches in a step once more. It heeds this attribute in the versions that are allowed; in
+        # 5.2 it had no effect.
         self.model_accepts_loss_kwargs = True
         self._counts: dict[str, int] | None = None
 

@@ -26,7 +26,8 @@ def record(name: str, value, unit: str | None = None) -> str:
         >>> record("share kept", 0.9731)
         '0.973'
     """
-    text = number(value, unit) if isinstance(value, Real) else str(value)
+    is_number = isinstance(value, Real)  # NumPy's too, which no type of Python's own covers
+    text = number(value, unit) if is_number else str(value)
     try:
         from IPython import get_ipython
         from IPython.display import display
@@ -42,7 +43,7 @@ def record(name: str, value, unit: str | None = None) -> str:
     return text
 
 
-def number(value: Real, unit: str | None = None) -> str:
+def number(value: float, unit: str | None = None) -> str:
     """A number as the book prints it: whole ones with thousands marked, others to 3 digits, of
     which one is left below 0.001.
 

@@ -144,11 +144,14 @@ test["esci_label"] = test["label"].map(dict(enumerate("ESCI")))
 found = metrics.ranking(test.assign(score=0.0), {"E": 1.0, "S": 0.1, "C": 0.01, "I": 0.0})
 report.record("ndcg", found["ndcg@10"])
 metrics.seed_interval([1.0, 2.0, 3.0])
-for name, extra in (("losses", "run"), ("bench", "run"), ("plots", "plots")):
+of_run = ["bench", "distill", "export", "features", "losses", "models", "runtime", "trainer"]
+of_run += [f"relevance.{name}" for name in ("adapt", "judge", "run", "stages")]
+for name, extra in [("plots", "plots"), *((name, "run") for name in of_run)]:
     try:
         __import__(f"ecomkd.{name}")
     except ModuleNotFoundError as error:
-        assert f'ecomkd.{name} needs: pip install "ecomkd[{extra}]"' in str(error), error
+        needs = f' is missing, which ecomkd.{name} needs: pip install "ecomkd[{extra}]"'
+        assert str(error) == error.name + needs, error
     else:
         raise AssertionError(name)
 """
@@ -317,14 +320,15 @@ def test_contributing_shows_every_module():
 
 
 def test_losses_imports_torch_alone():
+    """And the sentence for whoever has no PyTorch."""
     tree = ast.parse((ROOT / "ecomkd" / "losses.py").read_text("utf-8"))
-    imported = set()
+    used = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            imported |= {alias.name.split(".")[0] for alias in node.names}
+            used |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            imported.add(node.module.split(".")[0])
-    assert imported - set(sys.stdlib_module_names) == {"torch"}
+            used.add(node.module if node.module.startswith("ecomkd") else node.module.split(".")[0])
+    assert used - set(sys.stdlib_module_names) == {"torch", "ecomkd.extras"}
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -11,12 +11,16 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict
-from transformers import (
-    AutoModelForMaskedLM,
-    DataCollatorForLanguageModeling,
-    DataCollatorForTokenClassification,
-    PreTrainedModel,
-)
+
+from ecomkd.extras import needed
+
+with needed("ecomkd.relevance.adapt", "run"):
+    from transformers import (
+        AutoModelForMaskedLM,
+        DataCollatorForLanguageModeling,
+        DataCollatorForTokenClassification,
+        PreTrainedModel,
+    )
 
 from ecomkd import keys, models, runtime, trainer
 from ecomkd.artifacts import data_digest, stage
