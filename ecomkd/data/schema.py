@@ -20,13 +20,13 @@ from ecomkd.data.contract import (
     LABELS,
     SPLITS,
     TEXT,
+    DataError,
     normalise_query,
     order_by_hash,
     product_text,
 )
-from ecomkd.data.files import DataError, data_files
+from ecomkd.data.files import TableFile, data_files
 from ecomkd.data.pairs import Pairs, Products
-from ecomkd.data.tables import TableFile
 
 if TYPE_CHECKING:
     import datasets

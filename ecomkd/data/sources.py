@@ -18,20 +18,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from ecomkd.artifacts import file_digest, stage, write_text
+from ecomkd.artifacts import known_digest, stage, write_text
 from ecomkd.config import Profile
 from ecomkd.data import shop
-from ecomkd.data.files import MAX_CHARACTERS, NAMES, STEMS, DataError, data_files
-from ecomkd.data.schema import (
+from ecomkd.data.contract import (
     LABELS,
+    NAMES,
     TEXT,
-    Tables,
-    check,
+    DataError,
     normalise_query,
     product_text,
-    read,
-    to_dataset,
 )
+from ecomkd.data.files import MAX_CHARACTERS, STEMS, data_files
+from ecomkd.data.schema import Tables, check, read, to_dataset
 
 __all__ = ["catalogue", "load", "map_esci", "product_text", "report"]
 
@@ -152,7 +151,7 @@ def _prepared(source: str | Path, profile: Profile | None) -> Path:
         )
     path = Path(source)
     found = zip(STEMS, data_files(path), strict=True)
-    contents = [[stem, file.suffix, file_digest(file)] for stem, file in found if file]
+    contents = [[stem, file.suffix, known_digest(file)] for stem, file in found if file]
     return _stage(lambda scratch: path, contents, root, own=True)
 
 
