@@ -1,6 +1,6 @@
-"""The files of a data set: which ones a path stands for, and their rows, in batches, as texts.
+"""The files of a data set: which ones a path stands for, how they are read, and the mapped copy.
 
-Everything that is refused is refused with its place and its mend. Chapter 1.
+What is refused is refused with its place and its mend. Chapter 1.
 """
 
 from __future__ import annotations
@@ -10,12 +10,16 @@ from array import array
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ecomkd.data.contract import TEXT, DataError, quoted, shown
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 MAX_CHARACTERS = 100_000
 """A longer text is taken for a mistake, such as a quotation mark that is never closed."""
@@ -364,3 +368,41 @@ def _storable(kind: pa.DataType) -> bool:
         return bool(Features.from_arrow_schema(pa.schema([("column", kind)])))
     except (ValueError, NotImplementedError):
         return False
+
+
+class ArrowWriter:
+    """Batches into one Arrow stream, then memory-mapped."""
+
+    schema: pa.Schema
+    """The columns, once some were written."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._stream: pa.RecordBatchStreamWriter | None = None
+
+    def write(self, columns: dict[str, list], further: pa.Table) -> None:
+        """Append rows: our own columns, then further ones."""
+        table = pa.table(columns)
+        for name in further.column_names:
+            column = further.column(name)
+            if pa.types.is_dictionary(column.type):
+                column = column.cast(column.type.value_type)
+            table = table.append_column(name, column)
+        if self._stream is None:
+            self.schema = table.schema.remove_metadata()
+            self._stream = pa.ipc.new_stream(str(self.path), self.schema)
+        self._stream.write_table(table.cast(self.schema))
+
+    def close(self) -> None:
+        """End the stream, after which it can be read."""
+        if self._stream is not None:
+            self._stream.close()
+
+    def dataset(self, names: tuple[str, ...] = ()) -> Dataset:
+        """The rows as a memory-mapped Dataset, in which `names` are those of the classes."""
+        from datasets import ClassLabel, Dataset, DatasetInfo, Features
+
+        features = Features.from_arrow_schema(self.schema)
+        if names:
+            features["label"] = ClassLabel(names=list(names))
+        return Dataset.from_file(str(self.path), info=DatasetInfo(features=features))

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -27,16 +25,10 @@ from ecomkd.data.contract import (
     order_by_hash,
     quoted,
 )
-from ecomkd.data.files import TableFile
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from ecomkd.data.files import ArrowWriter, TableFile
 
 HELD_OUT = 0.15
 """Share of the queries that becomes a split which the data do not give."""
-
-FEW = 30
-"""With fewer test queries than these, `check` says that nothing can be concluded."""
 
 _IDS = ("query_id", "product_id", "query")
 _EMPTY = "empty; fill it in or drop the row."
@@ -125,48 +117,6 @@ def read_whole(
         raise DataError(*told)
 
 
-class ArrowWriter:
-    """Batches into one Arrow stream, then memory-mapped."""
-
-    schema: pa.Schema
-    """The columns, once some were written."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._stream: pa.RecordBatchStreamWriter | None = None
-
-    def write(self, columns: dict[str, list], further: pa.Table) -> None:
-        """Append rows: our own columns, then further ones."""
-        table = pa.table(columns)
-        for name in further.column_names:
-            column = further.column(name)
-            if pa.types.is_dictionary(column.type):
-                column = column.cast(column.type.value_type)
-            table = table.append_column(name, column)
-        if self._stream is None:
-            self.schema = table.schema.remove_metadata()
-            self._stream = pa.ipc.new_stream(str(self.path), self.schema)
-        self._stream.write_table(table.cast(self.schema))
-
-    def close(self) -> None:
-        """End the stream, after which `table` and `dataset` give what was written."""
-        if self._stream is not None:
-            self._stream.close()
-
-    def table(self) -> pa.Table:
-        """The rows, memory-mapped."""
-        return pa.ipc.open_stream(pa.memory_map(str(self.path))).read_all()
-
-    def dataset(self, names: tuple[str, ...] = ()) -> Dataset:
-        """The rows as a memory-mapped Dataset, in which `names` are those of the classes."""
-        from datasets import ClassLabel, Dataset, DatasetInfo, Features
-
-        features = Features.from_arrow_schema(self.schema)
-        if names:
-            features["label"] = ClassLabel(names=list(names))
-        return Dataset.from_file(str(self.path), info=DatasetInfo(features=features))
-
-
 def title_hash(title: str) -> int:
     """A number that is the same, in this process, for titles that differ by spaces alone.
 
@@ -182,9 +132,10 @@ class Products:
         file.require("product_id", "product_title")
         self.file = file
         self.writer = ArrowWriter(scratch / "products.arrow")
-        self._ids, self._titles = Column(), array("q")
+        self._ids, self.titles = Column(), array("q")
         read_whole(file, self._take, self._check, file.place)
         self.writer.close()
+        self._texts = pa.ipc.open_stream(pa.memory_map(str(self.writer.path))).read_all()
         self.row = self._ids.number  # no id is there twice, so that its number is its row
         if len(self.row) < 2:
             raise DataError(
@@ -194,13 +145,13 @@ class Products:
     def _take(self, batch: pa.Table) -> None:
         texts = {name: self.file.texts(batch, name) for name in ("product_id", *TEXT)}
         self._ids.extend(texts["product_id"])
-        self._titles.extend(map(title_hash, texts["product_title"]))
+        self.titles.extend(map(title_hash, texts["product_title"]))
         self.writer.write(texts, batch.drop_columns([n for n in texts if n in batch.column_names]))
 
     def _check(self, faults: Faults) -> None:
         blank = self._ids.each(is_blank)
         faults.add(np.flatnonzero(blank), "product_id", _EMPTY)
-        faults.add(np.flatnonzero(np.array(self._titles) == 0), "product_title", _EMPTY)
+        faults.add(np.flatnonzero(np.array(self.titles) == 0), "product_title", _EMPTY)
         rows, first = unlike(np.arange(len(blank)), self._ids.codes, ~blank)
         faults.add(
             rows,
@@ -213,36 +164,29 @@ class Products:
 
     def title(self, product: str) -> int:
         """The `title_hash` of a product; 0 where it is not in the catalogue."""
-        return self._titles[self.row[product]] if product in self.row else 0
-
-    @cached_property
-    def _texts(self) -> pa.Table:
-        return self.writer.table().select(list(TEXT))
+        return self.titles[self.row[product]] if product in self.row else 0
 
     def fill(self, texts: dict[str, list[str]]) -> None:
         """Put the catalogue's text wherever a pair has none."""
-        blank = {name: [is_blank(value) for value in texts[name]] for name in TEXT}
-        ids = texts["product_id"]
-        rows = [
-            row
-            for row, product in enumerate(ids)
-            if product in self.row and any(blank[name][row] for name in TEXT)
+        there = [
+            (row, self.row[product])
+            for row, product in enumerate(texts["product_id"])
+            if product in self.row
         ]
-        if not rows:
-            return
-        known = self._texts.take([self.row[ids[row]] for row in rows])
         for name in TEXT:
-            for row, value in zip(rows, known[name].to_pylist(), strict=True):
-                if blank[name][row]:
-                    texts[name][row] = value
+            blank = [(row, place) for row, place in there if is_blank(texts[name][row])]
+            places = pa.array([place for _, place in blank], pa.int64())
+            known = self._texts[name].take(places).to_pylist()
+            for (row, _), value in zip(blank, known, strict=True):
+                texts[name][row] = value
 
 
 class Pairs:
     """Rows of judgments and unlabelled pairs, one after the other, and what is checked over all.
 
     After the files were added, `settle` draws the splits and merges repeated pairs. Then `keep` has
-    the numbers of the rows that stay, `split` the number of each row's split in SPLITS, `label` its
-    class or -1, and `report` counts what was read, merged and held out.
+    the numbers of the rows that stay, `split` the number of each row's split in SPLITS, `how` says
+    where it is from, and `label` is each row's class or -1.
     """
 
     def __init__(self, products: Products | None, scratch: Path):
@@ -251,10 +195,10 @@ class Pairs:
         self.writers: list[ArrowWriter] = []
         self.names: tuple[str, ...] = ()
         self.column = ""
-        self._query_id, self._product = Column(), Column()
-        self._query, self._seen = Column(), Column()  # as written, and as a reader sees it
+        self.query_id, self.product = Column(), Column()
+        self._query, self.seen = Column(), Column()  # as written, and as a reader sees it
         self._split, self._given_label = Column(), Column()
-        self._titles, self._labels = array("q"), array("b")
+        self.titles, self._labels = array("q"), array("b")
 
     def add(self, file: TableFile, unlabelled: bool = False) -> None:
         """Check and keep the rows of a file. Raises DataError with up to ten kinds of faults."""
@@ -279,7 +223,7 @@ class Pairs:
             file,
             lambda batch: self._take(file, batch, column, unlabelled),
             lambda faults: self._check(faults, column, ("unlabelled",) if unlabelled else splits),
-            self._place,
+            self.place,
         )
         self.writers[-1].close()
         self._same_types()
@@ -297,11 +241,11 @@ class Pairs:
             self.names.index(label) if label in self.names and split != "unlabelled" else -1
             for label, split in zip(given, splits, strict=True)
         ]
-        self._query_id.extend(texts["query_id"])
-        self._product.extend(texts["product_id"])
+        self.query_id.extend(texts["query_id"])
+        self.product.extend(texts["product_id"])
         self._query.extend(texts["query"])
-        self._seen.extend(map(as_seen, texts["query"]))
-        self._titles.extend(map(title_hash, texts["product_title"]))
+        self.seen.extend(map(as_seen, texts["query"]))
+        self.titles.extend(map(title_hash, texts["product_title"]))
         self._split.extend(splits)
         self._given_label.extend(given)
         self._labels.extend(labels)
@@ -315,13 +259,13 @@ class Pairs:
         def add(wrong: np.ndarray, column: str, sentence: Callable[[int], str] | str) -> None:
             faults.add(np.flatnonzero(wrong & last), column, sentence)
 
-        no_query_id, no_query = self._query_id.each(is_blank), ~self._seen.each(bool)
-        no_product = self._product.each(is_blank)
+        no_query_id, no_query = self.query_id.each(is_blank), ~self.seen.each(bool)
+        no_product = self.product.each(is_blank)
         add(no_query_id, "query_id", _EMPTY)
         add(no_product, "product_id", _EMPTY)
         add(no_query, "query", _EMPTY)
         also = "empty, also in the products" if self.products else "empty"
-        add(np.array(self._titles) == 0, "product_title", _EMPTY.replace("empty", also))
+        add(np.array(self.titles) == 0, "product_title", _EMPTY.replace("empty", also))
 
         split, given = self._split, self._given_label
         no_split = ~split.each(lambda name: name in splits) & last
@@ -343,14 +287,14 @@ class Pairs:
 
     def _compare(self, faults: Faults, whole: np.ndarray, judged: np.ndarray) -> None:
         """Find a query_id with two texts, a text in two splits, and a pair with two labels."""
-        query, seen, split = self._query, self._seen, self._split
-        rows, texts = unlike(seen.codes, self._query_id.codes, whole)
+        query, seen, split = self._query, self.seen, self._split
+        rows, texts = unlike(seen.codes, self.query_id.codes, whole)
         faults.add(
             rows,
             "query",
             lambda row: (
-                f"{quoted(query[row])} has the query_id {quoted(self._query_id[row])} of "
-                f"{quoted(seen[texts[0]])} in {self._place(texts[0])}; give each query its own id."
+                f"{quoted(query[row])} has the query_id {quoted(self.query_id[row])} of "
+                f"{quoted(seen[texts[0]])} in {self.place(texts[0])}; give each query its own id."
             ),
         )
         rows, splits = unlike(split.codes, seen.codes, whole)
@@ -360,17 +304,17 @@ class Pairs:
             "query",
             lambda row: (
                 f"the query {quoted(query[row])} is in {split[row] or drawn}, and in "
-                f"{split[splits[0]] or drawn} at {self._place(splits[0])}; "
+                f"{split[splits[0]] or drawn} at {self.place(splits[0])}; "
                 "keep each query in one split."
             ),
         )
-        rows, labels = unlike(self.label, self._pairs(self._query_id), judged)
+        rows, labels = unlike(self.label, self.pair(self.query_id), judged)
         faults.add(
             rows,
             self.column,
             lambda row: (
                 f"this pair is labelled {self.names[self.label[row]]!r}, and "
-                f"{self.names[self.label[labels[0]]]!r} in {self._place(labels[0])}; "
+                f"{self.names[self.label[labels[0]]]!r} in {self.place(labels[0])}; "
                 "keep one of the two."
             ),
         )
@@ -380,11 +324,12 @@ class Pairs:
         """The class of each row, or -1."""
         return np.array(self._labels)
 
-    def _pairs(self, queries: Column) -> np.ndarray:
+    def pair(self, queries: Column) -> np.ndarray:
         """The number of each row's query and product, taken together."""
-        return queries.codes * len(self._product.number) + self._product.codes
+        return queries.codes * len(self.product.number) + self.product.codes
 
-    def _place(self, row: int) -> str:
+    def place(self, row: int) -> str:
+        """Where a row stands."""
         first = self.files[0]
         if len(self.files) == 1 or row < first.rows:
             return first.place(row)
@@ -401,38 +346,22 @@ class Pairs:
 
     def settle(self) -> None:
         """Draw the splits that are not given, and merge repeated pairs."""
-        how = self._draw()
-        if len(self._product.number) < 2:
+        self.how = self._draw()
+        if len(self.product.number) < 2:
             raise DataError(
                 f"{self.files[0].path}: all pairs are about one product, so that nothing can be "
                 "ranked; give at least 2."
             )
-        self._relevant(how)
-        _, first = np.unique(self._pairs(self._query_id), return_index=True)
+        self._relevant()
+        _, first = np.unique(self.pair(self.query_id), return_index=True)
         self.keep = np.sort(first)
-        names = np.array(SPLITS)[self.split[self.keep]]
-        present = [name for name in SPLITS if (names == name).any()]
-        queries, labels = self._query_id.codes[self.keep], self.label[self.keep]
-        counts = np.bincount(labels[labels >= 0], minlength=len(self.names))
-        known = self.products.row if self.products else self._product.number
-        missing = [name for name in self._product.number if name not in known]
-        self.report = {
-            "pairs": {name: int((names == name).sum()) for name in present},
-            "queries": {name: len(np.unique(queries[names == name])) for name in present},
-            "labels": dict(zip(self.names, counts.tolist(), strict=True)),
-            "products": len(known),
-            "products_not_in_catalogue": len(missing),
-            "duplicates_merged": len(self._labels) - len(names),
-            "splits": how,
-            "notes": [*self._few(), *self._ids(missing), *self._two_titles(), *self._two_labels()],
-        }
 
     def _draw(self) -> str:
         """Give every query its split, and say how."""
         queries: dict[str, set[str]] = {name: set() for name in ("", *SPLITS)}
-        _, first = np.unique(self._seen.codes, return_index=True)
-        for row in first:
-            queries[self._split[row]].add(self._seen[row])
+        _, first = np.unique(self.seen.codes, return_index=True)
+        for query, row in zip(self.seen.number, first, strict=True):
+            queries[self._split[row]].add(query)
         pool, held_out = queries["train"], ["validation"]
         how = "as given, with 15 % of the training queries, by hash, as validation"
         if queries[""]:
@@ -456,17 +385,17 @@ class Pairs:
         drawn = {}
         for rank, query in enumerate(order_by_hash(pool)):
             drawn[query] = held_out[rank // part] if rank // part < len(held_out) else "train"
-        chosen = self._seen.each(lambda query: SPLITS.index(drawn[query]) if query in drawn else -1)
+        chosen = self.seen.each(lambda query: SPLITS.index(drawn[query]) if query in drawn else -1)
         given = self._split.each(lambda name: SPLITS.index(name) if name else -1)
         self.split = np.where(chosen >= 0, chosen, given)
         return how
 
-    def _relevant(self, how: str) -> None:
+    def _relevant(self) -> None:
         """Refuse a test or validation split in which every product is irrelevant."""
         worst = "I" if "I" in self.names else "0"
         good = ", ".join(name for name in self.names if name != worst)
         mend = f"judge some products there as one of {good}"
-        if how != "as given":
+        if self.how != "as given":
             mend += ", or say in a column 'split' where each query belongs"
         for name in ("test", "validation"):
             labels = self.label[self.split == SPLITS.index(name)]
@@ -475,88 +404,3 @@ class Pairs:
                     f"{self.files[0].path}, column {self.column!r}: no product is relevant in "
                     f"{name}, so that no ranking can be judged; {mend}."
                 )
-
-    def _few(self) -> list[str]:
-        """Notes on a single class, on too few queries, and on titles that say nothing."""
-        notes = []
-        train, test = (
-            self.keep[self.split[self.keep] == SPLITS.index(n)] for n in ("train", "test")
-        )
-        classes = np.unique(self.label[train])
-        if len(classes) == 1:
-            notes.append(
-                f"all training pairs are labelled {self.names[classes[0]]!r}: nothing can be "
-                "learnt of the other labels."
-            )
-        _, sizes = np.unique(self._query_id.codes[test], return_counts=True)
-        if len(sizes) < FEW:
-            plural = "queries are" if len(sizes) > 1 else "query is"
-            notes.append(
-                f"{len(sizes)} test {plural} too few to conclude anything from a comparison; "
-                f"judge {FEW} or more."
-            )
-        if sizes.max() == 1:
-            notes.append(
-                "no test query has two judged products: labels can be compared, rankings cannot."
-            )
-        if len(set(self._titles)) == 1:
-            notes.append("all judged products have the same title: only other texts differ.")
-        return notes
-
-    def _ids(self, missing: list[str]) -> list[str]:
-        """A note on judged products that are not in the catalogue; DataError where none is."""
-        if not missing or self.products is None:
-            return []
-        bare = {name.strip().lstrip("0"): name for name in self.products.row}
-        alike = [name for name in missing if name.strip().lstrip("0") in bare]
-        if alike:
-            other = bare[alike[0].strip().lstrip("0")]
-            example = f"such as {quoted(alike[0])}, which stands there as {quoted(other)}; "
-            example += "write ids alike in all files, with the same leading zeros and spaces"
-        else:
-            example = f"such as {quoted(missing[0])}"
-        judged = len(self._product.number)
-        if len(missing) == judged:
-            mend = "" if alike else "; write ids alike in all files, or add what was judged"
-            raise DataError(
-                f"{self.products.file.path}, column 'product_id': none of the {judged:,} judged "
-                f"products is in it, {example}{mend}."
-            )
-        return [
-            f"{len(missing):,} of {judged:,} judged products are not in the products, {example}."
-        ]
-
-    def _two_titles(self) -> list[str]:
-        """Notes on products whose title is not the same everywhere."""
-        titles, product = np.array(self._titles), self._product.codes
-        rows, first = unlike(titles, product)
-        notes = []
-        if len(rows):
-            places = f"{self._place(first[0])} and {self._place(rows[0])}"
-            notes.append((rows, "more than one title", places))
-        if self.products:
-            known = self._product.each(self.products.title)
-            rows = np.flatnonzero((known != 0) & (known != titles))
-            if len(rows):
-                notes.append((rows, "another title than in the products", self._place(rows[0])))
-        return [
-            f"{_many(len(np.unique(product[rows])), 'judged product')} {what}, such as "
-            f"{quoted(self._product[rows[0]])} in {places}; each pair keeps its own, a repeated "
-            "pair the first."
-            for rows, what, places in notes
-        ]
-
-    def _two_labels(self) -> list[str]:
-        """A note on a text and a product with two labels, under two query ids."""
-        rows, first = unlike(self.label, self._pairs(self._seen))
-        if not len(rows):
-            return []
-        return [
-            f"{_many(len(rows), 'pair')} another label under another query_id with the same text, "
-            f"such as {self._place(rows[0])} and {self._place(first[0])}; they count as different "
-            "queries."
-        ]
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s have' if count > 1 else ' has'}"
