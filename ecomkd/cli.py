@@ -150,9 +150,11 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", default="127.0.0.1", help="default: this machine alone")
     _number(serve, "--port", "0 takes a free one", 0, 65_535, default=8000, metavar="PORT")
     _number(serve, "--workers", "threads (default: cores)", 1)
-    _number(serve, "--timeout", "seconds until a request is given up", 0.001, kind=float)
+    text = "seconds until a request is given up"
+    _number(serve, "--timeout", text, 0.001, kind=float, metavar="S")
     _number(serve, "--rate", "requests a second of one client; 0 for no limit", 0, kind=float)
-    _number(serve, "--shadow", "share of the answers the teacher judges too", 0, 1, kind=float)
+    text = "share of the answers the teacher judges too"
+    _number(serve, "--shadow", text, 0, 1, kind=float, metavar="SHARE")
     for option, metavar, text in (
         ("--proxy", "ADDRESS", "a proxy, or a network of them, believed about clients' addresses"),
         ("--allowed-host", "NAME", "a name by which clients ask for this service"),

@@ -21,14 +21,7 @@ from tqdm.auto import tqdm
 from ecomkd.artifacts import known_digest, stage, write_text
 from ecomkd.config import Profile
 from ecomkd.data import shop
-from ecomkd.data.contract import (
-    LABELS,
-    NAMES,
-    TEXT,
-    DataError,
-    normalise_query,
-    product_text,
-)
+from ecomkd.data.contract import LABELS, NAMES, TEXT, DataError, normalise_query, product_text
 from ecomkd.data.files import MAX_CHARACTERS, STEMS, data_files
 from ecomkd.data.schema import Tables, check, read, to_dataset
 
@@ -123,13 +116,8 @@ def _prepared(source: str | Path, profile: Profile | None) -> Path:
     profile = profile or Profile.named()
     root = profile.artifacts
     if source == "shop":
-        size = {
-            "seed": profile.seed,
-            "products": profile.products,
-            "queries": profile.queries,
-            "judged_per_query": profile.judged_per_query,
-            "unlabelled_pairs": profile.unlabelled_pairs,
-        }
+        names = ("seed", "products", "queries", "judged_per_query", "unlabelled_pairs")
+        size = {name: getattr(profile, name) for name in names}
 
         def simulate(scratch: Path) -> Path:
             shop.write(scratch / "shop", **size)
@@ -182,18 +170,14 @@ def _save(tables: Tables, folder: Path) -> None:
 
 
 def _distinct_products(tables: Tables) -> datasets.Dataset:
-    seen: set[str] = set()
-    parts = []
-    for part in (tables.judgments, tables.unlabelled):
-        if part is not None:
-            ids = part.with_format("arrow")["product_id"].to_pylist()
-            rows = []
-            for row, key in enumerate(ids):
-                if key not in seen:
-                    seen.add(key)
-                    rows.append(row)
-            parts.append(part.select_columns(["product_id", *TEXT]).select(np.array(rows, int)))
-    return datasets.concatenate_datasets(parts)
+    parts = [part for part in (tables.judgments, tables.unlabelled) if part is not None]
+    pairs = datasets.concatenate_datasets(
+        [part.select_columns(["product_id", *TEXT]) for part in parts]
+    )
+    rows: dict[str, int] = {}
+    for row, product in enumerate(pairs.with_format("arrow")["product_id"].to_pylist()):
+        rows.setdefault(product, row)
+    return pairs.select(np.array(list(rows.values())))
 
 
 def _esci_batches(streaming: bool) -> Iterator[tuple[str, dict[str, list]]]:
