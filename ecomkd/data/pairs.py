@@ -132,7 +132,7 @@ class Products:
         file.require("product_id", "product_title")
         self.file = file
         self.writer = ArrowWriter(scratch / "products.arrow")
-        self._ids, self.titles = Column(), array("q")
+        self._ids, self._titles = Column(), array("q")
         read_whole(file, self._take, self._check, file.place)
         self.writer.close()
         self._texts = pa.ipc.open_stream(pa.memory_map(str(self.writer.path))).read_all()
@@ -145,13 +145,13 @@ class Products:
     def _take(self, batch: pa.Table) -> None:
         texts = {name: self.file.texts(batch, name) for name in ("product_id", *TEXT)}
         self._ids.extend(texts["product_id"])
-        self.titles.extend(map(title_hash, texts["product_title"]))
+        self._titles.extend(map(title_hash, texts["product_title"]))
         self.writer.write(texts, batch.drop_columns([n for n in texts if n in batch.column_names]))
 
     def _check(self, faults: Faults) -> None:
         blank = self._ids.each(is_blank)
         faults.add(np.flatnonzero(blank), "product_id", _EMPTY)
-        faults.add(np.flatnonzero(np.array(self.titles) == 0), "product_title", _EMPTY)
+        faults.add(np.flatnonzero(np.array(self._titles) == 0), "product_title", _EMPTY)
         rows, first = unlike(np.arange(len(blank)), self._ids.codes, ~blank)
         faults.add(
             rows,
@@ -164,7 +164,7 @@ class Products:
 
     def title(self, product: str) -> int:
         """The `title_hash` of a product; 0 where it is not in the catalogue."""
-        return self.titles[self.row[product]] if product in self.row else 0
+        return self._titles[self.row[product]] if product in self.row else 0
 
     def fill(self, texts: dict[str, list[str]]) -> None:
         """Put the catalogue's text wherever a pair has none."""
@@ -273,8 +273,8 @@ class Pairs:
         add(no_split, "split", lambda row: f"unknown split {quoted(split[row])}; {use}")
 
         # What is a fault already is to cause no second one, from here on.
-        free, filled, label = split.each("unlabelled".__eq__), given.each(bool), self.label
-        judged = ~free & ~no_split
+        free, filled = split.each(lambda name: name == "unlabelled"), given.each(bool)
+        judged, label = ~free & ~no_split, self.label
         mend = "on an unlabelled pair; empty it or change the split."
         add(free & filled, column, lambda row: f"{quoted(given[row])} {mend}")
         one = f"use one of {', '.join(self.names)}."
