@@ -7,7 +7,8 @@ import pytest
 
 from ecomkd.config import Profile
 from ecomkd.data import sources
-from ecomkd.data.files import MAX_CHARACTERS, DataError
+from ecomkd.data.contract import DataError
+from ecomkd.data.files import MAX_CHARACTERS
 from ecomkd.data.schema import read
 
 HEADER = "query_id,product_id,query,product_title,esci_label,split\n"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ecomkd.data.files import DataError
+from ecomkd.data.contract import DataError
 
 HORIZON = 28
 """Days that a recommendation looks ahead, and that validation and test last."""
