@@ -89,7 +89,7 @@ def test_a_full_service_turns_requests_away():
 def test_room_is_for_those_who_can_be_answered_in_time(waiting, pace, full):
     settings = Settings(workers=2, timeout=2, max_waiting=10)
     room = Room(settings)
-    room.waiting, room.pace = waiting, pace
+    room._of_client["a"], room.pace = waiting, pace
     assert room.full() is full
 
 

@@ -69,7 +69,6 @@ class Connections:
     def __init__(self, most: int, of_client: int):
         self._most, self._of_client = most, of_client
         self._clients: OrderedDict[Any, str | None] = OrderedDict()
-        self._counts: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -77,18 +76,14 @@ class Connections:
     def enter(self, connection, client: str | None) -> None:
         """Take a new connection in; with None as its client, only the limit on all counts."""
         self._clients[connection] = client
-        if client is not None:
-            self._counts[client] += 1
-        same_client = client is not None and self._counts[client] > self._of_client
-        if same_client or len(self) > self._most:
-            waiting = (
-                other
-                for other, who in self._clients.items()
-                if (who == client or not same_client) and other.waits()
-            )
-            longest = next(waiting, connection)
-            self.leave(longest)
-            longest.drop()
+        crowd = [other for other, who in self._clients.items() if who == client]
+        if client is None or len(crowd) <= self._of_client:
+            if len(self) <= self._most:
+                return
+            crowd = list(self._clients)
+        longest = next((other for other in crowd if other.waits()), connection)
+        self.leave(longest)
+        longest.drop()
 
     def answered(self, connection) -> None:
         """Note that a connection begins to wait for its next request."""
@@ -97,11 +92,7 @@ class Connections:
 
     def leave(self, connection) -> None:
         """Forget a connection; one that is not known changes nothing."""
-        client = self._clients.pop(connection, None)
-        if client is not None:
-            self._counts[client] -= 1
-            if not self._counts[client]:
-                del self._counts[client]
+        self._clients.pop(connection, None)
 
 
 class Room:
@@ -114,10 +105,13 @@ class Room:
     def __init__(self, settings: Settings):
         self._settings = settings
         self._of_client: Counter[str] = Counter()
-        self.waiting = 0
-        """Requests in the room."""
         self.pace = 0.0
-        """Seconds of work for each of them, a moving mean."""
+        """Seconds of work for each request in the room, a moving mean."""
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the room."""
+        return self._of_client.total()
 
     def refusal(self, client: str) -> JSONResponse | None:
         """What a further request of the client is told where there is no room for it."""
@@ -142,12 +136,10 @@ class Room:
     @contextlib.contextmanager
     def enter(self, client: str) -> Iterator[None]:
         """Around a request that found room."""
-        self.waiting += 1
         self._of_client[client] += 1
         try:
             yield
         finally:
-            self.waiting -= 1
             self._of_client -= Counter([client])
 
     @contextlib.contextmanager
