@@ -203,16 +203,21 @@ def bi_encoder(
         models.freeze(model[0].auto_model, profile.frozen_layers)
         _fit(model, rows, data["validation"], profile, folder, steps, profile.student_learning_rate)
 
+    imitated = None
+    if first is not None:
+        imitated = [
+            keys.digests(taught["unlabelled"], taught["mined"]),
+            keys.identity(teacher_folder),
+            keys.identity(first),
+            data_digest(catalogue, ("product_id", *TEXT)),
+            [list(WORDS), list(RERANKER), DEPTH],
+        ]
     parts = [
         row,
         _PRETRAINED,
         steps,
         keys.digests(data["train"], data["validation"]),
-        None if row == "labels" else keys.digests(taught["unlabelled"], taught["mined"]),
-        None if row == "labels" else keys.identity(teacher_folder),
-        None if row == "labels" else keys.identity(first),
-        None if row == "labels" else data_digest(catalogue, ("product_id", *TEXT)),
-        None if row == "labels" else [list(WORDS), list(RERANKER), DEPTH],
+        imitated,
         keys.settings_of(profile, "frozen_layers", "student_learning_rate"),
         [_RIVALS, _SCALE],
     ]

@@ -79,15 +79,9 @@ def _write(
     pieces = bag.tokenizer.encode_batch(texts, add_special_tokens=False)
     index = words.bm25(texts)
     vectors = token_means([text.ids for text in pieces], table).astype(np.float32)
-    # Texts without a single word have an index without tables.
-    empty = {
-        "data": np.zeros(0, np.float32),
-        "indices": np.zeros(0, int),
-        "indptr": np.zeros(1, int),
-    }
-    tables = {f"words.{name}": index.scores.get(name, none) for name, none in empty.items()}
+    tables = {f"words.{name}": getattr(index, name) for name in ("data", "indices", "indptr")}
     (folder / "index.safetensors").write_bytes(save({"vectors": vectors, **tables}))
-    write_text(folder / "words.json", json.dumps(index.vocab_dict))
+    write_text(folder / "words.json", json.dumps(index.numbers))
     gains = judge.gains(validation)
     worth = list(gains.values())
     export.deploy(exported, folder / "student", list(map(str, gains)), worth, profile.max_length)

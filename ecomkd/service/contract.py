@@ -69,8 +69,7 @@ class Settings:
     is silent for as long is closed."""
     max_waiting: int = 32
     """Requests that are in work or wait for it; the next one is turned away. So it is before that
-    where, by the pace of the last requests, it would take more than half of `timeout`: otherwise a
-    crowd would have all its answers computed just too late."""
+    where, by the pace of the last requests, it would take more than half of `timeout`."""
     max_waiting_of_client: int = 16
     """Requests of one client among them."""
     max_connections: int = 512
