@@ -14,7 +14,6 @@ again goes on where it stopped.
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -24,14 +23,12 @@ import pandas as pd
 from datasets import Dataset, DatasetDict
 
 import shared
-from ecomkd import bench, load, metrics, models, report
-from ecomkd.artifacts import write_text
+from ecomkd import load, metrics, models, report
 from ecomkd.config import Profile
 from ecomkd.data import shop
 from ecomkd.data.sources import catalogue
 from ecomkd.relevance import judge, mining, stages
 
-RECORDED = Path(report.__file__).parent / "recorded" / "student_ablations.json"
 VARIED = {
     "alpha": (0.25, 1.0, 4.0),
     "temperature": (1.0, 2.0, 4.0),
@@ -192,29 +189,19 @@ def merge(folder: Path, out: Path) -> None:
 def main() -> None:
     groups = ["row", *VARIED, "unlabelled", "source"]
     parser = argparse.ArgumentParser(description="What makes a good student.")
-    parser.add_argument("--seeds", type=int, nargs="*", default=[], help="seeds of the shop")
     parser.add_argument("--groups", nargs="*", default=groups, choices=groups, help="what to vary")
     parser.add_argument("--pairs", type=int, help="unlabelled pairs (the profile's live_pairs)")
-    parser.add_argument("--folder", type=Path, help="of the single seeds' files")
-    parser.add_argument("--merge", action="store_true", help="write the recorded result")
-    parser.add_argument("--out", type=Path, default=RECORDED, help="where --merge writes")
-    arguments = parser.parse_args()
-    folder = arguments.folder or Profile.named().artifacts / "student_ablations"
-    if not arguments.seeds and not arguments.merge:
-        parser.error("give --seeds, --merge, or both")
+    arguments = shared.arguments_of(parser, "student_ablations", scaled=False)
     unlabelled = arguments.pairs or Profile.named().live_pairs
-    for seed in arguments.seeds:
-        result = {
-            "seed": seed,
+
+    def measured(seed: int) -> dict:
+        return {
             "pairs": unlabelled,
-            "profile": shared.profile(),
             "generator": shop.generator_hash(),
-            "hardware": bench.hardware(),
             "entries": measure(seed, arguments.groups, unlabelled),
         }
-        write_text(folder / f"seed{seed}.json", json.dumps(result, indent=1))
-    if arguments.merge:
-        merge(folder, arguments.out)
+
+    shared.run(arguments, measured, merge)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets
+
+from ecomkd.extras import needed
+
+with needed("ecomkd.transfer.relevance", "run"):
+    import torch
 
 from ecomkd import distill, metrics, models
 from ecomkd.artifacts import stage
