@@ -20,7 +20,7 @@ import pandas as pd
 from datasets import Dataset
 
 import shared
-from ecomkd import load, metrics, report
+from ecomkd import load, report
 from ecomkd.config import Profile
 from ecomkd.data import shop
 from ecomkd.relevance import judge, stages
@@ -90,17 +90,13 @@ def goals(curve: pd.DataFrame, longer: pd.DataFrame) -> list[dict]:
     )
     found = []
     for name, other in (("From scratch", scratch), ("From scratch, longer run", further)):
-        lost = (teacher - other) / teacher
-        several = len(lost) >= 3
-        interval = metrics.seed_interval(lost) if several else {"low": None, "high": None}
+        lost = shared.over_seeds((teacher - other) / teacher)
         found.append(
             report.goal(
-                name=f"{name}: share of the teacher's lift on unseen synonyms that is lost",
-                value=float(lost.mean()),
-                low=interval["low"],
-                high=interval["high"],
+                f"{name}: share of the teacher's lift on unseen synonyms that is lost",
+                *lost.values(),
                 wanted="≥ 1/3",
-                met=bool(lost.mean() >= 1 / 3),
+                met=lost["mean"] >= 1 / 3,
             )
         )
     return found

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ecomkd import bench, recommend, report
+from ecomkd import bench, metrics, recommend, report
 from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
 from ecomkd.data.baskets import Baskets, sample
@@ -143,12 +143,24 @@ def means(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(tables).groupby(level=0).mean()
 
 
+def over_seeds(values: Sequence[float]) -> dict[str, float | None]:
+    """The mean over seeds, and from three seeds on its interval."""
+    if len(values) >= 3:
+        return metrics.seed_interval(values)
+    return {"mean": float(np.mean(values)), "low": None, "high": None}
+
+
 # Goals --------------------------------------------------------------------------------------------
 
 
 def ends(found: dict) -> tuple[float, float, float]:
     """A measured value or difference and the ends of its interval, as `report.goal` takes them."""
     return found["difference" if "difference" in found else "value"], found["low"], found["high"]
+
+
+def exact(name: str, value: float, wanted: str, met: bool) -> dict:
+    """The goal of a value that has no interval."""
+    return report.goal(name, value, value, value, wanted, bool(met))
 
 
 def above(name: str, found: dict) -> dict:

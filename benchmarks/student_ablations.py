@@ -18,12 +18,11 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from datasets import Dataset, DatasetDict
 
 import shared
-from ecomkd import load, metrics, models, report
+from ecomkd import load, models, report
 from ecomkd.config import Profile
 from ecomkd.data import shop
 from ecomkd.data.sources import catalogue
@@ -147,11 +146,8 @@ def summary(entries: pd.DataFrame) -> list[dict]:
         found |= {name: int(runs[name].iloc[0]) for name in ("steps", "parameters")}
         for split in ("validation", "test"):
             for name in ("macro_f1", "ndcg@10", "lift@10", "quality"):
-                values = [quality[name] for quality in runs[split]]
-                span = {"mean": float(np.mean(values)), "low": None, "high": None}
-                if len(values) >= 3:
-                    span = metrics.seed_interval(values)
-                found[f"{split} {name}"] = span
+                of_seeds = [quality[name] for quality in runs[split]]
+                found[f"{split} {name}"] = shared.over_seeds(of_seeds)
         rows.append(found)
     best = {}
     for row in rows:

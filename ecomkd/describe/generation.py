@@ -23,6 +23,7 @@ with needed("ecomkd.describe.generation", "describe"):
     from tokenizers import ByteLevelBPETokenizer, Tokenizer
     from torch import nn
     from torch.nn.utils.rnn import pad_sequence
+    from torch.utils.data import DataLoader
     from transformers import (
         AutoModelForCausalLM,
         AutoTokenizer,
@@ -213,12 +214,11 @@ def teacher_tokens(
     `top_tokens` (N, K) are the `KEPT` most probable ones, and `top_logits` (N, K) their
     log-probabilities. All other tokens count as impossible.
     """
-    collate = Collator(tokenizer.pad_token_id)
     model = _ready(model, profile)
     tops = {"top_tokens": [], "top_logits": []}
-    for start in range(0, len(rows), profile.batch_size):
-        part = [rows[i] for i in range(start, min(start + profile.batch_size, len(rows)))]
-        batch = {name: value.to(model.device) for name, value in collate(part).items()}
+    collator = Collator(tokenizer.pad_token_id)
+    for batch in DataLoader(rows, profile.batch_size, collate_fn=collator):
+        batch = {name: value.to(model.device) for name, value in batch.items()}
         labels = batch.pop("labels")
         with torch.inference_mode():
             logits, _ = described(model(**batch).logits, labels)
@@ -226,7 +226,9 @@ def teacher_tokens(
         sizes = (labels[:, 1:] != losses.IGNORE).sum(1).tolist()
         for name, found in (("top_tokens", best.indices), ("top_logits", best.values)):
             tops[name] += [one.tolist() for one in found.cpu().split(sizes)]
-    return Dataset.from_list([row | {k: tops[k][i] for k in tops} for i, row in enumerate(rows)])
+    for name, column in tops.items():
+        rows = rows.add_column(name, column)
+    return rows
 
 
 class WordLevelTrainer(OrderedTrainer):

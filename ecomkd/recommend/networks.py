@@ -7,6 +7,7 @@ Chapters 10 and 14.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -35,7 +36,6 @@ _SPANS = (7, 28, 112)  # days, of sales
 _BASKETS = 48  # the latest visits, which a transformer reads
 _AGES = 36
 _DROPOUT = 0.2
-_PARTS = ("slot", "item", "age", "mask", "user", "seen", "habit", "buyer", "bought")
 
 
 class Items:
@@ -124,7 +124,7 @@ class BasketCollator:
 
     def __call__(self, rows: list[dict]) -> dict:
         (row,) = rows
-        day, found = int(row["day"]), {name: [] for name in _PARTS}
+        day, found = int(row["day"]), defaultdict(list)
         for place, user in enumerate(row["users"]):
             days, items = self.days[user], self.items[user]
             now, then = np.searchsorted(days, (day, day + HORIZON))
@@ -136,13 +136,19 @@ class BasketCollator:
                 )
             visits = np.unique(days[:now])[-_BASKETS:]
             late = np.searchsorted(days[:now], visits[0])
-            slot = place * _BASKETS + np.searchsorted(visits, days[late:now])
-            own = {"slot": slot, "item": items[late:now], "seen": seen, "habit": habit}
-            own |= {"user": np.full(len(seen), place), "buyer": np.full(len(new), place)}
             age = np.minimum(4 * np.log2(day - visits), _AGES - 1).astype(np.int64)
             room = _BASKETS - len(visits)
-            own |= {"bought": new, "age": np.pad(age, (0, room))[None]}
-            own["mask"] = np.pad(np.ones(len(visits), bool), (0, room))[None]
+            own = {
+                "slot": place * _BASKETS + np.searchsorted(visits, days[late:now]),
+                "item": items[late:now],
+                "age": np.pad(age, (0, room))[None],
+                "mask": np.pad(np.ones(len(visits), bool), (0, room))[None],
+                "user": np.full(len(seen), place),
+                "seen": seen,
+                "habit": habit,
+                "buyer": np.full(len(new), place),
+                "bought": new,
+            }
             for name, part in own.items():
                 found[name].append(part)
         batch = {name: torch.from_numpy(np.concatenate(parts)) for name, parts in found.items()}

@@ -134,8 +134,8 @@ def learn(
 ) -> Path:
     """The folder of a recommender that is fitted to the baskets of `items` before day `start`.
 
-    Given the folder of a `source`, another shop's recommender of the same kind, it begins as that
-    one. It is trained as `recommend.HYPERPARAMETERS` say, but on all items that were
+    Given the folder of a `source`, another shop's recommender of the same kind, it begins with the
+    `PARTS` of that. It is trained as `recommend.HYPERPARAMETERS` say, but on all items that were
     sold, for `STEPS` steps or more, and once with each of the learning `rates`. The one with the
     highest recall@10 from day `start` on is kept, and that may be what training began with, for few
     baskets can spoil more than they teach. Training is in float32, as that of `recommend.train`.
