@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import demo_store
 from ecomkd import describe, models, runtime
 from ecomkd.config import Profile
 from ecomkd.data import shop as simulated
@@ -154,19 +156,18 @@ def test_a_real_record_holds_what_its_text_says_unless_it_is_withheld():
         "gender_affinity": None, "description": "Four red mugs of real porcelain.",
     }  # fmt: skip
     whole, bare = (
-        describe.store_products(pd.DataFrame([row]), withheld=withheld)[0]
-        for withheld in (False, True)
+        demo_store.products(pd.DataFrame([row]), withheld=withheld)[0] for withheld in (False, True)
     )
     assert "Colour: red" in whole.record and "Number: four" in whole.record
-    own = describe.store_vocabulary()
+    own = demo_store.vocabulary()
     assert not own.check(row["description"], whole).wrong
     assert set(own.check(row["description"], bare).invented) == {"4", "porcelain"}
 
 
 def test_the_store_says_where_it_is_missing(monkeypatch, tmp_path):
     monkeypatch.setenv("ECOMKD_REAL_DATA", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="ECOMKD_REAL_DATA"):
-        describe.read_store()
+    with pytest.raises(SystemExit, match="demo_store: not found; set ECOMKD_REAL_DATA"):
+        demo_store.task(profile(tmp_path))
 
 
 # The generator ------------------------------------------------------------------------------------
@@ -304,6 +305,9 @@ def test_a_text_does_not_depend_on_what_is_written_beside_it(tiny, tmp_path):
 def test_a_missing_or_changed_package_is_named(monkeypatch, tmp_path):
     with monkeypatch.context() as patch, pytest.raises(runtime.ModelError, match="--no-deps"):
         patch.setattr(generation.importlib.util, "find_spec", lambda name: None)
+        generation.load()
+    with monkeypatch.context() as patch, pytest.raises(ModuleNotFoundError, match="describe"):
+        patch.setitem(sys.modules, "gguf", None)
         generation.load()
     (tmp_path / generation._FILE).write_bytes(b"nothing")
     spec = type("Spec", (), {"origin": str(tmp_path / "__init__.py")})
