@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer
-from sklearn.preprocessing import normalize
 
 from ecomkd import keys, models, runtime
 from ecomkd.artifacts import stage
@@ -37,18 +36,6 @@ def pool(states: torch.Tensor, mask: torch.Tensor, pooling: str = "mean") -> tor
     if pooling == "max":
         return states.masked_fill(~there, -torch.inf).amax(dim=1)
     return states.masked_fill(~there, 0).sum(dim=1) / there.sum(dim=1)
-
-
-def token_means(ids: Sequence[Sequence[int]], table: np.ndarray) -> np.ndarray:
-    """Vectors (N, d) of length 1, float64: the mean of each text's token vectors in `table` (V, d).
-
-    That is all that a static embedding does. A text without tokens has the zero vector.
-    """
-    means = np.zeros((len(ids), table.shape[1]))
-    for row, tokens in enumerate(ids):
-        if len(tokens):
-            means[row] = table[list(tokens)].mean(axis=0, dtype=np.float64)
-    return normalize(means) if len(ids) else means
 
 
 def layers(
