@@ -63,7 +63,7 @@ def frontier(
     """Quality against latency, area by size: one disc for each row of `table`.
 
     The index names the rows; the column `role` picks the colour from `PALETTE`. Latency is on a
-    logarithmic axis. Drawn on `axes`, or on a figure of its own.
+    logarithmic axis. It is drawn on `axes`, or on a figure of its own.
     """
     axes = axes or plt.figure().gca()
     scale = 900 / table[size].max()

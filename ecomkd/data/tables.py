@@ -355,7 +355,7 @@ class Faults:
 
 
 class ArrowWriter:
-    """Batches into one Arrow stream, then memory-mapped."""
+    """Writes batches into one Arrow stream, and then gives it memory-mapped."""
 
     schema: pa.Schema
     """The columns, once some were written."""

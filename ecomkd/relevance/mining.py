@@ -24,9 +24,9 @@ _NEIGHBOURS = 40
 def catalogue_queries(catalogue: Dataset, count: int, seed: int) -> list[str]:
     """Up to `count` distinct queries made of words that the catalogue itself has.
 
-    In equal parts: a product type (where the catalogue has `product_type`), a type with a brand or
-    a colour, and a phrase of two to four words of a title that starts near its beginning, where
-    sellers say what the thing is. A product without a type gives phrases alone. Duplicates in
+    They are, in equal parts, a product type (where the catalogue has `product_type`), a type with a
+    brand or a colour, and a phrase of two to four words of a title that starts near its beginning,
+    where sellers say what the thing is. A product without a type gives phrases alone. Duplicates in
     normal form are left out.
     """
     rng = np.random.default_rng(seed)
