@@ -5,8 +5,10 @@ All chapters.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
+import inspect
 import json
 import os
 import re
@@ -24,13 +26,18 @@ _MANIFEST = "manifest.json"
 def digest(*parts) -> str:
     """The first 16 hex digits of a SHA-256 over `parts`.
 
-    A part is a plain value, or a list, tuple or mapping of parts.
+    A part is a plain value, a list, tuple or mapping of parts, a dataclass, or a module or
+    function, which stands for its source text.
     """
     text = json.dumps([_plain(part) for part in parts], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _plain(part):
+    if inspect.ismodule(part) or inspect.isfunction(part) or inspect.isclass(part):
+        return inspect.getsource(part)
+    if dataclasses.is_dataclass(part):
+        return _plain(dataclasses.asdict(part))
     if isinstance(part, dict):
         return {str(key): _plain(value) for key, value in part.items()}
     if isinstance(part, (list, tuple)):
@@ -47,8 +54,8 @@ def file_digest(path: Path | str) -> str:
 
 
 _DIGESTS: dict[Path, tuple[tuple[int, int, int], str]] = {}
-"""The files that were hashed in this process: for each the inode, the size and the time of change
-that it had, and its SHA-256."""
+"""What was hashed in this process: a file, as its inode, size and time of change were, and its
+SHA-256."""
 
 
 def known_digest(path: Path | str) -> str:

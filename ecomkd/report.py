@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from importlib import metadata, resources
 from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
 
 from ecomkd.artifacts import write_text
 
@@ -48,21 +49,22 @@ def number(value: Real, unit: str | None = None) -> str:
     A whole number has its thousands marked; others have 3 digits, and one digit below 0.001. The
     unit follows after a no-break space; for `%` the number is multiplied by 100 first.
     """
-    value = value + 0  # no minus before a zero
+    plain: Any = value  # a type checker grants a Real neither comparison nor format
+    plain = plain + 0  # no minus before a zero
     if unit == "%":
-        return f"{100 * value:.1f} %"
-    if isinstance(value, Integral):
-        text = f"{value:,}"
-    elif abs(value) >= 100:
-        text = f"{value:,.0f}"
-    elif abs(value) >= 10:
-        text = f"{value:.1f}"
-    elif abs(value) >= 1 or value == 0:
-        text = f"{value:.2f}"
-    elif abs(value) >= 0.001:
-        text = f"{value:.3f}"
+        return f"{100 * plain:.1f} %"
+    if isinstance(plain, Integral):
+        text = f"{plain:,}"
+    elif abs(plain) >= 100:
+        text = f"{plain:,.0f}"
+    elif abs(plain) >= 10:
+        text = f"{plain:.1f}"
+    elif abs(plain) >= 1 or plain == 0:
+        text = f"{plain:.2f}"
+    elif abs(plain) >= 0.001:
+        text = f"{plain:.3f}"
     else:
-        text = f"{value:.1g}"
+        text = f"{plain:.1g}"
     return f"{text} {unit}" if unit else text
 
 

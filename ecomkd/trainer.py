@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 from transformers.trainer_utils import get_last_checkpoint
@@ -66,6 +66,8 @@ class OrderedTrainer(Trainer):
 
 class MeasuredTrainer(OrderedTrainer):
     """An OrderedTrainer that is evaluated by numbers of its own, not by its loss."""
+
+    control: TrainerControl
 
     def measure(self, dataset: Any) -> Mapping[str, float]:
         """Named numbers of the model on an evaluation set; each subclass says which."""

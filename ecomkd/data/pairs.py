@@ -272,7 +272,7 @@ class Pairs:
         return np.flatnonzero(first == np.arange(len(first)))
 
     def _first_alike(self, queries: np.ndarray) -> np.ndarray:
-        """For each row the first with the same query, by these numbers, and the same product."""
+        """For each row the number of the first with the same query, by `queries`, and product."""
         pair = queries * len(self.product_number) + np.array(self.product)
         _, index, inverse = np.unique(pair, return_index=True, return_inverse=True)
         return index[inverse]

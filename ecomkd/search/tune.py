@@ -78,7 +78,9 @@ def choose_weights(
     read: Callable[[np.ndarray], np.ndarray],
     depth: int,
 ) -> Weights:
-    """Of `WORDS` and then of `RERANKER` the weight of the highest quality, the smaller of equals.
+    """The weights of the highest quality: one of `WORDS`, and then, beside it, one of `RERANKER`.
+
+    Of weights of equal quality the smaller one is taken.
 
     Args:
         cosines, words: (Q, N) for validation queries.

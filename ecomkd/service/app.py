@@ -176,7 +176,7 @@ class _Service:
 
     @contextlib.contextmanager
     def work(self) -> Iterator[None]:
-        """Around the work for one request: takes its time."""
+        """Time the work for one request, which is done inside, for the pace."""
         begin, ahead = time.perf_counter(), self.waiting
         try:
             yield
