@@ -46,8 +46,8 @@ class Profile:
     teacher_dropout: float = 0.1
     """Share of activations that fine-tuning the teacher drops. It reads few labels many times."""
     student_dropout: float = 0.0
-    """The same where soft targets are learnt, in the warm-up too: they are many, each is read once
-    or twice, and with dropout a small model can stay for hundreds of steps where it starts."""
+    """The same share where soft targets are learnt, as in the warm-up. They are many and each is
+    read once or twice, and dropout can keep a small model for hundreds of steps where it starts."""
     student_layers: tuple[int, ...] = (1, 3, 5)
     """The layers that a student starts from, counted from 0."""
     student_width: int | None = None

@@ -195,7 +195,10 @@ _PER_STEP = ("labelled", "pairs", "tokens")
 
 
 def _count(batch: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    """How many there are in a batch of that over which each of the loss's three parts is a mean."""
+    """The numbers of labelled pairs, of pairs and of tokens in a batch.
+
+    Each is what one of the three parts of the loss is a mean over.
+    """
     labels = batch["labels"]
     counts = (int((labels != -100).sum()), len(labels), int(batch["attention_mask"].sum()))
     return dict(zip(_PER_STEP, counts, strict=True))

@@ -44,10 +44,10 @@ def record(name: str, value, unit: str | None = None) -> str:
 
 
 def number(value: float, unit: str | None = None) -> str:
-    """A number as the book prints it: whole ones with thousands marked, others to 3 digits, of
-    which one is left below 0.001.
+    """A number as the book prints it.
 
-    The unit `%` multiplies by 100 first. The unit follows after a no-break space.
+    A whole number has its thousands marked; others have 3 digits, and one digit below 0.001. The
+    unit follows after a no-break space; for `%` the number is multiplied by 100 first.
     """
     value = value + 0  # no minus before a zero
     if unit == "%":

@@ -3,6 +3,7 @@
 import copy
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ import demo_store
 from ecomkd import describe, models, runtime
 from ecomkd.config import Profile
 from ecomkd.data import shop as simulated
-from ecomkd.describe import Fact, Product, Vocabulary, facts, generation
+from ecomkd.describe import Fact, Product, Vocabulary, facts, generation, writers
 from ecomkd.trainer import arguments
 
 TEXTS = [
@@ -373,6 +374,20 @@ def test_texts_are_those_of_the_weights_in_a_folder_now(own_generator, tmp_path)
     assert describe.generate_descriptions(folder, task.test, task, sampled=3) == first
     save(1)
     assert describe.generate_descriptions(folder, task.test, task, sampled=3) != first
+
+
+def test_a_student_of_written_texts_is_keyed_by_how_long_they_may_be(tmp_path, monkeypatch):
+    monkeypatch.setattr(writers, "base_generator", lambda of: tmp_path / "base")
+    monkeypatch.setattr(writers, "teacher", lambda of: tmp_path / "tutor")
+    keyed: list = []
+    monkeypatch.setattr(writers, "stage", lambda name, parts, *rest, **options: keyed.append(parts))
+    task = describe.shop_task(profile(tmp_path))
+    longer = replace(task, scale=replace(task.scale, max_new_tokens=20))
+    for of in (task, longer):
+        describe.student(of, "teacher")
+        describe.student(of)
+    assert keyed[0] != keyed[2]
+    assert keyed[1] == keyed[3]
 
 
 def test_too_few_products_are_named():

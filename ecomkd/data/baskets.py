@@ -148,7 +148,7 @@ def leave_out(
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """The lines that no reason speaks against, and how many each of them takes away.
 
-    A reason is true where a line has to go. A line counts for the first that does.
+    A reason is true where a line has to go. A line with several reasons counts for the first.
     """
     kept, counts = np.ones(len(lines), bool), {}
     for reason, gone in reasons.items():

@@ -74,8 +74,8 @@ def load() -> Baskets:
 def item_text(product: dict) -> str:
     """What an encoder reads of a product: type . category . department . brand . size.
 
-    In lower case, as the encoder reads anyway. The data name neither brand nor maker; `brand` says
-    whether it is a national or the shop's own.
+    It is in lower case, which is all that the encoder sees. The data name neither brand nor maker;
+    `brand` says whether it is a national one or the shop's own.
     """
     parts = [product[name] for name in _TEXT]
     parts += [f"{product['brand']} brand", product["size"]]

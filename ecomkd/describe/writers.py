@@ -213,6 +213,7 @@ def student(of: Task, text: str = "reference", soft: bool = False, more: bool = 
 
     settings = [of.scale.every, of.scale.student_epochs, of.scale.student_learning_rate]
     settings += [of.scale.alpha, of.scale.temperature, text, soft, more, tutor and tutor.name]
+    settings += [of.scale.max_new_tokens if text == "teacher" else None]
     parts = [start.name, _key(of), settings, settings_of(of.profile)]
     return stage("description_student", parts, make, of.profile.artifacts, recipe=1)
 

@@ -69,10 +69,10 @@ class Items:
     def _on(self, day: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Two tables of what was known before `day`.
 
-        (I, width + 1): who bought each item, and the logarithm of its mean price, less the mean of
-        all items. (I, 4): the logarithms of its sales in 7, 28 and 112 days, and the share of its
-        buyers who came back for it, as if one of four more had. What is not known of an item that
-        was never sold is 0.
+        The first, (I, width + 1), says who bought each item, and the logarithm of its mean price
+        less the mean of all items. The second, (I, 4), has the logarithms of its sales in 7, 28 and
+        112 days, and the share of its buyers who came back for it, where four more buyers are
+        assumed of whom one did. What is not known of an item that was never sold is 0.
         """
         past = history(self.baskets, day)
         buyers = buyers_of(past)

@@ -91,8 +91,8 @@ def domain_adapted(
 def _hidden_tokens(texts: Sequence[str], tokenizer: Any, passes: int, seed: int) -> Dataset:
     """The texts `passes` times, each time with other tokens hidden; labels are −100 elsewhere.
 
-    Drawn here and not batch by batch, so that a run which resumes meets the same ones. A text of
-    which nothing was drawn is left out: its loss would be a mean over nothing.
+    They are drawn here and not batch by batch, so that a run which resumes meets the same ones. A
+    text of which nothing was drawn is left out: its loss would be a mean over nothing.
     """
     encoded = tokenizer(
         list(texts), truncation=True, max_length=_TEXT_TOKENS, return_special_tokens_mask=True

@@ -106,8 +106,8 @@ def _odds(cosine: np.ndarray) -> np.ndarray:
 def origin(data: DatasetDict, profile: Profile) -> str:
     """Where fine-tuning starts: the folder of `warmed`, or the pretrained checkpoint itself.
 
-    The latter where the profile or the data have no pairs for a warm-up, or, with a warning, fewer
-    than WARM_UP_LEAST.
+    It is the checkpoint where the profile or the data have no pairs for a warm-up, and, with a
+    warning, where there are fewer than WARM_UP_LEAST.
     """
     if not profile.warm_up_pairs or "unlabelled" not in data:
         return profile.teacher

@@ -120,5 +120,5 @@ def build(
     wide = bi_encoder(data, catalogue, profile, teacher_folder=teacher)
     static = static_encoder(data, catalogue, profile, wide)
     exported = export.exports(student, profile)
-    judge = export.exports(teacher, profile) if with_teacher else None
-    return write(folder, catalogue, static, exported, profile, data["validation"], judge)
+    shadow = export.exports(teacher, profile) if with_teacher else None
+    return write(folder, catalogue, static, exported, profile, data["validation"], shadow)
