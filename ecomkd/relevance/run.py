@@ -285,6 +285,7 @@ def run(
     written: list[str] = []
 
     def keep(name: str, text: str) -> None:
+        outputs.expect(out, "run", [name])
         write_text(out / name, text)
         note([name])
 
@@ -292,8 +293,6 @@ def run(
         outputs.add(out, "run", names)
         written.extend(names)
 
-    reports = ["report.json", "report.html"]
-    outputs.expect(out, "run", [*(f"seed-{seed}.json" for seed in seeds), *reports])
     results: list[dict] = []
     notes: list[str] = []
     first: Trained | None = None
@@ -315,6 +314,7 @@ def run(
     rows = table(results)
     kinds = by_kind(results)
     said = verdict(results)
+    outputs.expect(out, "run", ["report.json"])
     report.write_recorded(
         out / "report.json",
         command=command,
