@@ -94,10 +94,10 @@ def measure(folder: Path) -> dict:
     """Seconds of one run in this process, by kind of work."""
     from ecomkd.config import Profile
 
-    try:
-        from ecomkd.relevance.run import run
-    except ModuleNotFoundError:  # an earlier version, in which it lay elsewhere
+    try:  # where it lay in earlier versions
         from ecomkd.run import run
+    except ImportError:
+        from ecomkd.relevance.run import run
 
     clock = Clock()
     watched(clock)
