@@ -218,10 +218,8 @@ def _settings(path: Path) -> tuple[list[float], int, Weights, bool]:
 
     with _reading(path, "is not an object of JSON in UTF-8"):
         found = json.loads(path.read_text(encoding="utf-8"))
-        number = found.get("format", 1)
-        _need(
-            number == FORMAT, f"is of format {number!r:.20}, and this version reads format {FORMAT}"
-        )
+        number, mine = found.get("format", 1), FORMAT
+        _need(number == mine, f"is of format {number!r:.20}, and this version reads format {mine}")
         names = ("gains", "max_length", "weights", "teacher")
         gains, length, weights, teacher = (found.get(name) for name in names)
         low, high = _LENGTHS
