@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def needed(by: str, extra: str) -> Iterator[None]:
-    """Around imports: where one finds no package, ModuleNotFoundError names the `extra` to install.
+    """Import inside; where a package is missing, ModuleNotFoundError names the `extra` to install.
 
     `by` is what cannot work without them, as in `with needed("ecomkd.losses", "run"):`.
     """

@@ -33,13 +33,13 @@ class Words:
     numbers: dict[str, int]
     """The number of each word, 0 to W − 1."""
     data: np.ndarray
-    """What an entry adds, float32."""
+    """What each entry adds to a score, float32."""
     indices: np.ndarray
-    """The text of an entry."""
+    """The number of the text that each entry belongs to."""
     indptr: np.ndarray
-    """(W + 1,)"""
+    """Where the entries of each word begin, and where the last ones end, (W + 1,)."""
     texts: int
-    """N."""
+    """The number of texts, N."""
 
 
 def bm25(texts: Sequence[str]) -> Words:

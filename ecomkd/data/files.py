@@ -371,7 +371,7 @@ def _storable(kind: pa.DataType) -> bool:
 
 
 class ArrowWriter:
-    """Batches into one Arrow stream, then memory-mapped."""
+    """Writes batches into one Arrow stream, and then gives it memory-mapped."""
 
     schema: pa.Schema
     """The columns, once some were written."""

@@ -169,7 +169,7 @@ def _report(pairs: Pairs) -> dict:
 
 
 def _on_size(pairs: Pairs, labels: np.ndarray, queries: np.ndarray) -> Iterator[str]:
-    """On a single class in training, on too few test queries, and on titles that say nothing."""
+    """Notes on a single class in training, too few test queries, and titles that say nothing."""
     if len(np.unique(labels)) == 1:
         yield (
             f"all training pairs are labelled {pairs.names[labels[0]]!r}: nothing can be learnt of "
@@ -189,7 +189,7 @@ def _on_size(pairs: Pairs, labels: np.ndarray, queries: np.ndarray) -> Iterator[
 
 
 def _on_missing(pairs: Pairs, missing: list[str]) -> Iterator[str]:
-    """On judged products that are not in the catalogue; DataError where none is."""
+    """A note on judged products that are not in the catalogue; DataError where none is."""
     if not missing or pairs.products is None:
         return
     bare = {name.strip().lstrip("0"): name for name in pairs.products.row}
@@ -212,7 +212,7 @@ def _on_missing(pairs: Pairs, missing: list[str]) -> Iterator[str]:
 
 
 def _on_titles(pairs: Pairs) -> Iterator[str]:
-    """On products whose title is not the same everywhere."""
+    """Notes on products whose title is not the same everywhere."""
     titles, product = np.array(pairs.titles), pairs.product.codes
     rows, first = unlike(titles, product)
     found = [(rows, first, "more than one title")]
@@ -231,7 +231,7 @@ def _on_titles(pairs: Pairs) -> Iterator[str]:
 
 
 def _on_labels(pairs: Pairs) -> Iterator[str]:
-    """On a text and a product with two labels, under two query ids."""
+    """A note on a text and a product with two labels, under two query ids."""
     rows, first = unlike(pairs.label, pairs.pair(pairs.seen))
     if len(rows):
         yield (

@@ -199,7 +199,7 @@ def _need(condition: bool, fault: str) -> None:
 
 @contextmanager
 def _reading(path: Path, otherwise: str) -> Iterator[Path]:
-    """Around the reading of a file: whatever fails in it is told in one sentence."""
+    """Read a file inside; whatever fails there is told in one sentence that names the file."""
     try:
         _need(path.is_file(), "is missing")
         yield path

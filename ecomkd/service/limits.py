@@ -135,7 +135,7 @@ class Room:
 
     @contextlib.contextmanager
     def enter(self, client: str) -> Iterator[None]:
-        """Around a request that found room."""
+        """Count a request that found room, for as long as what is inside lasts."""
         self._of_client[client] += 1
         try:
             yield
@@ -144,7 +144,7 @@ class Room:
 
     @contextlib.contextmanager
     def work(self) -> Iterator[None]:
-        """Around the engine's work for a request that has entered: takes its time."""
+        """Time the engine's work for a request that has entered; it is done inside."""
         begin, ahead = time.perf_counter(), self.waiting
         try:
             yield
