@@ -12,7 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import Stemmer
+
+from ecomkd.extras import needed
+
+with needed("ecomkd.words", "run"):
+    import Stemmer
 
 _WORD = re.compile(r"\b\w\w+\b")
 _STOP = (
@@ -48,7 +52,8 @@ def bm25(texts: Sequence[str]) -> Words:
     These are the defaults of `bm25s` (Robertson & Zaragoza 2009). Texts that hold stop words alone
     give an index that knows no word, under which every score is 0.
     """
-    import bm25s
+    with needed("bm25", "run"):
+        import bm25s
 
     # It reports each index that it makes, once a program has set up logging.
     logging.getLogger("bm25s").setLevel(logging.WARNING)

@@ -146,7 +146,7 @@ report.record("ndcg", found["ndcg@10"])
 metrics.seed_interval([1.0, 2.0, 3.0])
 of_run = ["bench", "distill", "export", "features", "losses", "models", "runtime", "trainer"]
 of_run += [f"relevance.{name}" for name in ("adapt", "judge", "run", "stages")]
-of_run += ["transfer.baskets", "transfer.relevance"]
+of_run += ["transfer.baskets", "transfer.relevance", "words"]
 of_parts = {"recommend": ("networks", "training"), "describe": ("generation", "writers")}
 named = [(f"{part}.{name}", part) for part, own in of_parts.items() for name in own]
 for name, extra in [("plots", "plots"), *((name, "run") for name in of_run), *named]:

@@ -407,11 +407,11 @@ def test_neither_index_nor_engine_needs_faiss(written):
         f"assert search.load({str(written)!r}).search('red shoe')\n"
         "search.build, search.write, search.bi_encoder\n"
         "try:\n    search.approximate(np.eye(3, dtype=np.float32))\n"
-        "except RuntimeError as error:\n    print(error)\n"
+        "except ModuleNotFoundError as error:\n    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == (
-        'approximate: faiss is not installed: pip install "ecomkd[search]", or take `exact`.\n'
+        'faiss is missing, which approximate needs: pip install "ecomkd[search]"\n'
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ecomkd import words
+from ecomkd.extras import needed
 
 _QUERIES = 256
 """Queries that are compared at a time, so that no table of all queries and products is made."""
@@ -82,14 +83,10 @@ def approximate(vectors: np.ndarray, links: int = 32):
     """An HNSW graph over the vectors (Malkov & Yashunin 2020), by inner product: a `faiss.Index`.
 
     Each vector is linked with `links` neighbours; `index.hnsw.efSearch` trades recall for speed.
-    Raises RuntimeError without the package `faiss-cpu`.
+    Raises ModuleNotFoundError without the package `faiss-cpu`; `exact` needs none.
     """
-    try:
+    with needed("approximate", "search"):
         import faiss
-    except ModuleNotFoundError as error:
-        raise RuntimeError(
-            'approximate: faiss is not installed: pip install "ecomkd[search]", or take `exact`.'
-        ) from error
     index = faiss.IndexHNSWFlat(vectors.shape[1], links, faiss.METRIC_INNER_PRODUCT)
     index.add(np.ascontiguousarray(vectors, np.float32))
     return index
