@@ -418,28 +418,28 @@ def test_neither_index_nor_engine_needs_faiss(written):
 # From data to index -------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def shop(tmp_path) -> Path:
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory) -> Path:
     """One judged product is not in the catalogue, and none of validation is an exact match."""
-    judged, products = tmp_path / "shop" / "judgments.csv", tmp_path / "shop" / "products.csv"
-    judged.parent.mkdir()
+    folder = tmp_path_factory.mktemp("shop")
     rows = ["query_id,product_id,query,product_title,esci_label,split"]
     for query, split in enumerate(["train"] * 4 + ["validation"] * 2 + ["test"] * 2):
         for product, label in enumerate("SCII" if split == "validation" else "ESCI"):
             title = f"{TITLES[query % 7]} {product}"
             rows.append(f"q{query},p{query}{product},query {query},{title},{label},{split}")
-    judged.write_text("\n".join(rows))
+    (folder / "judgments.csv").write_text("\n".join(rows))
     listed = [f"{row.split(',')[1]},{row.split(',')[3]}" for row in rows]
-    products.write_text("\n".join([listed[0], *listed[2:]]))
-    return judged.parent
+    (folder / "products.csv").write_text("\n".join([listed[0], *listed[2:]]))
+    return folder
 
 
-@pytest.fixture
-def tiny(tmp_path):
-    """A profile whose teacher is tiny and pretrained for nothing."""
-    teacher = tiny_models.save(tiny_models.bert(), tmp_path / "pretrained")
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A profile whose teacher is tiny and pretrained for nothing; what is trained is shared."""
+    folder = tmp_path_factory.mktemp("tiny")
+    teacher = tiny_models.save(tiny_models.bert(), folder / "pretrained")
     return tiny_models.profile(
-        tmp_path / "artifacts", teacher=str(teacher), student_layers=(0,), unlabelled_pairs=16
+        folder / "artifacts", teacher=str(teacher), student_layers=(0,), unlabelled_pairs=16
     )
 
 
