@@ -106,7 +106,10 @@ def stage(
                 if fault is None:
                     return folder
                 warnings.warn(f"{folder}: {fault}; it is made again.", stacklevel=2)
-                shutil.rmtree(folder)
+                if folder.is_dir():
+                    shutil.rmtree(folder)
+                else:
+                    folder.unlink()
             _make(folder, make)
     except Exception as error:
         told = _explained(error, folder)
@@ -152,6 +155,7 @@ def _locked(folder: Path) -> Iterator[None]:
 _SILENT_S = 5.0
 """Seconds of waiting for another process before it is told."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_FOLDER = (errno.EEXIST, errno.ENOTDIR, errno.ENOENT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -170,6 +174,12 @@ def _explained(error: Exception, folder: Path) -> OSError | None:
             number,
             f"A file of this size may not be written in {folder}: raise the limit "
             f"(ulimit -f unlimited), or {elsewhere}; a run that is started again resumes",
+        )
+    if number in _NO_FOLDER and not folder.parent.is_dir():
+        return OSError(
+            number,
+            f"{folder.parent} is no folder, and cannot become one: set ECOMKD_ARTIFACTS to a "
+            "folder that you can write to",
         )
     if number in _FORBIDDEN and _below(getattr(error, "filename", None), folder.parent):
         return OSError(
@@ -204,14 +214,16 @@ def _fault(folder: Path) -> str | None:
         listed = [(name, size, sha) for name, (size, sha) in manifest.items()]
     except FileNotFoundError:
         return f"{_MANIFEST} is missing"
-    except (ValueError, TypeError, AttributeError):
+    except NotADirectoryError:
+        return "a file stands in its place"
+    except (ValueError, TypeError, AttributeError, RecursionError, IsADirectoryError):
         return f"{_MANIFEST} is damaged"
     for name, size, sha in listed:
         path = folder / name
         try:
             if path.stat().st_size != size or known_digest(path) != sha:
                 return f"{name} has changed since it was written"
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return f"{name} is missing"
     return None
 
