@@ -39,6 +39,7 @@ test: lint unit smoke
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/codespell
+	$(BIN)/mypy
 
 unit: $(VENV)/.test
 	PYTHONPATH=tools $(BIN)/python -m book stored

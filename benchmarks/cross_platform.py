@@ -14,12 +14,11 @@ test days and test queries. A run that is started again finds its models among t
 from __future__ import annotations
 
 import argparse
-import os
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -28,19 +27,30 @@ import torch
 from datasets import Dataset, DatasetDict, concatenate_datasets, interleave_datasets
 from scipy.stats import binomtest
 from sklearn.preprocessing import normalize
-from threadpoolctl import threadpool_limits
 
 import shared
-from ecomkd import bench, features, keys, metrics, recommend, report, transfer
+from ecomkd import features, keys, metrics, recommend, report, transfer
 from ecomkd.config import Profile
 from ecomkd.data import journey, retail, sources
 from ecomkd.data import shop as simulated
-from ecomkd.data.baskets import Baskets, of_users
+from ecomkd.data.baskets import HORIZON, Baskets, of_users
 from ecomkd.data.schema import TEXT
 from ecomkd.relevance import judge, mining, stages
-from shared import GRIDS, best_of, grown, one_user
+from shared import (
+    GRIDS,
+    SCALES,
+    TIMED,
+    above,
+    best_of,
+    ends,
+    exact,
+    grown,
+    means,
+    real_folder,
+    timed,
+    waits,
+)
 
-RECORDED = Path(report.__file__).parent / "recorded" / "cross_platform.json"
 KIND = recommend.DecayedMeans
 SHARES = (0, 0.01, 0.03, 0.1, 0.3, 1)
 """Of the target shop's customers, those whose baskets it has learnt from."""
@@ -63,21 +73,10 @@ FEW_STEPS, STUDENT_STEPS, STUDENT_PAIRS = 60, 300, 4000
 PLAIN, TERSE, ICECAT = "shop", "terse shop", "icecat"
 OTHER = 500
 """Added to the seed: the terse shop has other brands, products and queries."""
-SCALES = (0.1, 0.3, 1, 3, 10)
-TIMED, TIMED_STEPS = 100, 10
+TIMED_STEPS = 10
 SURE = 0.8
 OUTCOMES = ("zero-shot", "tuned")
 """What may help or harm: to use the source's model as it is, or to go on learning from it."""
-
-
-def folder_of(name: str) -> Path:
-    root = os.environ.get("ECOMKD_REAL_DATA")
-    if root is None or not (Path(root) / name).exists():
-        raise SystemExit(
-            f"{name}: not found; set ECOMKD_REAL_DATA to the folder that holds {name}, "
-            "as the data cards say."
-        )
-    return Path(root) / name
 
 
 # Recommendation -----------------------------------------------------------------------------------
@@ -86,7 +85,7 @@ def folder_of(name: str) -> Path:
 def recommendation(seed: int) -> dict:
     """The curve from The Complete Journey to Online Retail, and pairs of smaller shops."""
     profile = Profile.named(seed=seed)
-    whole, target = journey.load(), retail.load(folder_of("online_retail"))
+    whole, target = journey.load(), retail.load(real_folder("online_retail"))
     vectors = {"journey": encoded(whole), GIFTS: encoded(target)}
     items = recommend.Items(whole, vectors["journey"], recommend.FIRST, 64, profile)
     source = recommend.train(KIND, items, whole.validation_start, profile)
@@ -142,7 +141,7 @@ def subsets(baskets: Baskets, shares: Sequence[float], end: int, seed: int) -> l
 
     A larger share holds all users of the smaller ones.
     """
-    known = np.unique(baskets.between(0, end)["user"])
+    known = recommend.users_before(baskets, end)
     order = np.random.default_rng(seed).permutation(known)
     return [np.sort(order[: round(share * len(known))]) for share in shares]
 
@@ -157,16 +156,7 @@ def ranker(model: recommend.Recommender, baskets: Baskets, day: int) -> recommen
 
     The baskets of the users who ask are read, whether or not the shop has learnt from them.
     """
-    shelf = recommend.Shelf(model, recommend.BasketCollator(baskets), day)
-    past = recommend.history(baskets, day)
-
-    def rank(users: np.ndarray, new: bool) -> np.ndarray:
-        parts = np.split(users, range(128, len(users), 128))
-        return np.concatenate(
-            [recommend.best(shelf.scores(own), past[own] if new else None) for own in parts]
-        )
-
-    return rank
+    return recommend.network(recommend.Shelf(model, recommend.BasketCollator(baskets), day))
 
 
 def by_user(found: dict) -> dict:
@@ -179,58 +169,22 @@ def classical(baskets: Baskets, users: np.ndarray, scale: dict) -> dict[str, rec
     """The rows without a network: what others buy comes from the baskets of `users` alone, settings
     from their validation days, or, where there is nobody yet, from the source."""
     day, known = baskets.test_start, transfer.told_by(baskets, users)
-    past = recommend.history(baskets, day)
     if not len(users):
-        return {BUY_AGAIN: own_first(baskets, np.zeros(len(baskets.items)), past, day, **scale)}
-    counts = recommend.popularity(known, day)
-    chosen = best_of(partial(asked_again, known), GRIDS[BUY_AGAIN], known)
-    neighbours = best_of(recommend.item_knn, GRIDS[KNN], known)["neighbours"]
+        return {BUY_AGAIN: own_first(baskets, np.zeros(len(baskets.items)), day, **scale)}
+    counts, past = recommend.popularity(known, day), recommend.history(baskets, day)
+    chosen = best_of(recommend.buy_again, GRIDS[BUY_AGAIN], known)
+    neighbours = best_of(recommend.item_knn, GRIDS[KNN], known)
     return {
-        POPULAR: in_parts(lambda own, new: np.tile(counts, (len(own), 1)), past),
-        BUY_AGAIN: own_first(baskets, counts, past, day, **chosen),
-        KNN: alike(known, past, day, neighbours),
+        POPULAR: recommend.rank_by(lambda own: np.tile(counts, (len(own), 1)), past),
+        BUY_AGAIN: own_first(baskets, counts, day, **chosen),
+        KNN: recommend.item_knn(baskets, day, **neighbours, known=known),
     }
 
 
-def asked_again(known: Baskets, baskets: Baskets, day: int, scale: float) -> recommend.Ranker:
-    counts, past = recommend.popularity(known, day), recommend.history(baskets, day)
-    return own_first(baskets, counts, past, day, scale)
-
-
-def own_first(baskets: Baskets, counts: np.ndarray, past, day: int, scale: float):
+def own_first(baskets: Baskets, counts: np.ndarray, day: int, scale: float) -> recommend.Ranker:
     """As `recommend.buy_again`, with popularity from elsewhere."""
-    own = recommend.history(baskets, day, scale)
-    filler = 1e-6 * counts / max(counts.max(), 1)
-    return in_parts(lambda users, new: own[users].toarray() + filler, past)
-
-
-def alike(known: Baskets, past, day: int, neighbours: int) -> recommend.Ranker:
-    """As `recommend.item_knn`, fitted to what is known and asked about everyone."""
-    from implicit.nearest_neighbours import TFIDFRecommender
-    from implicit.utils import ParameterWarning
-
-    # The library warns of a copy in another format that it made itself.
-    with warnings.catch_warnings(), threadpool_limits(1, "blas"):
-        warnings.simplefilter("ignore", ParameterWarning)
-        model = TFIDFRecommender(neighbours, num_threads=1)
-        model.fit(recommend.history(known, day), show_progress=False)
-
-    def rank(users: np.ndarray, new: bool) -> np.ndarray:
-        return model.recommend(users, past[users], recommend.DEPTH, filter_already_liked_items=new)[
-            0
-        ]
-
-    return rank
-
-
-def in_parts(scores: Callable, past) -> recommend.Ranker:
-    def rank(users: np.ndarray, new: bool) -> np.ndarray:
-        parts = np.split(users, range(256, len(users), 256))
-        return np.concatenate(
-            [recommend.best(scores(own, new), past[own] if new else None) for own in parts]
-        )
-
-    return rank
+    own, filler = recommend.history(baskets, day, scale), recommend.tie_break(counts)
+    return recommend.rank_by(lambda users: own[users].toarray() + filler, own)
 
 
 def between_shops(
@@ -334,7 +288,7 @@ def search(seed: int) -> dict:
         PLAIN: sources.load("shop", profile),
         TERSE: transfer.restyled(sources.load("shop", replace(profile, seed=seed + OTHER))),
     }
-    real = folder_of("icecat")
+    real = real_folder("icecat")
     # Unlabelled pairs about as many products as the simulated shops have, the same for all seeds.
     catalogue = sources.catalogue(real, profile).shuffle(seed=0)
     catalogue = catalogue.select(range(min(profile.products, len(catalogue))))
@@ -500,7 +454,7 @@ def product_vectors(data: DatasetDict, profile: Profile) -> np.ndarray:
 def scale() -> list[dict]:
     """For target shops of several sizes: what it takes to move in, to learn, and to answer."""
     profile = Profile.named(seed=0)
-    whole, rows = retail.load(folder_of("online_retail")), []
+    whole, rows = retail.load(real_folder("online_retail")), []
     vectors = encoded(whole)
     weights = KIND(recommend.Items(whole, vectors, recommend.FIRST, 64, profile)).state_dict()
     place = {text: row for row, text in enumerate(recommend.texts(whole)[0])}
@@ -509,18 +463,12 @@ def scale() -> list[dict]:
         day, end = baskets.test_start, baskets.validation_start
         own = vectors[[place[text] for text in recommend.texts(baskets)[0]]]
         everyone = np.arange(len(baskets.users))
-        started = time.perf_counter()
-        items = transfer.items_of(baskets, everyone, own, profile)
-        items.on(day)
-        read_s = time.perf_counter() - started
+        items, read_s = timed(transfer.items_of, baskets, everyone, own, profile)
+        read_s += timed(items.on, day)[1]
         model = KIND(items)
-        started = time.perf_counter()
-        transfer.move(model, weights)
-        move_s = time.perf_counter() - started
+        _, move_s = timed(transfer.move, model, weights)
         rank = ranker(model.eval(), baskets, day)
-        known = np.flatnonzero(np.diff(recommend.history(baskets, day).indptr))
-        users = [np.array([user]) for user in known[:TIMED]]
-        clock = bench.latency(partial(one_user, rank), users, repeats=3, threads=1, device="cpu")
+        users = recommend.users_before(baskets, day)[:TIMED]
         row = {
             "users": len(baskets.users),
             "items": len(baskets.items),
@@ -528,8 +476,7 @@ def scale() -> list[dict]:
             "read_s": read_s,
             "move_s": move_s,
             "step_s": step_seconds(model, baskets, end, profile),
-            "p50_ms": clock["p50_ms"],
-            "p95_ms": clock["p95_ms"],
+            **waits(rank, users),
         }
         rows.append(row)
         print(row, flush=True)
@@ -541,9 +488,10 @@ def step_seconds(
 ) -> float:
     """The median time of a step of training, forward and back, on `GROUP` users."""
     reader = recommend.BasketCollator(baskets)
-    users = np.unique(baskets.between(0, end - 28)["user"])
-    users = np.intersect1d(users, list(recommend.targets(baskets, end - 28)))[: recommend.GROUP]
-    row = {"day": end - 28, "users": users.tolist(), "labelled": True}
+    day = end - HORIZON
+    users = recommend.users_before(baskets, day)
+    users = np.intersect1d(users, list(recommend.targets(baskets, day)))[: recommend.GROUP]
+    row = {"day": day, "users": users.tolist(), "labelled": True}
     candidates = torch.from_numpy(np.unique(baskets.between(0, end)["item"]))
     column = recommend.columns_of(candidates, len(baskets.items))
     model.train()
@@ -587,6 +535,30 @@ def merge(folder: Path, out: Path) -> None:
     print(out)
 
 
+def worth(counts: Sequence[int], alone: pd.DataFrame, moved: pd.DataFrame, at: int) -> dict:
+    """The number of further baskets that would do without transfer what transfer does.
+
+    Args:
+        counts: numbers of baskets (n,), ascending.
+        alone, moved: a measure of each user (rows) at each count (columns), without transfer and
+            with it; the same users in both.
+        at: which of the counts the shop has.
+
+    Returns:
+        `value`, the count at which `alone` reaches what `moved` has at counts[at], minus
+        counts[at], and `low` and `high`, its 95 % interval over users. A level that `alone` never
+        reaches counts as the last count, so that all three are at most counts[-1] - counts[at].
+    """
+    columns = pd.concat([alone.set_axis(range(len(counts)), axis=1), moved.iloc[:, at]], axis=1)
+    columns.columns = [*range(len(counts)), "level"]
+
+    def further(means: pd.DataFrame) -> pd.Series:
+        rows = means.to_numpy()
+        return pd.Series([transfer.reached(counts, row[:-1], row[-1]) - counts[at] for row in rows])
+
+    return metrics.bootstrap_of_means(columns, further, resamples=2_000)
+
+
 def _recommendation(parts: list[dict]) -> tuple[dict, list[dict]]:
     """Means over seeds and users of each point of the curve, and what transfer is worth."""
     points, tables = [], {}
@@ -599,7 +571,7 @@ def _recommendation(parts: list[dict]) -> tuple[dict, list[dict]]:
             table = _table(own, measure)
             tables[place, measure] = table
             for name in table:
-                into[name] = metrics.bootstrap_of_means(table[[name]], _mean(name))
+                into[name] = metrics.bootstrap_of_means(table[[name]], itemgetter(name))
                 into[name]["by seed"] = [
                     float(pd.Series(one["rows"][name][measure], dtype=float).mean()) for one in own
                 ]
@@ -620,26 +592,14 @@ def _recommendation(parts: list[dict]) -> tuple[dict, list[dict]]:
             for place in range(len(points))
         ]
         worths[measure] = [
-            transfer.worth(counts, curves["alone"], curves["moved"], place)
-            for place in range(len(points))
+            worth(counts, curves["alone"], curves["moved"], place) for place in range(len(points))
         ]
         for place in (0, 1):
             told = f"{called} at {counts[place]:.0f} target baskets, with transfer"
             span = minus[measure][place]
-            goals.append(
-                report.goal(
-                    f"{told} minus without", *shared.ends(span),
-                    "above 0, interval excluding 0", span["low"] > 0,
-                )
-            )  # fmt: skip
+            goals.append(above(f"{told} minus without", span))
             gained = worths[measure][place]
-            goals.append(
-                report.goal(
-                    f"{told}, worth in further target baskets",
-                    *shared.ends(gained, "value"),
-                    "above 0, interval excluding 0", gained["low"] > 0,
-                )
-            )  # fmt: skip
+            goals.append(above(f"{told}, worth in further target baskets", gained))
     data = {
         "curve": points,
         "moved − alone": minus,
@@ -667,34 +627,26 @@ def _table(points: list[dict], measure: str) -> pd.DataFrame:
         )
         for point in points
     ]
-    return pd.concat(own).groupby(level=0).mean().dropna()
-
-
-def _mean(name: str) -> Callable[[pd.DataFrame], pd.Series]:
-    return lambda means: means[name]
+    return means(own).dropna()
 
 
 def _search(parts: list[dict]) -> tuple[dict, list[dict]]:
     data, goals = {}, []
     for target in parts[0]["ndcg"]:
         # The queries of a simulated shop are its seed's own; those of Icecat are the same for all.
-        table = pd.concat(
-            [
-                pd.DataFrame(part["ndcg"][target]).rename(
-                    index=lambda query, part=part, target=target: (
-                        query if target == ICECAT else f"{part['seed']} {query}"
-                    )
-                )
-                for part in parts
+        of_seeds = [pd.DataFrame(part["ndcg"][target]) for part in parts]
+        if target != ICECAT:
+            of_seeds = [
+                one.rename(index=f"{part['seed']} {{}}".format)
+                for one, part in zip(of_seeds, parts, strict=True)
             ]
-        )
-        table = table.groupby(level=0).mean()
+        table = means(of_seeds)
         data[target] = {
             "queries": len(table),
             "random": float(np.mean([part["random"][target] for part in parts])),
             "rows": {
                 name: {
-                    **metrics.bootstrap_of_means(table[[name]], _mean(name)),
+                    **metrics.bootstrap_of_means(table[[name]], itemgetter(name)),
                     "by seed": [float(np.mean([*part["ndcg"][target][name].values()]))
                                 for part in parts],
                 }
@@ -707,19 +659,15 @@ def _search(parts: list[dict]) -> tuple[dict, list[dict]]:
             goals.append(
                 report.goal(
                     f"{target}: nDCG@10, student of both teachers minus student of its own",
-                    *shared.ends(span), "at least -0.01",
+                    *ends(span), "at least -0.01",
                     span["difference"] >= -0.01,
                 )
             )  # fmt: skip
             other = next(name for name in (PLAIN, ICECAT) if name != target)
             span = data[target]["minus"][f"from {other} − alone, {MIDDLE}"]
             goals.append(
-                report.goal(
-                    f"{target}: nDCG@10 after {MIDDLE} queries, from {other} minus alone",
-                    *shared.ends(span),
-                    "above 0, interval excluding 0", span["low"] > 0,
-                )
-            )  # fmt: skip
+                above(f"{target}: nDCG@10 after {MIDDLE} queries, from {other} minus alone", span)
+            )
     return data, goals
 
 
@@ -779,7 +727,7 @@ def _forecasts(rows: list[dict]) -> tuple[dict, list[dict]]:
             goals.append(
                 report.goal(
                     f"{kind}, {outcome}: share of forecasts that came true",
-                    *shared.ends(share, "share"), f"at least {SURE}",
+                    share["share"], share["low"], share["high"], f"at least {SURE}",
                     share["share"] >= SURE,
                 )
             )  # fmt: skip
@@ -804,11 +752,13 @@ def _costs(rows: list[dict]) -> list[dict]:
     ratio = own["step_s"] / one["step_s"]
     times = own["items"] / one["items"]
     return [
-        report.goal(
+        exact(
             f"time of a step of training at {times:.0f} times the items, in units of that at one",
-            ratio, ratio, ratio, f"at most {times:.0f}", ratio <= times,
+            ratio,
+            f"at most {times:.0f}",
+            ratio <= times,
         )
-    ]  # fmt: skip
+    ]
 
 
 KINDS = {"recommendation": recommendation, "search": search}
@@ -816,9 +766,8 @@ KINDS = {"recommendation": recommendation, "search": search}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="From one shop to another.")
-    arguments = shared.arguments_of(parser, "cross_platform", RECORDED, tuple(KINDS))
-    measure = KINDS.get(arguments.kind)
-    shared.run(arguments, measure, scale, merge, arguments.kind or "")
+    arguments = shared.arguments_of(parser, "cross_platform", tuple(KINDS))
+    shared.run(arguments, KINDS.get(arguments.kind), merge, scale, arguments.kind or "")
 
 
 if __name__ == "__main__":

@@ -13,18 +13,19 @@ from __future__ import annotations
 
 import argparse
 import time
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+import demo_store
 import shared
 from ecomkd import bench, describe, metrics, report
 from ecomkd.config import Profile
 from ecomkd.data import shop as simulated
 from ecomkd.describe import Task, facts, generation
 
-RECORDED = Path(report.__file__).parent / "recorded" / "descriptions.json"
 STUDENTS = {
     "student": {},
     "student, word-level": {"soft": True},
@@ -47,7 +48,7 @@ def shop(seed: int) -> dict:
 
 def store(seed: int) -> dict:
     profile = Profile.named(seed=seed)
-    return measured(describe.store_task(profile), describe.store_task(profile, withheld=True))
+    return measured(demo_store.task(profile), demo_store.task(profile, withheld=True))
 
 
 def measured(task: Task, beyond: Task) -> dict:
@@ -141,9 +142,10 @@ def speed(folders: dict[str, Path], task: Task) -> dict:
             prompts = [product.prompt for product in task.test[:texts]]
             own = {"max_new_tokens": task.scale.max_new_tokens, "batch_size": together}
             generation.generate(model, tokenizer, prompts[:2], task.profile, **own)
-            start = time.perf_counter()
-            _, tokens = generation.generate(model, tokenizer, prompts, task.profile, **own)
-            found[f"{name}/{together}"] = tokens / (time.perf_counter() - start)
+            (_, tokens), seconds = shared.timed(
+                generation.generate, model, tokenizer, prompts, task.profile, **own
+            )
+            found[f"{name}/{together}"] = tokens / seconds
     return found
 
 
@@ -172,9 +174,7 @@ def scale() -> list[dict]:
         part, seconds = catalogue[: int(share * profile.products)], {}
 
         def clocked(name: str, call, seconds=seconds):
-            start = time.perf_counter()
-            found = call()
-            seconds[name] = time.perf_counter() - start
+            found, seconds[name] = shared.timed(call)
             return found
 
         with bench.peak_memory() as memory:
@@ -200,15 +200,14 @@ def writing(name: str, task: Task) -> dict:
     found = {"model": name, "texts": [], "tokens": [], "seconds": []}
     for n in WRITTEN:
         prompts = [product.prompt for product in products[:n]]
-        start = time.perf_counter()
-        length = task.scale.max_new_tokens
-        _, tokens = generation.generate(
-            model, tokenizer, prompts, task.profile, max_new_tokens=length
+        length = {"max_new_tokens": task.scale.max_new_tokens}
+        (_, tokens), seconds = shared.timed(
+            generation.generate, model, tokenizer, prompts, task.profile, **length
         )
         found["texts"].append(len(prompts))
         found["tokens"].append(tokens)
-        found["seconds"].append(time.perf_counter() - start)
-        print(name, n, found["seconds"][-1], flush=True)
+        found["seconds"].append(seconds)
+        print(name, n, seconds, flush=True)
     return found
 
 
@@ -249,7 +248,7 @@ def merged(kind: str, parts: list[dict]) -> tuple[dict, list[dict]]:
         name: [v for part in parts for v in part["planted"][name]] for name in ("caught", "alarms")
     }
     planted = {
-        name: metrics.bootstrap_of_means(pd.DataFrame({"v": own}), lambda means: means["v"])
+        name: metrics.bootstrap_of_means(pd.DataFrame({"v": own}), itemgetter("v"))
         for name, own in shares.items()
     }
     speeds = {
@@ -289,7 +288,7 @@ def told(own: pd.DataFrame) -> dict:
         "recall": metrics.bootstrap_of_means(own, lambda means: means["named"] / means["facts"])
     }
     for name in own.columns.drop(["facts", "named"]):
-        found[name] = metrics.bootstrap_of_means(own, lambda means, name=name: means[name])
+        found[name] = metrics.bootstrap_of_means(own, itemgetter(name))
     return found
 
 
@@ -310,17 +309,15 @@ def goals_of(kind: str, data: dict) -> list[dict]:
     goals = []
 
     def want(name: str, found: dict, wanted: str, met: bool) -> None:
-        span = (found["value"], found["low"], found["high"])
-        goals.append(report.goal(f"{kind}: {name}", *span, wanted, bool(met)))
+        goals.append(report.goal(f"{kind}: {name}", *shared.ends(found), wanted, bool(met)))
 
-    above, below = "above 0, interval excluding 0", "below 0, interval excluding 0"
     pairs = [("teacher", "prompted")] + [
         (name, "student") for name in STUDENTS if name != "student"
     ]
     for a, b in pairs:
         own = data["minus"][f"{a} - {b}"]
-        want(f"attribute recall, {a} minus {b}", own["recall"], above, own["recall"]["low"] > 0)
-        want(f"invention rate, {a} minus {b}", own["invented"], below, own["invented"]["high"] < 0)
+        goals.append(shared.above(f"{kind}: attribute recall, {a} minus {b}", own["recall"]))
+        goals.append(shared.below(f"{kind}: invention rate, {a} minus {b}", own["invented"]))
     caught, alarms = data["planted"]["caught"], data["planted"]["alarms"]
     want(
         "planted wrong values that are caught",
@@ -342,9 +339,8 @@ KINDS = {"shop": shop, "store": store}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Product descriptions.")
-    arguments = shared.arguments_of(parser, "descriptions", RECORDED, tuple(KINDS))
-    measure = KINDS.get(arguments.kind)
-    shared.run(arguments, measure, scale, merge, arguments.kind or "")
+    arguments = shared.arguments_of(parser, "descriptions", tuple(KINDS))
+    shared.run(arguments, KINDS.get(arguments.kind), merge, scale, arguments.kind or "")
 
 
 if __name__ == "__main__":

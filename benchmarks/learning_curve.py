@@ -13,7 +13,6 @@ further runs guard the comparison. `longer` gives the model from scratch twice t
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +20,7 @@ import pandas as pd
 from datasets import Dataset
 
 import shared
-from ecomkd import bench, load, metrics, report
-from ecomkd.artifacts import write_text
+from ecomkd import load, report
 from ecomkd.config import Profile
 from ecomkd.data import shop
 from ecomkd.relevance import judge, stages
@@ -30,7 +28,6 @@ from ecomkd.relevance import judge, stages
 SIZES = (250, 500, 1000, 2000)
 LONGER = 2  # times the teacher's epochs
 UNSEEN = "unseen_synonym"
-RECORDED = Path(report.__file__).parent / "recorded" / "learning_curve.json"
 
 
 def judged(folder: Path, pairs: Dataset, profile: Profile) -> dict:
@@ -93,17 +90,13 @@ def goals(curve: pd.DataFrame, longer: pd.DataFrame) -> list[dict]:
     )
     found = []
     for name, other in (("From scratch", scratch), ("From scratch, longer run", further)):
-        lost = (teacher - other) / teacher
-        several = len(lost) >= 3
-        interval = metrics.seed_interval(lost) if several else {"low": None, "high": None}
+        lost = shared.over_seeds((teacher - other) / teacher)
         found.append(
             report.goal(
-                name=f"{name}: share of the teacher's lift on unseen synonyms that is lost",
-                value=float(lost.mean()),
-                low=interval["low"],
-                high=interval["high"],
+                f"{name}: share of the teacher's lift on unseen synonyms that is lost",
+                *lost.values(),
                 wanted="≥ 1/3",
-                met=bool(lost.mean() >= 1 / 3),
+                met=lost["mean"] >= 1 / 3,
             )
         )
     return found
@@ -124,38 +117,28 @@ def merge(folder: Path, out: Path) -> None:
         seeds=seeds,
         hardware=parts[0]["hardware"],
         generator=parts[0]["generator"],
-        data={"profile": parts[0]["profile"], "min_steps": parts[0]["min_steps"], **data},
+        data={"profile": parts[0]["profile"]["name"], "min_steps": parts[0]["min_steps"], **data},
         goals=goals(pd.DataFrame(data["curve"]), pd.DataFrame(data["longer"])),
     )
     print(f"{out}: seeds {', '.join(map(str, seeds))}")
 
 
 def main() -> None:
-    folder = Profile.named().artifacts / "learning_curve"
     parser = argparse.ArgumentParser(description="Quality against the number of labels.")
-    parser.add_argument("--seeds", type=int, nargs="*", default=[], help="seeds of the shop")
     parser.add_argument(
         "--sizes", type=int, nargs="*", default=SIZES, help="training pairs; all is added"
     )
     parser.add_argument("--min-steps", type=int, default=150, help="steps of each model at least")
-    parser.add_argument("--folder", type=Path, default=folder, help="of the single seeds' files")
-    parser.add_argument("--merge", action="store_true", help="write the recorded result")
-    parser.add_argument("--out", type=Path, default=RECORDED, help="where --merge writes")
-    arguments = parser.parse_args()
-    if not arguments.seeds and not arguments.merge:
-        parser.error("give --seeds, --merge, or both")
-    for seed in arguments.seeds:
-        result = {
-            "seed": seed,
-            "profile": Profile.named().name,
+    arguments = shared.arguments_of(parser, "learning_curve", scaled=False)
+
+    def measured(seed: int) -> dict:
+        return {
             "generator": shop.generator_hash(),
-            "hardware": bench.hardware(),
             "min_steps": arguments.min_steps,
             "data": measure(seed, arguments.sizes, arguments.min_steps),
         }
-        write_text(arguments.folder / f"seed{seed}.json", json.dumps(result, indent=1))
-    if arguments.merge:
-        merge(arguments.folder, arguments.out)
+
+    shared.run(arguments, measured, merge)
 
 
 if __name__ == "__main__":

@@ -93,7 +93,11 @@ def watched(clock: Clock) -> None:
 def measure(folder: Path) -> dict:
     """Seconds of one run in this process, by kind of work."""
     from ecomkd.config import Profile
-    from ecomkd.relevance.run import run
+
+    try:
+        from ecomkd.relevance.run import run
+    except ModuleNotFoundError:  # an earlier version, in which it lay elsewhere
+        from ecomkd.run import run
 
     clock = Clock()
     watched(clock)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Sequence
 from functools import partial
 from operator import itemgetter
@@ -31,9 +30,21 @@ from ecomkd import bench, features, metrics, recommend, report
 from ecomkd.config import Profile
 from ecomkd.data import journey, retail
 from ecomkd.data.baskets import Baskets
-from shared import GRIDS, SCALES, TIMED, best_of, grown, one_user
+from shared import (
+    GRIDS,
+    SCALES,
+    TIMED,
+    above,
+    best_of,
+    ends,
+    exact,
+    grown,
+    means,
+    one_user,
+    timed,
+    waits,
+)
 
-RECORDED = Path(report.__file__).parent / "recorded" / "recommendation.json"
 TIMES = ("p50_ms", "p95_ms", "train_s")
 MEASURES = ("recall", "ndcg", "repeats", "new_recall", "new_ndcg")
 TEACHER, DISTILLED, ALONE = "teacher", "student, distilled", "student alone"
@@ -64,13 +75,10 @@ def measure(source: str, seed: int) -> dict:
     for name, rank, further in systems(baskets, profile, result):
         found = recommend.evaluate(rank, baskets, baskets.test_start)
         per_user = found.pop("per_user")
-        asked = [np.array([user]) for user in per_user.index[:TIMED]]
-        clock = bench.latency(partial(one_user, rank), asked, repeats=3, threads=1, device="cpu")
         result["systems"][name] = {
             **found,
             **further,
-            "p50_ms": clock["p50_ms"],
-            "p95_ms": clock["p95_ms"],
+            **waits(rank, per_user.index[:TIMED]),
             "user": per_user.index.tolist(),
             "per_user": per_user.astype(object).where(per_user.notna(), None).to_dict("list"),
         }
@@ -174,23 +182,14 @@ def scale() -> list[dict]:
         baskets = grown(whole, times)
         day, texts = baskets.test_start, recommend.texts(baskets)[0]
         vectors = features.layers(texts, profile)[-1]
-        started = time.perf_counter()
-        items = recommend.Items(baskets, vectors, recommend.FIRST, 64, profile)
-        items.on(day)
-        read_s = time.perf_counter() - started
+        items, read_s = timed(recommend.Items, baskets, vectors, recommend.FIRST, 64, profile)
+        read_s += timed(items.on, day)[1]
         reader = recommend.BasketCollator(baskets)
-        known = np.flatnonzero(np.diff(recommend.history(baskets, day).indptr))
-        users = np.random.default_rng(0).permutation(known)[:TIMED]
+        users = np.random.default_rng(0).permutation(recommend.users_before(baskets, day))[:TIMED]
         for kind in (recommend.BasketTransformer, recommend.DecayedMeans):
             model = kind(items).eval()
-            started = time.perf_counter()
-            shelf = recommend.Shelf(model, reader, day)
-            shelf_s = time.perf_counter() - started
+            shelf, shelf_s = timed(recommend.Shelf, model, reader, day)
             rank = recommend.network(shelf)
-            asked = [np.array([user]) for user in users]
-            clock = bench.latency(
-                partial(one_user, rank), asked, repeats=3, threads=1, device="cpu"
-            )
             together = bench.throughput(partial(one_user, rank), [users], len(users), warmup=1)
             rows.append(
                 {
@@ -201,8 +200,7 @@ def scale() -> list[dict]:
                     "read_s": read_s,
                     "shelf_s": shelf_s,
                     "table_mb": shelf.size()["table_bytes"] / 1e6,
-                    "p50_ms": clock["p50_ms"],
-                    "p95_ms": clock["p95_ms"],
+                    **waits(rank, users),
                     "users_per_second": together["per_second"],
                 }
             )
@@ -259,7 +257,7 @@ def _values(parts: list[dict], kind: str, column: str) -> pd.DataFrame:
         )
         for found in (part[kind] for part in parts)
     ]
-    return pd.concat(tables).groupby(level=0).mean()
+    return means(tables)
 
 
 def _row(name: str, tables: dict, parts: list[dict], untimed: Sequence[int]) -> dict:
@@ -306,26 +304,17 @@ def _goals(shop: str, recall: pd.DataFrame, cold: pd.DataFrame, rows: dict) -> l
     goals = [
         report.goal(
             f"{shop}: share of the teacher's recall@10 that the distilled student keeps",
-            *shared.ends(kept, "value"), "at least 0.97", kept["value"] >= 0.97,
+            *ends(kept), "at least 0.97", kept["value"] >= 0.97,
         ),
-        report.goal(
-            f"{shop}: recall@10, distilled minus undistilled",
-            *shared.ends(more), "above 0, interval excluding 0", more["low"] > 0,
-        ),
+        above(f"{shop}: recall@10, distilled minus undistilled", more),
     ]  # fmt: skip
     goals += [
-        report.goal(f"{shop}: {name}, student over teacher", share, share, share,
-                    "at most 0.2", share <= 0.2)
+        exact(f"{shop}: {name}, student over teacher", share, "at most 0.2", share <= 0.2)
         for name, share in small.items()
-    ]  # fmt: skip
+    ]
     for one, other in COLD:
         span = metrics.paired_bootstrap(cold[one], cold[other])
-        goals.append(
-            report.goal(
-                f"{shop}: cold items, recall@10, {one} minus {other}",
-                *shared.ends(span), "above 0, interval excluding 0", span["low"] > 0,
-            )
-        )  # fmt: skip
+        goals.append(above(f"{shop}: cold items, recall@10, {one} minus {other}", span))
     return goals
 
 
@@ -333,13 +322,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Recommendation on real baskets.")
     parser.add_argument("source", nargs="?", default="journey", help="journey, or a path")
     parser.add_argument("--untimed", type=int, nargs="*", default=[], help="seeds without times")
-    arguments = shared.arguments_of(parser, "recommendation", RECORDED)
+    arguments = shared.arguments_of(parser, "recommendation")
     source = Path(arguments.source).name
 
     def measured(seed: int) -> dict:
         return {"source": source, **measure(arguments.source, seed)}
 
-    shared.run(arguments, measured, scale, partial(merge, untimed=arguments.untimed), source)
+    shared.run(arguments, measured, partial(merge, untimed=arguments.untimed), scale, source)
 
 
 if __name__ == "__main__":

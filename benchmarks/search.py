@@ -197,8 +197,8 @@ def rankers(profile, catalogue, data, folders: dict, teacher: Path, student: Pat
 
 def memory(profile, catalogue, folders: dict, teacher: Path, student: Path) -> dict:
     """Megabytes of each index, and of the weights of each model."""
-    scores = words.bm25(sources.product_text(catalogue[:])).scores
-    index = sum(np.asarray(array).nbytes for array in scores.values())
+    bm25 = words.bm25(sources.product_text(catalogue[:]))
+    index = bm25.data.nbytes + bm25.indices.nbytes + bm25.indptr.nbytes
     sizes = {"BM25": {"index_mb": index / 1e6, "weights_mb": 0.0}}
     for name, folder in folders.items():
         width = search.encoder(folder, profile).get_embedding_dimension()

@@ -1,23 +1,29 @@
 """What several benchmarks share: the files that single seeds leave, one process each, on their way
-to a record; the settings that classical recommenders are tried with; a shop of another size."""
+to a record; goals; clocks; the settings that classical recommenders are tried with; a shop of
+another size."""
 
 from __future__ import annotations
 
 import argparse
 import itertools
 import json
+import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ecomkd import bench, recommend
+from ecomkd import bench, metrics, recommend, report
 from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
 from ecomkd.data.baskets import Baskets, sample
 
+RECORDED = Path(report.__file__).parent / "recorded"
 GRIDS = {
     "buy it again": {"scale": (14, 28, 56, 112, 224)},
     "item-kNN": {"neighbours": (10, 50, 200, 1000)},
@@ -27,6 +33,18 @@ TIMED = 100
 """Users whose answers are timed."""
 SCALES = (0.1, 0.3, 1, 3, 10)
 """Sizes of the shops that costs are measured on, against the one that there is."""
+
+
+def real_folder(name: str) -> Path:
+    """Where the real data of this name lie. Exits with one sentence where there are none."""
+    root = os.environ.get("ECOMKD_REAL_DATA")
+    if root is None or not (Path(root) / name).exists():
+        raise SystemExit(
+            f"{name}: not found; set ECOMKD_REAL_DATA to the folder that holds {name}, "
+            "as the data cards say."
+        )
+    return Path(root) / name
+
 
 # Single seeds, and the record ---------------------------------------------------------------------
 
@@ -53,24 +71,29 @@ def read(folder: Path, same: Sequence[str]) -> list[dict]:
 
 
 def arguments_of(
-    parser: argparse.ArgumentParser, name: str, out: Path, kinds: Sequence[str] = ()
+    parser: argparse.ArgumentParser, name: str, kinds: Sequence[str] = (), scaled: bool = True
 ) -> argparse.Namespace:
     """What the command line says, the parser's own arguments and those of each script that measures
-    seeds and sizes and merges them. `folder` is that of `name` among the artefacts by default; of
-    several `kinds` of measurement, `kind` says which.
+    seeds, and sizes if `scaled`, and merges them. By default `folder` is that of `name` among the
+    artefacts, and `out` the recorded result of this name; of several `kinds` of measurement, `kind`
+    says which.
 
     Exits with one sentence where there is nothing to do, or no kind to do.
     """
     if kinds:
         parser.add_argument("kind", nargs="?", choices=kinds, help="what --seeds measures")
     parser.add_argument("--seeds", type=int, nargs="*", default=[], help="to measure, in turn")
-    parser.add_argument("--scale", action="store_true", help="cost against size")
+    if scaled:
+        parser.add_argument("--scale", action="store_true", help="cost against size")
     parser.add_argument("--folder", type=Path, help="of the single seeds' files")
     parser.add_argument("--merge", action="store_true", help="write the recorded result")
+    out = RECORDED / f"{name}.json"
     parser.add_argument("--out", type=Path, default=out, help="where --merge writes")
+    parser.set_defaults(scale=False)
     arguments = parser.parse_args()
     if not (arguments.seeds or arguments.scale or arguments.merge):
-        parser.error("give --seeds, --scale, --merge, or several of them")
+        parts = "--seeds, --scale, --merge" if scaled else "--seeds, --merge"
+        parser.error(f"give {parts}, or several of them")
     if kinds and arguments.seeds and not arguments.kind:
         parser.error(f"give {' or '.join(kinds)} with --seeds")
     arguments.folder = arguments.folder or Profile.named().artifacts / name
@@ -80,8 +103,8 @@ def arguments_of(
 def run(
     arguments: argparse.Namespace,
     measure: Callable[[int], dict] | None,
-    scale: Callable[[], list[dict]],
     merge: Callable[[Path, Path], None],
+    scale: Callable[[], list[dict]] | None = None,
     part: str = "",
 ) -> None:
     """Do what the `arguments_of` a script ask for: measure each seed into its own file, below
@@ -101,11 +124,6 @@ def command(script: str, parts: dict[str, list[dict]]) -> str:
     return f"python benchmarks/{script}.py {', '.join(calls)}, --scale, --merge"
 
 
-def ends(found: dict, middle: str = "difference") -> tuple[float, float, float]:
-    """A measured value and the ends of its interval, as `report.goal` takes them."""
-    return found[middle], found["low"], found["high"]
-
-
 def write(folder: Path, seed: int, measured: dict) -> None:
     """The file of one seed, with what `read` compares."""
     shared = {"seed": seed, "profile": profile(), "hardware": bench.hardware()}
@@ -118,6 +136,62 @@ def sizes(folder: Path) -> list[dict]:
     if not file.exists():
         raise SystemExit(f"{file}: not found; run this script with --scale first.")
     return json.loads(file.read_text(encoding="utf-8"))
+
+
+def means(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Units × systems, the mean over the tables of several seeds."""
+    return pd.concat(tables).groupby(level=0).mean()
+
+
+def over_seeds(values: Sequence[float]) -> dict[str, float | None]:
+    """The mean over seeds, and from three seeds on its interval."""
+    if len(values) >= 3:
+        return metrics.seed_interval(values)
+    return {"mean": float(np.mean(values)), "low": None, "high": None}
+
+
+# Goals --------------------------------------------------------------------------------------------
+
+
+def ends(found: dict) -> tuple[float, float, float]:
+    """A measured value or difference and the ends of its interval, as `report.goal` takes them."""
+    return found["difference" if "difference" in found else "value"], found["low"], found["high"]
+
+
+def exact(name: str, value: float, wanted: str, met: bool) -> dict:
+    """The goal of a value that has no interval."""
+    return report.goal(name, value, value, value, wanted, bool(met))
+
+
+def above(name: str, found: dict) -> dict:
+    """The goal that a measured value lies above 0 with its whole interval."""
+    return report.goal(name, *ends(found), "above 0, interval excluding 0", bool(found["low"] > 0))
+
+
+def below(name: str, found: dict) -> dict:
+    """The goal that a measured value lies below 0 with its whole interval."""
+    return report.goal(name, *ends(found), "below 0, interval excluding 0", bool(found["high"] < 0))
+
+
+# Clocks -------------------------------------------------------------------------------------------
+
+
+def timed(call: Callable, *given: Any, **options: Any) -> tuple[Any, float]:
+    """What a call returns, and the seconds that it takes."""
+    started = time.perf_counter()
+    found = call(*given, **options)
+    return found, time.perf_counter() - started
+
+
+def waits(rank: recommend.Ranker, users: np.ndarray) -> dict[str, float]:
+    """The wait of single users for their items, on one thread: `p50_ms` and `p95_ms`."""
+    asked = [np.array([user]) for user in users]
+    clock = bench.latency(partial(one_user, rank), asked, repeats=3, threads=1, device="cpu")
+    return {name: clock[name] for name in ("p50_ms", "p95_ms")}
+
+
+def one_user(rank: recommend.Ranker, user: np.ndarray) -> np.ndarray:
+    return rank(user, False)
 
 
 # Recommenders -------------------------------------------------------------------------------------
@@ -150,7 +224,3 @@ def grown(baskets: Baskets, times: float, seed: int = 0) -> Baskets:
         for table in (baskets.items, baskets.users)
     )
     return Baskets(events, named, people, baskets.left_out)
-
-
-def one_user(rank: recommend.Ranker, user: np.ndarray):
-    return rank(user, False)

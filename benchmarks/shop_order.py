@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+import shared
 from ecomkd import bench, features, metrics, report
 from ecomkd.config import Profile
 from ecomkd.data import shop, sources
@@ -73,19 +74,15 @@ def goals(seed: int, found: dict[str, dict[str, float]]) -> list[dict]:
     made = []
     for low, high in pairwise(ranks):
         gap = found[high]["all"] - found[low]["all"]
-        made.append(_goal(f"seed {seed}: {high} over {low}", gap, "above 0", gap > 0))
+        made.append(shared.exact(f"seed {seed}: {high} over {low}", gap, "above 0", gap > 0))
     top = found["teacher"]["all"]
-    made.append(_goal(f"seed {seed}: teacher", top, f"at most {CEILING}", top <= CEILING))
+    made.append(shared.exact(f"seed {seed}: teacher", top, f"at most {CEILING}", top <= CEILING))
     lift = found["teacher"][UNSEEN] - found["random"][UNSEEN]
     for guard in ("lexical", "scratch"):
         share = (found["teacher"][UNSEEN] - found[guard][UNSEEN]) / lift
         name = f"seed {seed}: {guard} below the teacher on unseen words, as a share of its lift"
-        made.append(_goal(name, share, "at least 1/3", share >= 1 / 3))
+        made.append(shared.exact(name, share, "at least 1/3", share >= 1 / 3))
     return made
-
-
-def _goal(name: str, value: float, wanted: str, met: bool) -> dict:
-    return report.goal(name, value, value, value, wanted, bool(met))
 
 
 def _rounded(scores: dict[str, float]) -> dict[str, float]:

@@ -14,24 +14,20 @@ again goes on where it stopped.
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from datasets import Dataset, DatasetDict
 
 import shared
-from ecomkd import bench, load, metrics, models, report
-from ecomkd.artifacts import write_text
+from ecomkd import load, models, report
 from ecomkd.config import Profile
 from ecomkd.data import shop
 from ecomkd.data.sources import catalogue
 from ecomkd.relevance import judge, mining, stages
 
-RECORDED = Path(report.__file__).parent / "recorded" / "student_ablations.json"
 VARIED = {
     "alpha": (0.25, 1.0, 4.0),
     "temperature": (1.0, 2.0, 4.0),
@@ -150,11 +146,8 @@ def summary(entries: pd.DataFrame) -> list[dict]:
         found |= {name: int(runs[name].iloc[0]) for name in ("steps", "parameters")}
         for split in ("validation", "test"):
             for name in ("macro_f1", "ndcg@10", "lift@10", "quality"):
-                values = [quality[name] for quality in runs[split]]
-                span = {"mean": float(np.mean(values)), "low": None, "high": None}
-                if len(values) >= 3:
-                    span = metrics.seed_interval(values)
-                found[f"{split} {name}"] = span
+                of_seeds = [quality[name] for quality in runs[split]]
+                found[f"{split} {name}"] = shared.over_seeds(of_seeds)
         rows.append(found)
     best = {}
     for row in rows:
@@ -192,29 +185,19 @@ def merge(folder: Path, out: Path) -> None:
 def main() -> None:
     groups = ["row", *VARIED, "unlabelled", "source"]
     parser = argparse.ArgumentParser(description="What makes a good student.")
-    parser.add_argument("--seeds", type=int, nargs="*", default=[], help="seeds of the shop")
     parser.add_argument("--groups", nargs="*", default=groups, choices=groups, help="what to vary")
     parser.add_argument("--pairs", type=int, help="unlabelled pairs (the profile's live_pairs)")
-    parser.add_argument("--folder", type=Path, help="of the single seeds' files")
-    parser.add_argument("--merge", action="store_true", help="write the recorded result")
-    parser.add_argument("--out", type=Path, default=RECORDED, help="where --merge writes")
-    arguments = parser.parse_args()
-    folder = arguments.folder or Profile.named().artifacts / "student_ablations"
-    if not arguments.seeds and not arguments.merge:
-        parser.error("give --seeds, --merge, or both")
+    arguments = shared.arguments_of(parser, "student_ablations", scaled=False)
     unlabelled = arguments.pairs or Profile.named().live_pairs
-    for seed in arguments.seeds:
-        result = {
-            "seed": seed,
+
+    def measured(seed: int) -> dict:
+        return {
             "pairs": unlabelled,
-            "profile": shared.profile(),
             "generator": shop.generator_hash(),
-            "hardware": bench.hardware(),
             "entries": measure(seed, arguments.groups, unlabelled),
         }
-        write_text(folder / f"seed{seed}.json", json.dumps(result, indent=1))
-    if arguments.merge:
-        merge(folder, arguments.out)
+
+    shared.run(arguments, measured, merge)
 
 
 if __name__ == "__main__":

@@ -8,35 +8,33 @@ from __future__ import annotations
 import dataclasses
 import errno
 import hashlib
-import inspect
 import json
 import os
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-_MANIFEST = "manifest.json"
+MANIFEST = "manifest.json"
+"""Holds, of a folder that the program wrote, each file's size and SHA-256."""
 
 
 def digest(*parts) -> str:
     """The first 16 hex digits of a SHA-256 over `parts`.
 
-    A part is a plain value, a list, tuple or mapping of parts, a dataclass, or a module or
-    function, which stands for its source text.
+    A part is a plain value, a list, tuple or mapping of parts, or a dataclass. Raises TypeError for
+    anything else, such as a function: no key holds source text.
     """
     text = json.dumps([_plain(part) for part in parts], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _plain(part):
-    if inspect.ismodule(part) or inspect.isfunction(part) or inspect.isclass(part):
-        return inspect.getsource(part)
-    if dataclasses.is_dataclass(part):
+    if dataclasses.is_dataclass(part) and not isinstance(part, type):
         return _plain(dataclasses.asdict(part))
     if isinstance(part, dict):
         return {str(key): _plain(value) for key, value in part.items()}
@@ -70,6 +68,22 @@ def known_digest(path: Path | str) -> str:
 def _state(path: Path) -> tuple[int, int, int]:
     found = path.stat()
     return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def noted(folder: Path, names: Iterable[str]) -> dict[str, list]:
+    """What a manifest says of files of a folder: name to [bytes, SHA-256]."""
+    return {name: [(folder / name).stat().st_size, known_digest(folder / name)] for name in names}
+
+
+def changed(folder: Path, files: Mapping[str, Sequence]) -> tuple[str, str] | None:
+    """The first file that is not as `noted` found it, and what is wrong with it; or None."""
+    for name, (size, sha) in files.items():
+        path = folder / name
+        if not path.is_file():
+            return name, "is missing"
+        if path.stat().st_size != size or known_digest(path) != sha:
+            return name, "has changed since it was written"
+    return None
 
 
 def stage(
@@ -123,14 +137,12 @@ def _make(folder: Path, make: Callable[[Path], None]) -> None:
     working = folder.with_name(f".{folder.name}.partial")
     working.mkdir(exist_ok=True)
     make(working)
-    names = [path.relative_to(working) for path in sorted(working.rglob("*")) if path.is_file()]
-    manifest = {
-        str(name): [(working / name).stat().st_size, known_digest(working / name)] for name in names
-    }
-    write_text(working / _MANIFEST, json.dumps(manifest, indent=1))
+    files = sorted(path for path in working.rglob("*") if path.is_file())
+    manifest = noted(working, [path.relative_to(working).as_posix() for path in files])
+    write_text(working / MANIFEST, json.dumps(manifest, indent=1))
     made = working.resolve()
     os.replace(working, folder)
-    for name in names:
+    for name in manifest:
         _DIGESTS[folder.resolve() / name] = _DIGESTS.pop(made / name)
 
 
@@ -210,22 +222,14 @@ def _errno(error: Exception) -> int | None:
 def _fault(folder: Path) -> str | None:
     """What is wrong with an artefact, in words, or None."""
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text("utf-8"))
-        listed = [(name, size, sha) for name, (size, sha) in manifest.items()]
+        found = changed(folder, json.loads((folder / MANIFEST).read_text("utf-8")))
     except FileNotFoundError:
-        return f"{_MANIFEST} is missing"
+        return f"{MANIFEST} is missing"
     except NotADirectoryError:
         return "a file stands in its place"
     except (ValueError, TypeError, AttributeError, RecursionError, IsADirectoryError):
-        return f"{_MANIFEST} is damaged"
-    for name, size, sha in listed:
-        path = folder / name
-        try:
-            if path.stat().st_size != size or known_digest(path) != sha:
-                return f"{name} has changed since it was written"
-        except (FileNotFoundError, NotADirectoryError):
-            return f"{name} is missing"
-    return None
+        return f"{MANIFEST} is damaged"
+    return found and " ".join(found)
 
 
 def data_digest(dataset, columns: Iterable[str]) -> str:

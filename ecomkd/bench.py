@@ -19,12 +19,10 @@ from typing import Any
 import numpy as np
 import psutil
 
-try:
+from ecomkd.extras import needed
+
+with needed("ecomkd.bench", "run"):
     import torch
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        'PyTorch is missing, which ecomkd.bench needs: pip install "ecomkd[run]"', name=error.name
-    ) from error
 
 
 def latency(

@@ -20,9 +20,10 @@ from pathlib import Path
 
 from ecomkd import outputs
 from ecomkd.config import Profile
-from ecomkd.data.files import NAMES, shown
+from ecomkd.data.contract import NAMES, shown
 
 _SEEDS = 2**32 - 1  # the largest seed that NumPy, PyTorch and Transformers all take
+_LARGEST = 10**18  # no number that is given is larger, infinity least of all
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,8 +69,8 @@ def _sentences(error: Exception) -> list[str]:
         package = _missing(error)
         if "pip install" in words or package is None:
             return [words]
-        return [f"{package} is not installed; install all that a command needs: "
-                'pip install "ecomkd[run,search,serve]".']  # fmt: skip
+        needs = f"{package} is missing, which a command needs"
+        return [f'{needs}: pip install "ecomkd[run,search,serve]"']
     if isinstance(error, OSError) and error.strerror and words.startswith("[Errno"):
         of_system = os.strerror(error.errno or 0)
         if of_system not in error.strerror:  # a sentence of the package's own
@@ -117,164 +118,96 @@ def _plain_warnings() -> Iterator[None]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="ecomkd",
-        description="Transfer learning and distillation for a shop's search.",
+        prog="ecomkd", description="Transfer learning and distillation for a shop's search."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    check = _command(commands, "check", _check, "Validate a folder or file.", "check my_shop/")
-    _data(check)
+    def command(function: Callable[[argparse.Namespace], None], text: str, example: str):
+        name = example.split()[0]
+        made = commands.add_parser(
+            name, help=text, description=text, epilog=f"Example: ecomkd {example}"
+        )
+        made.set_defaults(command=function)
+        return made
 
-    run = _command(
-        commands,
-        "run",
+    check = command(_check, "Validate a folder or file.", "check my_shop/")
+    run = command(
         _run,
         "Train, distil, evaluate and export on one catalogue; write a report with a verdict.",
         "run my_shop/ --profile book --seeds 3 --out report/",
     )
-    _data_and_profile(run)
-    run.add_argument("--seeds", type=_whole(1, 1_000), default=1, metavar="N", help="how many")
-    run.add_argument(
-        "--first-seed",
-        type=_whole(0, _SEEDS),
-        default=Profile.seed,
-        metavar="K",
-        help="seeds run from K (default: %(default)s)",
-    )
-    run.add_argument(
-        "--unlabelled",
-        type=_whole(1),
-        metavar="N",
-        help="learn from the first N unlabelled pairs (default: all)",
-    )
-    run.add_argument("--out", type=Path, required=True, metavar="DIR", help="where results go")
-
-    index = _command(
-        commands,
-        "index",
+    index = command(
         _index,
         "Write a search engine over one catalogue: train what is missing, then put it in a folder.",
         "index my_shop/ --profile book --out search/",
     )
-    _data_and_profile(index)
-    index.add_argument(
-        "--with-teacher",
-        action="store_true",
-        help="put the teacher there too, for `serve --shadow`",
-    )
-    index.add_argument("--out", type=Path, required=True, metavar="DIR", help="where it goes")
+    for made in (check, run, index):
+        text = "shop (simulated), esci (from the hub), or the path of a folder, CSV or Parquet file"
+        made.add_argument("data", metavar="DATA", help=text)
+    for made in (run, index):
+        made.add_argument("--profile", help="smoke, book or gpu (default: book)")
+        made.add_argument("--out", type=Path, required=True, metavar="DIR", help="where results go")
+    _number(run, "--seeds", "how many", 1, 1_000, default=1)
+    text = "seeds run from K (default: %(default)s)"
+    _number(run, "--first-seed", text, 0, _SEEDS, default=Profile.seed, metavar="K")
+    _number(run, "--unlabelled", "learn from the first N unlabelled pairs (default: all)", 1)
+    text = "put the teacher there too, for `serve --shadow`"
+    index.add_argument("--with-teacher", action="store_true", help=text)
 
-    serve = _command(
-        commands,
-        "serve",
+    serve = command(
         _serve,
         "Answer searches over HTTP: GET /search, POST /rerank, GET /health, GET /metrics.",
         "serve search/ --reference queries.txt",
     )
     serve.add_argument("folder", metavar="DIR", type=Path, help="a folder that `index` wrote")
     serve.add_argument("--host", default="127.0.0.1", help="default: this machine alone")
-    serve.add_argument("--port", type=_whole(0, 65_535), default=8000, help="0 takes a free one")
-    serve.add_argument("--workers", type=_whole(1), metavar="N", help="threads (default: cores)")
-    serve.add_argument(
-        "--timeout", type=_number(0.001), metavar="S", help="seconds until a request is given up"
-    )
-    serve.add_argument(
-        "--rate",
-        type=_number(0),
-        metavar="N",
-        help="requests a second of one client; 0 for no limit",
-    )
-    serve.add_argument(
-        "--shadow",
-        type=_number(0, 1),
-        metavar="SHARE",
-        help="share of the answers the teacher judges too",
-    )
-    serve.add_argument(
-        "--proxy",
-        action="append",
-        default=[],
-        metavar="ADDRESS",
-        help="a proxy, or a network of them, that is believed about its clients' addresses; "
-        "may be repeated",
-    )
-    serve.add_argument(
-        "--allowed-host",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a name by which clients ask for this service; may be repeated",
-    )
-    serve.add_argument(
-        "--reference",
-        type=Path,
-        metavar="FILE",
-        help="past queries, one a line, that live ones are compared with",
-    )
+    _number(serve, "--port", "0 takes a free one", 0, 65_535, default=8000, metavar="PORT")
+    _number(serve, "--workers", "threads (default: cores)", 1)
+    text = "seconds until a request is given up"
+    _number(serve, "--timeout", text, 0.001, kind=float, metavar="S")
+    _number(serve, "--rate", "requests a second of one client; 0 for no limit", 0, kind=float)
+    text = "share of the answers the teacher judges too"
+    _number(serve, "--shadow", text, 0, 1, kind=float, metavar="SHARE")
+    for option, metavar, text in (
+        ("--proxy", "ADDRESS", "a proxy, or a network of them, believed about clients' addresses"),
+        ("--allowed-host", "NAME", "a name by which clients ask for this service"),
+    ):
+        text += "; may be repeated"
+        serve.add_argument(option, action="append", default=[], metavar=metavar, help=text)
+    text = "past queries, one a line, that live ones are compared with"
+    serve.add_argument("--reference", type=Path, metavar="FILE", help=text)
 
-    shop = _command(
-        commands, "shop", _shop, "Write the simulated shop.", "shop simulated/ --products 10000"
-    )
+    shop = command(_shop, "Write the simulated shop.", "shop simulated/ --products 10000")
     shop.add_argument("out", metavar="OUT", type=Path, help="a folder to write")
-    shop.add_argument("--products", type=_whole(1), default=3_000, metavar="N")
-    shop.add_argument("--seed", type=_whole(0, _SEEDS), default=1)
+    _number(shop, "--products", "how many (default: %(default)s)", 1, default=3_000)
+    _number(shop, "--seed", "default: %(default)s", 0, _SEEDS, default=1, metavar="K")
     return parser
 
 
-def _command(
-    commands: argparse._SubParsersAction,
-    name: str,
-    function: Callable[[argparse.Namespace], None],
+def _number(
+    command: argparse.ArgumentParser,
+    option: str,
     text: str,
-    example: str,
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(
-        name, help=text, description=text, epilog=f"Example: ecomkd {example}"
-    )
-    parser.set_defaults(command=function)
-    return parser
-
-
-def _data(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "data",
-        metavar="DATA",
-        help="shop (simulated), esci (from the hub), or the path of a folder, CSV or Parquet file",
-    )
-
-
-def _data_and_profile(command: argparse.ArgumentParser) -> None:
-    _data(command)
-    command.add_argument("--profile", default=None, help="smoke, book or gpu (default: book)")
-
-
-def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
-    """A function that reads a whole number within limits."""
-    wanted = f"of at least {low}" if high is None else f"from {low} to {high}"
-
-    def read(text: str) -> int:
-        number = int(text) if text.isdecimal() and len(text) < 20 else -1
-        if number < low or (high is not None and number > high):
-            raise argparse.ArgumentTypeError(f"{shown(text, 40)}: give a whole number {wanted}")
-        return number
-
-    return read
-
-
-def _number(low: float, high: float = math.inf) -> Callable[[str], float]:
-    """A function that reads a finite number within limits."""
-    wanted = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+    low: float,
+    high: float | None = None,
+    kind: Callable[[str], float] = int,
+    metavar: str = "N",
+    default: int | None = None,
+) -> None:
+    """Add an option that takes a number within limits."""
+    wanted = "a whole number" if kind is int else "a number"
+    wanted += f" of at least {low}" if high is None else f" from {low} to {high}"
 
     def read(text: str) -> float:
         try:
-            number = float(text)
+            number = kind(text)
         except ValueError:
             number = math.nan
-        if not low <= number <= high or math.isinf(number):
-            raise argparse.ArgumentTypeError(f"{shown(text, 40)}: give a number {wanted}")
+        if not low <= number <= (high or _LARGEST):
+            raise argparse.ArgumentTypeError(f"{shown(text, 40)}: give {wanted}")
         return number
 
-    return read
+    command.add_argument(option, type=read, metavar=metavar, default=default, help=text)
 
 
 def _source(text: str) -> str | Path:

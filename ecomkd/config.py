@@ -9,8 +9,6 @@ import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-_NAMES = ("smoke", "book", "gpu")
-
 
 @dataclass(frozen=True)
 class Profile:
@@ -48,8 +46,8 @@ class Profile:
     teacher_dropout: float = 0.1
     """Share of activations that fine-tuning the teacher drops. It reads few labels many times."""
     student_dropout: float = 0.0
-    """The same where soft targets are learnt, in the warm-up too: they are many, each is read once
-    or twice, and with dropout a small model can stay for hundreds of steps where it starts."""
+    """The same share where soft targets are learnt, as in the warm-up. They are many and each is
+    read once or twice, and dropout can keep a small model for hundreds of steps where it starts."""
     student_layers: tuple[int, ...] = (1, 3, 5)
     """The layers that a student starts from, counted from 0."""
     student_width: int | None = None
@@ -83,10 +81,10 @@ class Profile:
         Raises ValueError for an unknown name and TypeError for an unknown field.
         """
         name = name or os.environ.get("ECOMKD_PROFILE") or "book"
-        if name not in _NAMES:
+        if name not in _SCALES:
             raise ValueError(
                 f"Unknown profile {name!r}: set ECOMKD_PROFILE to, or pass, one of "
-                f"{', '.join(_NAMES)}."
+                f"{', '.join(_SCALES)}."
             )
         known = {field.name for field in fields(cls)} - {"name"}
         for key in overrides:

@@ -15,18 +15,19 @@ from typing import Any
 
 import datasets
 import numpy as np
-import torch
 from datasets import Array2D, Dataset, Features, Value
 from datasets import Sequence as SequenceFeature
-from torch import nn
-from transformers import PreTrainedModel, TrainerCallback
+
+from ecomkd.extras import needed
+
+with needed("ecomkd.distill", "run"):
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel, TrainerCallback
 
 from ecomkd import losses, runtime, trainer
 from ecomkd.config import Profile
 from ecomkd.data.sources import product_text
-
-# Other modules ask for these here.
-from ecomkd.trainer import OrderedTrainer, arguments, run_to_end  # noqa: F401
 
 _TOKENS = ("input_ids", "token_type_ids")
 
@@ -194,7 +195,10 @@ _PER_STEP = ("labelled", "pairs", "tokens")
 
 
 def _count(batch: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    """How many there are in a batch of that over which each of the loss's three parts is a mean."""
+    """The numbers of labelled pairs, of pairs and of tokens in a batch.
+
+    Each is what one of the three parts of the loss is a mean over.
+    """
     labels = batch["labels"]
     counts = (int((labels != -100).sum()), len(labels), int(batch["attention_mask"].sum()))
     return dict(zip(_PER_STEP, counts, strict=True))
@@ -266,7 +270,8 @@ class DistillationTrainer(trainer.MeasuredTrainer):
             online: Any = teacher.requires_grad_(False)
             online.to(self.args.device).eval()
         # compute_loss takes means over whole steps: the library must not divide by the number of
-        # batches in a step once more, and this attribute, in all its versions, says so.
+        # batches in a step once more. It heeds this attribute in the versions that are allowed; in
+        # 5.2 it had no effect.
         self.model_accepts_loss_kwargs = True
         self._counts: dict[str, int] | None = None
 

@@ -16,10 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ecomkd import score
-from ecomkd.artifacts import stage, write_text
+from ecomkd.extras import needed
+
+with needed("ecomkd.export", "run"):
+    from ecomkd import score
+    from ecomkd.score import Scorer
+
+from ecomkd.artifacts import MANIFEST, stage, write_text
 from ecomkd.config import Profile
-from ecomkd.score import Scorer
 
 __all__ = ["OnnxClassifier", "Scorer", "deploy", "exports", "predict_onnx", "quantize", "to_onnx"]
 
@@ -170,7 +174,7 @@ def deploy(
     that may be in `out` is touched.
     """
     out.mkdir(parents=True, exist_ok=True)
-    kept = [path for path in folder.iterdir() if path.name not in ("manifest.json", "model.onnx")]
+    kept = [path for path in folder.iterdir() if path.name not in (MANIFEST, "model.onnx")]
     for path in [*kept, Path(score.__file__)]:
         shutil.copyfile(path, out / path.name)
     label_map = {"labels": list(labels), "gains": list(gains), "max_length": max_length}

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
-from sentence_transformers import SentenceTransformer
-from sklearn.preprocessing import normalize
+
+from ecomkd.extras import needed
+
+with needed("ecomkd.features", "run"):
+    import torch
+    from sentence_transformers import SentenceTransformer
 
 from ecomkd import keys, models, runtime
 from ecomkd.artifacts import stage
@@ -37,18 +40,6 @@ def pool(states: torch.Tensor, mask: torch.Tensor, pooling: str = "mean") -> tor
     if pooling == "max":
         return states.masked_fill(~there, -torch.inf).amax(dim=1)
     return states.masked_fill(~there, 0).sum(dim=1) / there.sum(dim=1)
-
-
-def token_means(ids: Sequence[Sequence[int]], table: np.ndarray) -> np.ndarray:
-    """Vectors (N, d) of length 1, float64: the mean of each text's token vectors in `table` (V, d).
-
-    That is all that a static embedding does. A text without tokens has the zero vector.
-    """
-    means = np.zeros((len(ids), table.shape[1]))
-    for row, tokens in enumerate(ids):
-        if len(tokens):
-            means[row] = table[list(tokens)].mean(axis=0, dtype=np.float64)
-    return normalize(means) if len(ids) else means
 
 
 def layers(
@@ -96,10 +87,10 @@ def encode(encoder: SentenceTransformer, texts: Sequence[str], **options: Any) -
     return vectors[[row[text] for text in texts]]
 
 
-def bi_encoder_scores(pairs: Dataset, profile: Profile, name: str = "minilm") -> np.ndarray:
+def bi_encoder_scores(pairs: Dataset, profile: Profile) -> np.ndarray:
     """Cosine between query and product under a pretrained sentence encoder, untrained, (N,)."""
-    query = embed(pairs["query"], profile, name)
-    product = embed(product_text(pairs[:]), profile, name)
+    query = embed(pairs["query"], profile)
+    product = embed(product_text(pairs[:]), profile)
     return (query * product).sum(axis=1)
 
 

@@ -19,9 +19,16 @@ _COLUMNS = ("query_id", "product_id", "query", *TEXT, "label")
 _OF_A_TOKENIZER = ("tokenizer", "vocab", "merges", "special_tokens", "added_tokens")
 
 
-def digests(*parts: Dataset) -> list[str]:
-    """What each set of pairs adds to the key of an artefact: its ids, texts and labels."""
-    return [data_digest(part, _COLUMNS) for part in parts]
+def digests(*parts: Dataset) -> list[list[Any]]:
+    """What each set of pairs adds to the key of an artefact: its ids, texts and labels.
+
+    The labels are class numbers, so the names of the classes stand beside them: 0 is the best of
+    ESCI's and the worst of the grades.
+    """
+    return [
+        [data_digest(part, _COLUMNS), getattr(part.features["label"], "names", None)]
+        for part in parts
+    ]
 
 
 def identity(folder: Path | str) -> list[list[str]]:

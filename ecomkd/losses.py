@@ -13,14 +13,12 @@ Chapter 3.
 import math
 from collections.abc import Callable
 
-try:
+from ecomkd.extras import needed
+
+with needed("ecomkd.losses", "run"):
     import torch
     import torch.nn.functional as F
     from torch import Tensor
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        'PyTorch is missing, which ecomkd.losses needs: pip install "ecomkd[run]"', name=error.name
-    ) from error
 
 IGNORE = -100
 """The label of a pair that nobody labelled, as in PyTorch's own `cross_entropy`."""

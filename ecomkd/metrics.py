@@ -178,7 +178,7 @@ def ranking(frame: pd.DataFrame, gains: Mapping) -> dict:
         >>> found["per_query"].loc["q1"].round(3).to_dict()
         {'ndcg@10': 0.688, 'ndcg': 0.688, 'mrr': 0.5, 'random_ndcg@10': 0.735, 'lift@10': -0.047}
     """
-    label = "grade" if "grade" in frame and "esci_label" not in frame else "esci_label"
+    label = _label_column(frame)
     _check_frame(frame, label, gains)
     queries, names = pd.factorize(frame["query_id"], sort=True)
     gain = np.array([gains[x] for x in frame[label]], dtype=np.float64)
@@ -245,7 +245,7 @@ def retrieval(ranked: pd.DataFrame, judged: pd.DataFrame, gains: Mapping) -> dic
     """
     import ir_measures
 
-    label = "grade" if "grade" in judged and "esci_label" not in judged else "esci_label"
+    label = _label_column(judged)
     unknown = set(judged[label]) - set(gains)
     if unknown:
         raise ValueError(
@@ -329,6 +329,10 @@ def share_of_gap_closed(student: float, teacher: float, baseline: float) -> floa
         0.5
     """
     return (student - baseline) / (teacher - baseline) if teacher > baseline else float("nan")
+
+
+def _label_column(frame: pd.DataFrame) -> str:
+    return "grade" if "grade" in frame and "esci_label" not in frame else "esci_label"
 
 
 def _check_frame(frame: pd.DataFrame, label: str, gains: Mapping) -> None:

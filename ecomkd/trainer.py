@@ -12,12 +12,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
-from transformers.trainer_utils import get_last_checkpoint
-from transformers.utils import is_in_notebook
+from ecomkd.extras import needed
+
+with needed("ecomkd.trainer", "run"):
+    import torch
+    from transformers import Trainer, TrainerCallback, TrainerControl, TrainingArguments
+    from transformers.trainer_callback import PrinterCallback, ProgressCallback
+    from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
+    from transformers.trainer_utils import get_last_checkpoint
+    from transformers.utils import is_in_notebook
 
 from ecomkd import runtime
 from ecomkd.artifacts import write_text
@@ -66,6 +69,8 @@ class OrderedTrainer(Trainer):
 
 class MeasuredTrainer(OrderedTrainer):
     """An OrderedTrainer that is evaluated by numbers of its own, not by its loss."""
+
+    control: TrainerControl
 
     def measure(self, dataset: Any) -> Mapping[str, float]:
         """Named numbers of the model on an evaluation set; each subclass says which."""

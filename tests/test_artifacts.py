@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,22 @@ def test_a_recipe_is_part_of_the_key(tmp_path):
     first = stage("thing", [1], thing, tmp_path)
     assert stage("thing", [1], thing, tmp_path, recipe=1) == first
     assert stage("thing", [1], thing, tmp_path, recipe=2) != first
+
+
+@pytest.mark.parametrize("part", [thing, Path, json, Path("x"), {1}], ids=repr)
+def test_a_key_takes_plain_values_alone(part):
+    """A function or a module stood for its source text once, which no key holds any more."""
+    with pytest.raises(TypeError, match="Cannot take a digest of"):
+        artifacts.digest("thing", [part])
+
+
+def test_a_dataclass_stands_for_its_fields():
+    @dataclass
+    class Pair:
+        query: str
+        grades: tuple
+
+    assert artifacts.digest(Pair("a", (1, 2))) == artifacts.digest({"query": "a", "grades": [1, 2]})
 
 
 # Hashed once a process ----------------------------------------------------------------------------

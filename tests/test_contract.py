@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from contract_cases import CASES, GOOD, PRODUCTS
 
-from ecomkd.data.files import DataError
+from ecomkd.data.contract import DataError
 from ecomkd.data.schema import check, read
 
 FEW = "too few to conclude"

@@ -14,8 +14,7 @@ from contract_cases import GOOD, PRODUCTS, frame
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ecomkd.data.contract import as_seen, is_blank, normalise_query
-from ecomkd.data.files import DataError, shown
+from ecomkd.data.contract import DataError, as_seen, is_blank, normalise_query, shown
 from ecomkd.data.schema import check, read
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)

@@ -144,24 +144,16 @@ def test_sizes_are_recorded_and_what_is_missing_is_named(record, monkeypatch, tm
     assert all(row["step_s"] > 0 for row in sizes)
     monkeypatch.setenv("ECOMKD_REAL_DATA", str(tmp_path))
     with pytest.raises(SystemExit, match="icecat: not found; set ECOMKD_REAL_DATA"):
-        script.folder_of("icecat")
+        script.real_folder("icecat")
 
 
-def test_rows_without_a_network_agree_with_the_library_where_everything_is_known():
+def test_buy_again_agrees_with_the_library_where_everything_is_known():
     baskets = tiny_baskets.shop()
     day, users = baskets.test_start, np.arange(tiny_baskets.USERS)
-    past = recommend.history(baskets, day)
-    counts = recommend.popularity(baskets, day)
-    pairs = [
-        (
-            script.own_first(baskets, counts, past, day, 56.0),
-            recommend.buy_again(baskets, day, 56.0),
-        ),
-        (script.alike(baskets, past, day, 10), recommend.item_knn(baskets, day, 10)),
-    ]
-    for own, expected in pairs:
-        for new in (False, True):
-            assert (own(users, new) == expected(users, new)).all()
+    own = script.own_first(baskets, recommend.popularity(baskets, day), day, 56.0)
+    expected = recommend.buy_again(baskets, day, 56.0)
+    for new in (False, True):
+        assert (own(users, new) == expected(users, new)).all()
 
 
 def test_a_smaller_share_of_customers_is_part_of_a_larger_one():

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,10 +12,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import demo_store
 from ecomkd import describe, models, runtime
 from ecomkd.config import Profile
 from ecomkd.data import shop as simulated
-from ecomkd.describe import Fact, Product, Vocabulary, facts, generation
+from ecomkd.describe import Fact, Product, Vocabulary, facts, generation, writers
 from ecomkd.trainer import arguments
 
 TEXTS = [
@@ -154,19 +157,18 @@ def test_a_real_record_holds_what_its_text_says_unless_it_is_withheld():
         "gender_affinity": None, "description": "Four red mugs of real porcelain.",
     }  # fmt: skip
     whole, bare = (
-        describe.store_products(pd.DataFrame([row]), withheld=withheld)[0]
-        for withheld in (False, True)
+        demo_store.products(pd.DataFrame([row]), withheld=withheld)[0] for withheld in (False, True)
     )
     assert "Colour: red" in whole.record and "Number: four" in whole.record
-    own = describe.store_vocabulary()
+    own = demo_store.vocabulary()
     assert not own.check(row["description"], whole).wrong
     assert set(own.check(row["description"], bare).invented) == {"4", "porcelain"}
 
 
 def test_the_store_says_where_it_is_missing(monkeypatch, tmp_path):
     monkeypatch.setenv("ECOMKD_REAL_DATA", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="ECOMKD_REAL_DATA"):
-        describe.read_store()
+    with pytest.raises(SystemExit, match="demo_store: not found; set ECOMKD_REAL_DATA"):
+        demo_store.task(profile(tmp_path))
 
 
 # The generator ------------------------------------------------------------------------------------
@@ -305,6 +307,9 @@ def test_a_missing_or_changed_package_is_named(monkeypatch, tmp_path):
     with monkeypatch.context() as patch, pytest.raises(runtime.ModelError, match="--no-deps"):
         patch.setattr(generation.importlib.util, "find_spec", lambda name: None)
         generation.load()
+    with monkeypatch.context() as patch, pytest.raises(ModuleNotFoundError, match="describe"):
+        patch.setitem(sys.modules, "gguf", None)
+        generation.load()
     (tmp_path / generation._FILE).write_bytes(b"nothing")
     spec = type("Spec", (), {"origin": str(tmp_path / "__init__.py")})
     monkeypatch.setattr(generation.importlib.util, "find_spec", lambda name: spec)
@@ -369,6 +374,20 @@ def test_texts_are_those_of_the_weights_in_a_folder_now(own_generator, tmp_path)
     assert describe.generate_descriptions(folder, task.test, task, sampled=3) == first
     save(1)
     assert describe.generate_descriptions(folder, task.test, task, sampled=3) != first
+
+
+def test_a_student_of_written_texts_is_keyed_by_how_long_they_may_be(tmp_path, monkeypatch):
+    monkeypatch.setattr(writers, "base_generator", lambda of: tmp_path / "base")
+    monkeypatch.setattr(writers, "teacher", lambda of: tmp_path / "tutor")
+    keyed: list = []
+    monkeypatch.setattr(writers, "stage", lambda name, parts, *rest, **options: keyed.append(parts))
+    task = describe.shop_task(profile(tmp_path))
+    longer = replace(task, scale=replace(task.scale, max_new_tokens=20))
+    for of in (task, longer):
+        describe.student(of, "teacher")
+        describe.student(of)
+    assert keyed[0] != keyed[2]
+    assert keyed[1] == keyed[3]
 
 
 def test_too_few_products_are_named():

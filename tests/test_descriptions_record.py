@@ -1,5 +1,8 @@
 """The script that measures descriptions, with tiny models, and the record it writes."""
 
+from dataclasses import replace
+from functools import cache
+
 import numpy as np
 import pytest
 import tiny_baskets
@@ -20,14 +23,19 @@ def record(tmp_path_factory):
     def tiny(name=None, seed=0):
         return named("smoke", seed=seed, artifacts=folder, device="cpu", precision="fp32")
 
+    def some(task):
+        return replace(task, test=task.test[:4])
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Profile, "named", tiny)
-        # The demo store is not in every copy; a shop of another size stands for it.
+        # The demo store is not in every copy; some products of the shop stand for it, so that the
+        # models are those of the shop.
         patch.setattr(
-            describe,
-            "store_task",
-            lambda profile, withheld=False: describe.shop_task(profile, promises=withheld, test=4),
+            script.demo_store,
+            "task",
+            lambda profile, withheld=False: some(describe.shop_task(profile, withheld)),
         )
+        patch.setattr(script.simulated, "generate", cache(script.simulated.generate))
         patch.setattr(script, "SHARES", (0.5, 1.0))
         patch.setattr(script, "WRITTEN", (1, 2))
         return tiny_baskets.record_of(patch, script, folder, SEEDS)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from datasets import ClassLabel
 
 from ecomkd import features, keys, models
 from ecomkd.data.schema import TEXT
@@ -52,6 +53,14 @@ def test_settings_hold_neither_hardware_nor_versions(profile):
     }
     here = keys.settings_of(profile, "teacher")
     assert here == keys.settings_of(replace(profile, device="mps", precision="fp16"), "teacher")
+
+
+def test_class_numbers_of_other_labels_are_other_pairs():
+    """0 is the best of ESCI's labels and the worst of the grades."""
+    pairs = tiny_models.pairs(8)
+    grades = pairs.cast_column("label", ClassLabel(names=list("0123")))
+    assert pairs["label"] == grades["label"]
+    assert keys.digests(pairs) == keys.digests(pairs) != keys.digests(grades)
 
 
 def test_a_teacher_that_is_retrained_in_its_folder_is_another_teacher(

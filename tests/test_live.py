@@ -421,7 +421,7 @@ from ecomkd.recommend.journal import Durable
 kept = Durable.restore(sys.argv[1])
 for number in range(1_000_000):
     kept.update(number % 12, number * 7 % 40, 200)
-    if number % 50 == 49:
+    if number % 20 == 19:
         kept.snapshot()
     print(number, flush=True)
 """
@@ -434,14 +434,14 @@ def test_a_killed_process_loses_nothing_that_it_had_said(kept):
         cwd=Path(__file__).resolve().parent.parent,
     )  # fmt: skip
     for line in writer.stdout:
-        if int(line) >= 220:
+        if int(line) >= 70:
             os.kill(writer.pid, signal.SIGKILL)
             break
     said = [int(line) for line in writer.stdout.read().split()]
     assert writer.wait() == -signal.SIGKILL
     back = journal.Durable.restore(kept.folder)
     taken = back.live.events - before.live.events
-    assert taken >= (said[-1] if said else 220) + 1
+    assert taken >= (said[-1] if said else 70) + 1
     for number in range(taken):
         before.live.update(number % 12, number * 7 % 40, 200)
     assert same(back.live, before.live)

@@ -270,10 +270,10 @@ def test_a_rank_that_no_matrix_has(rank):
 
 def test_peft_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(runtime.ModelError) as error:
+    with pytest.raises(ModuleNotFoundError) as error:
         models.build_low_rank(tiny_models.bert())
     assert str(error.value) == (
-        "Low-rank adaptation needs the package peft: pip install 'ecomkd[lora]'."
+        'peft is missing, which build_low_rank needs: pip install "ecomkd[lora]"'
     )
 
 

@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import tiny_models
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
 from ecomkd import features
 from ecomkd.config import Profile
@@ -113,6 +114,17 @@ def test_a_catalogue_of_one_product_and_one_whose_queries_are_all_taken(catalogu
     nothing = mined(one, taken=mining.catalogue_queries(one, 1_000, seed=1) + pairs["query"][:])
     assert len(nothing) == 0
     assert set(nothing.column_names) == set(pairs.column_names)
+
+
+def test_a_catalogue_without_an_untaken_query_is_mined_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(mining, "catalogue_queries", lambda *_: ["yoga mat"])
+    monkeypatch.setattr(features, "embed", lambda texts, profile: np.ones((len(texts), 2)))
+    judged = tiny_models.pairs(4).map(lambda row: {"query": "Yoga mat"})
+    data = DatasetDict(train=judged, validation=judged, test=judged)
+    profile = tiny_models.profile(tmp_path)
+    pairs = mining.mined(data, Dataset.from_list(PRODUCTS), profile)
+    assert len(pairs) == 0
+    assert pairs.features["query"] == judged.features["query"]
 
 
 def test_asking_for_more_queries_than_there_are_ends(catalogue):

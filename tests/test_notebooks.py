@@ -139,7 +139,10 @@ def test_setup_cell_installs_on_colab_alone_and_from_the_repository(monkeypatch)
     monkeypatch.setattr(pages, "repository_url", lambda: "https://example.org/shop/book")
     cell = pages.setup_cell()
     version = ecomkd.__version__
-    assert f'%pip install -q "ecomkd @ git+https://example.org/shop/book@v{version}"' in cell
+    assert (
+        f'%pip install -q "ecomkd[describe,plots,recommend,search,serve] @ git+https://example.org/shop/book@v{version}"'
+        in cell
+    )
     assert cell.splitlines()[2] == 'if "google.colab" in sys.modules:'
     assert all(line.startswith("    ") for line in cell.splitlines()[3:])
     monkeypatch.setattr(pages, "repository_url", lambda: "")

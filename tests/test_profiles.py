@@ -254,16 +254,16 @@ def guess():
 
 def test_held_out_probabilities_beat_the_shares_and_know_no_row_of_their_own(guess):
     X, y = guess
-    p = people.held_out(X, y, 5, 0)
+    p = people.held_out(X, y, 3, 0)
     assert np.allclose(p.sum(axis=1), 1)
     loss = -np.log(p[np.arange(300), y]).mean()
-    shares = people.shares_held_out(y, 5, 0)
+    shares = people.shares_held_out(y, 3, 0)
     assert loss < -np.log(shares[np.arange(300), y]).mean() - 0.1
     noise = np.random.default_rng(1).permutation(y)  # nothing to learn: no better than the shares
-    p = people.held_out(X, noise, 5, 0)
+    p = people.held_out(X, noise, 3, 0)
     assert -np.log(p[np.arange(300), noise]).mean() > 0.63
-    with pytest.raises(ValueError, match="The smallest class has 1 households: 15 are needed"):
-        people.held_out(X, np.eye(300, dtype=int)[0], 5, 0)
+    with pytest.raises(ValueError, match="The smallest class has 1 households: 9 are needed"):
+        people.held_out(X, np.eye(300, dtype=int)[0], 3, 0)
 
 
 def test_reliability_and_its_error_by_hand():

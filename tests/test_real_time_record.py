@@ -15,6 +15,7 @@ def test_seeds_are_replayed_and_merged_into_a_record(tmp_path, monkeypatch):
     shop = tiny_baskets.shop()
     tiny_baskets.shrink(monkeypatch, script, shop, tmp_path)
     monkeypatch.setattr(recommend.live, "RARE", 5)
+    monkeypatch.setattr(script, "ADDED", 20)  # each waits for the disk
     folder, out = tmp_path / "parts", tmp_path / "real_time.json"
     for line in ("--seeds 0 1", "--scale", f"--merge --out {out}"):
         tiny_baskets.call(monkeypatch, script, f"{line} --folder {folder}")

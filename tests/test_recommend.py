@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+import ecomkd
 from ecomkd import recommend
 from ecomkd.data.baskets import HORIZON, Baskets, from_lines
 from ecomkd.recommend import live
@@ -154,12 +156,27 @@ def test_after_weeks_without_a_sale_a_users_own_items_still_come_first():
 
 
 def test_few_users_at_a_time_give_the_same(baskets):
-    def rank(users, new):
-        return users[:, None] + np.arange(3)
+    asked = []
 
-    users = np.arange(7)
-    assert (recommend.in_parts(rank, 3)(users, False) == rank(users, False)).all()
-    assert len(recommend.in_parts(rank, 7)(users, False)) == 7
+    def scores(users):
+        asked.append(len(users))
+        return np.random.default_rng(0).random((4, 6))[users]
+
+    past, users = recommend.history(baskets, START), np.arange(7) % 4
+    for new in (False, True):
+        expected = recommend.best(scores(users), past[users] if new else None)
+        for size in (3, 7):
+            asked.clear()
+            assert (recommend.rank_by(scores, past, size)(users, new) == expected).all()
+            assert asked == {3: [3, 3, 1], 7: [7]}[size]
+
+
+def test_what_others_bought_may_come_from_some_of_them_alone(baskets):
+    told = replace(baskets, events=baskets.events[baskets.events["user"] != 2])
+    users = np.array([0, 1, 3])
+    some = recommend.item_knn(baskets, START, 3, known=told)(users, False)
+    assert (some == recommend.item_knn(told, START, 3)(users, False)).all()
+    assert (some != recommend.item_knn(baskets, START, 3)(users, False)).any()
 
 
 @pytest.mark.parametrize("ranker", ["item_knn", "factors"])
@@ -167,7 +184,8 @@ def test_without_the_library_the_extra_is_named(ranker, baskets, monkeypatch):
     for module in ("nearest_neighbours", "als"):
         monkeypatch.setitem(sys.modules, f"implicit.{module}", None)
     given = {"item_knn": (3,), "factors": (3, 1.0, 0)}[ranker]
-    with pytest.raises(RuntimeError, match=r"pip install 'ecomkd\[recommend\]'"):
+    sentence = rf'implicit.* is missing, which {ranker} needs: pip install "ecomkd\[recommend\]"'
+    with pytest.raises(ModuleNotFoundError, match=sentence):
         getattr(recommend, ranker)(baskets, START, *given)
 
 
@@ -183,14 +201,15 @@ def test_every_name_that_a_chapter_uses_is_there():
         for name in {"recommend", "live"} & set(modules[1].split(", ") if modules else ()):
             used |= {(name, word) for word in re.findall(rf"(?<![.\w]){name}\.([A-Za-z_]+)", code)}
     assert {("recommend", "Reader"), ("recommend", "train"), ("live", "start")} <= used
-    modules = {"recommend": recommend, "live": live}
+    modules = {"recommend": recommend, "live": ecomkd.live}
     assert not [f"{name}.{word}" for name, word in used if not hasattr(modules[name], word)]
 
 
 def test_names_load_when_they_are_asked_for():
     assert recommend.Reader is recommend.BasketCollator
     assert recommend.live.Live is live.Live
-    for name in recommend._HOMES:
+    assert {"train", "Durable", "networks"} <= set(dir(recommend))
+    for name in dir(recommend):
         assert getattr(recommend, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         recommend.nothing  # noqa: B018

@@ -242,10 +242,9 @@ def test_days_without_a_future_are_read_without_targets(items, baskets, profile,
 def trained(items, folder, profile, kind=recommend.DecayedMeans, rows=None, passes=2, **options):
     torch.manual_seed(0)
     rows = recommend.occasions(items.baskets, 40, START, 6, 0) if rows is None else rows
-    model = kind(items, width=8)
-    log = recommend.fit(
-        model, rows, START, profile, folder, passes=passes, learning_rate=0.01, **options
-    )
+    model, candidates = kind(items, width=8), recommend.common_items(items, START)
+    options = {"passes": passes, "learning_rate": 0.01, **options}
+    log = recommend.fit(model, rows, candidates, START, profile, folder, **options)
     return model, rows, log
 
 

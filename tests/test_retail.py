@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from ecomkd.data import retail
-from ecomkd.data.files import DataError
+from ecomkd.data.contract import DataError
 
 NAMES = ["InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice"]
 ROWS = [

@@ -1,10 +1,13 @@
 """Everything on one catalogue: what it loads, trains, keeps, says and leaves alone."""
 
 import json
+import shutil
 import sys
 import warnings
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -17,6 +20,8 @@ from ecomkd.data.schema import GAINS
 from ecomkd.relevance import baselines, mining, stages
 from ecomkd.relevance import run as running
 from ecomkd.relevance.run import cautions, results_of, run, trained
+from ecomkd.relevance.tables import ranked, table
+from ecomkd.relevance.verdict import verdict
 
 COMMAND = "ecomkd run shoes --profile smoke --seeds 1 --first-seed 900 --out report"
 QUERIES = 14
@@ -71,17 +76,46 @@ def shoes(tmp_path_factory):
     return shop(tmp_path_factory.mktemp("data") / "shoes", judgments())
 
 
-@pytest.fixture
-def did(profile, shoes, tmp_path):
-    """The folder of a run of two seeds."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        run(shoes, profile, [900, 901], tmp_path / "report", COMMAND)
-    return tmp_path / "report"
-
-
 def names(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def ran(profile, shoes, tmp_path_factory):
+    """A run of two seeds: its `folder`, how often it `asked` for what is made or loaded, and what
+    it had `written` when the results of each seed were wanted."""
+    found = SimpleNamespace(
+        folder=tmp_path_factory.mktemp("ran") / "report", asked=Counter(), written=[]
+    )
+
+    def watched(function):
+        def counted(*given, **options):
+            found.asked[function.__name__] += 1
+            if function is results_of:
+                found.written.append(names(found.folder) if found.folder.exists() else set())
+            return function(*given, **options)
+
+        return counted
+
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for module, name in [
+            (sources, "load"),
+            (sources, "catalogue"),
+            (stages, "teacher"),
+            (stages, "student"),
+            (running, "exports"),
+            (running, "results_of"),
+        ]:
+            patch.setattr(module, name, watched(getattr(module, name)))
+        run(shoes, profile, [900, 901], found.folder, COMMAND)
+    return found
+
+
+@pytest.fixture
+def did(ran, tmp_path):
+    """The folder of that run, to be changed."""
+    return shutil.copytree(ran.folder, tmp_path / "report")
 
 
 # What is written, and what is left alone
@@ -127,57 +161,26 @@ def test_a_file_in_the_place_of_the_folder_is_named_before_any_work(profile, tmp
         run("shop", profile, [900], tmp_path / "x", COMMAND)
 
 
-def test_a_seeds_results_are_there_as_soon_as_it_is_done(profile, shoes, tmp_path, monkeypatch):
-    out, seen = tmp_path / "report", []
-    evaluated = running.results_of
-
-    def watched(made):
-        seen.append(names(out) if out.exists() else set())
-        return evaluated(made)
-
-    monkeypatch.setattr(running, "results_of", watched)
-    with pytest.warns(UserWarning):
-        run(shoes, profile, [900, 901], out, COMMAND)
-    assert seen == [set(), {"manifest.json", "seed-900.json"}]
+def test_a_seeds_results_are_there_as_soon_as_it_is_done(ran):
+    assert ran.written == [set(), {"manifest.json", "seed-900.json"}]
 
 
-@pytest.mark.parametrize("package", ["lightgbm", "onnx", "psutil"])
+@pytest.mark.parametrize("package", ["lightgbm", "onnx"])
 def test_a_missing_package_is_named_before_any_work(package, profile, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setattr(sources, "load", lambda *_: pytest.fail("work began"))
-    with pytest.raises(RuntimeError, match=rf"needs {package}: .* 'ecomkd\[run\]'"):
+    with pytest.raises(ModuleNotFoundError, match=rf'{package} is missing, .*"ecomkd\[run\]"'):
         run("shop", profile, [900], tmp_path / "out", COMMAND)
 
 
 # What is handed on
 
 
-def test_nothing_is_loaded_or_exported_twice(did, profile, shoes, tmp_path, monkeypatch):
+def test_nothing_is_loaded_or_exported_twice(ran):
     """Once a seed the data and the catalogue, once for all the exports of the first student."""
-    asked = []
-
-    def watch(module, name):
-        function = getattr(module, name)
-
-        def counted(*given, **options):
-            asked.append(name)
-            return function(*given, **options)
-
-        monkeypatch.setattr(module, name, counted)
-
-    for module, name in [
-        (sources, "load"),
-        (sources, "catalogue"),
-        (stages, "teacher"),
-        (stages, "student"),
-        (running, "exports"),
-    ]:
-        watch(module, name)
-    with pytest.warns(UserWarning):
-        run(shoes, profile, [900, 901], tmp_path / "again", COMMAND)
-    counts = {name: asked.count(name) for name in asked}
     # Of the exports, two are students', one is the first teacher's, whose speed is measured.
-    assert counts == {"load": 2, "catalogue": 2, "teacher": 2, "student": 8, "exports": 3}
+    made = {"teacher": 2, "student": 8, "exports": 3}
+    assert ran.asked == {"load": 2, "catalogue": 2, "results_of": 2, **made}
 
 
 @pytest.fixture(scope="module")
@@ -211,19 +214,14 @@ def kept(folder: Path) -> dict:
 
 
 SHOPS = {
-    "one class, nothing relevant": (
-        {"esci_label": "I"},
-        ["All training pairs have the label I", "No test query has a relevant product"],
-        False,
-    ),
-    "nothing relevant in test and validation, stop words, kinds that are no text": (
-        {
-            "esci_label": lambda pairs: pairs["esci_label"].where(pairs["split"] == "train", "I"),
-            "product_title": "the of a",
-            "query_kind": range(4 * QUERIES),
-        },
-        ["No test query has a relevant product", "BM25 scores every product 0"],
-        False,
+    "one class, stop words, kinds that are no text": (
+        {"esci_label": "S", "product_title": "the of a", "query_kind": range(4 * QUERIES)},
+        [
+            "All training pairs have the label S",
+            "Only 4 of the test",
+            "BM25 scores every product 0",
+        ],
+        True,
     ),
     "one test query, one class in training": (
         {
@@ -260,6 +258,19 @@ def test_what_check_accepts_run_finishes_with_words_on_what_it_cannot_say(
     page = (tmp_path / "out" / "report.html").read_text()
     assert all(note.split(":")[0].replace("'", "&#x27;") in page for note in notes)
     assert "NaN" not in (tmp_path / "out" / "report.json").read_text()
+
+
+def test_test_queries_without_a_relevant_product_are_judged_by_classes(made):
+    """The contract refuses a file of such; data from elsewhere can still hold them."""
+    test = made.data["test"].map(lambda _: {"label": list(GAINS).index("I")})
+    data = DatasetDict({**made.data, "test": test})
+    assert [
+        note for note in cautions(data, made.catalogue) if "No test query has a relevant" in note
+    ]
+    result = results_of(replace(made, data=data))
+    assert not ranked([result])
+    assert "ndcg@10" not in table([result])
+    assert verdict([result]).startswith("No verdict")
 
 
 def test_cautions_come_before_any_training(profile, shoes, tmp_path, monkeypatch):

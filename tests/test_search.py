@@ -4,9 +4,11 @@ import json
 import subprocess
 import sys
 
+import bm25s
 import numpy as np
 import pandas as pd
 import pytest
+import Stemmer
 import tiny_models
 import torch
 from datasets import Dataset, DatasetDict
@@ -42,6 +44,23 @@ def test_lexical_orders_by_score_and_then_by_row():
     scores, rows = search.lexical(index, ["lamp"], 2)
     assert rows[0].tolist() == [0, 1]
     assert scores[0][0] == scores[0][1] > 0
+
+
+def test_the_words_that_count_are_those_of_bm25s():
+    texts = [
+        "The red Shoes aren't running",
+        "",
+        "of the",
+        "Über-Café 沙发 3.14 İstanbul STRASSE x y",
+    ]
+    wanted = bm25s.tokenize(
+        texts, stopwords="en", stemmer=Stemmer.Stemmer("english"), return_ids=False,
+        show_progress=False,
+    )  # fmt: skip
+    assert [words.words_of(text) for text in texts] == wanted
+    assert wanted[0] == ["red", "shoe", "aren", "run"]
+    kept = bm25s.tokenize([words._STOP], stopwords="en", return_ids=False, show_progress=False)
+    assert kept == [[]]
 
 
 def test_exact_and_approximate_find_the_same_neighbours_among_few():
@@ -382,7 +401,7 @@ def test_the_engine_loads_nothing_that_trains_and_little_memory(index):
         "from ecomkd import search\n"
         f"engine = search.load({str(index)!r})\n"
         "assert engine.search('red sofa')\n"
-        f"print(*[name for name in {heavy} if name in sys.modules])\n"
+        f"print(*[name for name in {(*heavy, 'scipy')} if name in sys.modules])\n"
         # What getrusage says of a process holds that of its parent before it began, too.
         "print(pathlib.Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])\n"
     )

@@ -13,8 +13,9 @@ from datasets import Dataset
 from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
+from serving import Client, until
 
-from ecomkd import export, outputs, search
+from ecomkd import cli, export, outputs, search
 from ecomkd.data.schema import TEXT
 from ecomkd.search import index as index_module
 from ecomkd.search.tune import DEFAULT
@@ -77,6 +78,17 @@ def test_an_index_lists_its_files_and_the_version_that_wrote_it(written):
     there = {path.relative_to(written).as_posix() for path in written.rglob("*") if path.is_file()}
     assert set(manifest["files"]) | {"manifest.json"} == there
     assert json.loads((written / "engine.json").read_text())["format"] == 2
+
+
+def test_an_engine_says_which_index_it_is(written, folder):
+    from ecomkd import __version__
+
+    version = search.load(written).version
+    start = f"served, format 2, written by ecomkd {__version__}, "
+    assert version.startswith(start) and len(version) == len(start) + 12
+    assert search.load(folder).version == version  # a copy is the same index
+    (folder / "engine.json").write_text((folder / "engine.json").read_text() + " ")
+    assert search.load(sealed(folder)).version != version
 
 
 def test_the_engine_has_the_teacher_that_the_folder_has(parts, engine, tmp_path):
@@ -175,7 +187,7 @@ def test_a_missing_package_is_named_before_any_work(tmp_path, profile, monkeypat
     monkeypatch.setattr(
         index_module.sources, "catalogue", lambda *_: pytest.fail("the work had begun")
     )
-    with pytest.raises(ModuleNotFoundError, match="onnx"):
+    with pytest.raises(ModuleNotFoundError, match="onnx is missing, which `ecomkd index` needs"):
         search.build("shop", profile, tmp_path / "out")
 
 
@@ -415,7 +427,8 @@ def test_neither_index_nor_engine_needs_faiss(written):
 # From data to index -------------------------------------------------------------------------------
 
 
-def test_what_check_accepts_index_finishes(tmp_path):
+@pytest.fixture
+def shop(tmp_path) -> Path:
     """One judged product is not in the catalogue, and none of validation is an exact match."""
     judged, products = tmp_path / "shop" / "judgments.csv", tmp_path / "shop" / "products.csv"
     judged.parent.mkdir()
@@ -427,13 +440,50 @@ def test_what_check_accepts_index_finishes(tmp_path):
     judged.write_text("\n".join(rows))
     listed = [f"{row.split(',')[1]},{row.split(',')[3]}" for row in rows]
     products.write_text("\n".join([listed[0], *listed[2:]]))
+    return judged.parent
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A profile whose teacher is tiny and pretrained for nothing."""
     teacher = tiny_models.save(tiny_models.bert(), tmp_path / "pretrained")
-    profile = tiny_models.profile(
+    return tiny_models.profile(
         tmp_path / "artifacts", teacher=str(teacher), student_layers=(0,), unlabelled_pairs=16
     )
+
+
+def test_what_check_accepts_index_finishes(shop, tiny, tmp_path):
     with pytest.warns(UserWarning, match="No validation query has a relevant product"):
-        folder = search.build(judged.parent, profile, tmp_path / "served")
+        folder = search.build(shop, tiny, tmp_path / "served")
     engine = search.load(folder)
     assert engine.weights == DEFAULT
-    assert len(engine.ids) == len(rows) - 2
+    assert len(engine.ids) == len((shop / "judgments.csv").read_text().splitlines()) - 2
     assert len(engine.search("red shoe", 5)) == 5
+
+
+@pytest.mark.filterwarnings("ignore:No validation query")
+def test_an_index_with_its_teacher_is_served_with_a_shadow(shop, tiny, tmp_path, monkeypatch):
+    """From the data to answers that the teacher has judged, by the two commands."""
+    monkeypatch.setattr(cli.Profile, "named", lambda *_: tiny)
+    assert cli.main(["index", str(shop), "--with-teacher", "--out", str(tmp_path / "served")]) == 0
+    command = [sys.executable, "-m", "ecomkd.cli", "serve", str(tmp_path / "served")]
+    child = subprocess.Popen(
+        [*command, "--shadow", "0.5", "--port", "0"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        one = Client(int(child.stdout.readline().split(":")[2].split()[0]))
+        assert [one.ask("/search?q=red+shoe").status for _ in range(20)] == [200] * 20
+
+        def judged() -> float:
+            assert one.metrics()["ecomkd_shadow_failed_total",] == 0
+            return one.metrics()["ecomkd_shadow_compared_total",]
+
+        until(lambda: judged() and one.metrics()["ecomkd_shadow_waiting",] == 0)
+        assert 0 < judged() < 20
+        found = one.ask("/health")
+    finally:
+        child.kill()
+        child.communicate()
+    assert found.content["shadow"] is True
+    version = search.load(tmp_path / "served").version
+    assert found.content["index"] == found.headers["X-Ecomkd-Index"] == version

@@ -7,30 +7,36 @@ the real size, which nothing has trained.
 import http.client
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
 from datasets import Dataset
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
 from transformers import BertConfig, BertForSequenceClassification
 
-from ecomkd import export, models, search
+from ecomkd import __version__, export, models, search
 from ecomkd.config import Profile
 from ecomkd.data import sources
 from ecomkd.data.schema import TEXT
+from lowest import requirements
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 ROOT = Path(__file__).resolve().parent.parent
 PRODUCTS = 3_000
 STATIC_WIDTH = 96
 HIDDEN, LAYERS = 384, 3
 MOST_MIB = 200
-HEAVY = ("torch", "transformers", "sentence_transformers", "datasets", "faiss")
+TRAINS = ("torch", "transformers", "sentence_transformers", "faiss", "bm25s")
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +81,29 @@ def run(*command: Path | str, **options) -> str:
     return done.stdout
 
 
+def needed(waiting: list[Requirement]) -> dict[str, metadata.Distribution]:
+    """What pip would install for these requirements, as it is installed here."""
+    found: dict[str, metadata.Distribution] = {}
+    seen = set()
+    while waiting:
+        requirement = waiting.pop()
+        name = canonicalize_name(requirement.name)
+        found[name] = metadata.distribution(name)
+        for extra in ("", *requirement.extras):
+            if (name, extra) not in seen:
+                seen.add((name, extra))
+                more = map(Requirement, found[name].requires or ())
+                waiting += [r for r in more if not r.marker or r.marker.evaluate({"extra": extra})]
+    return found
+
+
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory) -> Path:
-    """The folder of the programs of a fresh environment with the wheel and its `[serve]`."""
+    """The folder of the programs of a fresh environment with the wheel and its `[serve]`.
+
+    What the wheel requires, and what that requires, is linked from here, file by file, rather than
+    fetched: it is what pip would install, in the versions that all other tests have.
+    """
     folder = tmp_path_factory.mktemp("alone")
     source = folder / "source"
     source.mkdir()
@@ -87,9 +113,17 @@ def environment(tmp_path_factory) -> Path:
     run(sys.executable, "-m", "build", "--wheel", "--outdir", folder, source)
     (wheel,) = folder.glob("*.whl")
     run(sys.executable, "-m", "venv", "--without-pip", folder / "venv")
-    programs = folder / "venv" / ("Scripts" if os.name == "nt" else "bin")
+    programs = folder / "venv" / "bin"
+    there = run(programs / "python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))")
+    for distribution in needed(requirements("serve")).values():
+        for file in distribution.files:
+            if ".." not in file.parts:  # programs, which a service does not need
+                link = Path(there.strip(), file)
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(distribution.locate_file(file))
     pip = (sys.executable, "-m", "pip", "--python", programs / "python")
-    run(*pip, "install", "-q", "-c", ROOT / "constraints.txt", f"{wheel}[serve]")
+    run(*pip, "install", "-q", "--no-index", "--no-deps", wheel)
+    run(*pip, "check")
     return programs
 
 
@@ -101,13 +135,12 @@ def outside() -> dict[str, str]:
 def test_what_trains_is_not_installed(environment, tmp_path):
     code = (
         "import importlib.util\n"
-        f"print([name for name in {HEAVY[:3]} if importlib.util.find_spec(name)])"
+        f"print([name for name in {TRAINS} if importlib.util.find_spec(name)])"
     )
     said = run(environment / "python", "-c", code, cwd=tmp_path, env=outside())
     assert said == "[]\n"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 def test_an_index_is_served(environment, index, tmp_path):
     begun = time.monotonic()
     child = subprocess.Popen(
@@ -120,6 +153,7 @@ def test_an_index_is_served(environment, index, tmp_path):
         port = int(line.split(":")[2].split()[0])
 
         def ask(path: str, body: dict | None = None) -> dict:
+            """The answer's content, and in it the header that names the index."""
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
             sent = None if body is None else json.dumps(body)
             kind = {"Content-Type": "application/json"}
@@ -128,16 +162,21 @@ def test_an_index_is_served(environment, index, tmp_path):
             content = json.loads(answer.read())
             connection.close()
             assert answer.status == 200, content
-            return content
+            return content | {"header": answer.getheader("X-Ecomkd-Index")}
 
-        hits = ask("/search?q=red+sofa")["hits"]
+        found = ask("/search?q=red+sofa")
         seconds = time.monotonic() - begun
+        hits = found["hits"]
         assert len(hits) == 10
         titles = [hit["title"] for hit in hits]
         again = ask("/rerank", {"query": "red sofa", "products": titles})
         assert len(again["scores"]) == 10
         assert len(ask("/search?q=red+sofa&k=100")["hits"]) == 100
-        assert ask("/health")["ready"]
+        health = ask("/health")
+        assert health["ready"]
+        wanted = rf"index, format 2, written by ecomkd {re.escape(__version__)}, [0-9a-f]{{12}}"
+        assert re.fullmatch(wanted, health["index"])
+        assert health["header"] == found["header"] == health["index"]
         status = Path(f"/proc/{child.pid}/status").read_text()
     finally:
         child.kill()

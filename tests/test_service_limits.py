@@ -18,9 +18,8 @@ from serving import (
     value,
 )
 
-from ecomkd.service.app import _Service
 from ecomkd.service.contract import Settings
-from ecomkd.service.limits import RateLimit
+from ecomkd.service.limits import RateLimit, Room
 from ecomkd.service.server import _listen
 
 
@@ -89,9 +88,9 @@ def test_a_full_service_turns_requests_away():
 )  # fmt: skip
 def test_room_is_for_those_who_can_be_answered_in_time(waiting, pace, full):
     settings = Settings(workers=2, timeout=2, max_waiting=10)
-    one = _Service(Stub(), settings, "stub", None)
-    one.waiting, one.pace = waiting, pace
-    assert one.full() is full
+    room = Room(settings)
+    room._of_client["a"], room.pace = waiting, pace
+    assert room.full() is full
 
 
 def test_no_answer_waits_for_its_first_half_to_be_confirmed():

@@ -6,7 +6,7 @@ import datasets
 import pandas as pd
 import pytest
 
-from ecomkd import load
+from ecomkd import artifacts, load
 from ecomkd.config import Profile
 from ecomkd.data import sources
 from ecomkd.data.schema import LABELS, TEXT, normalise_query
@@ -208,6 +208,22 @@ def test_a_changed_file_is_read_again(tmp_path, profile):
     before = load(path, profile)
     written(path, queries=20)
     assert len(load(path, profile)["train"]) > len(before["train"])
+
+
+def test_a_file_is_hashed_once_a_process(tmp_path, profile, monkeypatch):
+    path = tmp_path / "pairs.csv"
+    written(path)
+    hashed = []
+
+    def counted(file):
+        hashed.append(file)
+        return file_digest(file)
+
+    file_digest = artifacts.file_digest
+    monkeypatch.setattr(artifacts, "file_digest", counted)
+    load(path, profile)
+    sources.catalogue(path, profile)
+    assert hashed.count(path.resolve()) == 1
 
 
 def test_a_killed_load_starts_afresh(tmp_path, profile, monkeypatch):

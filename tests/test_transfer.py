@@ -9,7 +9,7 @@ from datasets import DatasetDict
 from safetensors.torch import load_file, save_file
 from test_recommend_networks import ITEMS, START, USERS, lines, shop
 
-from cross_platform import ranker
+from cross_platform import ranker, worth
 from ecomkd import models, recommend, transfer
 from ecomkd.config import Profile
 from ecomkd.data.schema import GAINS
@@ -184,16 +184,16 @@ def test_worth_is_the_count_that_takes_one_curve_to_the_other():
     counts, noise = [0, 10, 100], np.random.default_rng(0).normal(0, 0.01, 200)
     alone = np.add.outer(noise, [0.1, 0.2, 0.4])
     moved = np.add.outer(noise, [0.2, 0.4, 0.4])
-    found = transfer.worth(counts, pd.DataFrame(alone), pd.DataFrame(moved), 0)
+    found = worth(counts, pd.DataFrame(alone), pd.DataFrame(moved), 0)
     # The same noise in both curves: which users are drawn does not matter.
     for name in ("value", "low", "high"):
         assert found[name] == pytest.approx(10)
-    found = transfer.worth(counts, pd.DataFrame(alone), pd.DataFrame(moved), 1)
+    found = worth(counts, pd.DataFrame(alone), pd.DataFrame(moved), 1)
     assert found["value"] == pytest.approx(90)
-    found = transfer.worth(counts, pd.DataFrame(alone), pd.DataFrame(alone), 1)
+    found = worth(counts, pd.DataFrame(alone), pd.DataFrame(alone), 1)
     assert found["value"] == pytest.approx(0)
     moved += np.random.default_rng(1).normal(0, 0.5, moved.shape)
-    wide = transfer.worth(counts, pd.DataFrame(alone), pd.DataFrame(moved), 0)
+    wide = worth(counts, pd.DataFrame(alone), pd.DataFrame(moved), 0)
     assert wide["low"] < 10 < wide["high"]
 
 

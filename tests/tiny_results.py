@@ -26,7 +26,7 @@ PREDICTED = {name: [0, 1, 0, 1] for name in NDCG} | {
 def result(
     seed=900, data="same", ndcg=(), predicted=(), kinds=("plain", "typo"), times=1, chance=CHANCE
 ) -> dict:
-    """What `one_seed` returns for two queries of two pairs; only what is read is filled in.
+    """What `results_of` returns for two queries of two pairs; only what is read is filled in.
 
     With `times`, so many of each of the two queries.
     """

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ecomkd.data.files import DataError
+from ecomkd.data.contract import DataError
 
 HORIZON = 28
 """Days that a recommendation looks ahead, and that validation and test last."""
@@ -148,7 +148,7 @@ def leave_out(
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """The lines that no reason speaks against, and how many each of them takes away.
 
-    A reason is true where a line has to go. A line counts for the first that does.
+    A reason is true where a line has to go. A line with several reasons counts for the first.
     """
     kept, counts = np.ones(len(lines), bool), {}
     for reason, gone in reasons.items():

@@ -1,4 +1,4 @@
-"""The words of the data contract: labels, gains, splits, texts, and when two texts are the same.
+"""The words of the data contract: labels, gains, splits, texts, and what is said of a fault.
 
 Only the standard library is loaded here. Chapter 1.
 """
@@ -9,6 +9,9 @@ import hashlib
 import re
 import unicodedata
 from functools import lru_cache
+
+NAMES = {"shop": "simulated shop", "esci": "Shopping Queries Dataset from the hub"}
+"""The sources that are no paths. A folder of such a name is given as `./shop`."""
 
 LABELS = ("E", "S", "C", "I")
 """Exact, substitute, complement, irrelevant (Reddy et al. 2022, arXiv:2206.06588)."""
@@ -46,6 +49,31 @@ _UNSEEN = (
 )
 _INVISIBLE = re.compile(f"[{_UNSEEN}]+")
 _VISIBLE = re.compile(f"[^\\s{_UNSEEN}]")
+
+
+class DataError(ValueError):
+    """Input that breaks the contract: `sentences`, each with the place of a fault and its mend."""
+
+    def __init__(self, *sentences: str):
+        super().__init__("\n".join(sentences))
+        self.sentences = sentences
+
+
+def quoted(text: str) -> str:
+    """The text between quotation marks, no longer than a line and fit for a terminal."""
+    return repr(_short(text, 80))
+
+
+def shown(text: str, limit: int = 80) -> str:
+    """The same without quotation marks, and no longer than `limit`."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in _short(text, limit)
+    )
+
+
+def _short(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def normalise_query(text: str) -> str:

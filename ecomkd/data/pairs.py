@@ -7,6 +7,8 @@ batch by batch into an Arrow file that is memory-mapped, so the disk bounds them
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,28 +19,174 @@ from ecomkd.data.contract import (
     LABELS,
     SPLITS,
     TEXT,
+    DataError,
     as_seen,
+    is_blank,
     order_by_hash,
+    quoted,
 )
-from ecomkd.data.files import DataError, quoted
-from ecomkd.data.products import Products, title_hash
-from ecomkd.data.tables import ArrowWriter, Faults, TableFile, text
+from ecomkd.data.files import ArrowWriter, TableFile
 
 HELD_OUT = 0.15
 """Share of the queries that becomes a split which the data do not give."""
 
-FEW = 30
-"""With fewer test queries than these, `check` says that nothing can be concluded."""
+_IDS = ("query_id", "product_id", "query")
+_EMPTY = "empty; fill it in or drop the row."
 
-_NONE = "?"  # in place of a split that there is not, so that its row causes no second fault
+
+class Column:
+    """A column as the number of each row's text among the texts that differ."""
+
+    def __init__(self):
+        self.number: dict[str, int] = {}
+        self._rows = array("q")
+
+    def extend(self, texts: Iterable[str]) -> None:
+        """Append rows."""
+        self._rows.extend(self.number.setdefault(text, len(self.number)) for text in texts)
+
+    def __getitem__(self, row: int) -> str:
+        return next(islice(self.number, self._rows[row], None))
+
+    @property
+    def codes(self) -> np.ndarray:
+        """The number of each row's text."""
+        return np.array(self._rows)
+
+    def each(self, function: Callable[[str], int]) -> np.ndarray:
+        """What a function gives for each row's text; it is asked once for each that differs."""
+        return np.array([function(text) for text in self.number])[self.codes]
+
+
+def unlike(
+    values: np.ndarray, keys: np.ndarray, among: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows whose value is another than that of the first row with the same key.
+
+    Only rows that are true in `among` count, if it is given. Returns such rows and, for each, the
+    first one that it is compared with.
+    """
+    rows = np.arange(len(keys)) if among is None else np.flatnonzero(among)
+    _, index, inverse = np.unique(keys[rows], return_index=True, return_inverse=True)
+    first = rows[index[inverse]]
+    other = values[rows] != values[first]
+    return rows[other], first[other]
+
+
+class Faults:
+    """What is wrong with the rows of a file: for each kind its first place, and a count."""
+
+    def __init__(self, place: Callable[[int], str]):
+        self.place = place
+        self._found: list[tuple[int, str]] = []
+
+    def add(self, rows: np.ndarray, column: str, sentence: Callable[[int], str] | str) -> None:
+        """Note the rows with one kind of fault, in order, and what is to be said of the first."""
+        if len(rows):
+            row, more = rows[0], len(rows) - 1
+            place = self.place(row)
+            place += f" and {more:,} more row{'s' if more > 1 else ''}" if more else ""
+            said = sentence if isinstance(sentence, str) else sentence(row)
+            self._found.append((row, f"{place}, column {column!r}: {said}"))
+
+    def sentences(self) -> list[str]:
+        """A sentence for each kind, in the order of the rows, at most ten."""
+        return [sentence for _, sentence in sorted(self._found, key=lambda found: found[0])][:10]
+
+
+def read_whole(
+    file: TableFile,
+    take: Callable[[pa.Table], None],
+    check: Callable[[Faults], None],
+    place: Callable[[int], str],
+) -> None:
+    """Hand on all batches, then raise DataError with all faults that are found in them.
+
+    What ends the reading before is told after the faults of what was read until then.
+    """
+    end: tuple[str, ...] = ()
+    try:
+        for batch in file.batches():
+            take(batch)
+    except DataError as error:
+        end = error.sentences
+    faults = Faults(place)
+    if file.rows:
+        check(faults)
+    if told := [*faults.sentences(), *end]:
+        raise DataError(*told)
+
+
+def title_hash(title: str) -> int:
+    """A number that is the same, in this process, for titles that differ by spaces alone.
+
+    It is 0 for a title of which nothing can be seen.
+    """
+    return 0 if is_blank(title) else hash(" ".join(title.split()))
+
+
+class Products:
+    """The catalogue, checked and mapped, and the row of each product_id in it."""
+
+    def __init__(self, file: TableFile, scratch: Path):
+        file.require("product_id", "product_title")
+        self.file = file
+        self.writer = ArrowWriter(scratch / "products.arrow")
+        self._ids, self._titles = Column(), array("q")
+        read_whole(file, self._take, self._check, file.place)
+        self.writer.close()
+        self._texts = pa.ipc.open_stream(pa.memory_map(str(self.writer.path))).read_all()
+        self.row = self._ids.number  # no id is there twice, so that its number is its row
+        if len(self.row) < 2:
+            raise DataError(
+                f"{file.path}: a single product leaves nothing to search; give at least 2."
+            )
+
+    def _take(self, batch: pa.Table) -> None:
+        texts = {name: self.file.texts(batch, name) for name in ("product_id", *TEXT)}
+        self._ids.extend(texts["product_id"])
+        self._titles.extend(map(title_hash, texts["product_title"]))
+        self.writer.write(texts, batch.drop_columns([n for n in texts if n in batch.column_names]))
+
+    def _check(self, faults: Faults) -> None:
+        blank = self._ids.each(is_blank)
+        faults.add(np.flatnonzero(blank), "product_id", _EMPTY)
+        faults.add(np.flatnonzero(np.array(self._titles) == 0), "product_title", _EMPTY)
+        rows, first = unlike(np.arange(len(blank)), self._ids.codes, ~blank)
+        faults.add(
+            rows,
+            "product_id",
+            lambda row: (
+                f"{quoted(self._ids[row])} stands in {faults.place(first[0])}, too; "
+                "keep one of the two."
+            ),
+        )
+
+    def title(self, product: str) -> int:
+        """The `title_hash` of a product; 0 where it is not in the catalogue."""
+        return self._titles[self.row[product]] if product in self.row else 0
+
+    def fill(self, texts: dict[str, list[str]]) -> None:
+        """Put the catalogue's text wherever a pair has none."""
+        there = [
+            (row, self.row[product])
+            for row, product in enumerate(texts["product_id"])
+            if product in self.row
+        ]
+        for name in TEXT:
+            blank = [(row, place) for row, place in there if is_blank(texts[name][row])]
+            places = pa.array([place for _, place in blank], pa.int64())
+            known = self._texts[name].take(places).to_pylist()
+            for (row, _), value in zip(blank, known, strict=True):
+                texts[name][row] = value
 
 
 class Pairs:
     """Rows of judgments and unlabelled pairs, one after the other, and what is checked over all.
 
     After the files were added, `settle` draws the splits and merges repeated pairs. Then `keep` has
-    the numbers of the rows that stay, `split` the number of each row's split in SPLITS, `label` its
-    class or -1, and `report` counts what was read, merged and held out.
+    the numbers of the rows that stay, `split` the number of each row's split in SPLITS, `how` says
+    where it is from, and `label` is each row's class or -1.
     """
 
     def __init__(self, products: Products | None, scratch: Path):
@@ -47,20 +195,14 @@ class Pairs:
         self.writers: list[ArrowWriter] = []
         self.names: tuple[str, ...] = ()
         self.column = ""
-        self.product_number: dict[str, int] = {}
-        self.query_number: dict[str, int] = {}
-        self.query_seen: list[tuple[str, int]] = []  # by query number: text as seen, first row
-        self.split_seen: dict[str, tuple[str, int]] = {}  # by text as seen: split, first row
-        self.title, self.title_row = array("q"), array("q")  # by product number: hash, first row
-        self.retitled: dict[int, int] = {}  # product number: the first row with another title
-        self.unlike_catalogue: dict[int, int] = {}
-        self.query, self.product = array("q"), array("q")
-        self._label, self._split = array("b"), array("b")  # as the files have them
+        self.query_id, self.product = Column(), Column()
+        self._query, self.seen = Column(), Column()  # as written, and as a reader sees it
+        self._split, self._given_label = Column(), Column()
+        self.titles, self._labels = array("q"), array("b")
 
     def add(self, file: TableFile, unlabelled: bool = False) -> None:
         """Check and keep the rows of a file. Raises DataError with up to ten kinds of faults."""
-        needed = ["query_id", "product_id", "query"]
-        needed += [] if self.products else ["product_title"]
+        needed = [*_IDS] if self.products else [*_IDS, "product_title"]
         target = [name for name in ("esci_label", "grade") if name in file.columns]
         file.require(*needed, *([] if target or unlabelled else ["esci_label"]))
         if "label" in file.columns:
@@ -70,160 +212,133 @@ class Pairs:
             )
         if len(target) == 2:
             raise DataError(f"{file.path}: has both 'esci_label' and 'grade'; keep one of them.")
+        column = target[0] if target else "esci_label"
         if not unlabelled:
-            self.column = target[0]
-            self.names = LABELS if self.column == "esci_label" else GRADES
+            self.column = column
+            self.names = LABELS if column == "esci_label" else GRADES
+        splits = SPLITS if "split" in file.columns else ("",)
         self.files.append(file)
         self.writers.append(ArrowWriter(self.scratch / f"pairs-{len(self.files)}.arrow"))
-        faults = Faults(file)
-        try:
-            for start, batch in file.batches():
-                self._read(file, start, batch, target, unlabelled, faults)
-        except DataError as error:
-            raise DataError(*faults.sentences(), *error.sentences) from error
-        faults.settle()
+        read_whole(
+            file,
+            lambda batch: self._take(file, batch, column, unlabelled),
+            lambda faults: self._check(faults, column, ("unlabelled",) if unlabelled else splits),
+            self.place,
+        )
         self.writers[-1].close()
         self._same_types()
 
-    def _read(
-        self,
-        file: TableFile,
-        start: int,
-        batch: pa.Table,
-        target: list[str],
-        unlabelled: bool,
-        faults: Faults,
-    ) -> None:
-        texts = {
-            name: text(file, start, batch, name)
-            for name in ("query_id", "product_id", "query", *TEXT)
-        }
-        for name in ("query_id", "product_id", "query"):
-            faults.add_blanks(start, texts[name], name)
+    def _take(self, file: TableFile, batch: pa.Table, column: str, unlabelled: bool) -> None:
+        texts = {name: file.texts(batch, name) for name in (*_IDS, *TEXT)}
         if self.products:
-            self.products.fill(texts["product_id"], texts)
-        hint = ", also in the products" if self.products else ""
-        faults.add_blanks(start, texts["product_title"], "product_title", hint)
-        splits = self._splits(file, start, batch, unlabelled, faults)
-        column = target[0] if target else "esci_label"
-        labels = self._labels(file, start, batch, column, splits, faults)
-        self._note(start, texts, splits, faults)
-        self._label.extend(labels)
-        used = [n for n in (*texts, *target, "split") if n in batch.column_names]
-        self.writers[-1].write(texts, batch.drop_columns(used), labels)
-
-    def _splits(
-        self, file: TableFile, start: int, batch: pa.Table, unlabelled: bool, faults: Faults
-    ) -> list[str]:
-        values = text(file, start, batch, "split")
-        allowed: tuple[str, ...] = SPLITS
+            self.products.fill(texts)
+        splits = file.texts(batch, "split")
         if unlabelled:
-            values, allowed = [value or "unlabelled" for value in values], ("unlabelled",)
-        elif "split" not in file.columns:
-            return values
-        for row, value in enumerate(values, start):
-            if value not in allowed:
-                values[row - start] = _NONE
-                sentence = f"unknown split {quoted(value)}; use {' or '.join(allowed)}."
-                faults.add(row, "split", "unknown", sentence)
-        return values
+            splits = [split or "unlabelled" for split in splits]
+        # As programs write whole numbers beside missing ones.
+        given = [label.removesuffix(".0") for label in file.texts(batch, column)]
+        labels = [
+            self.names.index(label) if label in self.names and split != "unlabelled" else -1
+            for label, split in zip(given, splits, strict=True)
+        ]
+        self.query_id.extend(texts["query_id"])
+        self.product.extend(texts["product_id"])
+        self._query.extend(texts["query"])
+        self.seen.extend(map(as_seen, texts["query"]))
+        self.titles.extend(map(title_hash, texts["product_title"]))
+        self._split.extend(splits)
+        self._given_label.extend(given)
+        self._labels.extend(labels)
+        used = [n for n in (*texts, column, "split") if n in batch.column_names]
+        self.writers[-1].write({**texts, "label": labels}, batch.drop_columns(used))
 
-    def _labels(
-        self,
-        file: TableFile,
-        start: int,
-        batch: pa.Table,
-        column: str,
-        splits: list[str],
-        faults: Faults,
-    ) -> list[int]:
-        number = {name: index for index, name in enumerate(self.names)}
-        use = f"use one of {', '.join(self.names)}."
-        labels = []
-        for row, value in enumerate(text(file, start, batch, column), start):
-            value = value.removesuffix(".0")  # as programs write whole numbers beside missing ones
-            labels.append(-1)
-            if splits[row - start] == _NONE:
-                continue
-            if splits[row - start] == "unlabelled":
-                if value:
-                    sentence = f"{quoted(value)} on an unlabelled pair"
-                    mend = "empty it or change the split."
-                    faults.add(row, column, "unlabelled", f"{sentence}; {mend}")
-            elif value in number:
-                labels[-1] = number[value]
-            elif value:
-                faults.add(row, column, "unknown", f"unknown label {quoted(value)}; {use}")
-            else:
-                faults.add(row, column, "empty", f"the label is empty; {use}")
-        return labels
+    def _check(self, faults: Faults, column: str, splits: tuple[str, ...]) -> None:
+        """Find what is wrong with the rows of the last file; those before are right."""
+        last = np.arange(len(self._labels)) >= (self.files[0].rows if len(self.files) > 1 else 0)
 
-    def _note(
-        self, start: int, texts: dict[str, list[str]], splits: list[str], faults: Faults
-    ) -> None:
-        """Remember ids and splits; find a query_id with two texts and a text in two splits."""
-        names = ("query_id", "product_id", "query", "product_title")
-        rows = zip(*(texts[name] for name in names), splits, strict=True)
-        for row, (query_id, product_id, raw, title, split) in enumerate(rows, start):
-            here = len(self.query)  # the row's number over all files
-            query = as_seen(raw)
-            if not query or not query_id:  # a fault already, which is to cause no second one
-                for column in (self.query, self.product, self._split):
-                    column.append(-1)
-                continue
-            number = self.query_number.setdefault(query_id, len(self.query_number))
-            if number == len(self.query_seen):
-                self.query_seen.append((query, here))
-            seen, first = self.query_seen[number]
-            if seen != query:
-                faults.add(
-                    row,
-                    "query",
-                    "two texts",
-                    f"{quoted(raw)} has the query_id {quoted(query_id)} of {quoted(seen)} in "
-                    f"{self._place(first)}; give each query its own id.",
-                )
-            other, first = self.split_seen.setdefault(query, (split, here))
-            if other != split and _NONE not in (other, split):
-                drawn = "a split to be drawn"
-                faults.add(
-                    row,
-                    "query",
-                    "two splits",
-                    f"the query {quoted(raw)} is in {split or drawn}, and in {other or drawn} at "
-                    f"{self._place(first)}; keep each query in one split.",
-                )
-            self.query.append(number)
-            self.product.append(self._product(product_id, title_hash(title), here))
-            self._split.append(SPLITS.index(split) if split in SPLITS else -1)
+        def add(wrong: np.ndarray, column: str, sentence: Callable[[int], str] | str) -> None:
+            faults.add(np.flatnonzero(wrong & last), column, sentence)
 
-    def _product(self, product_id: str, title: int, row: int) -> int:
-        """The number of a product, once it is noted whether its title is always the same."""
-        number = self.product_number.setdefault(product_id, len(self.product_number))
-        if number == len(self.title):
-            self.title.append(title)
-            self.title_row.append(row)
-        if self.title[number] != title:
-            self.retitled.setdefault(number, row)
-        if self.products and product_id in self.products.row:
-            known = self.products.row[product_id]
-            if self.products.titles[known] != title:
-                self.unlike_catalogue.setdefault(number, row)
-        return number
+        no_query_id, no_query = self.query_id.each(is_blank), ~self.seen.each(bool)
+        no_product = self.product.each(is_blank)
+        add(no_query_id, "query_id", _EMPTY)
+        add(no_product, "product_id", _EMPTY)
+        add(no_query, "query", _EMPTY)
+        also = "empty, also in the products" if self.products else "empty"
+        add(np.array(self.titles) == 0, "product_title", _EMPTY.replace("empty", also))
 
-    def _place(self, row: int) -> str:
+        split, given = self._split, self._given_label
+        no_split = ~split.each(lambda name: name in splits) & last
+        use = f"use {' or '.join(splits)}."
+        add(no_split, "split", lambda row: f"unknown split {quoted(split[row])}; {use}")
+
+        # What is a fault already is to cause no second one, from here on.
+        free, filled = split.each(lambda name: name == "unlabelled"), given.each(bool)
+        judged, label = ~free & ~no_split, self.label
+        mend = "on an unlabelled pair; empty it or change the split."
+        add(free & filled, column, lambda row: f"{quoted(given[row])} {mend}")
+        one = f"use one of {', '.join(self.names)}."
+        unknown = judged & filled & (label < 0)
+        add(unknown, column, lambda row: f"unknown label {quoted(given[row])}; {one}")
+        add(judged & ~filled, column, f"the label is empty; {one}")
+
+        whole = ~no_query & ~no_query_id
+        self._compare(faults, whole & ~no_split, whole & ~no_product & (label >= 0))
+
+    def _compare(self, faults: Faults, whole: np.ndarray, judged: np.ndarray) -> None:
+        """Find a query_id with two texts, a text in two splits, and a pair with two labels."""
+        query, seen, split = self._query, self.seen, self._split
+        rows, texts = unlike(seen.codes, self.query_id.codes, whole)
+        faults.add(
+            rows,
+            "query",
+            lambda row: (
+                f"{quoted(query[row])} has the query_id {quoted(self.query_id[row])} of "
+                f"{quoted(seen[texts[0]])} in {self.place(texts[0])}; give each query its own id."
+            ),
+        )
+        rows, splits = unlike(split.codes, seen.codes, whole)
+        drawn = "a split to be drawn"
+        faults.add(
+            rows,
+            "query",
+            lambda row: (
+                f"the query {quoted(query[row])} is in {split[row] or drawn}, and in "
+                f"{split[splits[0]] or drawn} at {self.place(splits[0])}; "
+                "keep each query in one split."
+            ),
+        )
+        rows, labels = unlike(self.label, self.pair(self.query_id), judged)
+        faults.add(
+            rows,
+            self.column,
+            lambda row: (
+                f"this pair is labelled {self.names[self.label[row]]!r}, and "
+                f"{self.names[self.label[labels[0]]]!r} in {self.place(labels[0])}; "
+                "keep one of the two."
+            ),
+        )
+
+    @property
+    def label(self) -> np.ndarray:
+        """The class of each row, or -1."""
+        return np.array(self._labels)
+
+    def pair(self, queries: Column) -> np.ndarray:
+        """The number of each row's query and product, taken together."""
+        return queries.codes * len(self.product.number) + self.product.codes
+
+    def place(self, row: int) -> str:
+        """Where a row stands."""
         first = self.files[0]
-        # While the first file is read, its `rows` are those of the batches before.
         if len(self.files) == 1 or row < first.rows:
             return first.place(row)
         return self.files[1].place(row - first.rows)
 
     def _same_types(self) -> None:
-        if len(self.writers) < 2:
-            return
-        one, two = (writer.schema for writer in self.writers)
-        for name in one.names:
-            if name in two.names and one.field(name).type != two.field(name).type:
+        one, two = self.writers[0].schema, self.writers[-1].schema
+        for name in set(one.names) & set(two.names):
+            if one.field(name).type != two.field(name).type:
                 raise DataError(
                     f"{self.files[1].path}, column {quoted(name)}: another type than in "
                     f"{self.files[0].path}; store both alike."
@@ -231,66 +346,29 @@ class Pairs:
 
     def settle(self) -> None:
         """Draw the splits that are not given, and merge repeated pairs."""
-        how, self.label = self._draw(), np.array(self._label)
-        self.keep = self._merged()
-        if len(self.product_number) < 2:
+        self.how = self._draw()
+        if len(self.product.number) < 2:
             raise DataError(
                 f"{self.files[0].path}: all pairs are about one product, so that nothing can be "
                 "ranked; give at least 2."
             )
-        self._relevant(how)
-        names = np.array(SPLITS)[self.split[self.keep]]
-        present = [name for name in SPLITS if (names == name).any()]
-        queries = np.array(self.query)[self.keep]
-        labels = self.label[self.keep]
-        counts = np.bincount(labels[labels >= 0], minlength=len(self.names))
-        known = self.products.row if self.products else self.product_number
-        missing = [name for name in self.product_number if name not in known]
-        self.report = {
-            "pairs": {name: int((names == name).sum()) for name in present},
-            "queries": {name: len(np.unique(queries[names == name])) for name in present},
-            "labels": dict(zip(self.names, counts.tolist(), strict=True)),
-            "products": len(known),
-            "products_not_in_catalogue": len(missing),
-            "duplicates_merged": len(self.query) - len(self.keep),
-            "splits": how,
-            "notes": [*self._few(), *self._ids(missing), *self._titles(), *self._two_labels()],
-        }
-
-    def _merged(self) -> np.ndarray:
-        """The rows that stay: the first of each pair."""
-        first, label = self._first_alike(np.array(self.query)), self.label
-        twice = np.flatnonzero(label != label[first])
-        if len(twice):
-            row = twice[0]
-            here, there = self.names[label[row]], self.names[label[first[row]]]
-            more = f" and {len(twice) - 1:,} more" if len(twice) > 1 else ""
-            raise DataError(
-                f"{self._place(row)}{more}, column {self.column!r}: this pair is labelled "
-                f"{here!r}, and {there!r} in {self._place(first[row])}; keep one of the two."
-            )
-        return np.flatnonzero(first == np.arange(len(first)))
-
-    def _first_alike(self, queries: np.ndarray) -> np.ndarray:
-        """For each row the first with the same query, by these numbers, and the same product."""
-        pair = queries * len(self.product_number) + np.array(self.product)
-        _, index, inverse = np.unique(pair, return_index=True, return_inverse=True)
-        return index[inverse]
+        self._relevant()
+        _, first = np.unique(self.pair(self.query_id), return_index=True)
+        self.keep = np.sort(first)
 
     def _draw(self) -> str:
         """Give every query its split, and say how."""
         queries: dict[str, set[str]] = {name: set() for name in ("", *SPLITS)}
-        for query, (split, _) in self.split_seen.items():
-            queries[split].add(query)
-        held_out: tuple[str, ...]
+        _, first = np.unique(self.seen.codes, return_index=True)
+        for query, row in zip(self.seen.number, first, strict=True):
+            queries[self._split[row]].add(query)
+        pool, held_out = queries["train"], ["validation"]
+        how = "as given, with 15 % of the training queries, by hash, as validation"
         if queries[""]:
-            pool, held_out = queries[""], ("test", "validation")
+            pool, held_out = queries[""], ["test", "validation"]
             how = "no split column: 70 % train, 15 % validation, 15 % test, by hash of the query"
-        elif not queries["validation"]:
-            pool, held_out = queries["train"], ("validation",)
-            how = "as given, with 15 % of the training queries, by hash, as validation"
-        else:
-            pool, held_out, how = queries["train"], (), "as given"
+        elif queries["validation"]:
+            held_out, how = [], "as given"
         file = self.files[0].path
         for name in ("train", "test"):
             if not queries[name] and not queries[""]:
@@ -306,110 +384,23 @@ class Pairs:
         part = max(1, round(HELD_OUT * len(pool)))
         drawn = {}
         for rank, query in enumerate(order_by_hash(pool)):
-            name = held_out[rank // part] if rank // part < len(held_out) else "train"
-            drawn[query] = SPLITS.index(name)
-        number = np.array([drawn.get(query, -1) for query, _ in self.query_seen])
-        chosen = number[np.array(self.query)]
-        self.split = np.where(chosen >= 0, chosen, np.array(self._split))
+            drawn[query] = held_out[rank // part] if rank // part < len(held_out) else "train"
+        chosen = self.seen.each(lambda query: SPLITS.index(drawn[query]) if query in drawn else -1)
+        given = self._split.each(lambda name: SPLITS.index(name) if name else -1)
+        self.split = np.where(chosen >= 0, chosen, given)
         return how
 
-    def _relevant(self, how: str) -> None:
+    def _relevant(self) -> None:
         """Refuse a test or validation split in which every product is irrelevant."""
-        worst = self.names.index("I") if "I" in self.names else 0
-        good = ", ".join(name for name in self.names if name != self.names[worst])
+        worst = "I" if "I" in self.names else "0"
+        good = ", ".join(name for name in self.names if name != worst)
+        mend = f"judge some products there as one of {good}"
+        if self.how != "as given":
+            mend += ", or say in a column 'split' where each query belongs"
         for name in ("test", "validation"):
             labels = self.label[self.split == SPLITS.index(name)]
-            if (labels == worst).all():
-                mend = f"judge some products there as one of {good}"
-                if how != "as given":
-                    mend += ", or say in a column 'split' where each query belongs"
+            if (labels == self.names.index(worst)).all():
                 raise DataError(
                     f"{self.files[0].path}, column {self.column!r}: no product is relevant in "
                     f"{name}, so that no ranking can be judged; {mend}."
                 )
-
-    def _few(self) -> list[str]:
-        """Notes on a single class and on too few queries."""
-        notes = []
-        chosen = {
-            name: self.keep[self.split[self.keep] == SPLITS.index(name)]
-            for name in ("train", "test")
-        }
-        classes = np.unique(self.label[chosen["train"]])
-        if len(classes) == 1:
-            notes.append(
-                f"all training pairs are labelled {self.names[classes[0]]!r}: nothing can be "
-                "learnt of the other labels."
-            )
-        _, sizes = np.unique(np.array(self.query)[chosen["test"]], return_counts=True)
-        if len(sizes) < FEW:
-            plural = "queries are" if len(sizes) > 1 else "query is"
-            notes.append(
-                f"{len(sizes)} test {plural} too few to conclude anything from a comparison; "
-                f"judge {FEW} or more."
-            )
-        if sizes.max() == 1:
-            notes.append(
-                "no test query has two judged products: labels can be compared, rankings cannot."
-            )
-        if all(title == self.title[0] for title in self.title):
-            notes.append("all judged products have the same title: only other texts differ.")
-        return notes
-
-    def _ids(self, missing: list[str]) -> list[str]:
-        """A note on judged products that are not in the catalogue; DataError where none is."""
-        if not missing or self.products is None:
-            return []
-        known = {name.strip().lstrip("0"): name for name in self.products.row}
-        alike = [name for name in missing if name.strip().lstrip("0") in known]
-        example = f"such as {quoted(alike[0] if alike else missing[0])}"
-        if alike:
-            other = known[alike[0].strip().lstrip("0")]
-            example += f", which stands there as {quoted(other)}"
-        mend = "write ids alike in all files, with the same leading zeros and spaces"
-        if not alike:
-            mend = "write ids alike in all files, or add what was judged"
-        if len(missing) == len(self.product_number):
-            raise DataError(
-                f"{self.products.file.path}, column 'product_id': none of the {len(missing):,} "
-                f"judged products is in it, {example}; {mend}."
-            )
-        note = f"{len(missing):,} of {len(self.product_number):,} judged products are not in the "
-        return [f"{note}products, {example}{f'; {mend}' if alike else ''}."]
-
-    def _titles(self) -> list[str]:
-        """Notes on products whose title is not the same everywhere."""
-        notes, ids = [], list(self.product_number)
-        for other, what in (
-            (self.retitled, "more than one title"),
-            (self.unlike_catalogue, "another title than in the products"),
-        ):
-            if other:
-                number, row = next(iter(other.items()))
-                there = self._place(self.title_row[number])
-                places = self._place(row)
-                if other is self.retitled:
-                    places = f"{there} and {places}"
-                notes.append(
-                    f"{len(other):,} judged product{'s have' if len(other) > 1 else ' has'} "
-                    f"{what}, such as {quoted(ids[number])} in {places}; each pair keeps its own, "
-                    "a repeated pair the first."
-                )
-        return notes
-
-    def _two_labels(self) -> list[str]:
-        """A note on a text and a product with two labels, under two query ids."""
-        number: dict[str, int] = {}
-        texts = [number.setdefault(query, len(number)) for query, _ in self.query_seen]
-        if len(number) == len(texts):
-            return []
-        first = self._first_alike(np.array(texts)[np.array(self.query)])
-        twice = np.flatnonzero(self.label != self.label[first])
-        if not len(twice):
-            return []
-        row = twice[0]
-        return [
-            f"{len(twice):,} pair{'s have' if len(twice) > 1 else ' has'} another label under "
-            f"another query_id with the same text, such as {self._place(row)} and "
-            f"{self._place(first[row])}; they count as different queries."
-        ]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from ecomkd.data.baskets import Baskets, from_lines, leave_out
-from ecomkd.data.files import DataError
+from ecomkd.data.contract import DataError
 
 _COLUMNS = {
     "InvoiceNo": "basket_id",

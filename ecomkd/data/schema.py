@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,13 +21,14 @@ from ecomkd.data.contract import (
     LABELS,
     SPLITS,
     TEXT,
+    DataError,
     normalise_query,
     order_by_hash,
     product_text,
+    quoted,
 )
-from ecomkd.data.files import DataError, data_files
-from ecomkd.data.pairs import Pairs, Products
-from ecomkd.data.tables import TableFile
+from ecomkd.data.files import TableFile, data_files
+from ecomkd.data.pairs import Pairs, Products, unlike
 
 if TYPE_CHECKING:
     import datasets
@@ -48,6 +50,9 @@ __all__ = [
     "read",
     "to_dataset",
 ]
+
+FEW = 30
+"""With fewer test queries than these, `check` says that nothing can be concluded."""
 
 _temporary: list[tempfile.TemporaryDirectory] = []
 
@@ -74,7 +79,7 @@ def check(path: Path | str) -> dict:
     Raises DataError as `read` does.
     """
     with tempfile.TemporaryDirectory(prefix="ecomkd-", ignore_cleanup_errors=True) as scratch:
-        return _checked(Path(path), Path(scratch)).report
+        return _report(_checked(Path(path), Path(scratch)))
 
 
 def read(path: Path | str, scratch: Path | str | None = None) -> Tables:
@@ -117,7 +122,7 @@ def _tables(pairs: Pairs) -> Tables:
         judgments=data.select(pairs.keep[labelled]),
         products=pairs.products.writer.dataset() if pairs.products else None,
         unlabelled=data.select(unlabelled) if len(unlabelled) else None,
-        report=pairs.report,
+        report=_report(pairs),
     )
 
 
@@ -136,3 +141,105 @@ def to_dataset(tables: Tables) -> datasets.DatasetDict:
     return datasets.DatasetDict(
         {name: part.remove_columns("split") for name, part in parts.items()}
     )
+
+
+def _report(pairs: Pairs) -> dict:
+    """What was read, merged and held out, with notes on what is allowed, but may surprise."""
+    names = np.array(SPLITS)[pairs.split[pairs.keep]]
+    present = [name for name in SPLITS if (names == name).any()]
+    queries, labels = pairs.query_id.codes[pairs.keep], pairs.label[pairs.keep]
+    counts = np.bincount(labels[labels >= 0], minlength=len(pairs.names))
+    known = pairs.products.row if pairs.products else pairs.product.number
+    missing = [name for name in pairs.product.number if name not in known]
+    return {
+        "pairs": {name: int((names == name).sum()) for name in present},
+        "queries": {name: len(np.unique(queries[names == name])) for name in present},
+        "labels": dict(zip(pairs.names, counts.tolist(), strict=True)),
+        "products": len(known),
+        "products_not_in_catalogue": len(missing),
+        "duplicates_merged": len(pairs.label) - len(names),
+        "splits": pairs.how,
+        "notes": [
+            *_on_size(pairs, labels[names == "train"], queries[names == "test"]),
+            *_on_missing(pairs, missing),
+            *_on_titles(pairs),
+            *_on_labels(pairs),
+        ],
+    }
+
+
+def _on_size(pairs: Pairs, labels: np.ndarray, queries: np.ndarray) -> Iterator[str]:
+    """On a single class in training, on too few test queries, and on titles that say nothing."""
+    if len(np.unique(labels)) == 1:
+        yield (
+            f"all training pairs are labelled {pairs.names[labels[0]]!r}: nothing can be learnt of "
+            "the other labels."
+        )
+    _, sizes = np.unique(queries, return_counts=True)
+    if len(sizes) < FEW:
+        are = "queries are" if len(sizes) > 1 else "query is"
+        yield (
+            f"{len(sizes)} test {are} too few to conclude anything from a comparison; judge {FEW} "
+            "or more."
+        )
+    if sizes.max() == 1:
+        yield "no test query has two judged products: labels can be compared, rankings cannot."
+    if len(set(pairs.titles)) == 1:
+        yield "all judged products have the same title: only other texts differ."
+
+
+def _on_missing(pairs: Pairs, missing: list[str]) -> Iterator[str]:
+    """On judged products that are not in the catalogue; DataError where none is."""
+    if not missing or pairs.products is None:
+        return
+    bare = {name.strip().lstrip("0"): name for name in pairs.products.row}
+    alike = [name for name in missing if name.strip().lstrip("0") in bare]
+    judged, mend = len(pairs.product.number), ""
+    if alike:
+        other = quoted(bare[alike[0].strip().lstrip("0")])
+        example = f"such as {quoted(alike[0])}, which stands there as {other}"
+        mend = "; write ids alike in all files, with the same leading zeros and spaces"
+    else:
+        example = f"such as {quoted(missing[0])}"
+    if len(missing) == judged:
+        mend = mend or "; write ids alike in all files, or add what was judged"
+        raise DataError(
+            f"{pairs.products.file.path}, column 'product_id': none of the {judged:,} judged "
+            f"products is in it, {example}{mend}."
+        )
+    many = f"{len(missing):,} of {judged:,} judged products"
+    yield f"{many} are not in the products, {example}{mend}."
+
+
+def _on_titles(pairs: Pairs) -> Iterator[str]:
+    """On products whose title is not the same everywhere."""
+    titles, product = np.array(pairs.titles), pairs.product.codes
+    rows, first = unlike(titles, product)
+    found = [(rows, first, "more than one title")]
+    if pairs.products:
+        known = pairs.product.each(pairs.products.title)
+        rows = np.flatnonzero((known != 0) & (known != titles))
+        found.append((rows, rows[:0], "another title than in the products"))
+    for rows, first, what in found:
+        if len(rows):
+            places = " and ".join(map(pairs.place, [*first[:1], rows[0]]))
+            yield (
+                f"{_have(len(np.unique(product[rows])), 'judged product')} {what}, such as "
+                f"{quoted(pairs.product[rows[0]])} in {places}; each pair keeps its own, a "
+                "repeated pair the first."
+            )
+
+
+def _on_labels(pairs: Pairs) -> Iterator[str]:
+    """On a text and a product with two labels, under two query ids."""
+    rows, first = unlike(pairs.label, pairs.pair(pairs.seen))
+    if len(rows):
+        yield (
+            f"{_have(len(rows), 'pair')} another label under another query_id with the same text, "
+            f"such as {pairs.place(rows[0])} and {pairs.place(first[0])}; they count as different "
+            "queries."
+        )
+
+
+def _have(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s have' if count > 1 else ' has'}"

@@ -18,20 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from ecomkd.artifacts import file_digest, stage, write_text
+from ecomkd.artifacts import known_digest, stage, write_text
 from ecomkd.config import Profile
 from ecomkd.data import shop
-from ecomkd.data.files import MAX_CHARACTERS, NAMES, STEMS, DataError, data_files
-from ecomkd.data.schema import (
-    LABELS,
-    TEXT,
-    Tables,
-    check,
-    normalise_query,
-    product_text,
-    read,
-    to_dataset,
-)
+from ecomkd.data.contract import LABELS, NAMES, TEXT, DataError, normalise_query, product_text
+from ecomkd.data.files import MAX_CHARACTERS, STEMS, data_files
+from ecomkd.data.schema import Tables, check, read, to_dataset
 
 __all__ = ["catalogue", "load", "map_esci", "product_text", "report"]
 
@@ -124,13 +116,8 @@ def _prepared(source: str | Path, profile: Profile | None) -> Path:
     profile = profile or Profile.named()
     root = profile.artifacts
     if source == "shop":
-        size = {
-            "seed": profile.seed,
-            "products": profile.products,
-            "queries": profile.queries,
-            "judged_per_query": profile.judged_per_query,
-            "unlabelled_pairs": profile.unlabelled_pairs,
-        }
+        names = ("seed", "products", "queries", "judged_per_query", "unlabelled_pairs")
+        size = {name: getattr(profile, name) for name in names}
 
         def simulate(scratch: Path) -> Path:
             shop.write(scratch / "shop", **size)
@@ -152,7 +139,7 @@ def _prepared(source: str | Path, profile: Profile | None) -> Path:
         )
     path = Path(source)
     found = zip(STEMS, data_files(path), strict=True)
-    contents = [[stem, file.suffix, file_digest(file)] for stem, file in found if file]
+    contents = [[stem, file.suffix, known_digest(file)] for stem, file in found if file]
     return _stage(lambda scratch: path, contents, root, own=True)
 
 
@@ -183,18 +170,14 @@ def _save(tables: Tables, folder: Path) -> None:
 
 
 def _distinct_products(tables: Tables) -> datasets.Dataset:
-    seen: set[str] = set()
-    parts = []
-    for part in (tables.judgments, tables.unlabelled):
-        if part is not None:
-            ids = part.with_format("arrow")["product_id"].to_pylist()
-            rows = []
-            for row, key in enumerate(ids):
-                if key not in seen:
-                    seen.add(key)
-                    rows.append(row)
-            parts.append(part.select_columns(["product_id", *TEXT]).select(np.array(rows, int)))
-    return datasets.concatenate_datasets(parts)
+    parts = [part for part in (tables.judgments, tables.unlabelled) if part is not None]
+    pairs = datasets.concatenate_datasets(
+        [part.select_columns(["product_id", *TEXT]) for part in parts]
+    )
+    rows: dict[str, int] = {}
+    for row, product in enumerate(pairs.with_format("arrow")["product_id"].to_pylist()):
+        rows.setdefault(product, row)
+    return pairs.select(np.array(list(rows.values())))
 
 
 def _esci_batches(streaming: bool) -> Iterator[tuple[str, dict[str, list]]]:

@@ -17,9 +17,9 @@ from ecomkd.data import shop
 def judgments(profile: Profile, split: str = "test") -> pd.DataFrame:
     """All products of the profile's shop that are E, S or C for a query of a split.
 
-    Columns `query_id`, `product_id`, `esci_label`; what is not in it is I. About the first 20,000
-    products, from which the shop draws its judgments. Raises ValueError where the split has no
-    query.
+    The columns are `query_id`, `product_id` and `esci_label`; a pair that is not in it is I. It is
+    about the first 20,000 products, from which the shop draws its judgments. Raises ValueError
+    where the split has no query.
     """
     made = shop.generate(
         profile.seed,

@@ -203,15 +203,15 @@ def mend(text: str, product: Product, vocabulary: Vocabulary) -> str | None:
 # What a text is like -----------------------------------------------------------------------------
 
 
-def repetition(text: str, n: int = 3) -> float:
-    """The share of a text's runs of `n` words that stood in it before (Welleck et al. 2020)."""
-    runs = _runs(text, n)
+def repetition(text: str) -> float:
+    """The share of a text's runs of three words that stood in it before (Welleck et al. 2020)."""
+    runs = _runs(text)
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
-def _runs(text: str, n: int = 3) -> list[tuple[str, ...]]:
+def _runs(text: str) -> list[tuple[str, ...]]:
     own = words(text)
-    return [tuple(own[i : i + n]) for i in range(len(own) - n + 1)]
+    return list(zip(own, own[1:], own[2:], strict=False))
 
 
 def reading_ease(text: str) -> float:
@@ -229,18 +229,17 @@ def reading_ease(text: str) -> float:
     return 206.835 - 1.015 * len(own) / max(1, len(sentences(text))) - 84.6 * syllables / len(own)
 
 
-def distance(texts: Sequence[str], training: Sequence[str], block: int = 500) -> np.ndarray:
+def distance(texts: Sequence[str], training: Sequence[str]) -> np.ndarray:
     """The distance of each text from the nearest training text, (N,); 0 is a copy.
 
-    It is 1 minus the Jaccard index of the two texts' runs of three words. `block` is the number of
-    texts that are compared at once, which bounds the memory.
+    It is 1 minus the Jaccard index of the two texts' runs of three words.
     """
     count = CountVectorizer(analyzer=_runs, binary=True)
     known = count.fit_transform(training).astype(np.float32)
     size = np.asarray(known.sum(axis=1)).ravel()
     found = []
-    for start in range(0, len(texts), block):
-        part = texts[start : start + block]
+    for start in range(0, len(texts), 500):  # a table of all pairs of texts takes memory
+        part = texts[start : start + 500]
         # Runs that no training text has count too.
         own = np.array([max(1, len(set(_runs(text)))) for text in part])
         shared = (count.transform(part).astype(np.float32) @ known.T).toarray()

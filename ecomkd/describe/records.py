@@ -1,13 +1,11 @@
-"""Records of two shops' products, with descriptions from which a model can learn. Chapter 12."""
+"""Records of a simulated shop's products, with descriptions that can be learnt. Chapter 12."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections import defaultdict
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,25 +13,6 @@ import pandas as pd
 from ecomkd.data import shop as simulated
 from ecomkd.describe import facts
 from ecomkd.describe.facts import Fact, Product, Vocabulary
-
-FURTHER = {
-    "colour": (
-        "aqua", "bronze", "caramel", "coral", "cream", "indigo", "khaki", "lavender", "magenta",
-        "maroon", "mauve", "multicolor", "multicolored", "neutral", "pastel", "peach", "rose gold",
-        "ruby", "tan", "teal", "turquoise", "violet",
-    ),
-    "material": (
-        "brass", "cedar", "chiffon", "clay", "concrete", "cork", "crystal", "diamond",
-        "faux fur", "faux leather", "fur", "granite", "hemp", "iron", "jute", "lace", "mahogany",
-        "mesh", "oak", "pearl", "resin", "satin", "sequin", "sterling silver", "stone", "suede",
-        "teak", "terracotta", "tulle", "tweed", "velour", "vinyl", "walnut",
-    ),
-}  # fmt: skip
-"""Values of colours and materials of a real catalogue that the simulated shop does not have."""
-
-
-# The simulated shop -------------------------------------------------------------------------------
-
 
 _OPENINGS = (
     "The {brand} {name} is made for {use}.",
@@ -115,59 +94,3 @@ def _written(product: Product, closer: str) -> str:
     halves = [told] if len(told) < 3 else [told[:2], told[2:]]
     rest = [f"{' and '.join(part)}." for part in halves if part]
     return " ".join([opening, *(one[0].upper() + one[1:] for one in rest), closer]).strip()
-
-
-# A real catalogue ---------------------------------------------------------------------------------
-
-
-@cache
-def store_vocabulary() -> Vocabulary:
-    """The words for colours, materials and promises in a real catalogue; numbers need no word.
-
-    They are those of the simulated shop and `FURTHER` ones.
-    """
-    known, forms = simulated.vocabulary(), defaultdict(set)
-    for (attribute, value), both in known.forms.items():
-        if attribute in FURTHER:
-            forms[attribute, value] |= {form for side in both for form in side}
-    for attribute, values in FURTHER.items():
-        for value in values:
-            forms[attribute, value].add(value)
-    return Vocabulary(forms | {("promise", one): {one} for one in facts.PROMISES})
-
-
-def read_store() -> pd.DataFrame:
-    """A table of the 2,465 products of the demo store.
-
-    Raises FileNotFoundError where ECOMKD_REAL_DATA does not name a folder that holds it.
-    """
-    folder = os.environ.get("ECOMKD_REAL_DATA")
-    file = Path(folder or ".") / "demo_store" / "products.parquet"
-    if not folder or not file.exists():
-        raise FileNotFoundError(
-            "The demo store was not found: set ECOMKD_REAL_DATA to a folder that holds "
-            "demo_store/products.parquet; the data card says where it comes from."
-        )
-    return pd.read_parquet(file)
-
-
-def store_products(catalogue: pd.DataFrame, withheld: bool = False) -> list[Product]:
-    """The products of the demo store, each with its written description.
-
-    The catalogue has names, categories, styles and audiences. Colours, materials, numbers and
-    promises, which a shop would hold in its records too, are read from the name and the description
-    by `store_vocabulary`. With `withheld` they are read from the name alone.
-    """
-    vocabulary, products = store_vocabulary(), []
-    for row in catalogue.itertuples():
-        context = [f"Kind: {row.category}, {row.style}"]
-        if row.gender_affinity in ("F", "M"):
-            context.append(f"For: {'women' if row.gender_affinity == 'F' else 'men'}")
-        told = row.name if withheld else f"{row.name}. {row.description}"
-        seen = {}
-        for form, shown in vocabulary.find(told):
-            reading = min(vocabulary.readings.get(form) or {("number", form)})
-            seen.setdefault(reading, Fact(*reading, shown))
-        own = tuple(sorted(seen.values(), key=lambda fact: fact.attribute))
-        products.append(Product(row.id, row.name, own, tuple(context), row.description))
-    return products

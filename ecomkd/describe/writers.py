@@ -9,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
-from torch import nn
-from transformers import PreTrainedTokenizerFast
+
+from ecomkd.extras import needed
+
+with needed("ecomkd.describe.writers", "describe"):
+    from transformers import PreTrainedTokenizerFast
 
 from ecomkd import models
 from ecomkd.artifacts import digest, stage, write_text
@@ -18,13 +21,7 @@ from ecomkd.config import Profile
 from ecomkd.data import shop as simulated
 from ecomkd.describe import generation
 from ecomkd.describe.facts import Product, Vocabulary
-from ecomkd.describe.records import (
-    read_store,
-    shop_products,
-    shop_vocabulary,
-    store_products,
-    store_vocabulary,
-)
+from ecomkd.describe.records import shop_products, shop_vocabulary
 from ecomkd.keys import identity, known_as, settings_of
 
 INSTRUCTION = (
@@ -117,11 +114,6 @@ def shop_task(profile: Profile, promises: bool = False, **changes: int | str) ->
     return task(shop_products(made.products, promises), shop_vocabulary(), profile, **changes)
 
 
-def store_task(profile: Profile, withheld: bool = False, **changes: int | str) -> Task:
-    """The task of the demo store; for `withheld` see `store_products`."""
-    return task(store_products(read_store(), withheld), store_vocabulary(), profile, **changes)
-
-
 # The models ---------------------------------------------------------------------------------------
 
 
@@ -155,7 +147,16 @@ def teacher(of: Task) -> Path:
         model = models.build_low_rank(model, of.scale.rank, of.profile.seed)
         train = _rows(of.train, of.training_texts, tokenizer)
         steps = of.scale.teacher_epochs * -(-len(train) // of.profile.batch_size)
-        _fit(model, train, of, tokenizer, folder / "adapter", steps, of.scale.teacher_learning_rate)
+        generation.fit(
+            model,
+            train,
+            _validation(of, tokenizer),
+            tokenizer,
+            of.profile,
+            folder / "adapter",
+            steps=steps,
+            learning_rate=of.scale.teacher_learning_rate,
+        )
         model.merge_and_unload().save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         (folder / "adapter" / "training.json").replace(folder / "training.json")
@@ -197,12 +198,22 @@ def student(of: Task, text: str = "reference", soft: bool = False, more: bool = 
             rows = generation.teacher_tokens(rows, model, tokenizer, of.profile)
         steps = of.scale.student_epochs * -(-len(of.train) // of.profile.batch_size)
         model = models.build_student(whole, layers)
-        alpha = {"alpha": of.scale.alpha * soft, "temperature": of.scale.temperature}
-        rate = of.scale.student_learning_rate
-        _fit(model, rows, of, tokenizer, folder, steps, rate, **alpha)
+        generation.fit(
+            model,
+            rows,
+            _validation(of, tokenizer),
+            tokenizer,
+            of.profile,
+            folder,
+            steps=steps,
+            learning_rate=of.scale.student_learning_rate,
+            alpha=of.scale.alpha * soft,
+            temperature=of.scale.temperature,
+        )
 
     settings = [of.scale.every, of.scale.student_epochs, of.scale.student_learning_rate]
     settings += [of.scale.alpha, of.scale.temperature, text, soft, more, tutor and tutor.name]
+    settings += [of.scale.max_new_tokens if text == "teacher" else None]
     parts = [start.name, _key(of), settings, settings_of(of.profile)]
     return stage("description_student", parts, make, of.profile.artifacts, recipe=1)
 
@@ -267,29 +278,8 @@ def _rows(
     return generation.encode(tokenizer, [product.prompt for product in products], texts)
 
 
-def _fit(
-    model: nn.Module,
-    rows: Dataset,
-    of: Task,
-    tokenizer: PreTrainedTokenizerFast,
-    folder: Path,
-    steps: int,
-    rate: float,
-    **distillation: float,
-) -> None:
-    held = _rows(of.validation, [product.written for product in of.validation], tokenizer)
-    generation.fit(
-        model,
-        rows,
-        held,
-        tokenizer,
-        of.profile,
-        folder,
-        steps=steps,
-        learning_rate=rate,
-        **distillation,
-    )
-    tokenizer.save_pretrained(folder)
+def _validation(of: Task, tokenizer: PreTrainedTokenizerFast) -> Dataset:
+    return _rows(of.validation, [product.written for product in of.validation], tokenizer)
 
 
 def _key(of: Task) -> str:

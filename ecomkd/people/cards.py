@@ -11,23 +11,8 @@ import numpy as np
 import pandas as pd
 
 from ecomkd.data.baskets import Baskets
-from ecomkd.people.habits import (
-    CERTAIN,
-    LEAST,
-    RECENT,
-    against,
-    group_counts,
-    lift,
-    names_of,
-    own_brands,
-    price_places,
-    repeats,
-    rhythm,
-    sensitive,
-    surprise,
-    trend,
-    without,
-)
+from ecomkd.people import habits
+from ecomkd.people.habits import CERTAIN, LEAST, RECENT
 
 
 @dataclass(frozen=True)
@@ -61,25 +46,25 @@ class Cards:
     """
 
     def __init__(self, baskets: Baskets, day: int, groups: np.ndarray, first_day: str):
-        baskets = without(baskets, sensitive(baskets.items) != "")
+        baskets = habits.without(baskets, habits.sensitive(baskets.items) != "")
         users, start = len(baskets.users), max(0, day - RECENT)
         self.day, self.groups = day, groups
-        self.names = names_of(baskets, day, groups)
+        self.names = habits.names_of(baskets, day, groups)
         self.past = baskets.between(0, day)
         self.rows = self.past.groupby("user").indices
-        self.counts = group_counts(baskets, day, groups)
-        self.lift, self.surprise = lift(self.counts), surprise(self.counts)
-        before = group_counts(baskets, start, groups)
+        self.counts = habits.group_counts(baskets, day, groups)
+        self.lift, self.surprise = habits.lift(self.counts), habits.surprise(self.counts)
+        before = habits.group_counts(baskets, start, groups)
         before.resize(self.counts.shape)
         self.recent = self.counts - before
-        self.trend = trend(before, self.recent)
+        self.trend = habits.trend(before, self.recent)
         self.seen = {
-            "price level": price_places(baskets, day),
-            "own brands": own_brands(baskets, day),
-            "loyalty": repeats(baskets, day),
+            "price level": habits.price_places(baskets, day),
+            "own brands": habits.own_brands(baskets, day),
+            "loyalty": habits.repeats(baskets, day),
         }
-        self.habits = {topic: against(seen, users) for topic, seen in self.seen.items()}
-        self.rhythm = rhythm(baskets, day, first_day)
+        self.habits = {topic: habits.against(seen, users) for topic, seen in self.seen.items()}
+        self.rhythm = habits.rhythm(baskets, day, first_day)
         self._labels = {topic: seen.groupby("user").groups for topic, seen in self.seen.items()}
 
     def __call__(self, user: int) -> list[Statement]:

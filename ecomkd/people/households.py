@@ -102,13 +102,13 @@ def shares_held_out(y: np.ndarray, folds: int, seed: int) -> np.ndarray:
     return cross_val_predict(shares, y[:, None], y, cv=cut, method="predict_proba")
 
 
-def reliability(probability: np.ndarray, happened: np.ndarray, bins: int = 10) -> pd.DataFrame:
-    """A table of promised probabilities and what came of them, one row for each bin of 0..1.
+def reliability(probability: np.ndarray, happened: np.ndarray) -> pd.DataFrame:
+    """A table of promised probabilities and what came of them, one row for each tenth of 0..1.
 
-    Bins without a case are left out. The columns are the mean `promised`, the share that
+    Tenths without a case are left out. The columns are the mean `promised`, the share that
     `happened`, and the number of cases `n`. Both arguments are (N,).
     """
-    place = np.minimum((np.asarray(probability) * bins).astype(int), bins - 1)
+    place = np.minimum((np.asarray(probability) * 10).astype(int), 9)
     frame = pd.DataFrame({"promised": probability, "happened": happened, "n": 1})
     table = frame.groupby(place).agg({"promised": "mean", "happened": "mean", "n": "sum"})
     return table.rename_axis("bin")

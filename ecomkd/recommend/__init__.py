@@ -15,7 +15,7 @@ __getattr__, __dir__ = lazy.names(
             "BUYERS buyers_of first_sold HABITS history ONCE popularity SCALES targets texts "
             "users_before"
         ),
-        ".evaluation": "best DEPTH evaluate evaluate_cold in_parts Ranker Scorer",
+        ".evaluation": "best DEPTH evaluate evaluate_cold rank_by Ranker Scorer",
         ".rankers": "buy_again factors item_knn popular tie_break",
         ".networks": (
             "BasketCollator BasketTransformer columns_of DecayedMeans Items load network Reader "

@@ -76,7 +76,8 @@ def evaluate_cold(score: Scorer, baskets: Baskets, start: int, depth: int = DEPT
     wanted = {user: np.isin(cold, own) for user, own in targets(baskets, start).items()}
     users = np.array([user for user, own in wanted.items() if known[user] and own.any()], int)
     depth, recall = min(depth, len(cold)), {}
-    for user, scores in zip(users, in_parts(score)(users, cold), strict=True):
+    table = np.concatenate([score(part, cold) for part in _parts(users)])
+    for user, scores in zip(users, table, strict=True):
         last = np.partition(scores, -depth)[-depth]
         above, level = scores > last, scores == last
         chance = (depth - above.sum()) / level.sum()
@@ -109,14 +110,22 @@ def best(
     return np.take_along_axis(top, order, axis=1)
 
 
-def in_parts(call: Ranker | Scorer, size: int = 256) -> Callable:
-    """The same ranker or scorer, called for `size` users at a time.
+def rank_by(
+    scores: Callable[[np.ndarray], np.ndarray], past: sp.csr_matrix, size: int = 256
+) -> Ranker:
+    """A ranker of all items by `scores`, which gives those of all items (U, I) to rows of users.
 
-    The scores of all items for all users at once would not fit into memory.
+    `past` (U, I) is not 0 where a user has bought an item before. Users are asked for `size` at a
+    time.
     """
 
-    def in_parts(users: np.ndarray, asked: bool | np.ndarray) -> np.ndarray:
-        parts = np.split(users, range(size, len(users), size))
-        return np.concatenate([call(part, asked) for part in parts])
+    def rank(users: np.ndarray, new: bool) -> np.ndarray:
+        parts = _parts(users, size)
+        return np.concatenate([best(scores(own), past[own] if new else None) for own in parts])
 
-    return in_parts
+    return rank
+
+
+def _parts(users: np.ndarray, size: int = 256) -> list[np.ndarray]:
+    """Scores of all items for all users at once would not fit into memory."""
+    return np.split(users, range(size, len(users), size))

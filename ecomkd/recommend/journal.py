@@ -127,7 +127,7 @@ class Durable:
                 self.live.check(*given)
             elif name == "update_basket":
                 self.live.check_basket(*given)
-            self._write(_line([name, *given]))
+            self._write(_sealed(json.dumps([name, *given]).encode()))
             return _CHANGES[name](self.live, *given)
 
     def _write(self, line: bytes) -> None:
@@ -179,8 +179,8 @@ class Durable:
         return found.st_ino, found.st_mtime_ns
 
 
-def _line(entry: list) -> bytes:
-    text = json.dumps(entry).encode()
+def _sealed(text: bytes) -> bytes:
+    """A line of the log: a checksum, and what happened."""
     return b"%08x %b\n" % (crc32(text), text)
 
 
@@ -196,7 +196,7 @@ def _entries(log: Path, position: int) -> Iterator[tuple[list, int]]:
         file.seek(position)
         for line in file:
             text = line[9:-1]
-            if line != b"%08x %b\n" % (crc32(text), text):
+            if line != _sealed(text):
                 if position + len(line) < size:
                     raise ValueError(f"{log}: damaged at byte {position}, and more comes after it.")
                 return

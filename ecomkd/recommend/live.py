@@ -345,7 +345,8 @@ def _tables(shelf: Shelf) -> dict[str, np.ndarray]:
 
 
 def _visits(past: pd.DataFrame, users: int) -> dict[str, np.ndarray]:
-    """Of each user's visits, (U,): the last day or -1, how many, and a bit for each recent one."""
+    """Three tables (U,) of the users' visits: the last day or -1, their number, and a bit for each
+    recent one."""
     days = past[["user", "day"]].drop_duplicates()
     user, day = days["user"].to_numpy(), days["day"].to_numpy()
     last, recent = np.full(users, -1, np.int64), np.zeros(users, np.int64)

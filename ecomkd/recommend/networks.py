@@ -1,5 +1,6 @@
-"""Networks that score what a household will buy: a transformer, the teacher, and decayed means, the
-student, over what is known of users and items on a day.
+"""Networks that score what a household will buy, from what is known of users and items on a day.
+
+The teacher is a transformer over the last purchases, the student a network over decayed means.
 
 Sizes: U users, I items, B users of a batch, K candidates, E an encoder's width, W a network's.
 Chapters 10 and 14.
@@ -7,6 +8,7 @@ Chapters 10 and 14.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -15,22 +17,26 @@ from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
-import torch
-from safetensors.torch import load_file
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.utils.extmath import randomized_svd
-from torch import nn
+
+from ecomkd.extras import needed
+
+with needed("ecomkd.recommend.networks", "recommend"):
+    import torch
+    from safetensors.torch import load_file
+    from torch import nn
 
 from ecomkd import runtime
 from ecomkd.config import Profile
 from ecomkd.data.baskets import HORIZON, Baskets
-from ecomkd.recommend.evaluation import Ranker, best, in_parts
+from ecomkd.recommend.evaluation import Ranker, rank_by
 from ecomkd.recommend.purchases import HABITS, ONCE, SCALES, buyers_of, history, texts
 
 _SPANS = (7, 28, 112)  # days, of sales
 _BASKETS = 48  # the latest visits, which a transformer reads
 _AGES = 36
-_PARTS = ("slot", "item", "age", "mask", "user", "seen", "habit", "buyer", "bought")
+_DROPOUT = 0.2
 
 
 class Items:
@@ -63,10 +69,10 @@ class Items:
     def _on(self, day: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Two tables of what was known before `day`.
 
-        (I, width + 1): who bought each item, and the logarithm of its mean price, less the mean of
-        all items. (I, 4): the logarithms of its sales in 7, 28 and 112 days, and the share of its
-        buyers who came back for it, as if one of four more had. What is not known of an item that
-        was never sold is 0.
+        The first, (I, width + 1), says who bought each item, and the logarithm of its mean price
+        less the mean of all items. The second, (I, 4), has the logarithms of its sales in 7, 28 and
+        112 days, and the share of its buyers who came back for it, where four more buyers are
+        assumed of whom one did. What is not known of an item that was never sold is 0.
         """
         past = history(self.baskets, day)
         buyers = buyers_of(past)
@@ -110,6 +116,7 @@ class BasketCollator:
     """
 
     def __init__(self, baskets: Baskets):
+        self.baskets = baskets
         events = baskets.events.sort_values("user", kind="stable")
         ends = np.searchsorted(events["user"], np.arange(1, len(baskets.users)))
         self.days, self.items = (
@@ -118,7 +125,7 @@ class BasketCollator:
 
     def __call__(self, rows: list[dict]) -> dict:
         (row,) = rows
-        day, found = int(row["day"]), {name: [] for name in _PARTS}
+        day, found = int(row["day"]), defaultdict(list)
         for place, user in enumerate(row["users"]):
             days, items = self.days[user], self.items[user]
             now, then = np.searchsorted(days, (day, day + HORIZON))
@@ -130,13 +137,19 @@ class BasketCollator:
                 )
             visits = np.unique(days[:now])[-_BASKETS:]
             late = np.searchsorted(days[:now], visits[0])
-            slot = place * _BASKETS + np.searchsorted(visits, days[late:now])
-            own = {"slot": slot, "item": items[late:now], "seen": seen, "habit": habit}
-            own |= {"user": np.full(len(seen), place), "buyer": np.full(len(new), place)}
             age = np.minimum(4 * np.log2(day - visits), _AGES - 1).astype(np.int64)
             room = _BASKETS - len(visits)
-            own |= {"bought": new, "age": np.pad(age, (0, room))[None]}
-            own["mask"] = np.pad(np.ones(len(visits), bool), (0, room))[None]
+            own = {
+                "slot": place * _BASKETS + np.searchsorted(visits, days[late:now]),
+                "item": items[late:now],
+                "age": np.pad(age, (0, room))[None],
+                "mask": np.pad(np.ones(len(visits), bool), (0, room))[None],
+                "user": np.full(len(seen), place),
+                "seen": seen,
+                "habit": habit,
+                "buyer": np.full(len(new), place),
+                "bought": new,
+            }
             for name, part in own.items():
                 found[name].append(part)
         batch = {name: torch.from_numpy(np.concatenate(parts)) for name, parts in found.items()}
@@ -271,16 +284,16 @@ def columns_of(candidates: torch.Tensor, items: int) -> torch.Tensor:
 class BasketTransformer(Recommender):
     """The teacher: a transformer over the latest baskets. Each is its items' mean, and its age."""
 
-    def __init__(self, items: Items, width: int = 128, layers: int = 2, dropout: float = 0.2):
+    def __init__(self, items: Items, width: int = 128):
         super().__init__(items, width, hidden=64)
         self.age = nn.Embedding(_AGES, width)
         nn.init.normal_(self.age.weight, std=0.02)
         self.before = nn.LayerNorm(width)
         layer = nn.TransformerEncoderLayer(
-            width, 4, 4 * width, dropout, activation="gelu", batch_first=True, norm_first=True
+            width, 4, 4 * width, _DROPOUT, activation="gelu", batch_first=True, norm_first=True
         )
-        self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
-        self.dropout = nn.Dropout(dropout)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.dropout = nn.Dropout(_DROPOUT)
         self.after = nn.LayerNorm(width)
         self.out = nn.Linear(width, width)
         nn.init.zeros_(self.out.weight)
@@ -363,13 +376,8 @@ class Shelf:
 
 
 def network(shelf: Shelf) -> Ranker:
-    """A ranker of all items by a network on its shelf's day."""
-    past = history(shelf.model.items.baskets, shelf.day)
-
-    def rank(users: np.ndarray, new: bool) -> np.ndarray:
-        return best(shelf.scores(users), past[users] if new else None)
-
-    return in_parts(rank, 128)
+    """A ranker of all items by a network on its shelf's day, for users whom its reader knows."""
+    return rank_by(shelf.scores, history(shelf.reader.baskets, shelf.day), size=128)
 
 
 @contextmanager

@@ -37,16 +37,16 @@ def buyers_of(past: sp.csr_matrix) -> np.ndarray:
     return np.bincount(past.indices, minlength=past.shape[1])
 
 
-def targets(baskets: Baskets, start: int, days: int = HORIZON) -> dict[int, np.ndarray]:
-    """The distinct items, in order, that each user buys in the `days` days from `start` on."""
-    bought = baskets.between(start, start + days).groupby("user")["item"]
+def targets(baskets: Baskets, start: int) -> dict[int, np.ndarray]:
+    """The distinct items, in order, that each user buys in the `HORIZON` days from `start` on."""
+    bought = baskets.between(start, start + HORIZON).groupby("user")["item"]
     return {int(user): np.unique(items) for user, items in bought}
 
 
-def first_sold(baskets: Baskets, start: int, days: int = HORIZON) -> np.ndarray:
-    """The items that were never sold before `start`, and are sold in the `days` days from it on."""
+def first_sold(baskets: Baskets, start: int) -> np.ndarray:
+    """The items that are sold in the `HORIZON` days from `start` on, and never were before."""
     first = baskets.events.groupby("item")["day"].min()
-    return first.index[first.between(start, start + days - 1)].to_numpy()
+    return first.index[first.between(start, start + HORIZON - 1)].to_numpy()
 
 
 def popularity(baskets: Baskets, day: int, window: int = HORIZON) -> np.ndarray:

@@ -8,25 +8,21 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module
 
 import numpy as np
 import scipy.sparse as sp
 from threadpoolctl import threadpool_limits
 
 from ecomkd.data.baskets import Baskets
-from ecomkd.recommend.evaluation import DEPTH, Ranker, best, in_parts
+from ecomkd.extras import needed
+from ecomkd.recommend.evaluation import DEPTH, Ranker, rank_by
 from ecomkd.recommend.purchases import history, popularity
 
 
 def popular(baskets: Baskets, day: int) -> Ranker:
     """A ranker that shows everyone what most users bought in the last `HORIZON` days."""
-    past, counts = history(baskets, day), popularity(baskets, day)
-
-    def rank(users: np.ndarray, new: bool) -> np.ndarray:
-        return best(np.tile(counts, (len(users), 1)), past[users] if new else None)
-
-    return in_parts(rank)
+    counts = popularity(baskets, day)
+    return rank_by(lambda users: np.tile(counts, (len(users), 1)), history(baskets, day))
 
 
 def buy_again(baskets: Baskets, day: int, scale: float) -> Ranker:
@@ -34,13 +30,8 @@ def buy_again(baskets: Baskets, day: int, scale: float) -> Ranker:
 
     An item scores the sum of exp(-age / scale) over the baskets that held it, ages in days.
     """
-    past, counts = history(baskets, day, scale), popularity(baskets, day)
-    filler = tie_break(counts)
-
-    def rank(users: np.ndarray, new: bool) -> np.ndarray:
-        return best(past[users].toarray() + filler, past[users] if new else None)
-
-    return in_parts(rank)
+    past, filler = history(baskets, day, scale), tie_break(popularity(baskets, day))
+    return rank_by(lambda users: past[users].toarray() + filler, past)
 
 
 def tie_break(counts: np.ndarray) -> np.ndarray:
@@ -51,45 +42,41 @@ def tie_break(counts: np.ndarray) -> np.ndarray:
     return 1e-6 * counts / max(counts.max(), 1)
 
 
-def item_knn(baskets: Baskets, day: int, neighbours: int) -> Ranker:
+def item_knn(baskets: Baskets, day: int, neighbours: int, known: Baskets | None = None) -> Ranker:
     """A ranker of items that the same people bought as the user's own.
 
     Two items are alike by the cosine of their tf-idf weighted buyers; each item keeps its nearest
-    `neighbours`. Raises RuntimeError where the package implicit is missing.
+    `neighbours`. With `known`, whose users and items are those of `baskets`, it is fitted to these
+    purchases alone. Raises ModuleNotFoundError where the package implicit is missing.
     """
-    make = partial(_class("nearest_neighbours", "TFIDFRecommender"), neighbours, num_threads=1)
-    return _implicit(make, history(baskets, day))
+    with needed("item_knn", "recommend"):
+        from implicit.nearest_neighbours import TFIDFRecommender
+    make = partial(TFIDFRecommender, neighbours, num_threads=1)
+    return _implicit(make, history(known or baskets, day), history(baskets, day))
 
 
 def factors(baskets: Baskets, day: int, width: int, weight: float, seed: int) -> Ranker:
     """A ranker by matrix factorisation with alternating least squares (Hu, Koren & Volinsky 2008).
 
     The factors have `width` numbers. `weight` is the paper's α: the confidence in a purchase that
-    was made n times is 1 + weight · n. Raises RuntimeError where the package implicit is missing.
+    was made n times is 1 + weight · n. Raises ModuleNotFoundError where the package implicit is
+    missing.
     """
-    squares = _class("als", "AlternatingLeastSquares")
-    make = partial(squares, width, alpha=weight, random_state=seed, num_threads=1)
-    return _implicit(make, history(baskets, day))
+    with needed("factors", "recommend"):
+        from implicit.als import AlternatingLeastSquares
+    options = {"alpha": weight, "random_state": seed, "num_threads": 1}
+    make, past = partial(AlternatingLeastSquares, width, **options), history(baskets, day)
+    return _implicit(make, past, past)
 
 
-def _class(module: str, name: str) -> type:
-    try:
-        return getattr(import_module(f"implicit.{module}"), name)
-    except ImportError as error:
-        raise RuntimeError(
-            "item-kNN and matrix factorisation need the package implicit: "
-            "pip install 'ecomkd[recommend]'"
-        ) from error
-
-
-def _implicit(make: Callable, past: sp.csr_matrix) -> Ranker:
+def _implicit(make: Callable, known: sp.csr_matrix, past: sp.csr_matrix) -> Ranker:
     from implicit.utils import ParameterWarning
 
     # The library warns of a copy in another format that it made itself.
     with warnings.catch_warnings(), threadpool_limits(1, "blas"):
         warnings.simplefilter("ignore", ParameterWarning)
         model = make()
-        model.fit(past, show_progress=False)
+        model.fit(known, show_progress=False)
 
     def rank(users: np.ndarray, new: bool) -> np.ndarray:
         return model.recommend(users, past[users], DEPTH, filter_already_liked_items=new)[0]

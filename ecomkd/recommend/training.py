@@ -9,9 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from datasets import Dataset, concatenate_datasets
-from torch import nn
+
+from ecomkd.extras import needed
+
+with needed("ecomkd.recommend.training", "recommend"):
+    import torch
+    from torch import nn
 
 from ecomkd import keys, losses, runtime, trainer
 from ecomkd.artifacts import stage
@@ -145,14 +149,12 @@ class RankingTrainer(trainer.MeasuredTrainer):
         candidates: torch.Tensor,
         start: int,
         alpha: float = 0.0,
-        temperature: float = 1.0,
         hidden: float = 0.1,
         **options,
     ):
         super().__init__(model, data_collator=reader, **options)
-        self.hidden = hidden
         self.reader, self.candidates, self.start = reader, candidates, start
-        self.alpha, self.temperature = alpha, temperature
+        self.alpha, self.hidden = alpha, hidden
         self._column = columns_of(candidates, len(model.items.baskets.items))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -168,7 +170,7 @@ class RankingTrainer(trainer.MeasuredTrainer):
             wanted = inputs["teacher_scores"]
             own = logits.gather(1, inputs["teacher_columns"])
             everyone = torch.ones_like(wanted, dtype=torch.bool)
-            soft = losses.listwise_kl(own, wanted, everyone, self.temperature)
+            soft = losses.listwise_kl(own, wanted, everyone)
             loss = loss + self.alpha * soft
         return (loss, {"logits": logits}) if return_outputs else loss
 
@@ -189,28 +191,30 @@ def common_items(items: Items, day: int) -> torch.Tensor:
 def fit(
     model: Recommender,
     rows: Dataset,
+    candidates: torch.Tensor,
     start: int,
     profile: Profile,
     folder: Path,
     *,
     passes: float,
     learning_rate: float,
+    least: int = 1,
     **distillation,
 ) -> list[dict]:
     """Train `model` on `rows` and save the best of it into `folder`, as `distill.fit` does.
 
-    The best of five looks is the one with the highest recall@10 from day `start` on. It is trained
-    on the `common_items`; the others are ranked all the same. All profiles compute in float32:
-    half precision does not tell the log-odds of thousands of items apart.
+    The best of five looks is the one with the highest recall@10 from day `start` on. It takes
+    `least` steps or more, and is trained on the `candidates`; the other items are ranked all the
+    same. All profiles compute in float32: half precision does not tell the log-odds of thousands of
+    items apart.
     """
-    candidates = common_items(model.items, start)
     rows = _with_a_purchase(rows, model.items.baskets, candidates)
     run = RankingTrainer(
         model,
         args=trainer.arguments(
             replace(profile, batch_size=1, precision="fp32"),
             folder,
-            max(1, round(passes * len(rows))),
+            max(least, round(passes * len(rows))),
             learning_rate,
             metric_for_best_model="recall",
         ),
@@ -248,16 +252,16 @@ def train(
 
     def make(folder: Path) -> None:
         rows = occasions(items.baskets, FIRST, start, GROUP, profile.seed)
+        candidates = common_items(items, start)
         if teacher is not None:
-            reader, candidates = BasketCollator(items.baskets), common_items(items, start)
             if further:
                 more = unlabelled_occasions(items.baskets, start, GROUP, profile.seed)
                 rows = concatenate_datasets([rows, more])
             model = load(teacher, BasketTransformer, items)
-            rows = teacher_scores(rows, model, reader, candidates, depth)
+            rows = teacher_scores(rows, model, BasketCollator(items.baskets), candidates, depth)
         weight = 0.0 if teacher is None else alpha
         with runtime.seeded(profile.seed):
-            fit(kind(items), rows, start, profile, folder, alpha=weight, **settings)
+            fit(kind(items), rows, candidates, start, profile, folder, alpha=weight, **settings)
 
     parts = [
         kind.__name__,

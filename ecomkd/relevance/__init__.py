@@ -22,6 +22,6 @@ __getattr__, __dir__ = lazy.names(
         ".baselines": "bm25_scores lexical_boosting random_scores scores_to_probabilities",
         ".tables": "by_kind DISTILLED f1_difference per_query STUDENTS SYSTEMS table UNTRAINED",
         ".verdict": "LEAST_LIFT LEAST_QUERIES",
-        ".run": "cautions one_seed results_of speed Trained trained",
+        ".run": "cautions results_of speed Trained trained",
     },
 )

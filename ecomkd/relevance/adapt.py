@@ -11,12 +11,16 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict
-from transformers import (
-    AutoModelForMaskedLM,
-    DataCollatorForLanguageModeling,
-    DataCollatorForTokenClassification,
-    PreTrainedModel,
-)
+
+from ecomkd.extras import needed
+
+with needed("ecomkd.relevance.adapt", "run"):
+    from transformers import (
+        AutoModelForMaskedLM,
+        DataCollatorForLanguageModeling,
+        DataCollatorForTokenClassification,
+        PreTrainedModel,
+    )
 
 from ecomkd import keys, models, runtime, trainer
 from ecomkd.artifacts import data_digest, stage
@@ -87,8 +91,8 @@ def domain_adapted(
 def _hidden_tokens(texts: Sequence[str], tokenizer: Any, passes: int, seed: int) -> Dataset:
     """The texts `passes` times, each time with other tokens hidden; labels are −100 elsewhere.
 
-    Drawn here and not batch by batch, so that a run which resumes meets the same ones. A text of
-    which nothing was drawn is left out: its loss would be a mean over nothing.
+    They are drawn here and not batch by batch, so that a run which resumes meets the same ones. A
+    text of which nothing was drawn is left out: its loss would be a mean over nothing.
     """
     encoded = tokenizer(
         list(texts), truncation=True, max_length=_TEXT_TOKENS, return_special_tokens_mask=True

@@ -14,6 +14,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from ecomkd.data.sources import product_text
+from ecomkd.extras import needed
 from ecomkd.words import bm25, bm25_of
 
 
@@ -47,7 +48,8 @@ def lexical_boosting(train: Dataset, test: Dataset, catalogue: Dataset, seed: in
     Features: BM25, cosines of TF-IDF over words and over character 3- to 5-grams, shares of query
     words found in the title, the whole text, brand and colour, and the two lengths: all that can
     be known of a pair without knowing what a word means. Where `train` shows a single class, that
-    class has probability 1. Raises RuntimeError where LightGBM is not installed.
+    class has probability 1. Raises ModuleNotFoundError
+    where LightGBM is not installed.
     """
     labels = np.asarray(train["label"])
     classes = train.features["label"].num_classes
@@ -82,12 +84,8 @@ def lexical_boosting(train: Dataset, test: Dataset, catalogue: Dataset, seed: in
 
 
 def _trees(seed: int):
-    try:
+    with needed("lexical_boosting", "run"):
         import lightgbm
-    except ModuleNotFoundError as error:
-        raise RuntimeError(
-            "Boosted trees need LightGBM: install it with pip install 'ecomkd[run]'."
-        ) from error
     return lightgbm.LGBMClassifier(
         n_estimators=300,
         learning_rate=0.05,

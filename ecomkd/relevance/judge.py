@@ -9,8 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from datasets import Dataset
+
+from ecomkd.extras import needed
+
+with needed("ecomkd.relevance.judge", "run"):
+    import torch
 
 from ecomkd import distill, metrics, models
 from ecomkd.config import Profile

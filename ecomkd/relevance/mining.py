@@ -9,7 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, load_from_disk
+from datasets import ClassLabel, Dataset, DatasetDict, Value, load_from_disk
 
 from ecomkd import features
 from ecomkd.artifacts import data_digest, stage
@@ -24,9 +24,9 @@ _NEIGHBOURS = 40
 def catalogue_queries(catalogue: Dataset, count: int, seed: int) -> list[str]:
     """Up to `count` distinct queries made of words that the catalogue itself has.
 
-    In equal parts: a product type (where the catalogue has `product_type`), a type with a brand or
-    a colour, and a phrase of two to four words of a title that starts near its beginning, where
-    sellers say what the thing is. A product without a type gives phrases alone. Duplicates in
+    They are, in equal parts, a product type (where the catalogue has `product_type`), a type with a
+    brand or a colour, and a phrase of two to four words of a title that starts near its beginning,
+    where sellers say what the thing is. A product without a type gives phrases alone. Duplicates in
     normal form are left out.
     """
     rng = np.random.default_rng(seed)
@@ -109,8 +109,11 @@ def mine(
             ids += [f"mined-{start + offset}"] * len(chosen)
             texts += [queries[start + offset]] * len(chosen)
     pairs = catalogue.select_columns(["product_id", *TEXT]).select(rows)
-    pairs = pairs.add_column("query_id", ids).add_column("query", texts)
-    pairs = pairs.add_column("label", [-1] * len(rows)).cast_column("label", labels)
+    # Without a row their types would be unknown.
+    text, number = Value("string"), Value("int64")
+    pairs = pairs.add_column("query_id", ids, feature=text).add_column("query", texts, feature=text)
+    pairs = pairs.add_column("label", [-1] * len(rows), feature=number)
+    pairs = pairs.cast_column("label", labels)
     return pairs.select(range(min(len(pairs), profile.unlabelled_pairs)))
 
 
@@ -138,7 +141,8 @@ def mined(
             random_share=random_share,
             vectors=catalogue_vectors(catalogue, profile),
         )
-        pairs.save_to_disk(str(folder / "pairs"))
+        # Without a row the library would write no file, and could not read that.
+        pairs.save_to_disk(str(folder / "pairs"), num_shards=None if len(pairs) else 1)
 
     parts = [
         sorted(taken),

@@ -12,8 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from datasets import Dataset, DatasetDict
+
+from ecomkd.extras import needed
+
+with needed("ecomkd.relevance.run", "run"):
+    import torch
 
 from ecomkd import bench, features, keys, models, outputs, report, runtime, words
 from ecomkd.artifacts import data_digest, stage, write_text
@@ -43,12 +47,6 @@ class Trained:
     teacher: Path
     students: Mapping[str, Path]
     exported: Path
-
-
-def one_seed(source: str | Path, profile: Profile, unlabelled: int | None = None) -> dict:
-    """What `results_of` gives for `trained` on a source, with the seed of the profile."""
-    data, catalogue = sources.load(source, profile), sources.catalogue(source, profile)
-    return results_of(trained(data, catalogue, profile, unlabelled))
 
 
 def trained(
@@ -211,7 +209,7 @@ def speed(
     """
     threads = torch.get_num_threads()
     rows: dict[str, dict] = {}
-    sample = pairs.select(range(min(_SPEED_PAIRS, len(pairs))))
+    sample = stages.first_pairs(pairs, _SPEED_PAIRS)
     tokenizer = models.load_tokenizer(str(teacher))
     text = list(zip(sample["query"], sources.product_text(sample[:]), strict=True))
 
@@ -276,14 +274,18 @@ def run(
     that an earlier run wrote into `out` and this one did not are deleted at the end.
 
     Raises OSError before any work where `out` holds something that the program did not write, or
-    cannot be written to, and RuntimeError where a package is missing.
+    cannot be written to, and ModuleNotFoundError where a package is missing.
     """
     out = outputs.claim(out, "run")
-    _check_packages()
+    # Else one would be found missing only after hours of training.
+    with needed("`ecomkd run`", "run"):
+        for name in ("lightgbm", "onnx"):
+            import_module(name)
     machine = bench.hardware() | {"precision": runtime.precision(profile)}
     written: list[str] = []
 
     def keep(name: str, text: str) -> None:
+        outputs.expect(out, "run", [name])
         write_text(out / name, text)
         note([name])
 
@@ -291,8 +293,6 @@ def run(
         outputs.add(out, "run", names)
         written.extend(names)
 
-    reports = ["report.json", "report.html"]
-    outputs.expect(out, "run", [*(f"seed-{seed}.json" for seed in seeds), *reports])
     results: list[dict] = []
     notes: list[str] = []
     first: Trained | None = None
@@ -314,6 +314,7 @@ def run(
     rows = table(results)
     kinds = by_kind(results)
     said = verdict(results)
+    outputs.expect(out, "run", ["report.json"])
     report.write_recorded(
         out / "report.json",
         command=command,
@@ -350,17 +351,6 @@ def run(
     keep("report.html", html(rows, clock, said, notes, command))
     outputs.prune(out, "run", written)
     return said
-
-
-def _check_packages() -> None:
-    """Raise RuntimeError for a package that would be missing only after hours of training."""
-    for name in ("lightgbm", "onnx", "onnxruntime", "psutil"):
-        try:
-            import_module(name)
-        except ModuleNotFoundError as error:
-            raise RuntimeError(
-                f"`ecomkd run` needs {name}: install it with pip install 'ecomkd[run]'."
-            ) from error
 
 
 def html(

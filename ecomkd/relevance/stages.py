@@ -16,7 +16,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
-from transformers import AutoConfig, PreTrainedModel
+
+from ecomkd.extras import needed
+
+with needed("ecomkd.relevance.stages", "run"):
+    from transformers import AutoConfig, PreTrainedModel
 
 from ecomkd import distill, features, keys, models
 from ecomkd.artifacts import stage
@@ -42,7 +46,7 @@ def warmed(data: DatasetDict, profile: Profile) -> Path:
 
     Raises ValueError for fewer than WARM_UP_LEAST pairs.
     """
-    pairs = data["unlabelled"].select(range(min(profile.warm_up_pairs, len(data["unlabelled"]))))
+    pairs = first_pairs(data["unlabelled"], profile.warm_up_pairs)
     if len(pairs) < WARM_UP_LEAST:
         raise ValueError(
             f"warmed: {len(pairs)} unlabelled pairs: give at least {WARM_UP_LEAST}, or set "
@@ -102,8 +106,8 @@ def _odds(cosine: np.ndarray) -> np.ndarray:
 def origin(data: DatasetDict, profile: Profile) -> str:
     """Where fine-tuning starts: the folder of `warmed`, or the pretrained checkpoint itself.
 
-    The latter where the profile or the data have no pairs for a warm-up, or, with a warning, fewer
-    than WARM_UP_LEAST.
+    It is the checkpoint where the profile or the data have no pairs for a warm-up, and, with a
+    warning, where there are fewer than WARM_UP_LEAST.
     """
     if not profile.warm_up_pairs or "unlabelled" not in data:
         return profile.teacher

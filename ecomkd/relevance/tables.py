@@ -32,7 +32,7 @@ SYSTEMS = {
 """The rows of every results table, and the colour role of each (`plots.PALETTE`)."""
 
 UNTRAINED = {"BM25": "BM25", "bi-encoder, untrained": "the untrained bi-encoder"}
-"""What ranks without training, and its name in a sentence."""
+"""The systems that rank without training, each with its name in a sentence."""
 
 NAME_OF_ROW = dict(zip(STUDENTS, (PLAIN, "student, KD on labels", DISTILLED, HARD), strict=True))
 

@@ -44,9 +44,11 @@ class _Measure:
 
 
 def verdict(results: Sequence[dict]) -> str:
-    """In words: distil, train the student on labels alone, keep the teacher, or stay with what
-    needs no training, and why. With fewer than LEAST_QUERIES test queries, or where a difference is
-    the same on each of them, it says that there is no verdict.
+    """The advice in words, and why.
+
+    It is to distil, to train the student on labels alone, to keep the teacher, or to stay with what
+    needs no training. With fewer than LEAST_QUERIES test queries, or where a difference is the same
+    on each of them, it says that there is no verdict.
 
     What needs no training is BM25 or the untrained bi-encoder, whichever ranks better. Where most
     queries have a single candidate or none has a relevant one, the verdict goes by macro-F1.

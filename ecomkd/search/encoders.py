@@ -55,8 +55,8 @@ _TEMPERATURE = 0.05
 _PASSES = 8
 """Passes over all queries in which a static student learns."""
 _SHOWN = 4_096
-"""Products that a static student sees in a step, drawn at random where a catalogue has more; with
-them the nearest of each query."""
+"""The most products that a static student sees in a step. Of a larger catalogue so many are drawn
+at random, and the nearest of each query join them."""
 
 
 def hard_negatives(data: DatasetDict, catalogue: Dataset, profile: Profile) -> Dataset:
@@ -203,16 +203,21 @@ def bi_encoder(
         models.freeze(model[0].auto_model, profile.frozen_layers)
         _fit(model, rows, data["validation"], profile, folder, steps, profile.student_learning_rate)
 
+    imitated = None
+    if first is not None:
+        imitated = [
+            keys.digests(taught["unlabelled"], taught["mined"]),
+            keys.identity(teacher_folder),
+            keys.identity(first),
+            data_digest(catalogue, ("product_id", *TEXT)),
+            [list(WORDS), list(RERANKER), DEPTH],
+        ]
     parts = [
         row,
         _PRETRAINED,
         steps,
         keys.digests(data["train"], data["validation"]),
-        None if row == "labels" else keys.digests(taught["unlabelled"], taught["mined"]),
-        None if row == "labels" else keys.identity(teacher_folder),
-        None if row == "labels" else keys.identity(first),
-        None if row == "labels" else data_digest(catalogue, ("product_id", *TEXT)),
-        None if row == "labels" else [list(WORDS), list(RERANKER), DEPTH],
+        imitated,
         keys.settings_of(profile, "frozen_layers", "student_learning_rate"),
         [_RIVALS, _SCALE],
     ]
@@ -348,7 +353,7 @@ def _imitate(
 
 
 def _shown(cosines: torch.Tensor, rng: np.random.Generator) -> np.ndarray:
-    """The products of a step: all, or of a large catalogue the queries' nearest and random ones."""
+    """The rows of the products in a step: all, or the queries' nearest ones and random ones."""
     products = cosines.shape[1]
     if products <= _SHOWN:
         return np.arange(products)

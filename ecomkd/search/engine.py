@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import bm25s
 import numpy as np
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 from ecomkd import outputs
+from ecomkd.artifacts import file_digest
 from ecomkd.score import Scorer
 from ecomkd.search.retrieve import Weights, rerank, token_means, weighted, word_scores
+from ecomkd.words import Words
 
 KIND = "index"
 """The command that writes such a folder, as its manifest names it."""
@@ -61,7 +63,7 @@ class SearchEngine:
         ids: Sequence[str],
         titles: Sequence[str],
         texts: Sequence[str],
-        words: bm25s.BM25,
+        words: Words,
         vectors: np.ndarray,
         pieces: Tokenizer,
         table: np.ndarray,
@@ -76,6 +78,8 @@ class SearchEngine:
         self.weights = weights
         self.depth = DEPTH
         """How many products the student reads."""
+        self.version: str | None = None
+        """Names the index that `load` read: folder, format, what wrote it, and its content."""
         self._unknown = pieces.token_to_id(getattr(pieces.model, "unk_token", None) or "")
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
@@ -138,170 +142,158 @@ def load(folder: Path | str) -> SearchEngine:
         raise FileNotFoundError(
             f"{folder}: there is no engine.json in it: write the folder with `ecomkd index` first."
         )
-    if not (folder / outputs.MANIFEST).is_file():
+    manifest = folder / outputs.MANIFEST
+    if not manifest.is_file():
         raise ValueError(
             f"{folder}: there is no {outputs.MANIFEST} in it: it was lost, or an older version "
             f"wrote the folder; write it again with `ecomkd {KIND}`."
         )
-    outputs.check(folder, KIND)
-    return assemble(folder)
+    written = outputs.check(folder, KIND)
+    engine = assemble(folder)
+    engine.version = (
+        f"{folder.resolve().name}, format {FORMAT}, written by ecomkd {written['version']}, "
+        f"{file_digest(manifest)[:12]}"
+    )
+    return engine
 
 
 def assemble(folder: Path) -> SearchEngine:
-    """What `load` gives, of a folder whose manifest is not looked at. Raises as `load` does."""
-    settings = _settings(folder / "engine.json")
+    """What `load` gives, of a folder whose manifest is not looked at. Raises as `load` does.
+
+    What the command wrote is right. Checked is what another hand may have put there, manifest and
+    all, and what would otherwise fail at a request, or answer wrongly.
+    """
+    gains, max_length, weights, with_teacher = _settings(folder / "engine.json")
     ids, titles, texts = _products(folder / "products.jsonl")
     pieces = _tokenizer(folder / "encoder" / "tokenizer.json")
     pieces.no_padding()
-    (table,) = _tables(folder / "encoder" / "model.safetensors", {"embedding.weight": "f2"})
-    if len(table) < pieces.get_vocab_size():
-        raise _damaged(folder / "encoder" / "model.safetensors", "has too few rows")
-    vectors, words = _index(folder, len(ids))
-    if vectors.shape != (len(ids), table.shape[1]):
-        raise _damaged(folder / "index.safetensors", "does not fit products and encoder")
-    gains, max_length = settings["gains"], settings["max_length"]
-    teacher = folder / "teacher" / "model.onnx"
+    with _reading(folder / "encoder" / "model.safetensors", "is not a safetensors file") as path:
+        table = _finite(load_file(str(path)), "embedding.weight", 2)
+        _need(len(table) >= pieces.get_vocab_size(), "has too few rows")
+    with _reading(folder / "words.json", "is not JSON in UTF-8") as path:
+        numbers = json.loads(path.read_text(encoding="utf-8"))
+        whole = isinstance(numbers, dict) and all(type(n) is int for n in numbers.values())
+        _need(whole, "does not number its words")
+    with _reading(folder / "index.safetensors", "is not a safetensors file") as path:
+        tables = load_file(str(path))
+        vectors = _finite(tables, "vectors", 2)
+        _need(vectors.shape == (len(ids), table.shape[1]), "does not fit products and encoder")
+        rest = (tables.get(f"words.{name}") for name in ("indices", "indptr"))
+        words = Words(numbers, _finite(tables, "words.data", 1), *rest, len(ids))
+        _need(_fit(words), "does not fit products and words")
+    student = _scorer(folder / "student" / "model.int8.onnx", gains, max_length)
+    shadow = _scorer(folder / "teacher" / "model.onnx", gains, max_length) if with_teacher else None
     return SearchEngine(
-        ids,
-        titles,
-        texts,
-        words,
-        vectors,
-        pieces,
-        table,
-        _scorer(folder / "student" / "model.int8.onnx", gains, max_length),
-        Weights(**settings["weights"]),
-        shadow=_scorer(teacher, gains, max_length) if settings["teacher"] else None,
-    )
+        ids, titles, texts, words, vectors, pieces, table, student, weights, shadow
+    )  # fmt: skip
 
 
-def _damaged(path: Path, why: str) -> ValueError:
-    return ValueError(f"{path}: {why}; write the folder again with `ecomkd {KIND}`.")
+class _Fault(Exception):
+    """What is wrong with a file, in words that follow its name."""
 
 
-def _json(path: Path):
+def _need(condition: bool, fault: str) -> None:
+    if not condition:
+        raise _Fault(fault)
+
+
+@contextmanager
+def _reading(path: Path, otherwise: str) -> Iterator[Path]:
+    """Around the reading of a file: whatever fails in it is told in one sentence."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise _damaged(path, "is missing") from None
-    except (ValueError, OSError, RecursionError) as error:
-        raise _damaged(path, "is not JSON in UTF-8") from error
+        _need(path.is_file(), "is missing")
+        yield path
+    except Exception as error:  # the libraries' errors have no class in common
+        fault = error if isinstance(error, _Fault) else otherwise
+        raise ValueError(
+            f"{path}: {fault}; write the folder again with `ecomkd {KIND}`."
+        ) from error
 
 
-def _settings(path: Path) -> dict:
-    """What engine.json holds, each value of its kind and within its range."""
-    found = _json(path)
-    number = found.get("format", 1) if isinstance(found, dict) else None
-    if number != FORMAT:
-        raise _damaged(path, f"is of format {number}, and this version reads format {FORMAT}")
+def _settings(path: Path) -> tuple[list[float], int, Weights, bool]:
+    """Gains, longest pair, weights, and whether a teacher is there."""
 
     def amounts(values) -> bool:
         return all(type(x) in (int, float) and math.isfinite(x) and x >= 0 for x in values)
 
-    weights, gains = found.get("weights"), found.get("gains")
-    low, high = _LENGTHS
-    right = {
-        "max_length": type(found.get("max_length")) is int and low <= found["max_length"] <= high,
-        "weights": isinstance(weights, dict)
-        and set(weights) == {"words", "reader"}
-        and amounts(weights.values()),
-        "gains": isinstance(gains, list) and len(gains) > 1 and amounts(gains),
-        "teacher": type(found.get("teacher")) is bool,
-    }
-    for name, whole in right.items():
-        if not whole:
-            raise _damaged(path, f"{name} is {found.get(name)!r:.60}")
-    return found
+    with _reading(path, "is not an object of JSON in UTF-8"):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        number = found.get("format", 1)
+        _need(
+            number == FORMAT, f"is of format {number!r:.20}, and this version reads format {FORMAT}"
+        )
+        names = ("gains", "max_length", "weights", "teacher")
+        gains, length, weights, teacher = (found.get(name) for name in names)
+        low, high = _LENGTHS
+        right = (
+            isinstance(gains, list) and len(gains) > 1 and amounts(gains),
+            type(length) is int and low <= length <= high,
+            isinstance(weights, dict)
+            and set(weights) == {"words", "reader"}
+            and amounts(weights.values()),
+            type(teacher) is bool,
+        )
+        for name, whole in zip(names, right, strict=True):
+            _need(whole, f"{name} is {found.get(name)!r:.60}")
+    return gains, length, Weights(**weights), teacher
 
 
 def _products(path: Path) -> tuple[list[str], list[str], list[str]]:
     """Ids, titles and texts of the products, one JSON list a line."""
-    ids, titles, texts = [], [], []
-    try:
-        with path.open(encoding="utf-8") as file:
-            for line in file:
+    columns: tuple[list[str], list[str], list[str]] = ([], [], [])
+    with _reading(path, "is not JSON in UTF-8"), path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
                 product = json.loads(line)
-                if [type(part) for part in product] != [str, str, str]:
-                    raise ValueError
-                for column, part in zip((ids, titles, texts), product, strict=True):
-                    column.append(part)
-    except FileNotFoundError:
-        raise _damaged(path, "is missing") from None
-    except (ValueError, TypeError, OSError, RecursionError) as error:
-        raise _damaged(path, f"line {len(ids) + 1} is no list of three texts") from error
-    if not ids:
-        raise _damaged(path, "holds no product")
-    return ids, titles, texts
+            except ValueError:
+                product = None
+            whole = isinstance(product, list) and [type(part) for part in product] == 3 * [str]
+            _need(whole, f"line {number} is no list of three texts")
+            for column, part in zip(columns, product, strict=True):
+                column.append(part)
+        _need(len(columns[0]) > 0, "holds no product")
+    return columns
 
 
 def _tokenizer(path: Path) -> Tokenizer:
-    if not path.is_file():
-        raise _damaged(path, "is missing")
-    try:
+    with _reading(path, "is not a tokenizer"):
         return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing more special
-        raise _damaged(path, "is not a tokenizer") from error
 
 
 def _scorer(path: Path, gains: Sequence[float], max_length: int) -> Scorer:
     """A model with its tokenizer, tried once on a pair as long as it may be."""
-    for file in (path, path.with_name("tokenizer.json")):
-        if not file.is_file():
-            raise _damaged(file, "is missing")
     try:
-        scorer = Scorer(path, max_length, gains)
-        classes = len(scorer.probabilities("a", "a " * max_length))
-    except Exception as error:  # ONNX Runtime's errors have no class in common
+        with _reading(path, f"is no model that reads {max_length} tokens"):
+            scorer = Scorer(path, max_length, gains)
+            classes = len(scorer.probabilities("a", "a " * max_length))
+            _need(classes == len(gains), f"gives {classes} classes, and {len(gains)} have a gain")
+    except ValueError:
         _tokenizer(path.with_name("tokenizer.json"))  # raises where that is the damaged one
-        raise _damaged(path, f"is no model that reads {max_length} tokens") from error
-    if classes != len(gains):
-        raise _damaged(path, f"gives {classes} classes, and {len(gains)} have a gain")
+        raise
     return scorer
 
 
-def _tables(path: Path, kinds: dict[str, str]) -> list[np.ndarray]:
-    """The tables of a safetensors file by name, each of a kind and a number of dimensions.
-
-    `kinds` maps a name to, for example, "f2": a matrix of finite floats, or "i1": integers.
-    """
-    if not path.is_file():
-        raise _damaged(path, "is missing")
-    try:
-        found = load_file(str(path))
-    except Exception as error:  # SafetensorError is a plain Exception
-        raise _damaged(path, "is not a safetensors file") from error
-    for name, (kind, dimensions) in kinds.items():
-        table = found.get(name)
-        if table is None or table.dtype.kind != kind or table.ndim != int(dimensions):
-            raise _damaged(path, f"has no table {name!r} of the right kind")
-        if kind == "f" and not np.isfinite(table).all():
-            raise _damaged(path, f"{name!r} holds numbers that are not finite")
-    return [found[name] for name in kinds]
+def _finite(tables: dict[str, np.ndarray], name: str, dimensions: int) -> np.ndarray:
+    """The table of a name: finite floats, with so many dimensions."""
+    table = tables.get(name)
+    right = table is not None and table.dtype.kind == "f" and table.ndim == dimensions
+    _need(right, f"has no table {name!r} of the right kind")
+    _need(np.isfinite(table).all(), f"{name!r} holds numbers that are not finite")
+    return table
 
 
-def _index(folder: Path, products: int) -> tuple[np.ndarray, bm25s.BM25]:
-    """The products' vectors, and the index of their words."""
-    path = folder / "index.safetensors"
-    kinds = {"vectors": "f2", "words.data": "f1", "words.indices": "i1", "words.indptr": "i1"}
-    vectors, data, indices, indptr = _tables(path, kinds)
-    vocabulary = _json(folder / "words.json")
-    numbers = vocabulary.values() if isinstance(vocabulary, dict) else [None]
-    if not all(type(number) is int and number >= 0 for number in numbers):
-        raise _damaged(folder / "words.json", "does not number its words")
-    fits = (
-        max(numbers, default=0) < len(indptr)
-        and set(range(len(indptr) - 1)) <= set(numbers)
-        and len(data) == len(indices) == indptr[-1]
+def _fit(words: Words) -> bool:
+    """Whether the parts of an index of words belong together: none points beyond another."""
+    indices, indptr = words.indices, words.indptr
+    if any(part is None or (part.ndim, part.dtype.kind) != (1, "i") for part in (indices, indptr)):
+        return False
+    return (
+        sorted(words.numbers.values()) == list(range(len(indptr) - 1))
         and indptr[0] == 0
         and (np.diff(indptr) >= 0).all()
-        and (not len(indices) or 0 <= indices.min() <= indices.max() < products)
+        and len(words.data) == len(indices) == indptr[-1]
+        and ((indices >= 0) & (indices < words.texts)).all()
     )
-    if not fits:
-        raise _damaged(path, "does not fit products and words")
-    index = bm25s.BM25()
-    index.vocab_dict, index.nonoccurrence_array = vocabulary, None
-    index.scores = {"data": data, "indices": indices, "indptr": indptr, "num_docs": products}
-    return vectors, index
 
 
 Engine = SearchEngine  # the former name, which chapter 9 uses

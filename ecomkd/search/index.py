@@ -18,6 +18,7 @@ from ecomkd import export, outputs, words
 from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
 from ecomkd.data import sources
+from ecomkd.extras import needed
 from ecomkd.relevance import judge, mining, stages
 from ecomkd.search import engine
 from ecomkd.search.encoders import bi_encoder, static_encoder
@@ -80,15 +81,9 @@ def _write(
     pieces = bag.tokenizer.encode_batch(texts, add_special_tokens=False)
     index = words.bm25(texts)
     vectors = token_means([text.ids for text in pieces], table).astype(np.float32)
-    # Texts without a single word have an index without tables.
-    empty = {
-        "data": np.zeros(0, np.float32),
-        "indices": np.zeros(0, int),
-        "indptr": np.zeros(1, int),
-    }
-    tables = {f"words.{name}": index.scores.get(name, none) for name, none in empty.items()}
+    tables = {f"words.{name}": getattr(index, name) for name in ("data", "indices", "indptr")}
     (folder / "index.safetensors").write_bytes(save({"vectors": vectors, **tables}))
-    write_text(folder / "words.json", json.dumps(index.vocab_dict))
+    write_text(folder / "words.json", json.dumps(index.numbers))
     gains = judge.gains(validation)
     worth = list(gains.values())
     export.deploy(exported, folder / "student", list(map(str, gains)), worth, profile.max_length)
@@ -120,7 +115,9 @@ def build(
     not be written, and ModuleNotFoundError where a package is missing.
     """
     outputs.claim(folder, engine.KIND)
-    import_module("onnx")  # `export` needs it, and only after all training
+    # Else it would be found missing only after all training, by `export`.
+    with needed("`ecomkd index`", "run"):
+        import_module("onnx")
     catalogue = sources.catalogue(source, profile)
     data = mining.with_unlabelled(sources.load(source, profile), catalogue, profile)
     teacher = stages.teacher(data, profile)
@@ -128,5 +125,5 @@ def build(
     wide = bi_encoder(data, catalogue, profile, teacher_folder=teacher)
     static = static_encoder(data, catalogue, profile, wide)
     exported = export.exports(student, profile)
-    judge = export.exports(teacher, profile) if with_teacher else None
-    return write(folder, catalogue, static, exported, profile, data["validation"], judge)
+    shadow = export.exports(teacher, profile) if with_teacher else None
+    return write(folder, catalogue, static, exported, profile, data["validation"], shadow)

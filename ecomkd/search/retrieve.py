@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import bm25s
 import numpy as np
 
 from ecomkd import words
@@ -19,9 +18,9 @@ _QUERIES = 256
 """Queries that are compared at a time, so that no table of all queries and products is made."""
 
 
-def lexical(index: bm25s.BM25, queries: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
+def lexical(index: words.Words, queries: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
     """The k best products by BM25; those that share no word with the query are left out."""
-    k = min(k, index.scores["num_docs"])
+    k = min(k, index.texts)
     scores = np.full((len(queries), k), -np.inf)
     rows = np.full((len(queries), k), -1)
     for number, query in enumerate(queries):
@@ -33,7 +32,7 @@ def lexical(index: bm25s.BM25, queries: Sequence[str], k: int) -> tuple[np.ndarr
     return scores, rows
 
 
-def word_scores(index: bm25s.BM25, queries: Sequence[str]) -> np.ndarray:
+def word_scores(index: words.Words, queries: Sequence[str]) -> np.ndarray:
     """BM25 scores (Q, N) of queries with every product."""
     return np.stack([words.bm25_of(index, query) for query in queries])
 

@@ -25,7 +25,7 @@ WORDS = (0.0, 0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0)
 RERANKER = (0.0, 0.03, 0.1, 0.2, 0.3, 1.0, 3.0)
 """Weights of a re-ranker's expected gain that are tried beside cosine and BM25."""
 DEFAULT = Weights(words=0.1, reader=1.0)
-"""Taken where no validation query can choose: the choice of the simulated shop's."""
+"""The weights where no validation query can choose them: those of the simulated shop's queries."""
 
 
 def candidates(queries: Dataset, catalogue: Dataset, rows: np.ndarray) -> Dataset:
@@ -78,7 +78,9 @@ def choose_weights(
     read: Callable[[np.ndarray], np.ndarray],
     depth: int,
 ) -> Weights:
-    """Of `WORDS` and then of `RERANKER` the weight of the highest quality, the smaller of equals.
+    """The weights of the highest quality: one of `WORDS`, and then, beside it, one of `RERANKER`.
+
+    Of weights of equal quality the smaller one is taken.
 
     Args:
         cosines, words: (Q, N) for validation queries.

@@ -8,7 +8,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 import ecomkd
 from ecomkd.service.contract import Engine, Hit, Settings
-from ecomkd.service.limits import EXAMPLES, PATHS, Door, failure
+from ecomkd.service.limits import EXAMPLES, PATHS, Door, Room, failure
 from ecomkd.service.watch import LEAST_REFERENCE, Drift, Shadow
 
 _LOG = logging.getLogger(__name__)
@@ -105,9 +105,8 @@ class _Service:
         self.engine, self.settings, self.name = engine, settings, name
         self.index: str | None = getattr(engine, "version", None)
         self.reference = reference
-        self.waiting, self.ready, self.begin = 0, False, time.monotonic()
-        self.pace = 0.0
-        """Seconds of work for each request that waits, a moving mean."""
+        self.ready, self.begin = False, time.monotonic()
+        self.room = Room(settings)
         self.pool = ThreadPoolExecutor(settings.workers, "engine")
         self.shadow: Shadow | None = None
         self.drift: Drift | None = None
@@ -125,7 +124,7 @@ class _Service:
             **held,
         )
         waiting = Gauge("ecomkd_waiting", "Requests in work or waiting.", **held)
-        waiting.set_function(lambda: self.waiting)
+        waiting.set_function(lambda: self.room.waiting)
         self.drifts = Gauge(
             "ecomkd_drift",
             "Kolmogorov–Smirnov distance of the last window from the reference.",
@@ -168,20 +167,6 @@ class _Service:
         """Count a request and its time."""
         self.requests.labels(path, status).inc()
         self.seconds.labels(path).observe(seconds)
-
-    def full(self) -> bool:
-        """Whether a further request would have to wait too long."""
-        soon = (self.waiting + 1) * self.pace <= self.settings.timeout / 2
-        return self.waiting >= (self.settings.max_waiting if soon else self.settings.workers)
-
-    @contextlib.contextmanager
-    def work(self) -> Iterator[None]:
-        """Around the work for one request: takes its time."""
-        begin, ahead = time.perf_counter(), self.waiting
-        try:
-            yield
-        finally:
-            self.pace += 0.2 * ((time.perf_counter() - begin) / ahead - self.pace)
 
     async def search(self, query: str, k: int) -> list[Hit]:
         loop = asyncio.get_running_loop()
@@ -226,25 +211,25 @@ class _Service:
                 self.drifts.labels(feature).set(value)
             self.alarm.set(bool(self.drift.drifting))
 
-    def health(self) -> dict:
+    def health(self) -> Health:
         if self.drift is None:
             state = "no reference" if self.reference is None else "reading the reference"
         elif not self.drift.windows:
             state = "collecting"
         else:
             state = "alarm" if self.drift.drifting else "none"
-        return {
-            "live": True,
-            "ready": self.ready,
-            "loaded": self.name,
-            "index": self.index,
-            "version": ecomkd.__version__,
-            "seconds": round(time.monotonic() - self.begin, 1),
-            "waiting": self.waiting,
-            "shadow": self.shadow is not None,
-            "drift": state,
-            "drifting": self.drift.drifting if self.drift else [],
-        }
+        return Health(
+            live=True,
+            ready=self.ready,
+            loaded=self.name,
+            index=self.index,
+            version=ecomkd.__version__,
+            seconds=round(time.monotonic() - self.begin, 1),
+            waiting=self.room.waiting,
+            shadow=self.shadow is not None,
+            drift=state,
+            drifting=self.drift.drifting if self.drift else [],
+        )
 
 
 def _best(hits: Sequence[Hit]) -> float:
@@ -301,7 +286,14 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.settings = settings
-    app.add_middleware(Door, service=service, clock=clock)
+    app.add_middleware(
+        Door,
+        settings=settings,
+        room=service.room,
+        note=service.note,
+        index=service.index,
+        clock=clock,
+    )
     _explain_errors(app)
 
     usual = min(10, settings.max_products)
@@ -310,12 +302,12 @@ def create_app(
         _check_text("The query", query, settings.max_query, "give what a shopper would type")
         return query
 
-    @app.get("/search", responses={200: {"model": Found}, **_REFUSALS})
+    @app.get("/search", response_model=Found, responses=_REFUSALS)
     async def search(q: str, k: int = usual) -> JSONResponse:
         query = checked(q)
         if not 1 <= k <= settings.max_products:
             raise HTTPException(422, f"k is {k:,}: give 1 to {settings.max_products:,}.")
-        with service.work():
+        with service.room.work():
             hits = await service.search(query, k)
         shown = [
             {"product_id": hit.product_id, "title": hit.title, "score": float(hit.score)}
@@ -324,7 +316,7 @@ def create_app(
         service.answered(query, [hit.title for hit in hits], _best(hits))
         return JSONResponse({"query": query, "hits": shown})
 
-    @app.post("/rerank", responses={200: {"model": Order}, **_REFUSALS})
+    @app.post("/rerank", response_model=Order, responses=_REFUSALS)
     async def rerank(request: Rerank) -> JSONResponse:
         query, products = checked(request.query), request.products
         if not 1 <= len(products) <= settings.max_products:
@@ -334,18 +326,16 @@ def create_app(
             )
         for place, text in enumerate(products):
             _check_text(f"products[{place}]", text, settings.max_text, "give its text")
-        with service.work():
+        with service.room.work():
             scores = await service.score(query, products)
         service.answered(query, products)
         order = np.argsort(-scores, kind="stable")
         return JSONResponse({"scores": scores.tolist(), "order": order.tolist()})
 
-    @app.get(
-        "/health",
-        responses={200: {"model": Health}, 503: {"model": Health}, **_UNKNOWN_HOST},
-    )
-    async def health() -> JSONResponse:
-        return JSONResponse(service.health(), 200 if service.ready else 503)
+    @app.get("/health", responses={503: {"model": Health}, **_UNKNOWN_HOST})
+    async def health(response: Response) -> Health:
+        response.status_code = 200 if service.ready else 503
+        return service.health()
 
     @app.get("/metrics", response_class=PlainTextResponse, responses=_UNKNOWN_HOST)
     async def metrics() -> Response:

@@ -68,9 +68,9 @@ class Settings:
     """Seconds in which the head of a request has to arrive, and then its body. A connection that
     is silent for as long is closed."""
     max_waiting: int = 32
-    """Requests that are in work or wait for it; the next one is turned away. So it is before that
-    where, by the pace of the last requests, it would take more than half of `timeout`: otherwise a
-    crowd would have all its answers computed just too late."""
+    """Requests that are in work or wait for it; the next one is turned away. A request is turned
+    away before that, too, where by the pace of the last ones its answer would take more than half
+    of `timeout`: otherwise a crowd would have all its answers computed just too late."""
     max_waiting_of_client: int = 16
     """Requests of one client among them."""
     max_connections: int = 512

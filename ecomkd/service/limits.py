@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 from fastapi.responses import JSONResponse
@@ -52,22 +53,13 @@ class RateLimit:
         return 0.0
 
 
-class Connection(Protocol):
-    """What `Connections` asks of a connection."""
-
-    def waits(self) -> bool:
-        """Say whether a request, or the rest of one, is still to come from the client."""
-
-    def drop(self) -> None:
-        """Close it at once."""
-
-
 class Connections:
     """The open connections, of which those that wait for their client make room for new ones.
 
     Where there are more than allowed, the one is closed that has waited longest for a request or
     for the rest of it: of the same client, or of all. Where nobody waits but the new one, that is
-    it. So connections on which nothing is sent cannot keep others out.
+    it. So connections on which nothing is sent cannot keep others out. A connection says by
+    `waits()` whether it waits for its client, and closes itself at once by `drop()`.
 
     Args:
         most: connections in all.
@@ -76,69 +68,114 @@ class Connections:
 
     def __init__(self, most: int, of_client: int):
         self._most, self._of_client = most, of_client
-        self._clients: OrderedDict[Connection, str | None] = OrderedDict()
-        self._counts: Counter[str] = Counter()
+        self._clients: OrderedDict[Any, str | None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._clients)
 
-    def enter(self, connection: Connection, client: str | None) -> None:
+    def enter(self, connection, client: str | None) -> None:
         """Take a new connection in; with None as its client, only the limit on all counts."""
         self._clients[connection] = client
-        if client is not None:
-            self._counts[client] += 1
-        same_client = client is not None and self._counts[client] > self._of_client
-        if same_client or len(self) > self._most:
-            waiting = (
-                other
-                for other, who in self._clients.items()
-                if (who == client or not same_client) and other.waits()
-            )
-            longest = next(waiting, connection)
-            self.leave(longest)
-            longest.drop()
+        crowd = [other for other, who in self._clients.items() if who == client]
+        if client is None or len(crowd) <= self._of_client:
+            if len(self) <= self._most:
+                return
+            crowd = list(self._clients)
+        longest = next((other for other in crowd if other.waits()), connection)
+        self.leave(longest)
+        longest.drop()
 
-    def answered(self, connection: Connection) -> None:
+    def answered(self, connection) -> None:
         """Note that a connection begins to wait for its next request."""
         if connection in self._clients:
             self._clients.move_to_end(connection)
 
-    def leave(self, connection: Connection) -> None:
+    def leave(self, connection) -> None:
         """Forget a connection; one that is not known changes nothing."""
-        client = self._clients.pop(connection, None)
-        if client is not None:
-            self._counts[client] -= 1
-            if not self._counts[client]:
-                del self._counts[client]
+        self._clients.pop(connection, None)
 
 
-class Work(Protocol):
-    """What `Door` asks of the service behind it."""
+class Room:
+    """The requests that are in work or wait for it, of each client, and the pace of the work.
 
-    settings: Settings
-    index: str | None
-    """The version of the engine's index."""
-    waiting: int
-    """Requests that are in work or wait for it; the door counts them."""
+    The number of those in all is bounded, and of each client. By the pace of the last requests it
+    is bounded before that: otherwise a crowd would have all its answers computed just too late.
+    """
+
+    def __init__(self, settings: Settings):
+        self._settings = settings
+        self._of_client: Counter[str] = Counter()
+        self.pace = 0.0
+        """Seconds of work for each request in the room, a moving mean."""
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the room."""
+        return self._of_client.total()
+
+    def refusal(self, client: str) -> JSONResponse | None:
+        """What a further request of the client is told where there is no room for it."""
+        own, later = self._of_client[client], {"Retry-After": "1"}
+        if self._settings.rate and own >= self._settings.max_waiting_of_client:
+            return failure(
+                429,
+                f"{own} requests of this client wait already: ask again when they are answered.",
+                later,
+            )
+        if self.full():
+            return failure(
+                503, f"{self.waiting} requests wait already: ask again in a second.", later
+            )
+        return None
 
     def full(self) -> bool:
-        """Say whether a further request would have to wait too long."""
+        """Whether a further request would have to wait too long."""
+        soon = (self.waiting + 1) * self.pace <= self._settings.timeout / 2
+        return self.waiting >= (self._settings.max_waiting if soon else self._settings.workers)
 
-    def note(self, path: str, status: int, seconds: float) -> None:
-        """Count a request."""
+    @contextlib.contextmanager
+    def enter(self, client: str) -> Iterator[None]:
+        """Around a request that found room."""
+        self._of_client[client] += 1
+        try:
+            yield
+        finally:
+            self._of_client -= Counter([client])
+
+    @contextlib.contextmanager
+    def work(self) -> Iterator[None]:
+        """Around the engine's work for a request that has entered: takes its time."""
+        begin, ahead = time.perf_counter(), self.waiting
+        try:
+            yield
+        finally:
+            self.pace += 0.2 * ((time.perf_counter() - begin) / ahead - self.pace)
 
 
 class Door:
-    """What a request passes before anything is computed: host, rate, size, body, room, time."""
+    """What a request passes before anything is computed: host, rate, size, body, room, time.
 
-    def __init__(self, app, service: Work, clock: Callable[[], float]):
-        self.app, self.service = app, service
-        self.limit = RateLimit(service.settings.rate, clock)
-        self.of_client: Counter[str] = Counter()
-        self.hosts = {*_HOSTS, *map(host_name, service.settings.allowed_hosts)}
+    Args:
+        app: what is behind it.
+        note: is told path, status and seconds of each request.
+        index: the version of the engine's index, which goes with every answer.
+    """
+
+    def __init__(
+        self,
+        app,
+        settings: Settings,
+        room: Room,
+        note: Callable[[str, int, float], None],
+        index: str | None,
+        clock: Callable[[], float],
+    ):
+        self.app, self.settings, self.room, self.note = app, settings, room, note
+        self.limit = RateLimit(settings.rate, clock)
+        self.hosts = {*_HOSTS, *map(host_name, settings.allowed_hosts)}
         self.headers = []
-        if service.index is not None:  # a header is ASCII, and a folder's name need not be
-            self.headers.append((b"x-ecomkd-index", quote(service.index, " /:;,=@()+").encode()))
+        if index is not None:  # a header is ASCII, and a folder's name need not be
+            self.headers.append((b"x-ecomkd-index", quote(index, " /:;,=@()+").encode()))
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] != "http":
@@ -160,7 +197,7 @@ class Door:
         try:
             await (self._misdirected(scope) or enter)(scope, receive, noting)
         finally:
-            self.service.note(path, status, time.perf_counter() - begin)
+            self.note(path, status, time.perf_counter() - begin)
 
     def _misdirected(self, scope) -> JSONResponse | None:
         """The refusal of a host that is not this service's: a page whose own name was made to
@@ -177,7 +214,7 @@ class Door:
         )
 
     async def _admit(self, scope, receive, send) -> None:
-        settings, client = self.service.settings, (scope["client"] or ("",))[0]
+        settings, client = self.settings, (scope["client"] or ("",))[0]
         refusal, body = self._early(scope, client), b""
         if refusal is None and scope["method"] == "POST":
             try:
@@ -194,7 +231,7 @@ class Door:
             if len(body) > settings.max_body:
                 refusal = _too_large(settings)
         # Only what is here in full takes up room: the slow must not keep others out.
-        refusal = refusal or self._no_room(client)
+        refusal = refusal or self.room.refusal(client)
         if refusal is not None:
             await refusal(scope, receive, send)
             return
@@ -210,28 +247,23 @@ class Door:
             started = True
             await send(message)
 
-        self.service.waiting += 1
-        self.of_client[client] += 1
-        try:
-            async with asyncio.timeout(settings.timeout) as deadline:
-                await self.app(scope, replay, starting)
-        except TimeoutError:
-            if started or not deadline.expired():
-                raise
-            late = failure(
-                504,
-                f"No answer within {settings.timeout:g} s: ask for fewer products, or again later.",
-            )
-            await late(scope, receive, send)
-        finally:
-            self.service.waiting -= 1
-            self.of_client[client] -= 1
-            if not self.of_client[client]:
-                del self.of_client[client]
+        with self.room.enter(client):
+            try:
+                async with asyncio.timeout(settings.timeout) as deadline:
+                    await self.app(scope, replay, starting)
+            except TimeoutError:
+                if started or not deadline.expired():
+                    raise
+                late = failure(
+                    504,
+                    f"No answer within {settings.timeout:g} s: ask for fewer products, or again "
+                    "later.",
+                )
+                await late(scope, receive, send)
 
     def _early(self, scope, client: str) -> JSONResponse | None:
         """The refusal that needs no body, if any."""
-        settings = self.service.settings
+        settings = self.settings
         if wait := self.limit.wait(client):
             return failure(
                 429,
@@ -249,24 +281,6 @@ class Door:
             )
         if int(dict(scope["headers"]).get(b"content-length", 0)) > settings.max_body:
             return _too_large(settings)
-        return None
-
-    def _no_room(self, client: str) -> JSONResponse | None:
-        """The refusal of a request that would have to wait too long, if it would."""
-        settings = self.service.settings
-        if settings.rate and self.of_client[client] >= settings.max_waiting_of_client:
-            return failure(
-                429,
-                f"{self.of_client[client]} requests of this client wait already: ask again when "
-                "they are answered.",
-                {"Retry-After": "1"},
-            )
-        if self.service.full():
-            return failure(
-                503,
-                f"{self.service.waiting} requests wait already: ask again in a second.",
-                {"Retry-After": "1"},
-            )
         return None
 
 

@@ -39,9 +39,10 @@ def agreement(student: np.ndarray, teacher: np.ndarray) -> tuple[float, bool]:
 class Shadow:
     """Has the teacher judge a share of the answers, after they were given.
 
-    Student and teacher score the same pairs, of a search those with the titles, one answer at a
-    time in a thread of its own. Where samples come faster than the teacher judges, they are dropped
-    and counted. What the teacher computes is taken from the processor: that bounds the share.
+    Student and teacher score the same pairs; after a search these are the query with each title.
+    A thread of its own does that, one answer at a time. Where samples come faster than the teacher
+    judges, they are dropped and counted. The teacher takes its time from the same processor, which
+    bounds the share.
     """
 
     def __init__(self, engine: Engine, share: float, registry: CollectorRegistry):

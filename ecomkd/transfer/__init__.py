@@ -1,7 +1,7 @@
 """From one shop to another: what of a model moves, what that is worth, and whether it will harm.
 
 `baskets` moves recommenders, `relevance` moves models that score a query and a product, and
-`forecast` measures the worth of a transfer and foresees its harm. Names are loaded when they are
+`forecast` foresees what a transfer gains or harms. Names are loaded when they are
 first asked for. Chapter 13.
 """
 
@@ -15,6 +15,6 @@ __getattr__, __dir__ = lazy.names(
             "few few_queries fine_tune first_queries flip_head joint joint_student own_gains "
             "restyled scores teacher_odds terse tuned"
         ),
-        ".forecast": "distance foreseen reached worth",
+        ".forecast": "distance foreseen reached",
     },
 )

@@ -11,8 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
-from safetensors.torch import load_file, save_file
+
+from ecomkd.extras import needed
+
+with needed("ecomkd.transfer.baskets", "run"):
+    import torch
+    from safetensors.torch import load_file, save_file
 
 from ecomkd import recommend
 from ecomkd.artifacts import stage
@@ -20,7 +24,6 @@ from ecomkd.config import Profile
 from ecomkd.data.baskets import HORIZON, Baskets
 from ecomkd.keys import identity, settings_of
 from ecomkd.runtime import seeded
-from ecomkd.trainer import arguments, run_to_end
 
 RATES = (4e-3, 1e-3)
 """The learning rates that a recommender tries in a shop of which it may know little."""
@@ -127,13 +130,12 @@ def learn(
     start: int,
     profile: Profile,
     source: Path | None = None,
-    parts: Sequence[str] = PARTS,
     rates: Sequence[float] = RATES,
 ) -> Path:
     """The folder of a recommender that is fitted to the baskets of `items` before day `start`.
 
     Given the folder of a `source`, another shop's recommender of the same kind, it begins with the
-    `parts` of that. It is trained as `recommend.HYPERPARAMETERS` say, but on all items that were
+    `PARTS` of that. It is trained as `recommend.HYPERPARAMETERS` say, but on all items that were
     sold, for `STEPS` steps or more, and once with each of the learning `rates`. The one with the
     highest recall@10 from day `start` on is kept, and that may be what training began with, for few
     baskets can spoil more than they teach. Training is in float32, as that of `recommend.train`.
@@ -143,10 +145,10 @@ def learn(
     """
     profile = replace(profile, precision="fp32")
     passes = recommend.HYPERPARAMETERS[kind]["passes"]
-    moved = source and [list(parts), identity(source)]
+    moved = source and [list(PARTS), identity(source)]
 
     def make(folder: Path) -> None:
-        known, reader = items.baskets, recommend.BasketCollator(items.baskets)
+        known = items.baskets
         rows = recommend.occasions(known, recommend.FIRST, start, recommend.GROUP, profile.seed)
         if not len(rows):
             raise ValueError(
@@ -154,27 +156,23 @@ def learn(
                 f"to {start - HORIZON}, so nothing can be learnt: add baskets, or use `untrained`."
             )
         sold = torch.from_numpy(np.unique(known.between(0, start)["item"])).to(items.device)
-        best = untrained(kind, items, profile, source, parts)
-        rank = recommend.network(recommend.Shelf(best, reader, start))
+        best = untrained(kind, items, profile, source)
+        shelf = recommend.Shelf(best, recommend.BasketCollator(known), start)
+        rank = recommend.network(shelf)
         highest = recommend.evaluate(rank, known, start)["recall"]
         for rate in rates:
-            model = untrained(kind, items, profile, source, parts).train()
-            trainer = recommend.RankingTrainer(
+            model = untrained(kind, items, profile, source).train()
+            log = recommend.fit(
                 model,
-                args=arguments(
-                    replace(profile, batch_size=1),
-                    folder / f"{rate}",
-                    max(STEPS, round(passes * len(rows))),
-                    rate,
-                    metric_for_best_model="recall",
-                ),
-                train_dataset=rows,
-                eval_dataset=rows,  # the library asks for one; `evaluate` reads the baskets
-                reader=reader,
-                candidates=sold,
-                start=start,
+                rows,
+                sold,
+                start,
+                profile,
+                folder / f"{rate}",
+                passes=passes,
+                learning_rate=rate,
+                least=STEPS,
             )
-            log = run_to_end(trainer, folder / f"{rate}")
             found = max(entry.get("eval_recall", 0.0) for entry in log)
             if found > highest:
                 best, highest = model, found

@@ -1,4 +1,4 @@
-"""What a transfer is worth in further data, and whether it will help or harm. Chapter 13."""
+"""How much data a level takes, and whether a transfer will help or harm. Chapter 13."""
 
 from __future__ import annotations
 
@@ -33,30 +33,6 @@ def reached(counts: Sequence[int], curve: Sequence[float], level: float) -> floa
     share = (level - best[at - 1]) / (best[at] - best[at - 1])
     low, high = np.log1p([counts[at - 1], counts[at]])
     return float(np.expm1(low + share * (high - low)))
-
-
-def worth(counts: Sequence[int], alone: pd.DataFrame, moved: pd.DataFrame, at: int) -> dict:
-    """The number of further baskets that would do without transfer what transfer does.
-
-    Args:
-        counts: numbers of baskets (n,), ascending.
-        alone, moved: a measure of each user (rows) at each count (columns), without transfer and
-            with it; the same users in both.
-        at: which of the counts the shop has.
-
-    Returns:
-        `value`, the count at which `alone` reaches what `moved` has at counts[at], minus
-        counts[at], and `low` and `high`, its 95 % interval over users. A level that `alone` never
-        reaches counts as the last count, so that all three are at most counts[-1] - counts[at].
-    """
-    columns = pd.concat([alone.set_axis(range(len(counts)), axis=1), moved.iloc[:, at]], axis=1)
-    columns.columns = [*range(len(counts)), "level"]
-
-    def further(means: pd.DataFrame) -> pd.Series:
-        rows = means.to_numpy()
-        return pd.Series([reached(counts, row[:-1], row[-1]) - counts[at] for row in rows])
-
-    return metrics.bootstrap_of_means(columns, further, resamples=2_000)
 
 
 def foreseen(moved: pd.Series, without: pd.Series) -> dict:

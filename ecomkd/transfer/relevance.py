@@ -9,8 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets
+
+from ecomkd.extras import needed
+
+with needed("ecomkd.transfer.relevance", "run"):
+    import torch
 
 from ecomkd import distill, metrics, models
 from ecomkd.artifacts import stage
@@ -161,11 +165,8 @@ def joint_student(
 
     def make(folder: Path) -> None:
         parts = [teacher_odds(pairs, teacher, profile) for pairs, teacher in taught]
-        held, kept = [], []
-        for part in parts:
-            out = np.arange(len(part)) % 10 == 9
-            held.append(part.select(np.flatnonzero(out)))
-            kept.append(part.select(np.flatnonzero(~out)))
+        held = [part.select(range(9, len(part), 10)) for part in parts]
+        kept = [part.select([i for i in range(len(part)) if i % 10 < 9]) for part in parts]
         wanted = [np.asarray(part["teacher_logits"])[:, 1] for part in held]
         ends = np.cumsum([len(part) for part in held])[:-1]
 

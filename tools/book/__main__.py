@@ -3,7 +3,7 @@
 build            what `make book` does
 stored           render the outputs stored in notebooks/, execute nothing
 store [NAME ...] execute and store the outputs in notebooks/
-cells            write the setup and run-time cells of the notebooks
+cells            write the setup and run-time cells of the notebooks, and the tree of modules
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import nbformat
 
 from book.common import BUILD, NOTEBOOKS, PROFILE, chapters, dump, say, write
 from book.execute import executed
-from book.pages import record_run_times, write_cells
+from book.pages import record_run_times, write_cells, write_house
 from book.render import render
 
 
@@ -79,6 +79,7 @@ def main() -> None:
     else:
         for path in sorted(NOTEBOOKS.glob("*.ipynb")):
             write_cells(path)
+        write_house()
 
 
 if __name__ == "__main__":

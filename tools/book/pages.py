@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import nbformat
 import yaml
 
 import ecomkd
-from book.common import PROFILE, RECORDED, ROOT, RUN_TIMES, chapters, dump, tags, write
+from book.common import PACKAGE, PROFILE, RECORDED, ROOT, RUN_TIMES, chapters, dump, tags, write
 from ecomkd import report
 
 SIDES = {
@@ -33,7 +34,7 @@ def setup_cell() -> str:
     """
     url = repository_url()
     if url:
-        spec = f"ecomkd @ git+{url}@v{ecomkd.__version__}"
+        spec = f"ecomkd[describe,plots,recommend,search,serve] @ git+{url}@v{ecomkd.__version__}"
         action = f'%pip install -q "{spec}"'
     else:
         action = 'print("On Colab: no repository.url in _config.yml yet, nothing to install.")'
@@ -70,6 +71,29 @@ def write_cells(path: Path) -> None:
         elif "run-time" in tags(cell):
             cell.source = run_time_cell(path.stem)
     write(path, dump(notebook))
+
+
+def house() -> str:
+    """The modules of the package, each with the first sentence of what it says of itself."""
+    lines = ["ecomkd/"]
+    files = sorted(PACKAGE.rglob("*.py"), key=lambda path: (path.parent != PACKAGE, path))
+    for path in files:
+        first = ast.get_docstring(ast.parse(path.read_text("utf-8"))).splitlines()[0]
+        name = path.relative_to(PACKAGE)
+        inner = len(name.parts) > 1
+        if name.name != "__init__.py":
+            lines.append(f"{'  ' * inner}  {name.name:<{20 - 2 * inner}}{first}")
+        elif inner:
+            lines.append(f"  {name.parent}/".ljust(22) + first)
+    return "\n".join(lines) + "\n"
+
+
+def write_house() -> None:
+    """Put `house` where CONTRIBUTING.md shows it."""
+    path = ROOT / "CONTRIBUTING.md"
+    text = path.read_text("utf-8")
+    before, rest = text.split("```\necomkd/\n")
+    write(path, f"{before}```\n{house()}```{rest.split('```', 1)[1]}")
 
 
 def machine(record: dict) -> str:
