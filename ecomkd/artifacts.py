@@ -120,7 +120,10 @@ def stage(
                 if fault is None:
                     return folder
                 warnings.warn(f"{folder}: {fault}; it is made again.", stacklevel=2)
-                shutil.rmtree(folder)
+                if folder.is_dir():
+                    shutil.rmtree(folder)
+                else:
+                    folder.unlink()
             _make(folder, make)
     except Exception as error:
         told = _explained(error, folder)
@@ -164,6 +167,7 @@ def _locked(folder: Path) -> Iterator[None]:
 _SILENT_S = 5.0
 """Seconds of waiting for another process before it is told."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_FOLDER = (errno.EEXIST, errno.ENOTDIR, errno.ENOENT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -182,6 +186,12 @@ def _explained(error: Exception, folder: Path) -> OSError | None:
             number,
             f"A file of this size may not be written in {folder}: raise the limit "
             f"(ulimit -f unlimited), or {elsewhere}; a run that is started again resumes",
+        )
+    if number in _NO_FOLDER and not folder.parent.is_dir():
+        return OSError(
+            number,
+            f"{folder.parent} is no folder, and cannot become one: set ECOMKD_ARTIFACTS to a "
+            "folder that you can write to",
         )
     if number in _FORBIDDEN and _below(getattr(error, "filename", None), folder.parent):
         return OSError(
@@ -215,7 +225,9 @@ def _fault(folder: Path) -> str | None:
         found = changed(folder, json.loads((folder / MANIFEST).read_text("utf-8")))
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
-    except (ValueError, TypeError, AttributeError):
+    except NotADirectoryError:
+        return "a file stands in its place"
+    except (ValueError, TypeError, AttributeError, RecursionError, IsADirectoryError):
         return f"{MANIFEST} is damaged"
     return found and " ".join(found)
 

@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         options = _parser().parse_args(arguments)
         with _plain_warnings():
             options.command(options)
-        sys.stdout.flush()
+        print(end="", flush=True)  # what cannot be written is an error, and no stdout is none
     except KeyboardInterrupt:
         _tell("interrupted; what was finished is kept, and the same command goes on from there.")
         return 130
@@ -66,13 +66,17 @@ def _sentences(error: Exception) -> list[str]:
     if isinstance(error, MemoryError):
         return ["the memory does not suffice; take a smaller profile, or fewer data."]
     if isinstance(error, ImportError) and not (error.name or "").startswith("ecomkd"):
-        if "pip install" in words or not isinstance(error, ModuleNotFoundError):
+        package = _missing(error)
+        if "pip install" in words or package is None:
             return [words]
-        needs = f"{error.name} is missing, which a command needs"
+        needs = f"{package} is missing, which a command needs"
         return [f'{needs}: pip install "ecomkd[run,search,serve]"']
     if isinstance(error, OSError) and error.strerror and words.startswith("[Errno"):
+        of_system = os.strerror(error.errno or 0)
+        if of_system not in error.strerror:  # a sentence of the package's own
+            return [f"{error.strerror.rstrip('.')}."]
         place = shown(str(error.filename or "a file"), 1_000)
-        words = f"{place}: {error.strerror}; {_MENDS.get(error.errno or 0, 'check the path')}."
+        words = f"{place}: {of_system}; {_MENDS.get(error.errno or 0, 'check the path')}."
     ours = isinstance(error, (RecursionError, NotImplementedError)) or not words
     if isinstance(error, (ValueError, OSError, RuntimeError)) and not ours:
         return [words]
@@ -80,6 +84,15 @@ def _sentences(error: Exception) -> list[str]:
         f"a fault of the program, not of your data ({type(error).__name__}: {words}); please "
         "report it with the command and with what it prints when ECOMKD_DEBUG=1 is set."
     ]
+
+
+def _missing(error: BaseException | None) -> str | None:
+    """The package that was not found. Some libraries name it in the cause of their error alone."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            return error.name
+        error = error.__cause__
+    return None
 
 
 _MENDS = {

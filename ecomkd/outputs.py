@@ -31,7 +31,7 @@ def claim(folder: Path | str, kind: str) -> Path:
     Raises OSError with one sentence otherwise: NotADirectoryError for a file, PermissionError where
     nothing can be written, FileExistsError for anything that the program did not write.
     """
-    given, folder = folder, Path(folder).resolve()
+    given, folder = folder, _resolved(folder)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{given}: a file of this name is there; give another folder.")
     if folder in (Path.cwd(), *Path.cwd().parents):
@@ -62,15 +62,12 @@ def claim(folder: Path | str, kind: str) -> Path:
 
 def _stranger(folder: Path, kind: str) -> str | None:
     """What in the folder keeps it from being the program's own, or None."""
-    there = _files(folder)
-    if not there:
-        return None
     try:
-        listed = read(folder, kind)["files"]
+        own = {*read(folder, kind)["files"], MANIFEST}
     except ValueError:
-        return there[0]
-    own = {*listed, MANIFEST}
-    return next((name for name in there if name not in own and _finished(name) not in own), None)
+        own = set()
+    names = _files(folder)
+    return next((name for name in names if name not in own and _finished(name) not in own), None)
 
 
 def _finished(name: str) -> str:
@@ -85,12 +82,32 @@ def _by(kind: str) -> str:
     return "`make teaching`" if kind == "teaching" else f"`ecomkd {kind}`"
 
 
-def _files(folder: Path) -> list[str]:
-    return sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.is_symlink() or not path.is_dir()
-    )
+def _resolved(folder: Path | str) -> Path:
+    try:
+        return Path(folder).resolve()
+    except RuntimeError as error:  # before Python 3.13
+        raise OSError(f"{folder}: a link that leads to itself; give another folder.") from error
+    except FileNotFoundError as error:
+        raise OSError(
+            f"{folder}: the folder that you work in is no longer there; change to another."
+        ) from error
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """The files and links in a folder; the rest of a large one is not listed unless asked for.
+
+    Raises OSError for a folder that cannot be listed, for what it holds might be a stranger's.
+    """
+    for place, folders, names in os.walk(folder, onerror=_raise):
+        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
+        folders.sort()
+        for name in sorted([*names, *links]):
+            yield Path(place, name).relative_to(folder).as_posix()
+
+
+def _raise(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def read(folder: Path | str, kind: str) -> dict:
@@ -110,7 +127,7 @@ def read(folder: Path | str, kind: str) -> dict:
         raise ValueError(
             f"{folder}: there is no {MANIFEST} in it; write the folder with {_by(kind)}."
         ) from None
-    except (ValueError, TypeError, KeyError, AttributeError, OSError):
+    except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError):
         whole = False
     if not whole:
         raise ValueError(f"{path}: damaged; write the folder again with {_by(kind)}.")
@@ -181,7 +198,12 @@ def replaced(folder: Path | str, kind: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as room:
         working = Path(room) / "new"
         working.mkdir()
-        yield working
+        try:
+            yield working
+        except OSError as error:
+            if error.errno is not None and error.filename is None:
+                error.filename = str(folder)  # a library may tell of a full disk without the place
+            raise
         add(working, kind, _files(working))
         with FileLock(folder.with_name(f".{folder.name}.lock")):
             claim(folder, kind)

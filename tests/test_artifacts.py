@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -51,6 +52,9 @@ def test_a_damaged_artefact_is_made_again_with_a_warning(tmp_path, another_proce
         (lambda: manifest.write_text("null"), "manifest.json is damaged"),
         (lambda: manifest.write_text('{"file": 5}'), "manifest.json is damaged"),
         (lambda: manifest.write_bytes(b"\xff\x00"), "manifest.json is damaged"),
+        (lambda: manifest.write_text("[" * 100_000), "manifest.json is damaged"),
+        (lambda: manifest.unlink() or manifest.mkdir(), "manifest.json is damaged"),
+        (lambda: shutil.rmtree(folder) or folder.touch(), "a file stands in its place"),
     ):
         damage()
         another_process()
@@ -59,7 +63,7 @@ def test_a_damaged_artefact_is_made_again_with_a_warning(tmp_path, another_proce
         assert str(caught[0].message) == f"{folder}: {fault}; it is made again."
         assert (folder / "file").read_text() == "whole"
         assert set(json.loads(manifest.read_text())) == {"file"}
-    assert len(calls) == 10
+    assert len(calls) == 13
 
 
 def test_a_killed_make_goes_on_in_the_same_working_folder(tmp_path):
@@ -164,6 +168,14 @@ def test_a_full_disk(tmp_path, error):
         f"No space left while writing {tmp_path / name}: free some, or set ECOMKD_ARTIFACTS to a "
         "folder on another disk; a run that is started again resumes"
     )
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_file_in_the_place_of_all_artefacts_is_named(tmp_path, place):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OSError, match="is no folder, and cannot become one: set ECOMKD_ARTIFACTS"):
+        stage("thing", [1], thing, tmp_path / place)
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_any_other_error_stays_what_it_is(tmp_path):

@@ -129,6 +129,10 @@ BAD = {
         f"mine: `ecomkd index` {MINE}",
     ),
     "shop into what is not its own": (["shop", "mine"], f"mine: `ecomkd shop` {MINE}"),
+    "run into a link to itself": (
+        ["run", "shop", "--out", "loop"],
+        "loop: a link that leads to itself",
+    ),
     "run under a file": (["run", "shop", "--out", "file/x"], "file/x: nothing can be written"),
     "run into the folder itself": (
         ["run", "shop", "--out", "."],
@@ -162,13 +166,14 @@ def test_bad_input_gets_one_sentence_and_status_1(
     monkeypatch.setenv("ECOMKD_ARTIFACTS", str(tmp_path / "artifacts"))
     (tmp_path / "file").write_text("kept")
     stranger(tmp_path / "mine")
+    (tmp_path / "loop").symlink_to("loop")
     status, out, err = tried(arguments, capsys)
     assert (status, out) == (1, "")
     assert err.startswith("ecomkd: ") and sentence in err
     assert err.count("\n") == 1 and err[:-1].isprintable() and len(err) < 2_100
     assert (tmp_path / "file").read_text() == "kept"
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "the only copy"
-    assert {p.name for p in tmp_path.iterdir()} <= {"file", "mine", "artifacts"}
+    assert {p.name for p in tmp_path.iterdir()} <= {"file", "loop", "mine", "artifacts"}
 
 
 def test_an_unknown_profile_in_the_environment_is_named(tmp_path, capsys, monkeypatch):
@@ -230,6 +235,11 @@ def refused(number: int, *where) -> OSError:
     return OSError(number, os.strerror(number), *where)
 
 
+def caused_by(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
 ERRORS = {
     "two faults": (DataError("one.", "two."), "one.\necomkd: two."),
     "several lines": (RuntimeError("no\n  luck\x1b[2J"), "no luck\\x1b[2J"),
@@ -244,6 +254,15 @@ ERRORS = {
         "out/a: No space left on device; free "
         "some space, or choose another disk with --out or ECOMKD_ARTIFACTS.",
     ),
+    "disk, in the words of a library": (
+        OSError(errno.ENOSPC, f"Detail: [errno 28] {os.strerror(errno.ENOSPC)}", "out/a"),
+        "out/a: No space left on device; free some space, or choose another disk with --out or "
+        "ECOMKD_ARTIFACTS.",
+    ),
+    "disk, in a sentence": (
+        OSError(errno.ENOSPC, "No space left while writing out: free some"),
+        "No space left while writing out: free some.",
+    ),
     "rights": (
         refused(errno.EACCES, "out/a"),
         "out/a: Permission denied; change its rights, or choose another place.",
@@ -256,6 +275,14 @@ ERRORS = {
         ModuleNotFoundError("No module named 'faiss'", name="faiss"),
         'faiss is missing, which a command needs: pip install "ecomkd[run,search,serve]"',
     ),
+    "an extra that a library misses": (
+        caused_by(
+            ModuleNotFoundError("Could not import module 'Trainer'"),
+            ModuleNotFoundError("No module named 'onnx'", name="onnx"),
+        ),
+        'onnx is missing, which a command needs: pip install "ecomkd[run,search,serve]"',
+    ),
+    "an extra that nobody names": (ModuleNotFoundError("no luck"), "no luck"),
     "an extra that is named": (
         ModuleNotFoundError('x is missing: pip install "ecomkd[serve]"', name="x"),
         'x is missing: pip install "ecomkd[serve]"',
@@ -326,6 +353,13 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
         started.stdout.close()
         assert started.stderr.read() == b""
     assert started.returncode == 1
+
+
+def test_without_a_standard_output_a_command_does_its_work(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "_check", lambda options: print("found"))
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["check", "x"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 # What a name of a source means --------------------------------------------------------------------

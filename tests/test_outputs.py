@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 
 import pytest
 
@@ -68,6 +69,32 @@ def test_a_folder_of_another_kind_a_file_and_where_one_stands_are_refused(tmp_pa
             outputs.claim(place, "run")
 
 
+def test_a_folder_that_cannot_be_listed_is_refused(tmp_path, monkeypatch):
+    out = written(tmp_path / "out", a="1")
+    (out / "private").mkdir()
+    scan = os.scandir
+
+    def scandir(path="."):
+        if os.fspath(path).endswith("private"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(PermissionError, match="private"):
+        outputs.claim(out, "index")
+
+
+def test_a_large_folder_is_refused_at_its_first_file(tmp_path, monkeypatch):
+    for name in ("a", "b", "c"):
+        (tmp_path / "home" / name).mkdir(parents=True)
+        (tmp_path / "home" / name / "file").write_text("mine")
+    listed, scan = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(path) or scan(path))
+    with pytest.raises(FileExistsError, match="did not write a/file"):
+        outputs.claim(tmp_path / "home", "index")
+    assert len(listed) == 2
+
+
 def test_a_place_that_cannot_be_written_is_refused():
     with pytest.raises(PermissionError, match="nothing can be written there"):
         outputs.claim("/proc/here", "run")
@@ -88,6 +115,21 @@ def test_where_the_work_fails_the_old_folder_stays(tmp_path):
         raise RuntimeError
     assert (out / "a").read_text() == "1"
     assert [path.name for path in tmp_path.iterdir() if path.name != ".out.lock"] == ["out"]
+
+
+def test_a_full_disk_is_told_with_the_folder(tmp_path):
+    with pytest.raises(OSError, match="out") as caught, outputs.replaced(tmp_path / "out", "shop"):
+        raise OSError(28, "Error writing bytes to file. Detail: [errno 28] No space left on device")
+    assert caught.value.filename == str(tmp_path / "out")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps the folder that one works in")
+def test_a_working_folder_that_is_gone_is_named(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(OSError, match="out: the folder that you work in is no longer there"):
+        outputs.claim("out", "shop")
 
 
 def test_files_are_noted_one_by_one_and_old_ones_pruned(tmp_path):
@@ -130,7 +172,8 @@ def test_a_missing_or_changed_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "null", "[]", "{}", '{"kind": "index", "version": "1", "files": {"a": 3}}']
+    "text",
+    ["", "null", "[]", "{}", '{"kind": "index", "version": "1", "files": {"a": 3}}', "[" * 100_000],
 )
 def test_a_damaged_manifest_is_named(tmp_path, text):
     out = written(tmp_path / "out", a="1")

@@ -182,6 +182,15 @@ def test_a_folder_of_somebody_else_is_refused_before_any_work(tmp_path, profile,
     assert (mine / "judgments.csv").read_text() == "only copy"
 
 
+def test_a_missing_package_is_named_before_any_work(tmp_path, profile, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    monkeypatch.setattr(
+        index_module.sources, "catalogue", lambda *_: pytest.fail("the work had begun")
+    )
+    with pytest.raises(ModuleNotFoundError, match="onnx is missing, which `ecomkd index` needs"):
+        search.build("shop", profile, tmp_path / "out")
+
+
 def test_an_index_is_not_written_over_what_was_put_into_it(folder, parts):
     (folder / "notes.txt").write_text("only copy")
     with pytest.raises(FileExistsError, match=r"did not write notes\.txt"):

@@ -6,6 +6,7 @@ import errno
 import json
 import shutil
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from ecomkd import export, outputs, words
 from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
 from ecomkd.data import sources
+from ecomkd.extras import needed
 from ecomkd.relevance import judge, mining, stages
 from ecomkd.search import engine
 from ecomkd.search.encoders import bi_encoder, static_encoder
@@ -109,10 +111,13 @@ def build(
     """Train what an engine over a source needs, where it is not there yet, and `write` it.
 
     `with_teacher` puts the teacher into the folder too, as fp32, so that a service can compare the
-    student's answers with its own. Raises OSError before anything is trained where `folder` may
-    not be written.
+    student's answers with its own. Before anything is trained, raises OSError where `folder` may
+    not be written, and ModuleNotFoundError where a package is missing.
     """
     outputs.claim(folder, engine.KIND)
+    # Else it would be found missing only after all training, by `export`.
+    with needed("`ecomkd index`", "run"):
+        import_module("onnx")
     catalogue = sources.catalogue(source, profile)
     data = mining.with_unlabelled(sources.load(source, profile), catalogue, profile)
     teacher = stages.teacher(data, profile)
