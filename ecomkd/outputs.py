@@ -106,7 +106,7 @@ def _files(folder: Path) -> Iterator[str]:
 
 
 def _raise(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
         raise error
 
 
