@@ -88,7 +88,10 @@ def test_a_recipe_is_part_of_the_key(tmp_path):
     assert stage("thing", [1], thing, tmp_path, recipe=2) != first
 
 
-@pytest.mark.parametrize("part", [thing, Path, json, Path("x"), {1}], ids=repr)
+KINDS = {"function": thing, "class": Path, "module": json, "path": Path("x"), "set": {1}}
+
+
+@pytest.mark.parametrize("part", KINDS.values(), ids=KINDS)
 def test_a_key_takes_plain_values_alone(part):
     """A function or a module stood for its source text once, which no key holds any more."""
     with pytest.raises(TypeError, match="Cannot take a digest of"):
