@@ -57,8 +57,11 @@ def test_a_port_in_use_is_named():
 
 def test_a_file_of_queries(tmp_path):
     file = tmp_path / "queries.txt"
-    file.write_text("red mug\n\n  \nJäger\n", "utf-8")
-    assert read_queries(file) == ["red mug", "Jäger"]
+    file.write_text("red mug\n\n  \nJäger\n" * 50, "utf-8")
+    assert read_queries(file) == ["red mug", "Jäger"] * 50
+    file.write_text("red mug\n", "utf-8")
+    with pytest.raises(ValueError, match=r"queries\.txt: the file has 1 queries, .* least 100"):
+        read_queries(file)
     file.write_bytes("Jäger".encode("latin-1"))
     with pytest.raises(ValueError, match=r"queries\.txt is not UTF-8 at byte 1: save it as UTF-8"):
         read_queries(file)
@@ -76,7 +79,7 @@ def test_the_command_hands_over_folder_and_settings(tmp_path, monkeypatch, capsy
     )
     monkeypatch.setattr(ecomkd.service, "run", lambda app, *at: seen.__setattr__("ran", (app, *at)))
     file = tmp_path / "queries.txt"
-    file.write_text("red mug\n", "utf-8")
+    file.write_text("red mug\n" * 100, "utf-8")
     arguments = ["serve", str(tmp_path), "--port", "9000", "--workers", "3", "--timeout", "1.5"]
     arguments += ["--rate", "0", "--shadow", "0.2", "--reference", str(file)]
     assert cli.main(arguments) == 0
@@ -85,7 +88,7 @@ def test_the_command_hands_over_folder_and_settings(tmp_path, monkeypatch, capsy
     assert (host, port) == ("127.0.0.1", 9000)
     wanted = Settings(workers=3, timeout=1.5, rate=0, shadow_share=0.2)
     assert settings == wanted
-    assert rest == {"name": tmp_path.name, "reference": ["red mug"]}
+    assert rest == {"name": tmp_path.name, "reference": ["red mug"] * 100}
     assert cli.main(["serve", str(tmp_path)]) == 0
     assert seen.ran[0] == (Settings(), {"name": tmp_path.name, "reference": None})
     engine.shadow = None

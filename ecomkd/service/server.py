@@ -27,6 +27,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ecomkd.service.contract import Settings
 from ecomkd.service.limits import Connections
+from ecomkd.service.watch import LEAST_REFERENCE
 
 _LOG = logging.getLogger(__name__)
 _BACKLOG = 128
@@ -37,12 +38,21 @@ _TOLD_EACH = 60.0
 
 
 def read_queries(path: Path | str) -> list[str]:
-    """Read queries from a UTF-8 text file, one a line. Raises ValueError for other bytes."""
+    """Read the queries that `Drift` compares with from a UTF-8 text file, one a line.
+
+    Raises ValueError that names the file for other bytes, or for fewer than 100 queries.
+    """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 at byte {error.start}: save it as UTF-8.") from error
-    return [line for line in lines if line.strip()]
+    found = [line for line in lines if line.strip()]
+    if len(found) < LEAST_REFERENCE:
+        raise ValueError(
+            f"{path}: the file has {len(found)} queries, and a change of queries is told from at "
+            f"least {LEAST_REFERENCE}: add more, or serve without it."
+        )
+    return found
 
 
 def run(app: FastAPI, host: str = "127.0.0.1", port: int = 8000) -> None:
