@@ -187,13 +187,18 @@ def test_the_wheel_carries_the_mark_of_a_typed_package():
     assert "py.typed" in settings["package-data"]["ecomkd"]
 
 
-def test_import_is_light():
-    heavy = ("torch", "pandas", "transformers", "datasets", "numpy", "matplotlib")
-    code = f"import sys, ecomkd; print([name for name in {heavy} if name in sys.modules])"
+def loaded_with(module: str, names: tuple[str, ...]) -> str:
+    """Which of the names a new process has loaded once it has imported the module, as a list."""
+    code = f"import sys, {module}; print([name for name in {names} if name in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    assert done.stdout.strip() == "[]"
+    return done.stdout.strip()
+
+
+def test_import_is_light():
+    heavy = ("torch", "pandas", "transformers", "datasets", "numpy", "matplotlib")
+    assert loaded_with("ecomkd", heavy) == "[]"
 
 
 def test_top_level_names_are_there():
@@ -294,11 +299,7 @@ SERVING = ("search.engine", "words", "score", "export", "service.app", "service.
 @pytest.mark.parametrize("name", SERVING)
 def test_what_serves_loads_neither_torch_nor_transformers(name):
     heavy = ("torch", "transformers", "datasets", "sentence_transformers", "lightgbm", "faiss")
-    code = f"import sys, ecomkd.{name}; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    assert done.stdout.strip() == "[]"
+    assert loaded_with(f"ecomkd.{name}", heavy) == "[]"
 
 
 def test_no_module_is_long():
