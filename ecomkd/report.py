@@ -19,7 +19,8 @@ _PACKAGES = ("torch", "transformers", "datasets", "numpy", "onnxruntime", "sciki
 def record(name: str, value, unit: str | None = None) -> str:
     """Keep a measured value under `name`, so that the chapter's prose can quote it.
 
-    In a notebook the text goes into the cell's metadata, from where `` {glue}`name` `` takes it.
+    In a notebook the text goes into the cell's metadata, and from there into the prose, where
+    `<span data-value="name">` stands.
     Numbers are set by `number`; anything else as its `str`. Returns the text.
 
     Example:
@@ -104,16 +105,21 @@ def write_recorded(
         "created": datetime.now(UTC).strftime("%Y-%m-%d"),
         "seeds": list(seeds),
         "hardware": dict(hardware),
-        "versions": {
-            "python": platform.python_version(),
-            "ecomkd": metadata.version("ecomkd"),
-            **{name: metadata.version(name) for name in _PACKAGES},
-        },
+        "versions": versions(),
         "generator": generator,
         "data": dict(data),
         "goals": [dict(entry) for entry in goals],
     }
     write_text(path, to_json(content, indent=1) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python, of this package and of those that decide what a run computes."""
+    return {
+        "python": platform.python_version(),
+        "ecomkd": metadata.version("ecomkd"),
+        **{name: metadata.version(name) for name in _PACKAGES},
+    }
 
 
 def to_json(content, indent: int | None = None) -> str:

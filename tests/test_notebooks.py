@@ -13,7 +13,7 @@ import pytest
 
 import ecomkd
 import teaching
-from book import execute, pages, stale
+from book import execute, pages, stale, values
 from book.common import chapters, tags
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,7 +36,7 @@ def prose(path: Path) -> str:
     text = re.sub(r"```mermaid.*?```", "", text, flags=re.DOTALL)
     text = re.sub(r"^[:`]{3,}.*$|^:[a-z-]+:.*$", "", text, flags=re.MULTILINE)
     text = re.sub(r"\$\$.*?\$\$|\$[^$\n]+\$", "", text, flags=re.DOTALL)
-    text = re.sub(r"\{[a-z:]+\}`[^`]*`|`[^`]*`", "", text)
+    text = re.sub(r"\{[a-z:]+\}`[^`]*`|`[^`]*`", "", values.SPAN.sub("", text))
     return re.sub(r"\]\([^)]*\)", "]", text)
 
 
@@ -191,9 +191,42 @@ def prose_with_citations(path: Path) -> str:
     for cell in cells(path, "markdown"):
         if "run-time" not in tags(cell):
             source = re.sub(r"\{(cite[a-z:]*)\}`[^`]*`", r"{\1}", cell.source)
-            source = re.sub(r"\{[a-z:]+\}`[^`]*`|`[^`]*`", "", source)
+            source = re.sub(r"\{[a-z:]+\}`[^`]*`|`[^`]*`", "", values.SPAN.sub("", source))
             marked.append(re.sub(r"\$\$.*?\$\$|\$[^$\n]+\$", "", source, flags=re.DOTALL))
     return "\n\n".join(marked)
+
+
+@each_notebook
+def test_each_number_in_the_prose_is_that_of_the_stored_run(path):
+    notebook = read(path)
+    known, asked = values.values(notebook), values.quoted(notebook)
+    assert asked
+    assert [(i, name, text) for i, name, text in asked if known.get(name) != text] == []
+    assert not any("{glue" in cell.source for cell in notebook.cells)
+
+
+def test_numbers_are_filled_in_and_become_placeholders(capsys):
+    code = nbformat.v4.new_code_cell("1")
+    for name, text in (("share", "-3 [-5, < 2]"), ("left", "1")):
+        code.outputs.append(
+            nbformat.v4.new_output(
+                "display_data",
+                data={"application/papermill.record/text/plain": text},
+                metadata={"scrapbook": {"name": name}},
+            )
+        )
+    prose = nbformat.v4.new_markdown_cell('It is <span data-value="share">?</span>.')
+    notebook = nbformat.v4.new_notebook(cells=[prose, code])
+    values.fill(notebook, "one")
+    shown = 'It is <span data-value="share">-3 [-5, &lt; 2]</span>.'
+    assert notebook.cells[0].source == shown
+    assert "left" in capsys.readouterr().out
+    assert values.quoted(notebook) == [(0, "share", "-3 [-5, < 2]")]
+    assert values.fill(notebook, "one").cells[0].source == shown
+    assert values.for_sphinx(notebook, "one").cells[0].source == "It is {value}`one::share`."
+    notebook.cells[0].source = shown.replace("share", "chair")
+    with pytest.raises(SystemExit, match="cell 0: no cell records 'chair'"):
+        values.fill(notebook, "one")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ diagram without one breaks the build.
 
 from __future__ import annotations
 
+import json
 import re
 from html import escape
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import mermaidx
 from docutils import nodes
 from docutils.parsers.rst import directives
-from sphinx.util.docutils import SphinxDirective
+from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 
 class Mermaid(SphinxDirective):
@@ -58,6 +59,23 @@ def svg(source: str, alt: str, name: str) -> str:
     return drawn.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)
 
 
+class Value(SphinxRole):
+    """A number that a chapter measured: ``{value}`04_student::name` ``.
+
+    The numbers of a chapter lie beside its source, in `04_student.json`.
+    """
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        chapter, _, name = self.text.partition("::")
+        path = Path(self.env.srcdir) / "notebooks" / f"{chapter}.json"
+        self.env.note_dependency(str(path))
+        known = json.loads(path.read_text("utf-8"))
+        if name not in known:
+            message = f"The chapter {chapter} records no {name!r}."
+            return [], [self.inliner.reporter.error(message, line=self.lineno)]
+        return [nodes.inline(self.rawtext, known[name], classes=["value"])], []
+
+
 def drop_font_preloads(app, exception) -> None:
     """Browsers refuse to preload fonts from `file://`; the style sheet loads them all the same."""
     if exception or app.builder.format != "html":
@@ -71,5 +89,6 @@ def drop_font_preloads(app, exception) -> None:
 
 def setup(app) -> dict:
     app.add_directive("mermaid", Mermaid)
+    app.add_role("value", Value())
     app.connect("build-finished", drop_font_preloads)
     return {"version": "1", "env_version": 1, "parallel_read_safe": True}

@@ -15,6 +15,7 @@ from nbclient.exceptions import CellExecutionError
 
 from book.common import BUILD, PROFILE, ROOT, dump, say, write
 from book.stale import code_hash, key
+from book.values import fill
 from ecomkd import bench
 
 EXECUTED = BUILD / "executed"
@@ -137,7 +138,7 @@ def executed(path: Path, label: str, again: bool = False):
                 old.unlink()
     else:
         say(f"{label}: unchanged")
-    return with_outputs(notebook, nbformat.read(kept, as_version=4)), cost
+    return fill(with_outputs(notebook, nbformat.read(kept, as_version=4)), path.stem), cost
 
 
 def page_files(notebooks: dict[str, nbformat.NotebookNode]) -> dict[str, bytes]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -13,12 +15,19 @@ import nbformat
 from book.common import BUILD, ROOT, dump, say, write
 from book.execute import page_files
 from book.pages import SIDES, beside, records, results_page, run_times_page
+from book.values import for_sphinx, values
 
 
 def render(output: Path, notebooks: dict[str, nbformat.NotebookNode]) -> Path:
     """Gather the sources under `output/source` and render them. Returns the first page."""
     source = output / "source"
-    wanted = {f"notebooks/{name}.ipynb": dump(notebook) for name, notebook in notebooks.items()}
+    shown = {f"notebooks/{name}.ipynb": dump(notebook) for name, notebook in notebooks.items()}
+    wanted = {
+        f"notebooks/{name}.ipynb": dump(for_sphinx(copy.deepcopy(notebook), name))
+        for name, notebook in notebooks.items()
+    }
+    for name, notebook in notebooks.items():
+        wanted[f"notebooks/{name}.json"] = json.dumps(values(notebook), indent=1)
     wanted["book/results.md"] = results_page()
     wanted["book/run_times.md"] = run_times_page()
     found = records()  # the text around this table is book/compared.md
@@ -53,5 +62,7 @@ def render(output: Path, notebooks: dict[str, nbformat.NotebookNode]) -> Path:
         shutil.rmtree(html / "html", ignore_errors=True)
         sys.exit(f"{done.stdout}\nThe book was not rendered; the messages above say why.")
     html.mkdir(exist_ok=True)
+    for name, content in shown.items():  # what a reader downloads has the numbers in its text
+        write(html / "html" / "_sources" / name, content)
     stamp.write_text(state)
     return html / "html" / "index.html"

@@ -1,0 +1,147 @@
+"""Train what the book needs and takes too long to wait for, and pack it to be shipped.
+
+`make models` calls it. Each artefact is made once: a run that was stopped goes on where it was.
+What comes after an artefact starts from its packed form, as it does at a reader's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PLACE = ROOT / "_build" / "models"
+"""Where artefacts are made (`artifacts`) and packed (`packed`) before all of them are there."""
+LIMIT_MB, FILE_MB = 60, 25
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("chapters", nargs="*", help="e.g. core search; all by default")
+    parser.add_argument("--ship", action="store_true", help="put all that is packed into ecomkd/")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.chapters) - set(CHAPTERS):
+        sys.exit(f"Nothing is recorded for {', '.join(sorted(unknown))}: {', '.join(CHAPTERS)}.")
+    os.environ["ECOMKD_PROFILE"] = "book"
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ["ECOMKD_ARTIFACTS"] = str(PLACE / "artifacts")
+    os.environ["ECOMKD_RECORDED"] = str(PLACE / "packed")
+    (PLACE / "packed").mkdir(parents=True, exist_ok=True)
+    for name in arguments.chapters or CHAPTERS:
+        for call, *stages in CHAPTERS[name]():
+            record(call, stages)
+    if arguments.ship:
+        ship()
+
+
+def record(call: Callable, stages: list[str]) -> None:
+    """Call, pack the new artefacts of these stages, and call again to have them unpacked."""
+    artifacts, packed = PLACE / "artifacts", PLACE / "packed"
+    begin = time.monotonic()
+    call()
+    for stage in stages:
+        for folder in sorted(artifacts.glob(f"{stage}-*")):
+            if not (packed / folder.name).exists():
+                size = pack(folder, packed / folder.name)
+                seconds = time.monotonic() - begin
+                print(f"{folder.name}: {size / 1e6:.2f} MB, {seconds:.0f} s", flush=True)
+
+
+def pack(folder: Path, packed: Path) -> int:
+    from ecomkd import bench, packing, report
+
+    working = packed.with_name(f".{packed.name}")
+    shutil.rmtree(working, ignore_errors=True)
+    made = {
+        "command": "make models",
+        "hardware": bench.hardware(),
+        "versions": report.versions(),
+        "quality": quality(folder),
+    }
+    size = packing.pack(folder, working, made, sources=("minilm",))
+    working.rename(packed)
+    return size
+
+
+def quality(folder: Path) -> float | None:
+    """The validation quality of the weights that were kept, where the artefact has a log."""
+    from ecomkd.relevance.stages import training_log
+
+    if not (folder / "training.json").exists():
+        return None
+    log = training_log(folder)
+    return float(log["eval_quality"].max()) if "eval_quality" in log else None
+
+
+def ship() -> None:
+    """Put what is packed in place of what the package has."""
+    packed, shipped = PLACE / "packed", ROOT / "ecomkd" / "recorded" / "models"
+    files = [path for path in packed.rglob("*") if path.is_file()]
+    total, largest = sum(p.stat().st_size for p in files), max(p.stat().st_size for p in files)
+    if total > LIMIT_MB * 1e6 or largest > FILE_MB * 1e6:
+        sys.exit(f"{total / 1e6:.1f} MB, {largest / 1e6:.1f} in one file: too much to ship.")
+    working = shipped.with_name(".models")
+    shutil.rmtree(working, ignore_errors=True)
+    shutil.copytree(packed, working)
+    shutil.rmtree(shipped, ignore_errors=True)
+    working.rename(shipped)
+    print(f"{len(list(shipped.iterdir()))} artefacts, {total / 1e6:.1f} MB")
+
+
+def core() -> Iterator[tuple]:
+    import ecomkd
+    from ecomkd.relevance import stages
+
+    profile = ecomkd.Profile.named(precision="fp32")
+    data = ecomkd.load("shop", profile)
+    yield lambda: stages.warmed(data, profile), "warmed"
+    yield lambda: stages.teacher(data, profile), "teacher"
+    teacher = stages.teacher(data, profile)
+    live = profile.live_pairs
+    yield lambda: stages.teacher_pairs(data, profile, teacher, "train"), "teacher_outputs"
+    yield (
+        lambda: stages.teacher_pairs(data, profile, teacher, "unlabelled", live),
+        "teacher_outputs",
+    )
+    for row in ("kd_unlabelled", "none", "kd", "hard"):
+        yield (
+            lambda row=row: stages.student(
+                data, profile, row, teacher_folder=teacher, unlabelled=live
+            ),
+            "student",
+        )
+
+
+def search() -> Iterator[tuple]:
+    import ecomkd
+    from ecomkd.data import sources
+    from ecomkd.relevance import stages
+    from ecomkd.search import encoders
+
+    profile = ecomkd.Profile.named(precision="fp32")
+    data, live = ecomkd.load("shop", profile), profile.live_pairs
+    catalogue = sources.catalogue("shop", profile)
+    teacher = stages.teacher(data, profile)
+    yield (
+        lambda: encoders.bi_encoder(data, catalogue, profile, "labels", teacher, live),
+        "hard_negatives",
+        "bi_encoder",
+    )
+    yield (
+        lambda: encoders.bi_encoder(data, catalogue, profile, "distilled", teacher, live),
+        "bi_encoder",
+    )
+    bi_encoder = encoders.bi_encoder(data, catalogue, profile, "distilled", teacher, live)
+    yield lambda: encoders.static_encoder(data, catalogue, profile, bi_encoder), "static_encoder"
+
+
+CHAPTERS = {"core": core, "search": search}
+
+
+if __name__ == "__main__":
+    main()
