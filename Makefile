@@ -7,12 +7,14 @@ ONLY ?=
 SIDE_BY_SIDE = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lint unit smoke notebooks cells teaching constraints clean
+.PHONY: help book execute models test lint unit smoke notebooks cells teaching constraints clean
 
 help:
-	@echo "make book       set up .venv, execute what is stale, render _build/html/index.html"
+	@echo "make book       set up .venv, render _build/html/index.html; execute a chapter whose code has changed"
+	@echo "make execute    execute every chapter from an empty artefact folder, then render"
+	@echo "make models     train and pack the recorded models, about an hour"
 	@echo "make test       everything that CI checks"
-	@echo "make notebooks  execute the chapters, store their outputs and run times (ONLY=01_concepts for one)"
+	@echo "make notebooks  execute each chapter alone, store outputs and run times (ONLY=01_concepts for one)"
 	@echo "make cells      write the setup and run-time cells of the notebooks"
 	@echo "make teaching   write the class pack to teaching/"
 	@echo "make clean      remove what was built; .venv and artifacts/ stay"
@@ -33,6 +35,12 @@ $(VENV)/.test: $(VENV)/.book
 
 book: $(VENV)/.book
 	PYTHONPATH=tools $(BIN)/python -m book build
+
+execute: $(VENV)/.book
+	PYTHONPATH=tools $(BIN)/python -m book execute
+
+models: $(VENV)/.book
+	PYTHONPATH=tools $(BIN)/python tools/models.py --ship
 
 test: lint unit smoke
 

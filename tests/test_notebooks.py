@@ -67,7 +67,8 @@ def test_every_code_cell_was_executed_in_order_in_profile_book(path):
     assert counts == list(range(1, len(counts) + 1))
     # `make notebooks` notes what it ran; code that was edited later has another hash.
     notebook = read(path)
-    assert notebook.metadata["ecomkd"] == {"profile": "book", "code": stale.code_hash(notebook)}
+    noted = notebook.metadata["ecomkd"]
+    assert (noted["profile"], noted["code"]) == ("book", stale.code_hash(notebook))
 
 
 @each_notebook
@@ -128,7 +129,9 @@ def test_times_of_one_chapter_join_those_of_the_same_machine(monkeypatch, tmp_pa
         (second, 90.0),
         (last, 300.0),
     ]
-    assert [goal["value"] for goal in record["goals"]] == [2.0, 5.0, 2.0]
+    assert [goal["value"] for goal in record["goals"]] == [5.0, 7.0, 2.0]
+    assert [goal["met"] for goal in record["goals"]] == [False, True, True]
+    assert pages.recorded_seconds() == {first: 30.0, second: 90.0, last: 300.0}
     monkeypatch.setattr("ecomkd.bench.hardware", lambda: {"cpu": "another"})
     with pytest.raises(SystemExit, match="another machine; time all chapters"):
         pages.record_run_times({first: {"seconds": 1.0, "peak_mib": 1}})
@@ -330,36 +333,56 @@ def test_a_change_of_code_or_of_what_it_imports_makes_a_notebook_stale(tmp_path,
     assert key(code) != before
 
 
-def test_what_a_chapter_leaves_for_a_page_is_kept_with_its_outputs(tmp_path, monkeypatch):
-    cell = nbformat.v4.new_code_cell("1")
+def test_a_recorded_model_makes_the_chapters_stale_that_reach_its_stage(tmp_path, monkeypatch):
+    package = tmp_path / "ecomkd"
+    card = package / "recorded" / "models" / "student-0a" / "card.json"
+    card.parent.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "stages.py").write_text('def student():\n    return "student"\n')
+    (package / "bench.py").write_text("def student():\n    return 1\n")
+    monkeypatch.setattr(stale, "ROOT", tmp_path)
+    monkeypatch.setattr(stale, "PACKAGE", package)
+
+    def keys():
+        codes = (
+            "from ecomkd import stages\nstages.student()",
+            "from ecomkd import bench\nbench.student()",
+        )
+        found = [nbformat.v4.new_code_cell(code) for code in codes]
+        return [stale.key(nbformat.v4.new_notebook(cells=[cell])) for cell in found]
+
+    card.write_text("{}")
+    reaching, other = keys()
+    card.write_text("[]")
+    assert keys()[0] != reaching
+    assert keys()[1] == other
+
+
+def test_outputs_of_other_code_are_never_shown(tmp_path, monkeypatch):
+    """The real tool and a real kernel: stored outputs are taken, or the chapter is executed."""
     path = tmp_path / "one.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
-    (tmp_path / "artifacts").mkdir()
-    runs = []
-
-    def run(path, label):
-        runs.append(label)
-        (tmp_path / "artifacts" / "left.js").write_text(f"run {len(runs)}")
-        return read(path), {}
-
-    monkeypatch.setattr(execute, "ROOT", tmp_path)
     monkeypatch.setattr(execute, "EXECUTED", tmp_path / "executed")
-    monkeypatch.setattr(execute, "LEFT", {"one": "left.js"})
-    monkeypatch.setattr(execute, "execute", run)
-    monkeypatch.delenv("ECOMKD_ARTIFACTS", raising=False)
-    place = "book/_static/left.js"
-    assert execute.page_files({"one": read(path)}) == {place: execute.NOT_LEFT}
-    for _ in range(2):
-        notebook, _ = execute.executed(path, "first")
-    assert execute.page_files({"one": notebook}) == {place: b"run 1"}
-    execute.left_by("one", notebook).unlink()
-    execute.executed(path, "again")
-    assert runs == ["first", "again"]
-    cell.source = "2"
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
-    notebook, _ = execute.executed(path, "changed")
-    assert execute.page_files({"one": notebook}) == {place: b"run 3"}
-    assert len(list((tmp_path / "executed").iterdir())) == 2
+    monkeypatch.setattr(execute, "BUILD", tmp_path / "build")
+    monkeypatch.setattr(execute, "ROOT", ROOT)
+
+    def shown(code: str, **stored) -> tuple[str, bool]:
+        cell = nbformat.v4.new_code_cell(code, execution_count=1)
+        cell.outputs = [nbformat.v4.new_output("stream", text="stored")]
+        notebook = nbformat.v4.new_notebook(cells=[cell])
+        notebook.metadata["ecomkd"] = stored
+        nbformat.write(notebook, path)
+        found, cost = execute.executed(path, "one", artifacts=tmp_path / "artifacts")
+        assert found.metadata["ecomkd"]["key"] == stale.key(found)
+        return stored_text(found.cells[0]).strip(), cost is not None
+
+    code = "import os\nprint(os.environ['ECOMKD_PROFILE'], os.listdir())"
+    cell = nbformat.v4.new_code_cell(code)
+    fresh = stale.key(nbformat.v4.new_notebook(cells=[cell]))
+    assert shown(code, key=fresh) == ("stored", False)
+    assert shown(code, key="of other code") == ("book []", True)
+    assert shown(code) == ("book []", False)
+    assert shown(code + "\n") == ("book []", True)
+    assert len(list((tmp_path / "executed").iterdir())) == 1
 
 
 def test_stored_outputs_are_cleaned():

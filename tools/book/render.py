@@ -13,7 +13,6 @@ from pathlib import Path
 import nbformat
 
 from book.common import BUILD, ROOT, dump, say, write
-from book.execute import page_files
 from book.pages import SIDES, beside, records, results_page, run_times_page
 from book.values import for_sphinx, values
 
@@ -36,7 +35,6 @@ def render(output: Path, notebooks: dict[str, nbformat.NotebookNode]) -> Path:
     for path in [ROOT / "_toc.yml", *(ROOT / "book").rglob("*")]:
         if path.is_file():
             wanted[str(path.relative_to(ROOT))] = path.read_bytes()
-    wanted |= page_files(notebooks)
     for path in source.rglob("*"):
         if path.is_file() and str(path.relative_to(source)) not in wanted:
             path.unlink()
