@@ -140,7 +140,29 @@ def search() -> Iterator[tuple]:
     yield lambda: encoders.static_encoder(data, catalogue, profile, bi_encoder), "static_encoder"
 
 
-CHAPTERS = {"core": core, "search": search}
+def recommend() -> Iterator[tuple]:
+    import ecomkd
+    from ecomkd import features
+    from ecomkd import recommend as part
+    from ecomkd.data import journey
+    from ecomkd.data.baskets import sample
+
+    profile = ecomkd.Profile.named(precision="fp32")
+    shop = sample(journey.load(), profile.households, profile.seed)
+    texts, _ = part.texts(shop)
+    yield lambda: features.last_layer(texts, profile), "text_vectors"
+    items = part.Items(shop, features.last_layer(texts, profile), part.FIRST, 64, profile)
+
+    def train(kind, **options) -> Path:
+        return part.train(kind, items, shop.validation_start, profile, **options)
+
+    yield lambda: train(part.BasketTransformer), "recommender"
+    teacher = train(part.BasketTransformer)
+    yield lambda: train(part.DecayedMeans, teacher=teacher), "recommender"
+    yield lambda: train(part.DecayedMeans), "recommender"
+
+
+CHAPTERS = {"core": core, "search": search, "recommend": recommend}
 
 
 if __name__ == "__main__":
