@@ -108,7 +108,7 @@ def core() -> Iterator[tuple]:
         lambda: stages.teacher_pairs(data, profile, teacher, "unlabelled", live),
         "teacher_outputs",
     )
-    for row in ("kd_unlabelled", "none", "kd", "hard"):
+    for row in ("kd_unlabelled", "none"):
         yield (
             lambda row=row: stages.student(
                 data, profile, row, teacher_folder=teacher, unlabelled=live
