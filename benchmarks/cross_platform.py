@@ -293,7 +293,7 @@ def search(seed: int) -> dict:
     catalogue = sources.catalogue(real, profile).shuffle(seed=0)
     catalogue = catalogue.select(range(min(profile.products, len(catalogue))))
     shops[ICECAT] = mining.with_unlabelled(sources.load(real, profile), catalogue, profile)
-    begin = stages.warmed(DatasetDict(unlabelled=mixed(shops)), profile)
+    begin = stages.warm_up(DatasetDict(unlabelled=mixed(shops)), profile)
     teachers = {name: stages.teacher(own, profile, checkpoint=begin) for name, own in shops.items()}
     print(f"{seed}: teachers", flush=True)
     asked = {name: questions(own) for name, own in shops.items()}
@@ -487,7 +487,7 @@ def step_seconds(
     model: recommend.Recommender, baskets: Baskets, end: int, profile: Profile
 ) -> float:
     """The median time of a step of training, forward and back, on `GROUP` users."""
-    reader = recommend.BasketCollator(baskets)
+    collator = recommend.BasketCollator(baskets)
     day = end - HORIZON
     users = recommend.users_before(baskets, day)
     users = np.intersect1d(users, list(recommend.targets(baskets, day)))[: recommend.GROUP]
@@ -498,7 +498,7 @@ def step_seconds(
     times = []
     for _ in range(TIMED_STEPS):
         started = time.perf_counter()
-        batch = reader([row])
+        batch = collator([row])
         at = column[batch["bought"]]
         logits = model(batch, candidates)
         recommend.purchase_loss(logits, batch["buyer"][at >= 0], at[at >= 0]).backward()

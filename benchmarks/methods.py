@@ -306,7 +306,7 @@ def measure(seed: int, result: dict, keep: Callable[[], None]) -> None:
     data, catalogue = load("shop", profile), sources.catalogue("shop", profile)
     test, entries = data["test"], result["entries"]
     vectors = Vectors(data, catalogue, profile)
-    warmed = stages.warmed(data, profile)
+    warmed = stages.warm_up(data, profile)
     # Once for any number of labels. The warm-up needs the bi-encoder's vectors.
     shared = {
         "cosine": vectors.seconds,

@@ -74,8 +74,8 @@ def student(baskets: Baskets, profile: Profile) -> recommend.DecayedMeans:
 
 def shelves(baskets: Baskets, model: recommend.DecayedMeans) -> Callable[[int], recommend.Shelf]:
     """The shelf of each day, made once."""
-    reader = recommend.BasketCollator(baskets)
-    return lru_cache(maxsize=None)(lambda day: recommend.Shelf(model, reader, day))
+    collator = recommend.BasketCollator(baskets)
+    return lru_cache(maxsize=None)(lambda day: recommend.Shelf(model, collator, day))
 
 
 def systems(
@@ -235,9 +235,9 @@ def cost(baskets: Baskets, profile: Profile, times: float) -> dict:
     items = recommend.Items(baskets, vectors, recommend.FIRST, 64, profile)
     torch.manual_seed(profile.seed)
     model = recommend.DecayedMeans(items).eval()  # weights change no time
-    reader = recommend.BasketCollator(baskets)
-    shelf = recommend.Shelf(model, reader, day)
-    teacher = recommend.Shelf(recommend.BasketTransformer(items).eval(), reader, day)
+    collator = recommend.BasketCollator(baskets)
+    shelf = recommend.Shelf(model, collator, day)
+    teacher = recommend.Shelf(recommend.BasketTransformer(items).eval(), collator, day)
     rng = np.random.default_rng(0)
     with threadpool_limits(1), tempfile.TemporaryDirectory() as folder:
         state, start_s = timed(live.initial_state, shelf)

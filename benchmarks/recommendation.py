@@ -104,10 +104,10 @@ def systems(baskets: Baskets, profile: Profile, result: dict):
     result["cold"] = neighbours(baskets, tables, codes)
     for vectors, table in tables.items():
         items = recommend.Items(baskets, table, recommend.FIRST, 64, profile)
-        reader = recommend.BasketCollator(baskets)
+        collator = recommend.BasketCollator(baskets)
         for name, (kind, folder) in networks(vectors, items, profile).items():
             model = recommend.load(folder, kind, items)
-            shelf = recommend.Shelf(model, reader, day)
+            shelf = recommend.Shelf(model, collator, day)
             score = partial(on_shelf, shelf)
             result["cold"][name] = by_user(recommend.evaluate_cold(score, baskets, day))
             log = json.loads((folder / "training.json").read_text(encoding="utf-8"))
@@ -184,11 +184,11 @@ def scale() -> list[dict]:
         vectors = features.layers(texts, profile)[-1]
         items, read_s = timed(recommend.Items, baskets, vectors, recommend.FIRST, 64, profile)
         read_s += timed(items.on, day)[1]
-        reader = recommend.BasketCollator(baskets)
+        collator = recommend.BasketCollator(baskets)
         users = np.random.default_rng(0).permutation(recommend.users_before(baskets, day))[:TIMED]
         for kind in (recommend.BasketTransformer, recommend.DecayedMeans):
             model = kind(items).eval()
-            shelf, shelf_s = timed(recommend.Shelf, model, reader, day)
+            shelf, shelf_s = timed(recommend.Shelf, model, collator, day)
             rank = recommend.network(shelf)
             together = bench.throughput(partial(one_user, rank), [users], len(users), warmup=1)
             rows.append(

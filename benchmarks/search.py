@@ -142,7 +142,7 @@ def rankers(profile, catalogue, data, folders: dict, teacher: Path, student: Pat
     def reread(queries, name, weights, score, depth):
         sums, rows = search.weighted(*compare(queries, name), weights.words, DEPTH)
         gains = read(queries, rows[:, :depth], score).reshape(-1, depth)
-        sums = sums[:, :depth] + weights.reader * gains
+        sums = sums[:, :depth] + weights.reranker * gains
         return np.hstack([search.rerank(rows[:, :depth], sums.ravel())[1], rows[:, depth:]])
 
     gains = np.asarray(list(judge.gains(data["test"]).values()))

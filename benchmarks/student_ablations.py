@@ -39,7 +39,7 @@ VARIED = {
 SHARES = (0, 0.25, 1, 10 / 3)
 """Amounts of unlabelled pairs, as multiples of `--pairs`."""
 SOURCES = {"log": None, "mined": 0.25, "mined at random": 1.0}
-"""Where unlabelled pairs come from: the shop's log, or `mining.mine` with this share at random."""
+"""Where unlabelled pairs come from: the shop's log, or its catalogue with this share at random."""
 
 
 def judged(folder: Path, pairs: Dataset, profile: Profile) -> dict:
@@ -118,7 +118,7 @@ def measure(seed: int, groups: list[str], unlabelled: int) -> list[dict]:
         if run.get("random_share") is not None:
             wanted = replace(profile, unlabelled_pairs=unlabelled)
             products = catalogue("shop", profile)
-            lesson = mining.mined(data, products, wanted, run["random_share"])
+            lesson = mining.mined_pairs(data, products, wanted, run["random_share"])
         folder = stages.student(
             data,
             settings,

@@ -155,10 +155,10 @@ def test_what_is_learnt_is_never_worse_on_validation_than_its_start(
     baskets, items, profile, source
 ):
     start = baskets.validation_start
-    reader = recommend.BasketCollator(baskets)
+    collator = recommend.BasketCollator(baskets)
 
     def recall(model):
-        rank = recommend.network(recommend.Shelf(model, reader, start))
+        rank = recommend.network(recommend.Shelf(model, collator, start))
         return recommend.evaluate(rank, baskets, start)["recall"]
 
     first = transfer.untrained(KIND, items, profile, source)

@@ -56,19 +56,19 @@ def domain_adapted(
         texts = np.array(product_text(catalogue[:]), dtype=object)
         held_out = np.arange(len(texts)) % 10 == 9
         model = build_masked(profile.teacher, profile.seed)
-        lesson = _hidden_tokens(texts[~held_out], tokenizer, passes, profile.seed)
+        masked = _hidden_tokens(texts[~held_out], tokenizer, passes, profile.seed)
         run = trainer.OrderedTrainer(
             model,
             args=trainer.arguments(
                 profile,
                 folder,
-                keys.batches(len(lesson), profile),
+                keys.batches(len(masked), profile),
                 learning_rate,
                 metric_for_best_model="loss",
                 train_sampling_strategy="group_by_length",
                 prediction_loss_only=True,
             ),
-            train_dataset=lesson,
+            train_dataset=masked,
             eval_dataset=_hidden_tokens(texts[held_out], tokenizer, 1, profile.seed),
             processing_class=tokenizer,
             data_collator=DataCollatorForTokenClassification(tokenizer),

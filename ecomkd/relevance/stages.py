@@ -37,7 +37,7 @@ WARM_UP_LEAST = 10
 """Fewer unlabelled pairs make no warm-up, of which one in ten is held out."""
 
 
-def warmed(data: DatasetDict, profile: Profile) -> Path:
+def warm_up(data: DatasetDict, profile: Profile) -> Path:
     """The folder of a cross-encoder that was taught to compare as the pretrained bi-encoder does.
 
     It learns from `profile.warm_up_pairs` pairs of `data["unlabelled"]`, without a label: its two
@@ -49,7 +49,7 @@ def warmed(data: DatasetDict, profile: Profile) -> Path:
     pairs = first_pairs(data["unlabelled"], profile.warm_up_pairs)
     if len(pairs) < WARM_UP_LEAST:
         raise ValueError(
-            f"warmed: {len(pairs)} unlabelled pairs: give at least {WARM_UP_LEAST}, or set "
+            f"warm_up: {len(pairs)} unlabelled pairs: give at least {WARM_UP_LEAST}, or set "
             "warm_up_pairs=0."
         )
 
@@ -104,7 +104,7 @@ def _odds(cosine: np.ndarray) -> np.ndarray:
 
 
 def origin(data: DatasetDict, profile: Profile) -> str:
-    """Where fine-tuning starts: the folder of `warmed`, or the pretrained checkpoint itself.
+    """Where fine-tuning starts: the folder of `warm_up`, or the pretrained checkpoint itself.
 
     It is the checkpoint where the profile or the data have no pairs for a warm-up, and, with a
     warning, where there are fewer than WARM_UP_LEAST.
@@ -119,7 +119,7 @@ def origin(data: DatasetDict, profile: Profile) -> str:
             stacklevel=2,
         )
         return profile.teacher
-    return str(warmed(data, profile))
+    return str(warm_up(data, profile))
 
 
 def teacher(
@@ -272,10 +272,10 @@ def student(
         raise ValueError(f"Unknown row {row!r}: choose one of {', '.join(ROWS)}.")
     if teacher_folder is None:
         teacher_folder = teacher(data, profile)
-    lesson = data
+    extended = data
     if isinstance(unlabelled, Dataset):
-        lesson, unlabelled = DatasetDict({**data, "unlabelled": unlabelled}), None
-    available = len(lesson["unlabelled"]) if "unlabelled" in lesson else 0
+        extended, unlabelled = DatasetDict({**data, "unlabelled": unlabelled}), None
+    available = len(extended["unlabelled"]) if "unlabelled" in extended else 0
     unlabelled = available if unlabelled is None else min(unlabelled, available)
     if steps is None:
         steps = profile.student_epochs * keys.batches(len(data["train"]) + unlabelled, profile)
@@ -284,7 +284,7 @@ def student(
     def make(folder: Path) -> None:
         tokenizer = models.load_tokenizer(str(teacher_folder))
         learner = start(data, profile, teacher_folder)
-        pairs, options = _lesson(lesson, profile, teacher_folder, row, used, learner)
+        pairs, options = _learnt_from(extended, profile, teacher_folder, row, used, learner)
         distill.fit(
             learner,
             pairs,
@@ -307,7 +307,7 @@ def student(
         starting_point(data, profile)[1] if warm else None,
         steps,
         keys.digests(data["train"], data["validation"]),
-        keys.digests(lesson["unlabelled"].select(range(used))) if used else None,
+        keys.digests(extended["unlabelled"].select(range(used))) if used else None,
         keys.settings_of(
             profile,
             "teacher",
@@ -355,7 +355,7 @@ def training_log(folder: Path) -> pd.DataFrame:
     return pd.DataFrame(json.loads((folder / "training.json").read_text(encoding="utf-8")))
 
 
-def _lesson(
+def _learnt_from(
     data: DatasetDict,
     profile: Profile,
     teacher_folder: Path,
@@ -386,3 +386,6 @@ def _lesson(
         options["hidden_map"] = {learner.config.num_hidden_layers: depth}
         options["teacher_width"] = shape.hidden_size
     return pairs, options
+
+
+warmed = warm_up  # the former name, which chapters 2 and 13 use

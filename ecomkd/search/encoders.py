@@ -258,7 +258,7 @@ def _by_search(
     weights = weights_on(validation, catalogue["product_id"], compare, read, DEPTH)
     rows = np.array([place[product] for product in pairs["product_id"]])
     scores = (features.encode(model, pairs["query"]) * vectors[rows]).sum(axis=1)
-    scores += weights.reader * gains
+    scores += weights.reranker * gains
     for query, own in pd.Series(rows).groupby(np.asarray(pairs["query"])).indices.items():
         scores[own] += weights.words * words.bm25_of(index, query)[rows[own]]
     return scores

@@ -26,8 +26,8 @@ from ecomkd.words import Words
 
 KIND = "index"
 """The command that writes such a folder, as its manifest names it."""
-FORMAT = 2
-"""Version of the folder. Format 1 had no number and no manifest."""
+FORMAT = 3
+"""Version of the folder. Format 1 had no number and no manifest, 2 another name of a weight."""
 DEPTH = 20
 """Products that the student puts into a new order."""
 _LENGTHS = (4, 8_192)
@@ -118,7 +118,7 @@ class SearchEngine:
             return []
         sums, rows = weighted(cosines, words, self.weights.words, max(k, self.depth))
         first = rows[:, : self.depth]
-        gains = self.weights.reader * self.read([query], first)
+        gains = self.weights.reranker * self.read([query], first)
         # No gain is below 0, so that nothing read falls behind what was not.
         scores, first = rerank(first, sums[0, : self.depth] + gains)
         scores = np.concatenate([scores[0], sums[0, self.depth :]])[:k]
@@ -218,8 +218,9 @@ def _settings(path: Path) -> tuple[list[float], int, Weights, bool]:
 
     with _reading(path, "is not an object of JSON in UTF-8"):
         found = json.loads(path.read_text(encoding="utf-8"))
-        number, mine = found.get("format", 1), FORMAT
-        _need(number == mine, f"is of format {number!r:.20}, and this version reads format {mine}")
+        number = found.get("format", 1)
+        fault = f"is of format {number!r:.20}, and this version reads format {FORMAT}"
+        _need(number == FORMAT, fault)
         names = ("gains", "max_length", "weights", "teacher")
         gains, length, weights, teacher = (found.get(name) for name in names)
         low, high = _LENGTHS
@@ -227,7 +228,7 @@ def _settings(path: Path) -> tuple[list[float], int, Weights, bool]:
             isinstance(gains, list) and len(gains) > 1 and amounts(gains),
             type(length) is int and low <= length <= high,
             isinstance(weights, dict)
-            and set(weights) == {"words", "reader"}
+            and set(weights) == {"words", "reranker"}
             and amounts(weights.values()),
             type(teacher) is bool,
         )

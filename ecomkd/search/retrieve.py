@@ -114,10 +114,10 @@ def fuse(rankings: Sequence[np.ndarray], k: int, constant: int = 60):
 
 @dataclass(frozen=True)
 class Weights:
-    """A product's score is cosine + `words` · BM25 + `reader` · expected gain under a re-ranker."""
+    """A product's score is cosine + `words` · BM25 + `reranker` · a re-ranker's expected gain."""
 
     words: float = 0.0
-    reader: float = 0.0
+    reranker: float = 0.0
 
 
 def weighted(cosines: np.ndarray, words: np.ndarray, weight: float, k: int):
