@@ -7,7 +7,7 @@ import pytest
 import test_recommend_networks as networks
 import tiny_baskets
 
-import cross_platform as script
+import measure_cross_platform as script
 from ecomkd import recommend
 from ecomkd.data import retail
 from ecomkd.data.baskets import sample

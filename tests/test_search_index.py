@@ -77,7 +77,7 @@ def test_an_index_lists_its_files_and_the_version_that_wrote_it(written):
     assert manifest["version"] == __version__
     there = {path.relative_to(written).as_posix() for path in written.rglob("*") if path.is_file()}
     assert set(manifest["files"]) | {"manifest.json"} == there
-    assert json.loads((written / "engine.json").read_text())["format"] == 2
+    assert json.loads((written / "engine.json").read_text())["format"] == 3
 
 
 def test_an_engine_says_which_index_it_is(written, folder):

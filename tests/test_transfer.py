@@ -9,12 +9,12 @@ from datasets import DatasetDict
 from safetensors.torch import load_file, save_file
 from test_recommend_networks import ITEMS, START, USERS, lines, shop
 
-from cross_platform import ranker, worth
 from ecomkd import models, recommend, transfer
 from ecomkd.config import Profile
 from ecomkd.data.schema import GAINS
 from ecomkd.relevance import judge
 from ecomkd.transfer import baskets as moving
+from measure_cross_platform import ranker, worth
 
 KIND = recommend.DecayedMeans
 

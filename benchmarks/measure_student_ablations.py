@@ -1,8 +1,8 @@
 """What makes a good student: row, loss, layers, width, start, and the unlabelled pairs.
 
-    python benchmarks/student_ablations.py --seeds 1      one seed, into its own file
-    python benchmarks/student_ablations.py --seeds 2 3    further seeds, in turn
-    python benchmarks/student_ablations.py --merge        all files into the recorded result
+    python benchmarks/measure_student_ablations.py --seeds 1      one seed, into its own file
+    python benchmarks/measure_student_ablations.py --seeds 2 3    further seeds, in turn
+    python benchmarks/measure_student_ablations.py --merge        all files into the recorded result
 
 The profile comes from ECOMKD_PROFILE. All students of a seed learn from the same teacher, see the
 same labelled pairs and take the same number of steps: that of `--pairs` unlabelled pairs, by
@@ -164,7 +164,7 @@ def merge(folder: Path, out: Path) -> None:
     parts = shared.read(folder, ("profile", "generator", "pairs"))
     seeds = sorted(part["seed"] for part in parts)
     entries = [entry for part in parts for entry in part["entries"]]
-    script = "python benchmarks/student_ablations.py"
+    script = "python benchmarks/measure_student_ablations.py"
     report.write_recorded(
         out,
         command=f"{script} --pairs {parts[0]['pairs']} --seeds {' '.join(map(str, seeds))} --merge",

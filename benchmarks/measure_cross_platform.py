@@ -1,9 +1,9 @@
 """From one shop to another: what transfer is worth, when it harms, and what it costs.
 
-    python benchmarks/cross_platform.py recommendation --seeds 0 1 2   real baskets
-    python benchmarks/cross_platform.py search --seeds 18 19 20        simulated shops and Icecat
-    python benchmarks/cross_platform.py --scale                        cost, to ten times the data
-    python benchmarks/cross_platform.py --merge                        all files into the record
+    python benchmarks/measure_cross_platform.py recommendation --seeds 0 1 2  real baskets
+    python benchmarks/measure_cross_platform.py search --seeds 18 19 20       shops and Icecat
+    python benchmarks/measure_cross_platform.py --scale                       cost, to 10 × the data
+    python benchmarks/measure_cross_platform.py --merge                       all in one record
 
 Online Retail and Icecat are read from the folder that ECOMKD_REAL_DATA names. All users count,
 whatever the profile says. Settings and checkpoints are chosen on validation days and queries of

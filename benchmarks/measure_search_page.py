@@ -1,6 +1,6 @@
 """The page that searches, with its own data: are its scores Python's, and how soon do they stand?
 
-    python benchmarks/search_page.py [--page _build/html/book/search_page.html]
+    python benchmarks/measure_search_page.py [--page _build/html/book/search_page.html]
 
 Takes the page as `make book` has rendered it, and opens it in headless Chromium. The queries are
 test queries of the profile's shop (ECOMKD_PROFILE), some with Chinese or an emoji added. The time
@@ -89,7 +89,7 @@ def main() -> None:
     megabytes = data_file.stat().st_size / 1e6
     report.write_recorded(
         arguments.out,
-        command="python benchmarks/search_page.py",
+        command="python benchmarks/measure_search_page.py",
         seeds=[profile.seed],
         hardware=bench.hardware(),
         generator=shop.generator_hash(),

@@ -1,9 +1,9 @@
 """Recommendation on real baskets: quality on the test days, cost, and items that were never sold.
 
-    python benchmarks/recommendation.py journey --seeds 0            one seed, its own file
-    python benchmarks/recommendation.py ../data/online_retail --seeds 0
-    python benchmarks/recommendation.py --scale                      cost, to ten times the data
-    python benchmarks/recommendation.py --merge                      all files into the record
+    python benchmarks/measure_recommendation.py journey --seeds 0   one seed, its own file
+    python benchmarks/measure_recommendation.py ../data/online_retail --seeds 0
+    python benchmarks/measure_recommendation.py --scale             cost, to ten times the data
+    python benchmarks/measure_recommendation.py --merge             all files into the record
 
 All users count, whatever the profile says. Settings of the rows without a network are chosen on the
 validation days, networks are fitted to the days before these, and all numbers are about the test
@@ -237,7 +237,7 @@ def merge(folder: Path, out: Path, untimed: Sequence[int] = ()) -> None:
     told = f" --untimed {' '.join(map(str, untimed))}" if untimed else ""
     report.write_recorded(
         out,
-        command=f"python benchmarks/recommendation.py SOURCE --seeds "
+        command=f"python benchmarks/measure_recommendation.py SOURCE --seeds "
         f"{' '.join(map(str, seeds))}, --scale, --merge{told}",
         seeds=seeds,
         hardware=hardware,

@@ -1,8 +1,8 @@
 """Quality against the number of labels: a pretrained teacher and the same one from scratch.
 
-    python benchmarks/learning_curve.py --seeds 1      one seed, into its own file
-    python benchmarks/learning_curve.py --seeds 2 3    further seeds, in turn
-    python benchmarks/learning_curve.py --merge        all files into the recorded result
+    python benchmarks/measure_learning_curve.py --seeds 1      one seed, into its own file
+    python benchmarks/measure_learning_curve.py --seeds 2 3    further seeds, in turn
+    python benchmarks/measure_learning_curve.py --merge        all files into the recorded result
 
 The profile comes from ECOMKD_PROFILE. Every model is judged on the test queries of its seed. Small
 training sets take more passes, so that no model stops before `--min-steps` optimiser steps. Two
@@ -112,8 +112,8 @@ def merge(folder: Path, out: Path) -> None:
     seeds = sorted(part["seed"] for part in parts)
     report.write_recorded(
         out,
-        command="python benchmarks/learning_curve.py --seeds "
-        f"{' '.join(map(str, seeds))} && python benchmarks/learning_curve.py --merge",
+        command="python benchmarks/measure_learning_curve.py --seeds "
+        f"{' '.join(map(str, seeds))} && python benchmarks/measure_learning_curve.py --merge",
         seeds=seeds,
         hardware=parts[0]["hardware"],
         generator=parts[0]["generator"],
