@@ -194,7 +194,7 @@ def test_a_student_has_the_layers_that_were_named(tiny):
     model, _ = tiny
     student = models.build_student(model, (0, 4))
     assert student.config.num_hidden_layers == 2
-    assert generation.parameters(student) < generation.parameters(model)
+    assert student.num_parameters() < model.num_parameters()
     for mine, its in ((0, 0), (1, 4)):
         torch.testing.assert_close(
             student.model.layers[mine].state_dict(), model.model.layers[its].state_dict()
@@ -296,11 +296,6 @@ def test_a_text_does_not_depend_on_what_is_written_beside_it(tiny, tmp_path):
     ]
     assert together == [text for (text,), _ in apart]
     assert count == sum(n for _, n in apart) <= 18
-    drawn = [
-        generation.generate(model, tokenizer, prompts, profile(tmp_path), sampled=3, **settings)
-        for _ in range(2)
-    ]
-    assert drawn[0] == drawn[1] != (together, count)
 
 
 def test_a_missing_or_changed_package_is_named(monkeypatch, tmp_path):
@@ -333,7 +328,7 @@ def test_teacher_and_students_are_made_once(tmp_path):
         describe.student(task, "teacher", more=True),
     }
     assert len(students) == 3
-    sizes = [generation.parameters(generation.load(str(f))[0]) for f in (tutor, *students)]
+    sizes = [generation.load(str(f))[0].num_parameters() for f in (tutor, *students)]
     assert len(set(sizes[1:])) == 1 and sizes[1] < sizes[0]
     assert generation.load(str(tutor))[0].config.use_cache
     steps = {json.loads((f / "training.json").read_text())[-1]["step"] for f in students}
@@ -370,10 +365,10 @@ def test_another_generator_in_the_same_folder_is_seen(own_generator, tmp_path):
 def test_texts_are_those_of_the_weights_in_a_folder_now(own_generator, tmp_path):
     folder, save = own_generator
     task = describe.shop_task(profile(tmp_path))
-    first = describe.generate_descriptions(folder, task.test, task, sampled=3)
-    assert describe.generate_descriptions(folder, task.test, task, sampled=3) == first
-    save(1)
-    assert describe.generate_descriptions(folder, task.test, task, sampled=3) != first
+    first = describe.generate_descriptions(folder, task.test, task)
+    assert describe.generate_descriptions(folder, task.test, task) == first
+    save(5)  # most seeds give a generator that repeats one colon
+    assert describe.generate_descriptions(folder, task.test, task) != first
 
 
 def test_a_student_of_written_texts_is_keyed_by_how_long_they_may_be(tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ from ecomkd.data import shop as simulated
 from ecomkd.describe import generation
 from ecomkd.describe.facts import Product, Vocabulary
 from ecomkd.describe.records import shop_products, shop_vocabulary
-from ecomkd.keys import identity, known_as, settings_of
+from ecomkd.keys import batches, identity, known_as, settings_of
 
 INSTRUCTION = (
     "Write a product description of two short sentences for an online shop. Name every fact of "
@@ -146,7 +146,7 @@ def teacher(of: Task) -> Path:
         model, tokenizer = generation.load(str(start))
         model = models.build_low_rank(model, of.scale.rank, of.profile.seed)
         train = _rows(of.train, of.training_texts, tokenizer)
-        steps = of.scale.teacher_epochs * -(-len(train) // of.profile.batch_size)
+        steps = of.scale.teacher_epochs * batches(len(train), of.profile)
         generation.fit(
             model,
             train,
@@ -196,7 +196,7 @@ def student(of: Task, text: str = "reference", soft: bool = False, more: bool = 
         if soft:
             model, _ = generation.load(str(tutor))
             rows = generation.teacher_tokens(rows, model, tokenizer, of.profile)
-        steps = of.scale.student_epochs * -(-len(of.train) // of.profile.batch_size)
+        steps = of.scale.student_epochs * batches(len(of.train), of.profile)
         model = models.build_student(whole, layers)
         generation.fit(
             model,
@@ -218,23 +218,20 @@ def student(of: Task, text: str = "reference", soft: bool = False, more: bool = 
     return stage("description_student", parts, make, of.profile.artifacts, recipe=1)
 
 
-def generate_descriptions(
-    folder: Path, products: Sequence[Product], of: Task, sampled: int | None = None
-) -> list[str]:
+def generate_descriptions(folder: Path, products: Sequence[Product], of: Task) -> list[str]:
     """The texts that the model in `folder` writes for these products, in their order.
 
-    They are made once and then found among the artefacts. `sampled` is the seed of drawn texts, as
-    of `generation.generate`; without it the most probable token is taken at each step.
+    They are made once and then found among the artefacts.
     """
     prompts = [product.prompt for product in products]
 
     def make(out: Path) -> None:
         model, tokenizer = generation.load(str(folder))
-        settings = {"max_new_tokens": of.scale.max_new_tokens, "sampled": sampled}
-        texts, _ = generation.generate(model, tokenizer, prompts, of.profile, **settings)
+        length = of.scale.max_new_tokens
+        texts, _ = generation.generate(model, tokenizer, prompts, of.profile, max_new_tokens=length)
         write_text(out / "texts.json", json.dumps(texts))
 
-    settings = [of.scale.max_new_tokens, sampled, settings_of(of.profile)]
+    settings = [of.scale.max_new_tokens, settings_of(of.profile)]
     parts = [identity(folder), prompts, settings]
     out = stage("descriptions", parts, make, of.profile.artifacts, recipe=1)
     return json.loads((out / "texts.json").read_text("utf-8"))

@@ -162,9 +162,16 @@ def bi_encoder(
     taught = _taught(data, catalogue, profile, unlabelled)
     queries = sum(len(set(taught[name]["query_id"])) for name in ("train", "unlabelled"))
     steps = profile.student_epochs * keys.batches(queries, profile)
-    first = None
+    first, imitated = None, None
     if row == "distilled":
         first = bi_encoder(data, catalogue, profile, "labels", teacher_folder, unlabelled)
+        imitated = [
+            keys.digests(taught["unlabelled"], taught["mined"]),
+            keys.identity(teacher_folder),
+            keys.identity(first),
+            data_digest(catalogue, ("product_id", *TEXT)),
+            [list(WORDS), list(RERANKER), DEPTH],
+        ]
 
     def make(folder: Path) -> None:
         if first is None:
@@ -186,11 +193,7 @@ def bi_encoder(
                 teacher_folder,
             )  # fmt: skip
             rows = margin_rows(pairs, _SCALE * scores, profile.seed)
-        model = SentenceTransformer(
-            models.checkpoint(_PRETRAINED),
-            device=str(runtime.device(profile)),
-            local_files_only=True,
-        )
+        model = encoder(models.checkpoint(_PRETRAINED), profile)
         model.max_seq_length = profile.max_length
         if not len(rows):
             warnings.warn(
@@ -203,15 +206,6 @@ def bi_encoder(
         models.freeze(model[0].auto_model, profile.frozen_layers)
         _fit(model, rows, data["validation"], profile, folder, steps, profile.student_learning_rate)
 
-    imitated = None
-    if first is not None:
-        imitated = [
-            keys.digests(taught["unlabelled"], taught["mined"]),
-            keys.identity(teacher_folder),
-            keys.identity(first),
-            data_digest(catalogue, ("product_id", *TEXT)),
-            [list(WORDS), list(RERANKER), DEPTH],
-        ]
     parts = [
         row,
         _PRETRAINED,
