@@ -130,7 +130,7 @@ def planted(task: Task) -> dict:
 
 def size(folder: Path) -> dict:
     model, tokenizer = generation.load(str(folder))
-    return {"parameters": model.num_parameters(), "tokens": len(tokenizer)}
+    return {"parameters": generation.parameters(model), "tokens": len(tokenizer)}
 
 
 def speed(folders: dict[str, Path], task: Task) -> dict:

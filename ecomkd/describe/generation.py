@@ -341,6 +341,11 @@ def generate(
     return found, written
 
 
+def parameters(model: nn.Module) -> int:
+    """The number of the model's weights, where tied ones count once."""
+    return sum(weight.numel() for weight in model.parameters())
+
+
 def _ready(model: nn.Module, profile: Profile) -> nn.Module:
     """A copy of the model in eval mode, in the profile's precision.
 

@@ -286,6 +286,3 @@ def _fit(words: Words) -> bool:
         and len(words.data) == len(indices) == indptr[-1]
         and ((indices >= 0) & (indices < words.texts)).all()
     )
-
-
-Engine = SearchEngine  # the former name, which chapter 9 uses
