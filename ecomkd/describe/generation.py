@@ -312,26 +312,32 @@ def generate(
     *,
     max_new_tokens: int = 110,
     batch_size: int = 64,
+    sampled: int | None = None,
 ) -> tuple[list[str], int]:
     """The texts that the model writes after the prompts, and the number of tokens in all of them.
 
-    The most probable token is taken at each step.
+    The most probable token is taken at each step. Where `sampled` gives a seed, a token is drawn
+    instead from the most probable ones, which hold 0.9 of the probability (nucleus sampling,
+    Holtzman et al. 2020).
     """
     model = _ready(model, profile)
     lengths = [len(ids) for ids in tokenizer(list(prompts))["input_ids"]]
     order = np.argsort(lengths, kind="stable")
     found, written = [""] * len(prompts), 0
+    choice = {"do_sample": False}
+    if sampled is not None:
+        choice = {"do_sample": True, "top_p": 0.9, "top_k": 0, "temperature": 1.0}
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         batch = tokenizer([prompts[row] for row in rows], padding=True, return_tensors="pt")
         batch.pop("token_type_ids", None)
-        with torch.inference_mode():
+        with torch.inference_mode(), runtime.seeded((sampled or 0) + start):
             ids = model.generate(
                 **batch.to(model.device),
                 max_new_tokens=max_new_tokens,
                 pad_token_id=tokenizer.pad_token_id,
                 eos_token_id=tokenizer.eos_token_id,
-                do_sample=False,
+                **choice,
             )[:, batch["input_ids"].shape[1] :]
         ends = (ids == tokenizer.eos_token_id).int()
         written += int((ends.cumsum(1) - ends == 0).sum())

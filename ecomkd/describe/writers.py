@@ -218,20 +218,23 @@ def student(of: Task, text: str = "reference", soft: bool = False, more: bool = 
     return stage("description_student", parts, make, of.profile.artifacts, recipe=1)
 
 
-def generate_descriptions(folder: Path, products: Sequence[Product], of: Task) -> list[str]:
+def generate_descriptions(
+    folder: Path, products: Sequence[Product], of: Task, sampled: int | None = None
+) -> list[str]:
     """The texts that the model in `folder` writes for these products, in their order.
 
-    They are made once and then found among the artefacts.
+    They are made once and then found among the artefacts. `sampled` is the seed of drawn texts, as
+    of `generation.generate`; without it the most probable token is taken at each step.
     """
     prompts = [product.prompt for product in products]
 
     def make(out: Path) -> None:
         model, tokenizer = generation.load(str(folder))
-        length = of.scale.max_new_tokens
-        texts, _ = generation.generate(model, tokenizer, prompts, of.profile, max_new_tokens=length)
+        settings = {"max_new_tokens": of.scale.max_new_tokens, "sampled": sampled}
+        texts, _ = generation.generate(model, tokenizer, prompts, of.profile, **settings)
         write_text(out / "texts.json", json.dumps(texts))
 
-    settings = [of.scale.max_new_tokens, settings_of(of.profile)]
+    settings = [of.scale.max_new_tokens, sampled, settings_of(of.profile)]
     parts = [identity(folder), prompts, settings]
     out = stage("descriptions", parts, make, of.profile.artifacts, recipe=1)
     return json.loads((out / "texts.json").read_text("utf-8"))
