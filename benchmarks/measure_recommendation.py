@@ -111,8 +111,15 @@ def systems(baskets: Baskets, profile: Profile, result: dict):
             score = partial(on_shelf, shelf)
             result["cold"][name] = by_user(recommend.evaluate_cold(score, baskets, day))
             log = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-            further = {**shelf.size(), "train_s": max(entry.get("seconds", 0) for entry in log)}
+            further = {**size(shelf), "train_s": max(entry.get("seconds", 0) for entry in log)}
             yield name, recommend.network(shelf), further
+
+
+def size(shelf: recommend.Shelf) -> dict[str, int]:
+    """The bytes of the network's own weights, and of the tables of items beside it."""
+    own = sum(weight.nbytes for weight in shelf.model.parameters())
+    table = shelf.read.nbytes + shelf.offers.nbytes + shelf.demand.nbytes
+    return {"network_bytes": own, "table_bytes": table}
 
 
 def networks(vectors: str, items: recommend.Items, profile: Profile) -> dict:
@@ -199,7 +206,7 @@ def scale() -> list[dict]:
                     "network": kind.__name__,
                     "read_s": read_s,
                     "shelf_s": shelf_s,
-                    "table_mb": shelf.size()["table_bytes"] / 1e6,
+                    "table_mb": size(shelf)["table_bytes"] / 1e6,
                     **waits(rank, users),
                     "users_per_second": together["per_second"],
                 }

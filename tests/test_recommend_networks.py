@@ -13,6 +13,7 @@ from ecomkd.config import Profile
 from ecomkd.data.baskets import HORIZON, Baskets, from_lines
 from ecomkd.losses import listwise_kl
 from ecomkd.recommend import networks, training
+from recommendation import size
 
 USERS, ITEMS, DAYS = 12, 40, 120
 START = DAYS - HORIZON
@@ -136,7 +137,7 @@ def test_a_shelf_scores_as_its_network_does(model, baskets):
     shelf, whole = recommend.Shelf(model, collator, START), scored(model, collator(row()))
     assert np.allclose(shelf.scores(np.arange(USERS)), whole.numpy(), atol=1e-5)
     numbers = sum(weight.numel() for weight in model.parameters())
-    assert shelf.size() == {"network_bytes": 4 * numbers, "table_bytes": 4 * ITEMS * (8 + 8 + 1)}
+    assert size(shelf) == {"network_bytes": 4 * numbers, "table_bytes": 4 * ITEMS * (8 + 8 + 1)}
 
 
 @each_kind

@@ -368,12 +368,6 @@ class Shelf:
             liking = taste @ self.offers.T
             return model.log_odds(batch, liking, self.demand, self.columns).cpu().numpy()
 
-    def size(self) -> dict[str, int]:
-        """The bytes of the network's own weights, and of the tables of items beside it."""
-        own = sum(weight.nbytes for weight in self.model.parameters())
-        table = self.read.nbytes + self.offers.nbytes + self.demand.nbytes
-        return {"network_bytes": own, "table_bytes": table}
-
 
 def network(shelf: Shelf) -> Ranker:
     """A ranker of all items by a network on its shelf's day, for users whom its collator knows."""
