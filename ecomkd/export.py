@@ -10,7 +10,7 @@ import json
 import logging
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,8 +24,6 @@ with needed("ecomkd.export", "run"):
 
 from ecomkd.artifacts import MANIFEST, stage, write_text
 from ecomkd.config import Profile
-
-__all__ = ["OnnxClassifier", "Scorer", "deploy", "exports", "predict_onnx", "quantize", "to_onnx"]
 
 _SAMPLE = (
     ("sofa", "Three-seat couch with loose cushions, grey fabric, 210 cm"),
@@ -164,9 +162,7 @@ def predict_onnx(path: Path, pairs, profile: Profile) -> np.ndarray:
         return np.stack(list(rows))
 
 
-def deploy(
-    folder: Path, out: Path, labels: Sequence[str], gains: Sequence[float], max_length: int
-) -> list[str]:
+def deploy(folder: Path, out: Path, gains: Mapping, max_length: int) -> list[str]:
     """Copy an exported student into `out`, with all that is needed to score; return the file names.
 
     Beside the int8 model and its tokenizer stand `labels.json`, which says what the classes are
@@ -177,7 +173,8 @@ def deploy(
     kept = [path for path in folder.iterdir() if path.name not in (MANIFEST, "model.onnx")]
     for path in [*kept, Path(score.__file__)]:
         shutil.copyfile(path, out / path.name)
-    label_map = {"labels": list(labels), "gains": list(gains), "max_length": max_length}
+    labels, worth = list(map(str, gains)), list(gains.values())
+    label_map = {"labels": labels, "gains": worth, "max_length": max_length}
     write_text(out / "labels.json", json.dumps(label_map, indent=1))
     return sorted([path.name for path in kept] + ["labels.json", "score.py"])
 

@@ -9,26 +9,12 @@ from math import isfinite
 import numpy as np
 import pandas as pd
 
-from ecomkd.intervals import (
+from ecomkd.intervals import (  # noqa: F401
     bootstrap_of_means,
     macro_f1_difference,
     paired_bootstrap,
     seed_interval,
 )
-
-__all__ = [
-    "DEPTH",
-    "bootstrap_of_means",
-    "classification",
-    "expected_gain",
-    "macro_f1_difference",
-    "ndcg_of_gains",
-    "paired_bootstrap",
-    "ranking",
-    "retrieval",
-    "seed_interval",
-    "share_of_gap_closed",
-]
 
 DEPTH = 10
 """The rank at which `ndcg@10` stops."""
@@ -393,9 +379,6 @@ def _discount(rank: np.ndarray) -> np.ndarray:
 def _ndcg(
     queries: np.ndarray, score: np.ndarray, gain: np.ndarray, depth: int | None
 ) -> np.ndarray:
-    if not len(queries):
-        return np.empty(0)
-
     def dcg(by: np.ndarray) -> np.ndarray:
         order, rank, first, groups = _order(queries, by, gain)
         discount = _discount(rank)
@@ -410,8 +393,6 @@ def _ndcg(
 
 
 def _reciprocal_rank(queries: np.ndarray, score: np.ndarray, relevant: np.ndarray) -> np.ndarray:
-    if not len(queries):
-        return np.empty(0)
     order, rank, first, groups = _order(queries, score, relevant)
     hits = np.add.reduceat(relevant[order], groups)
     size = np.diff(np.r_[groups, len(rank)])

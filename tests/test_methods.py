@@ -294,8 +294,6 @@ def test_what_determines_a_run_is_in_its_key(profile, monkeypatch):
         adapt.low_rank(data, profile),
         adapt.low_rank(data, profile, rank=4),
         adapt.low_rank(data, profile, learning_rate=1e-3),
-        adapt.low_rank(data, profile, train_pairs=8),
-        adapt.low_rank(data, profile, checkpoint="another"),
         stages.teacher(data, profile),
         stages.teacher(data, profile, checkpoint="another"),
     ]

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ecomkd.data.contract import order_by_hash
 from ecomkd.data.schema import (
     GAINS,
     GAINS_SWAPPED,
@@ -20,7 +21,6 @@ from ecomkd.data.schema import (
     TEXT,
     DataError,
     normalise_query,
-    order_by_hash,
     read,
     to_dataset,
 )

@@ -21,11 +21,10 @@ from tqdm.auto import tqdm
 from ecomkd.artifacts import known_digest, stage, write_text
 from ecomkd.config import Profile
 from ecomkd.data import shop
-from ecomkd.data.contract import LABELS, NAMES, TEXT, DataError, normalise_query, product_text
+from ecomkd.data.contract import LABELS, NAMES, TEXT, DataError, normalise_query
+from ecomkd.data.contract import product_text as product_text
 from ecomkd.data.files import MAX_CHARACTERS, STEMS, data_files
 from ecomkd.data.schema import Tables, check, read, to_dataset
-
-__all__ = ["catalogue", "load", "map_esci", "product_text", "report"]
 
 ESCI = "tasksource/esci"
 """The Shopping Queries Dataset on the hub: examples and products joined, splits train and test."""

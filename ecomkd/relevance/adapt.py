@@ -140,8 +140,6 @@ def low_rank(
     *,
     rank: int = 8,
     learning_rate: float = 2e-3,
-    train_pairs: int | None = None,
-    checkpoint: str | Path | None = None,
 ) -> Path:
     """The folder of a teacher of which only a low-rank correction was trained, and the head.
 
@@ -152,22 +150,21 @@ def low_rank(
 
     Raises as `models.build_low_rank` does.
     """
-    train = stages.first_pairs(data["train"], train_pairs)
-    labels = train.features["label"].names
-    start, known_as = stages.starting_point(data, profile, checkpoint)
+    labels = data["train"].features["label"].names
+    start, known_as = stages.starting_point(data, profile)
 
     def make(folder: Path) -> None:
         model = models.build_teacher(start, labels, profile.seed)
         model = models.build_low_rank(model, rank, profile.seed)
-        tokenizer = models.load_tokenizer(start if checkpoint else profile.teacher)
+        tokenizer = models.load_tokenizer(profile.teacher)
         adapter = folder / "adapter"
-        stages.fine_tune(model, train, data, tokenizer, profile, adapter, learning_rate)
+        stages.fine_tune(model, data, tokenizer, profile, adapter, learning_rate)
         model.merge_and_unload().save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         (adapter / "training.json").replace(folder / "training.json")
 
     parts = [
-        keys.digests(train, data["validation"]),
+        keys.digests(data["train"], data["validation"]),
         keys.settings_of(profile, "teacher", "teacher_epochs", "teacher_dropout"),
         [rank, learning_rate],
         known_as,

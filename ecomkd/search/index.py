@@ -85,8 +85,7 @@ def _write(
     (folder / "index.safetensors").write_bytes(save({"vectors": vectors, **tables}))
     write_text(folder / "words.json", json.dumps(index.numbers))
     gains = judge.gains(validation)
-    worth = list(gains.values())
-    export.deploy(exported, folder / "student", list(map(str, gains)), worth, profile.max_length)
+    export.deploy(exported, folder / "student", gains, profile.max_length)
     if teacher is not None:
         (folder / "teacher").mkdir()
         for name in ("model.onnx", "tokenizer.json"):
@@ -94,7 +93,7 @@ def _write(
     settings = {
         "format": engine.FORMAT,
         "max_length": profile.max_length,
-        "gains": worth,
+        "gains": list(gains.values()),
         "weights": asdict(Weights()),
         "teacher": teacher is not None,
     }
