@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 FEW = 30
 """With fewer test queries than these, `check` says that nothing can be concluded."""
 
-_temporary: list[tempfile.TemporaryDirectory] = []
-
 
 @dataclass(frozen=True)
 class Tables:
@@ -62,7 +60,7 @@ def check(path: Path | str) -> dict:
         return _report(_checked(Path(path), Path(scratch)))
 
 
-def read(path: Path | str, scratch: Path | str | None = None) -> Tables:
+def read(path: Path | str, scratch: Path | str) -> Tables:
     """Read and check a folder (`judgments.*`, `products.*`, `unlabelled.*`) or a single file.
 
     Texts that a pair lacks are filled from `products` by product_id. A pair is a query_id with a
@@ -71,12 +69,9 @@ def read(path: Path | str, scratch: Path | str | None = None) -> Tables:
     15 % of all queries become test and 15 % validation. Both are taken in the order of the
     SHA-256 of the normalised query. Further columns are kept; from CSV they come as strings.
 
-    The Arrow files go into `scratch`, or else into a temporary folder that lives until the
-    process ends. Raises DataError, each of whose sentences names file, row, column and mend.
+    The Arrow files go into the folder `scratch`. Raises DataError, each of whose sentences names
+    file, row, column and mend.
     """
-    if scratch is None:
-        _temporary.append(tempfile.TemporaryDirectory(prefix="ecomkd-", ignore_cleanup_errors=True))
-        scratch = _temporary[-1].name
     return _tables(_checked(Path(path), Path(scratch)))
 
 
