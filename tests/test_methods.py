@@ -16,7 +16,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from ecomkd import bench, models, report, runtime, trainer
+from ecomkd import bench, models, report, trainer
 from ecomkd.data import shop
 from ecomkd.data.schema import TEXT
 from ecomkd.relevance import adapt, judge, stages
@@ -329,13 +329,6 @@ def test_nothing_to_adapt_to(profile, products, passes):
         f"domain_adapted: {products} products and passes={passes}: give at least 10 products and "
         "1 pass."
     )
-
-
-def test_encoders_of_two_shapes():
-    with pytest.raises(runtime.ModelError) as error:
-        adapt.take_encoder(tiny_models.bert(layers=1), tiny_models.bert(layers=2))
-    assert "The encoders differ in encoder.layer.1." in str(error.value)
-    assert str(error.value).endswith("take both from the same checkpoint.")
 
 
 # The comparison -----------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ __getattr__, __dir__ = lazy.names(
             "origin ROWS start student teacher teacher_pairs training_log WARM_UP_LEAST warmed"
         ),
         ".judge": "evaluate frame gains predict quality rankable softmax",
-        ".adapt": "build_masked domain_adapted low_rank take_encoder",
+        ".adapt": "build_masked domain_adapted low_rank",
         ".mining": "catalogue_queries catalogue_vectors mine mined with_unlabelled",
         ".baselines": "bm25_scores lexical_boosting random_scores scores_to_probabilities",
         ".tables": "by_kind DISTILLED f1_difference per_query STUDENTS SYSTEMS table UNTRAINED",
