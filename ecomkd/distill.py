@@ -23,7 +23,7 @@ from ecomkd.extras import needed
 with needed("ecomkd.distill", "run"):
     import torch
     from torch import nn
-    from transformers import PreTrainedModel, TrainerCallback
+    from transformers import PreTrainedModel
 
 from ecomkd import losses, runtime, trainer
 from ecomkd.config import Profile
@@ -364,7 +364,6 @@ def fit(
     learning_rate: float,
     quality: Callable[[np.ndarray], dict[str, float]],
     evaluations: int = 5,
-    callbacks: Sequence[TrainerCallback] = (),
     **distillation: Any,
 ) -> list[dict]:
     """Train `model` for `steps` optimiser steps and save the best of it into `folder`.
@@ -392,7 +391,6 @@ def fit(
         data_collator=PairCollator(tokenizer),
         quality=quality,
         profile=profile,
-        callbacks=list(callbacks),
         **distillation,
     )
     return trainer.run_to_end(run, folder)

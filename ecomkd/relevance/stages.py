@@ -372,9 +372,6 @@ def _lesson(
             extra = extra.cast(parts[0].features.copy())
         parts.append(extra)
     pairs = concatenate_datasets([part.select_columns(parts[0].column_names) for part in parts])
-    if hidden:
-        names = [f"teacher_hidden_{depth}"]
-        pairs = pairs.with_format("numpy", columns=names, output_all_columns=True)
     if row in ("none", "hard"):
         return pairs.remove_columns("teacher_logits"), {"alpha": 0.0}
     options: dict[str, Any] = {"alpha": profile.alpha, "temperature": profile.temperature}
