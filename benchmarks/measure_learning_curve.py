@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
 import shared
 from ecomkd import load, report
@@ -52,7 +52,8 @@ def measure(seed: int, sizes: list[int], min_steps: int) -> dict:
     labels = len(data["train"])
 
     def run(pairs: int, start: str, settings: Profile) -> dict:
-        folder = stages.teacher(data, settings, train_pairs=pairs, pretrained=start == "pretrained")
+        some = DatasetDict({**data, "train": stages.first_pairs(data["train"], pairs)})
+        folder = stages.teacher(some, settings, pretrained=start == "pretrained")
         return {
             "seed": seed,
             "start": start,

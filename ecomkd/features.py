@@ -65,13 +65,13 @@ def layers(
     return np.load(stage("features", parts, make, profile.artifacts, recipe=1) / "vectors.npy")
 
 
-def embed(texts: Sequence[str], profile: Profile, name: str = "minilm") -> np.ndarray:
-    """Unit vectors (N, H) of texts under a pretrained sentence encoder, untrained here.
+def embed(texts: Sequence[str], profile: Profile) -> np.ndarray:
+    """Unit vectors (N, H) of texts under the pretrained sentence encoder, untrained here.
 
     A text that stands twice is encoded once.
     """
     encoder = SentenceTransformer(
-        models.checkpoint(name), device=str(runtime.device(profile)), local_files_only=True
+        models.checkpoint("minilm"), device=str(runtime.device(profile)), local_files_only=True
     )
     return encode(encoder, texts, batch_size=profile.batch_size, normalize_embeddings=True)
 

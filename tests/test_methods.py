@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 import measure_methods as methods
-from ecomkd import bench, models, report, runtime, trainer
+from ecomkd import bench, models, report, trainer
 from ecomkd.data import shop
 from ecomkd.data.schema import TEXT
 from ecomkd.relevance import adapt, judge, stages
@@ -284,8 +284,6 @@ def test_what_determines_a_run_is_in_its_key(profile, monkeypatch):
         adapt.low_rank(data, profile),
         adapt.low_rank(data, profile, rank=4),
         adapt.low_rank(data, profile, learning_rate=1e-3),
-        adapt.low_rank(data, profile, train_pairs=8),
-        adapt.low_rank(data, profile, checkpoint="another"),
         stages.teacher(data, profile),
         stages.teacher(data, profile, checkpoint="another"),
     ]
@@ -321,13 +319,6 @@ def test_nothing_to_adapt_to(profile, products, passes):
         f"domain_adapted: {products} products and passes={passes}: give at least 10 products and "
         "1 pass."
     )
-
-
-def test_encoders_of_two_shapes():
-    with pytest.raises(runtime.ModelError) as error:
-        adapt.take_encoder(tiny_models.bert(layers=1), tiny_models.bert(layers=2))
-    assert "The encoders differ in encoder.layer.1." in str(error.value)
-    assert str(error.value).endswith("take both from the same checkpoint.")
 
 
 # The comparison -----------------------------------------------------------------------------------

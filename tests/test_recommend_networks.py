@@ -13,7 +13,7 @@ from ecomkd.config import Profile
 from ecomkd.data.baskets import HORIZON, Baskets, from_lines
 from ecomkd.losses import listwise_kl
 from ecomkd.recommend import networks, training
-from recommendation import size
+from measure_recommendation import size
 
 USERS, ITEMS, DAYS = 12, 40, 120
 START = DAYS - HORIZON

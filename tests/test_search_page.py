@@ -21,7 +21,7 @@ from ecomkd.config import Profile
 from ecomkd.data import sources
 from ecomkd.search import page as search_page
 from ecomkd.search.retrieve import token_means
-from search_page import bm25_scores, static_scores
+from measure_search_page import bm25_scores, static_scores
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "book" / "_static" / "search.js"

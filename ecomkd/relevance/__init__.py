@@ -18,7 +18,7 @@ __getattr__, __dir__ = lazy.names(
             "WARM_UP_LEAST warmed"
         ),
         ".judge": "evaluate frame gains predict quality rankable softmax",
-        ".adapt": "build_masked domain_adapted low_rank take_encoder",
+        ".adapt": "build_masked domain_adapted low_rank",
         ".mining": (
             "catalogue_pairs catalogue_queries catalogue_vectors mine mined_pairs with_unlabelled"
         ),

@@ -126,7 +126,6 @@ def teacher(
     data: DatasetDict,
     profile: Profile,
     *,
-    train_pairs: int | None = None,
     pretrained: bool = True,
     checkpoint: str | Path | None = None,
 ) -> Path:
@@ -135,16 +134,14 @@ def teacher(
     It starts from `origin`, or from `checkpoint`, a name or a folder such as that of
     `domain_adapted`. Its embeddings and its `profile.frozen_layers` lowest layers stay as they are.
 
-    `train_pairs` takes the first so many training pairs, for a learning curve. With
-    `pretrained=False` the same architecture starts from random weights, all of them trained.
+    With `pretrained=False` the same architecture starts from random weights, all of them trained.
     Raises ValueError where that meets a `checkpoint`.
     """
     if checkpoint is not None and not pretrained:
         raise ValueError(
             "teacher: pretrained=False starts from random weights: leave the checkpoint out."
         )
-    train = first_pairs(data["train"], train_pairs)
-    labels = train.features["label"].names
+    labels = data["train"].features["label"].names
     start, known_as = profile.teacher, keys.known_as(profile.teacher)
     if pretrained:
         start, known_as = starting_point(data, profile, checkpoint)
@@ -156,10 +153,10 @@ def teacher(
         else:
             model = models.build_untrained(start, labels, profile.seed)
         tokenizer = models.load_tokenizer(start if checkpoint else profile.teacher)
-        fine_tune(model, train, data, tokenizer, profile, folder, profile.teacher_learning_rate)
+        fine_tune(model, data, tokenizer, profile, folder, profile.teacher_learning_rate)
 
     parts = [
-        keys.digests(train, data["validation"]),
+        keys.digests(data["train"], data["validation"]),
         keys.settings_of(
             profile,
             "teacher",
@@ -193,7 +190,6 @@ def starting_point(
 
 def fine_tune(
     model: PreTrainedModel,
-    train: Dataset,
     data: DatasetDict,
     tokenizer: Any,
     profile: Profile,
@@ -202,7 +198,7 @@ def fine_tune(
 ) -> None:
     """Train a teacher on labelled pairs, with the profile's dropout and epochs, into `folder`."""
     models.set_dropout(model, profile.teacher_dropout)
-    pairs = distill.encode(train, tokenizer, profile.max_length)
+    pairs = distill.encode(data["train"], tokenizer, profile.max_length)
     distill.fit(
         model,
         pairs,
@@ -376,9 +372,6 @@ def _learnt_from(
             extra = extra.cast(parts[0].features.copy())
         parts.append(extra)
     pairs = concatenate_datasets([part.select_columns(parts[0].column_names) for part in parts])
-    if hidden:
-        names = [f"teacher_hidden_{depth}"]
-        pairs = pairs.with_format("numpy", columns=names, output_all_columns=True)
     if row in ("none", "hard"):
         return pairs.remove_columns("teacher_logits"), {"alpha": 0.0}
     options: dict[str, Any] = {"alpha": profile.alpha, "temperature": profile.temperature}

@@ -48,17 +48,16 @@ def write(
     something else stands there, or no space is left.
     """
     gains = judge.gains(validation)
-    labels, worth = list(map(str, gains)), list(gains.values())
     settings = {
         "format": engine.FORMAT,
         "max_length": profile.max_length,
-        "gains": worth,
+        "gains": list(gains.values()),
         "weights": asdict(Weights()),
         "teacher": teacher is not None,
     }
     with _told_of_a_full_disk(folder), outputs.replaced(folder, engine.KIND) as working:
         _write_catalogue(working, catalogue, static)
-        export.deploy(exported, working / "student", labels, worth, profile.max_length)
+        export.deploy(exported, working / "student", gains, profile.max_length)
         if teacher is not None:
             (working / "teacher").mkdir()
             for name in ("model.onnx", "tokenizer.json"):
