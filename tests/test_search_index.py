@@ -320,7 +320,7 @@ def test_a_folder_of_an_older_version_is_named_as_such(folder):
 
 
 WRONG = {
-    "format": (None, 1, 3, "2"),
+    "format": (None, 1, 2, 4, "3"),
     "max_length": (None, 0, 3, 10**6, "32", 32.0, True, [32]),
     "gains": (None, [], [1], [1, 0.1, 0.01], [1, 0.1, 0.01, 0, 0], [1, 0, 0, "0"], {"E": 1}),
     "weights": (
