@@ -29,19 +29,13 @@ def digest(*parts) -> str:
     A part is a plain value, a list, tuple or mapping of parts, or a dataclass. Raises TypeError for
     anything else, such as a function: no key holds source text.
     """
-    text = json.dumps([_plain(part) for part in parts], sort_keys=True)
+    text = json.dumps(parts, sort_keys=True, default=_fields)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _plain(part):
+def _fields(part) -> dict:
     if dataclasses.is_dataclass(part) and not isinstance(part, type):
-        return _plain(dataclasses.asdict(part))
-    if isinstance(part, dict):
-        return {str(key): _plain(value) for key, value in part.items()}
-    if isinstance(part, (list, tuple)):
-        return [_plain(value) for value in part]
-    if part is None or isinstance(part, (str, int, float, bool)):
-        return part
+        return dataclasses.asdict(part)
     raise TypeError(f"Cannot take a digest of a {type(part).__name__}: pass plain values.")
 
 

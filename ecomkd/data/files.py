@@ -351,8 +351,7 @@ class TableFile:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary)
-    return any(test(kind) for test in (*kinds, pa.types.is_large_binary))
+    return kind in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
 
 
 def _storable(kind: pa.DataType) -> bool:
