@@ -87,13 +87,13 @@ def last_layer(
     return load_file(folder / "vectors.safetensors")["vectors"]
 
 
-def embed(texts: Sequence[str], profile: Profile, name: str = "minilm") -> np.ndarray:
-    """Unit vectors (N, H) of texts under a pretrained sentence encoder, untrained here.
+def embed(texts: Sequence[str], profile: Profile) -> np.ndarray:
+    """Unit vectors (N, H) of texts under the pretrained sentence encoder, untrained here.
 
     A text that stands twice is encoded once.
     """
     encoder = SentenceTransformer(
-        models.checkpoint(name), device=str(runtime.device(profile)), local_files_only=True
+        models.checkpoint("minilm"), device=str(runtime.device(profile)), local_files_only=True
     )
     return encode(encoder, texts, batch_size=profile.batch_size, normalize_embeddings=True)
 

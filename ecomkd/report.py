@@ -268,11 +268,8 @@ def recorded(name: str) -> dict:
     folder = resources.files("ecomkd") / "recorded"
     file = folder / f"{name}.json"
     if not file.is_file():
-        entries = folder.iterdir() if folder.is_dir() else ()
-        there = sorted(entry.name.removesuffix(".json") for entry in entries)
-        raise FileNotFoundError(
-            f"No recorded result {name!r}: there are {', '.join(there) or 'none yet'}."
-        )
+        there = sorted(entry.name.removesuffix(".json") for entry in folder.iterdir())
+        raise FileNotFoundError(f"No recorded result {name!r}: there are {', '.join(there)}.")
     return json.loads(file.read_text(encoding="utf-8"))
 
 

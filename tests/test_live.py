@@ -90,11 +90,11 @@ def test_events_one_by_one_give_what_all_at_once_gives(shelf, baskets, state):
 
 def test_decay_is_exact_whatever_the_days_between(shelf, model, baskets):
     """The last purchase of a user is asked about after no day and after a long time."""
-    state, reader = live.initial_state(shelf, end=0), recommend.BasketCollator(baskets)
+    state, collator = live.initial_state(shelf, end=0), recommend.BasketCollator(baskets)
     for event in events(baskets, 0, DAYS):
         state.update(*event)
     for day in (DAYS, DAYS + 1, DAYS + HALF_A_YEAR):
-        later = recommend.Shelf(model, reader, day)
+        later = recommend.Shelf(model, collator, day)
         state.refresh(later)
         assert np.allclose(answers(state, day), later.scores(EVERYONE), atol=1e-4)
 
@@ -535,10 +535,10 @@ def test_each_basket_is_asked_for_before_it_is_told(baskets):
 
 
 def test_a_schedule_answers_as_the_shelf_of_its_morning(model, baskets, shelf):
-    reader, mornings = recommend.BasketCollator(baskets), {}
+    collator, mornings = recommend.BasketCollator(baskets), {}
 
     def on(day):
-        return mornings.setdefault(day, recommend.Shelf(model, reader, day))
+        return mornings.setdefault(day, recommend.Shelf(model, collator, day))
 
     systems = {
         "at once": replay.Scheduled(live.initial_state(shelf), START, None, on),
@@ -555,7 +555,7 @@ def test_a_schedule_answers_as_the_shelf_of_its_morning(model, baskets, shelf):
         for user in EVERYONE:
             shown = systems[name].recommend(int(user), day, ())
             assert shown.tolist() == expected[user].tolist(), name
-    tomorrow = recommend.Shelf(model, reader, day + 1)
+    tomorrow = recommend.Shelf(model, collator, day + 1)
     systems["at once"].live.refresh(tomorrow)
     scores = answers(systems["at once"].live, day + 1)
     assert np.allclose(scores, tomorrow.scores(EVERYONE), atol=1e-4)

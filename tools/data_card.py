@@ -13,6 +13,7 @@ import io
 import os
 import re
 import sys
+import tempfile
 from html import escape
 from pathlib import Path
 
@@ -48,8 +49,10 @@ def coverage(query: str, title: str) -> float:
 
 
 def real(folder: Path) -> dict[str, pd.DataFrame]:
-    esci = read(folder / "esci_sample").judgments.to_pandas()
-    icecat = read(folder / "icecat").judgments.to_pandas()
+    with tempfile.TemporaryDirectory() as scratch:
+        esci, icecat = (
+            read(folder / name, scratch).judgments.to_pandas() for name in ("esci_sample", "icecat")
+        )
     esci = esci[esci.product_locale == "us"].assign(
         esci_label=lambda frame: frame.label.map(dict(enumerate(LABELS)))
     )

@@ -1,6 +1,6 @@
 /* Search in the page: a static student and BM25 over one catalogue, without a server.
 
-   search_data.js, written by ecomkd/search_page.py, sets window.ecomkdSearch. The first half of
+   search_data.js, written by ecomkd/search/page.py, sets window.ecomkdSearch. The first half of
    this file is what a search engine does, as pure functions of an opened index; they hang on
    window.ecomkdRanker. The second half shows it to a reader, in the element #search-page. */
 (function () {

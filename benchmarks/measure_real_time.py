@@ -1,12 +1,13 @@
 """Recommendation while the shop is open: the test days basket by basket, and what it costs.
 
-    python benchmarks/real_time.py --seeds 0     one seed, its own file
-    python benchmarks/real_time.py --scale       cost, to ten times the data
-    python benchmarks/real_time.py --merge       all files into the record
+    python benchmarks/measure_real_time.py --seeds 0     one seed, its own file
+    python benchmarks/measure_real_time.py --scale       cost, to ten times the data
+    python benchmarks/measure_real_time.py --merge       all files into the record
 
-The student is that of benchmarks/recommendation.py, found among the artefacts where that has run,
-and fitted to the days before the validation days. Each basket of the test days is foreseen, then
-learnt. Tables of items are made anew every night, but for the row that says otherwise.
+The student is that of benchmarks/measure_recommendation.py, found among the artefacts where that
+has run, and fitted to the days before the validation days. Each basket of the test days is
+foreseen, then learnt. Tables of items are made anew every night, but for the row that says
+otherwise.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def measure(seed: int) -> dict:
 
 
 def student(baskets: Baskets, profile: Profile) -> recommend.DecayedMeans:
-    """The distilled student, trained as in benchmarks/recommendation.py."""
+    """The distilled student, trained as in benchmarks/measure_recommendation.py."""
     vectors = features.layers(recommend.texts(baskets)[0], profile)[-1]
     items = recommend.Items(baskets, vectors, recommend.FIRST, 64, profile)
     fitted = {"items": items, "start": baskets.validation_start, "profile": profile}
@@ -74,8 +75,8 @@ def student(baskets: Baskets, profile: Profile) -> recommend.DecayedMeans:
 
 def shelves(baskets: Baskets, model: recommend.DecayedMeans) -> Callable[[int], recommend.Shelf]:
     """The shelf of each day, made once."""
-    reader = recommend.BasketCollator(baskets)
-    return lru_cache(maxsize=None)(lambda day: recommend.Shelf(model, reader, day))
+    collator = recommend.BasketCollator(baskets)
+    return lru_cache(maxsize=None)(lambda day: recommend.Shelf(model, collator, day))
 
 
 def systems(
@@ -235,9 +236,9 @@ def cost(baskets: Baskets, profile: Profile, times: float) -> dict:
     items = recommend.Items(baskets, vectors, recommend.FIRST, 64, profile)
     torch.manual_seed(profile.seed)
     model = recommend.DecayedMeans(items).eval()  # weights change no time
-    reader = recommend.BasketCollator(baskets)
-    shelf = recommend.Shelf(model, reader, day)
-    teacher = recommend.Shelf(recommend.BasketTransformer(items).eval(), reader, day)
+    collator = recommend.BasketCollator(baskets)
+    shelf = recommend.Shelf(model, collator, day)
+    teacher = recommend.Shelf(recommend.BasketTransformer(items).eval(), collator, day)
     rng = np.random.default_rng(0)
     with threadpool_limits(1), tempfile.TemporaryDirectory() as folder:
         state, start_s = timed(live.initial_state, shelf)
@@ -334,7 +335,7 @@ def merge(folder: Path, out: Path) -> None:
     }
     report.write_recorded(
         out,
-        command=f"python benchmarks/real_time.py --seeds {' '.join(map(str, seeds))} "
+        command=f"python benchmarks/measure_real_time.py --seeds {' '.join(map(str, seeds))} "
         "--scale --merge",
         seeds=seeds,
         hardware=first["hardware"],
