@@ -43,8 +43,8 @@ class Durable:
     Its file `state.sqlite` has a table `event`, a row a change with what happened in JSON, and a
     table `snapshot`, the state after so many events as an .npz: the state to the bit. A change is a
     transaction; once its call returns, neither a kill nor a power cut takes it. It is written
-    ahead, into `state.sqlite-wal`, which waits for the disk once, where SQLite's other way waits
-    three times; all writers have to be on one machine for it. These processes, and the threads
+    ahead, into `state.sqlite-wal`, for then it waits for the disk once, and in SQLite's other ways
+    several times; all writers have to be on one machine for that. These processes, and threads
     that share an object, write in turn, and each first learns what the others have written.
 
     Args:
