@@ -10,7 +10,6 @@ _HOMES = {"Profile": "ecomkd.config", "load": "ecomkd.data.sources", "record": "
 _MOVED = {
     "baselines": "ecomkd.relevance",
     "generation": "ecomkd.describe.generation",
-    "live": "ecomkd.recommend",
     "mining": "ecomkd.relevance",
     "pipeline": "ecomkd.relevance",
     "profiles": "ecomkd.people",
