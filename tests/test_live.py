@@ -698,3 +698,10 @@ def test_a_schedule_answers_as_the_shelf_of_its_morning(model, baskets, shelf):
     systems["at once"].live.refresh(tomorrow)
     scores = answers(systems["at once"].live, day + 1)
     assert np.allclose(scores, tomorrow.scores(EVERYONE), atol=1e-4)
+
+
+def test_of_two_processes_that_make_one_folder_the_second_is_told(state, tmp_path, monkeypatch):
+    journal.Durable(state, tmp_path)
+    monkeypatch.setattr(Path, "exists", lambda path: False)  # as it was when the second looked
+    with pytest.raises(FileExistsError, match="holds a state; restore it"):
+        journal.Durable(state, tmp_path)

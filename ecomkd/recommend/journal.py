@@ -61,14 +61,20 @@ class Durable:
 
     def __init__(self, live: Live, folder: Path | str):
         file = Path(folder) / "state.sqlite"
+        taken = FileExistsError(f"{folder}: holds a state; restore it, or name another folder.")
         if file.exists() and file.stat().st_size:
-            raise FileExistsError(f"{folder}: holds a state; restore it, or name another folder.")
+            raise taken
         file.parent.mkdir(parents=True, exist_ok=True)
         self._open(file)
         self.live, self._end, self._refreshes = live, 0, 0
         with _told(file):
             with self._database:  # which commits, or takes back
-                self._database.executescript(_TABLES)
+                try:
+                    self._database.executescript(_TABLES)
+                except sqlite3.OperationalError as fault:
+                    if "already exists" in str(fault):  # another process was quicker
+                        raise taken from fault
+                    raise
                 self._write_snapshot(live, 0)
             self._database.execute("PRAGMA journal_mode = WAL")
 
