@@ -16,7 +16,6 @@ _HOMES = {
 _MOVED = {
     "baselines": "ecomkd.relevance",
     "generation": "ecomkd.describe.generation",
-    "live": "ecomkd.recommend",
     "mining": "ecomkd.relevance",
     "pipeline": "ecomkd.relevance",
     "profiles": "ecomkd.people",
