@@ -53,8 +53,8 @@ def draw(size: tuple[float, float] = (7, 3.6)) -> plt.Figure:
         axes.axhline(float(level), ls="--", color=plots.PALETTE[role])
         place = (1, float(level))
         axes.annotate(
-            name, place, xycoords=("axes fraction", "data"), xytext=(-3, 2),
-            textcoords="offset points", ha="right", va="bottom",
+            name, place, xycoords=("axes fraction", "data"), xytext=(-3, -2),
+            textcoords="offset points", ha="right", va="top",
         )  # fmt: skip
     kept = lift["student, distilled, int8"] / lift["teacher"]
     axes.set_title(f"Simulated shop: the student keeps {kept:.0%} of its teacher's lift")

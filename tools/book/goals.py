@@ -58,7 +58,7 @@ def results_page(found: dict[str, dict]) -> str:
         "one that was missed is shown as missed.",
         overall(sources, with_goals),
         "Each table comes from one recorded run that ships with the package, under "
-        "`ecomkd/recorded/`. A range in brackets is a 95 % interval, unless the goal says "
+        "`ecomkd/recorded/`. A range in brackets is a 95\u00a0% interval, unless the goal says "
         "otherwise. Where a result comes from the simulated shop, the shop's hash is given: it is "
         "not a result on real traffic.",
         "In a plot the dashed line is the goal, the point is what was measured, and the bar is its "
@@ -181,7 +181,7 @@ def span(goal: dict) -> str:
 
 
 def number(value) -> str:
-    return value if isinstance(value, str) else report.number(value)
+    return value if isinstance(value, str) else report.number(value).replace("-", "−")
 
 
 def folded(record: dict) -> str:

@@ -271,6 +271,7 @@ def frontier() -> str:
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
     for role, colour in colours.items():
         text = text.replace(colour, f"var(--figure-{role})")
+    text = re.sub(r"#[0-9a-f]{6}\b", "currentColor", text)  # all that has no role: text and axes
     text = re.sub(r"font: (\d+)px [^;\"]*", r"font-size: \1px", text)
     text = text.replace("<svg ", f'<svg role="img" aria-label="{escape(FRONTIER)}" ', 1)
     return re.sub(r"\n\s*", " ", text).strip()
@@ -318,7 +319,7 @@ def pages_of(notebooks: dict[str, nbformat.NotebookNode]) -> dict[str, str | byt
         wanted[f"book/cards/{name}.{suffix}"] = content
         title = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
         number = int(name[:2])
-        time = f"{duration(seconds[name])}" if name in seconds else "run time not measured yet"
+        time = f"runs in {duration(seconds[name])}" if name in seconds else "run time not measured"
         cards[name] = "\n".join(
             [
                 f":::{{grid-item-card}} {number} · {title}",
@@ -373,8 +374,8 @@ processor core, and measures what is lost on the way.</p>
 
 ```{{raw}} html
 <figure class="frontier">{frontier}
-<figcaption>A student of a third of the layers, distilled from its teacher, and the same student on labels
-alone. Upper left is better.</figcaption></figure>
+<figcaption>A small student, distilled from its teacher, and the same student on labels alone. Upper left is
+better.</figcaption></figure>
 ```
 
 ::::{{grid}} 1 1 3 3
