@@ -21,7 +21,7 @@ PLACE = ROOT / "_build" / "models"
 """Where artefacts are made (`artifacts`) and packed (`packed`) before all of them are there."""
 LIMIT_MB, FILE_MB = 60, 25
 SAMPLES, READ = 40, 30
-"""Queries whose order by the teacher the page that searches shows, and how many products it read."""
+"""Queries for which the page that searches shows the teacher's order; products read for each."""
 
 
 def main() -> None:
@@ -211,7 +211,9 @@ def teachers_order(queries, data, catalogue, profile, teacher: Path, wide: Path)
     scores = compared(validation)
     weight = max(tune.WORDS, key=lambda one: quality(retrieve.weighted(*scores, one, READ)[1]))
     sums, rows = retrieve.weighted(*compared(queries), weight, READ)
-    numbered = Dataset.from_dict({"query_id": list(map(str, range(len(queries)))), "query": queries})
+    numbered = Dataset.from_dict(
+        {"query_id": list(map(str, range(len(queries)))), "query": queries}
+    )
     pairs = tune.candidates(numbered, catalogue, rows)
     labels, gains = data["test"].features["label"], judge.gains(data["test"])
     read = tune.model_scores(teacher, pairs, labels, gains, profile)

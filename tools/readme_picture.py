@@ -28,7 +28,9 @@ SHOWN = {
 """For each system drawn as a disc: its colour role, the row of its speed, and its caption."""
 
 
-COLOURS = {role: plots.PALETTE[role] for role in ("teacher", "student", "baseline", "bm25", "random")}
+COLOURS = {
+    role: plots.PALETTE[role] for role in ("teacher", "student", "baseline", "bm25", "random")
+}
 """The colours of the picture, which the book's first page has as variables of its style sheet."""
 
 

@@ -22,7 +22,7 @@ SCRIPT = "glossary-terms.js"
 LONGEST = 160
 """Letters of a description, as much as search engines show."""
 CHINESE = re.compile(r"[\u3400-\u9fff\uf900-\ufaff](?:[^\x00-\x7f]*[\u3400-\u9fff\uf900-\ufaff])?")
-DOCUTILS_VIEWPORT = re.compile(r'<meta (?:content="[^"]*" )?name="viewport"[^>]*>\s*')
+VIEWPORT = re.compile(r'<meta [^>]*name="viewport"[^>]*>\s*')
 
 
 class Chinese(SphinxPostTransform):
@@ -88,10 +88,9 @@ def definitions(env) -> dict[str, str]:
 
 def describe(app, pagename, templatename, context, doctree) -> str | None:
     """Give a page its description, and the definitions where it has a term."""
-    context["metatags"] = DOCUTILS_VIEWPORT.sub("", context.get("metatags", ""))
     if doctree is None:
         return
-    if f'{Path(GLOSSARY).name}.html#term-' in context["body"]:
+    if f"{Path(GLOSSARY).name}.html#term-" in context["body"]:
         app.add_js_file(SCRIPT, loading_method="defer")
         app.add_js_file("way.js", loading_method="defer")
     title = re.sub(r"<[^>]+>", "", context["title"])
@@ -107,16 +106,16 @@ def describe(app, pagename, templatename, context, doctree) -> str | None:
     lines = [f'<meta name="description" content="{escape(properties["og:description"])}" />']
     for name, value in properties.items():
         lines.append(f'<meta property="{name}" content="{escape(value)}" />')
-    context["metatags"] += "\n".join(lines)
+    context["metatags"] = context.get("metatags", "") + "\n".join(lines)
 
 
 def description(doctree: nodes.document) -> str:
     """The first sentences of a page, as many as fit."""
     words: list[str] = []
     for paragraph in doctree.findall(nodes.paragraph):
-        if not isinstance(paragraph.parent, (nodes.section, nodes.document)):
-            continue
-        words += re.sub(r"\s+", " ", paragraph.astext()).split()
+        where = paragraph.parent
+        if isinstance(where, nodes.section) or "lead" in where.get("classes", ()):
+            words += paragraph.astext().split()
         if len(" ".join(words)) > LONGEST:
             break
     text = ""
@@ -136,9 +135,21 @@ def write_definitions(app) -> list:
     return []
 
 
+def keep_one_viewport(app, exception) -> None:
+    """Docutils, Sphinx and the theme each write the same line into the head of a page."""
+    if exception or app.builder.format != "html":
+        return
+    for path in Path(app.outdir).rglob("*.html"):
+        page = path.read_text("utf-8")
+        if len(found := VIEWPORT.findall(page)) > 1:
+            first, rest = page.split(found[0], 1)
+            path.write_text(first + found[0] + VIEWPORT.sub("", rest), "utf-8")
+
+
 def setup(app) -> dict:
     app.add_post_transform(Chinese)
     app.add_post_transform(Letters)
     app.connect("html-collect-pages", write_definitions)
     app.connect("html-page-context", describe)
+    app.connect("build-finished", keep_one_viewport)
     return {"version": "1", "parallel_read_safe": True}

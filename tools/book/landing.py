@@ -1,4 +1,4 @@
-"""The first page of the book, made from the chapters and the records."""
+"""The first page of the book: landing.md, with what the chapters and the records say."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import io
 import re
 from collections.abc import Callable
 from html import escape
+from pathlib import Path
+from string import Template
 
 import nbformat
 import yaml
@@ -139,7 +141,8 @@ def _methods(data: Records) -> tuple[str, bool]:
     return (
         f"Up to {before:,} labels, no method beats the encoder's own cosine, a lift of "
         f"{cosine:.3f}; with {most:,} the best has {best[most]:.3f}.",
-        all(lift <= cosine for labels, lift in best.items() if labels < most) and best[most] > cosine,
+        all(lift <= cosine for labels, lift in best.items() if labels < most)
+        and best[most] > cosine,
     )
 
 
@@ -342,7 +345,8 @@ def pages_of(notebooks: dict[str, nbformat.NotebookNode]) -> dict[str, str | byt
             f"### [{caption}](/{opener}.md)\n\n::::{{grid}} 1 2 2 3\n:gutter: 3\n\n{inner}\n::::"
         )
     config = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
-    wanted["index.md"] = PAGE.format(
+    page = Template(Path(__file__).with_suffix(".md").read_text("utf-8"))
+    wanted["index.md"] = page.substitute(
         title=config["title"],
         typed=OPENING.typed,
         sold=OPENING.sold,
@@ -364,74 +368,3 @@ def parts_of_the_book() -> list[tuple[str, str, list[str]]]:
         else:
             caption, opener = part["caption"], files[0]
     return found
-
-
-PAGE = """# {title}
-
-<p class="lead">A shopper types <q>{typed}</q> and the shop sells {sold}s. A large language model knows that
-these are one thing; this book moves what it knows into a model that answers in a millisecond on one
-processor core, and measures what is lost on the way.</p>
-
-```{{raw}} html
-<figure class="frontier">{frontier}
-<figcaption>A small student, distilled from its teacher, and the same student on labels alone. Upper left is
-better.</figcaption></figure>
-```
-
-::::{{grid}} 1 1 3 3
-:gutter: 3
-:class-container: doors
-
-:::{{grid-item-card}} Learn
-Read the chapters in order and do the exercises. Each has a solution, and a check that says whether yours is
-right.
-
-```{{button-ref}} notebooks/01_concepts
-:ref-type: doc
-:color: primary
-Start with chapter 1
-```
-:::
-
-:::{{grid-item-card}} Have a shop
-Run `ecomkd run` on your own catalogue: it trains the models and says in words whether distillation pays for
-you.
-
-```{{button-ref}} own-catalogue
-:ref-type: ref
-:color: primary
-Run it on your catalogue
-```
-:::
-
-:::{{grid-item-card}} Teach
-One command writes a class pack: notebooks, solutions apart, and a plan for 90 minutes on slow laptops.
-
-```{{button-ref}} book/teaching
-:ref-type: doc
-:color: primary
-Plan a class
-```
-:::
-::::
-
-## Try it
-
-A student and BM25 rank the simulated shop's products in this page, at each keystroke. No product of the shop
-has the word <q>{typed}</q> in its text.
-
-```{{raw}} html
-<link rel="stylesheet" href="_static/search.css">
-<div id="search-page" data-query="{typed}" data-shown="5" data-level="3"><noscript>This page searches with JavaScript, which is switched off here.</noscript></div>
-<script src="_static/search_data.js" defer></script>
-<script src="_static/search.js" defer></script>
-```
-
-[Search in the page](/book/search_page.md) tells what is computed where, and what such a student cannot do.
-
-## The {count} chapters
-
-What a chapter found stands on its card, with the time that it takes on two cores.
-
-{chapters}
-"""

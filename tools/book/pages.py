@@ -195,7 +195,9 @@ def run_times_page() -> str:
     for path in chapters():
         row = rows.get(path.stem)
         cost = (
-            f"{duration(row['seconds'])} | {gibibytes(row['peak_mib'])}" if row else "not measured | "
+            f"{duration(row['seconds'])} | {gibibytes(row['peak_mib'])}"
+            if row
+            else "not measured | "
         )
         number, link = int(path.stem[:2]), f"[](../notebooks/{path.name})"
         table.append(f"| {number} | {link} | {cost} |")
