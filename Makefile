@@ -7,7 +7,8 @@ ONLY ?=
 SIDE_BY_SIDE = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help book execute models test lint unit smoke notebooks cells teaching constraints clean
+.PHONY: help book execute models test lint unit smoke notebooks cells teaching colab test-colab \
+  constraints clean
 
 help:
 	@echo "make book       set up .venv, render _build/html/index.html; execute a chapter whose code has changed"
@@ -17,6 +18,8 @@ help:
 	@echo "make notebooks  execute each chapter alone, store outputs and run times (ONLY=01_concepts for one)"
 	@echo "make cells      write the setup and run-time cells of the notebooks"
 	@echo "make teaching   write the class pack to teaching/"
+	@echo "make colab      write _build/ecomkd-colab.zip: wheel, notebooks and instructions for Colab"
+	@echo "make test-colab try that zip with the versions of Colab's image, in a new environment"
 	@echo "make clean      remove what was built; .venv and artifacts/ stay"
 
 $(BIN)/python:
@@ -67,6 +70,13 @@ cells: $(VENV)/.book
 
 teaching: $(VENV)/.book
 	$(BIN)/python tools/teaching.py
+
+colab: $(VENV)/.test
+	$(BIN)/python tools/colab.py
+
+# Not a part of `make test`: it installs some 2 GiB.
+test-colab: colab
+	$(BIN)/python tools/play_colab.py
 
 # The tested pins, from a .venv whose tests have passed. torch is left out, so that Colab keeps its own.
 constraints: $(VENV)/.test

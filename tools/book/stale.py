@@ -11,7 +11,7 @@ import json
 import re
 from pathlib import Path
 
-from book.common import PACKAGE, PROFILE, ROOT, RUN_TIMES
+from book.common import PACKAGE, PROFILE, ROOT, RUN_TIMES, tags
 from recipes import Package
 
 
@@ -46,7 +46,9 @@ def module_file(name: str) -> Path | None:
 
 
 def code_of(notebook) -> str:
-    return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    """The code cells, but for the one that does nothing outside Colab."""
+    found = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    return "\n\n".join(cell.source for cell in found if "setup" not in tags(cell))
 
 
 def code_hash(notebook) -> str:
