@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 ONLY ?=
 # Two tests at a time, each on one thread: that is quicker than one test on two.
 SIDE_BY_SIDE = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+AXE = _build/axe/node_modules/axe-core/axe.min.js
 
 .DEFAULT_GOAL := help
 .PHONY: help book execute models test lint unit smoke notebooks cells teaching colab test-colab \
@@ -52,7 +53,13 @@ lint: $(VENV)/.test
 	$(BIN)/codespell
 	$(BIN)/mypy
 
-unit: $(VENV)/.test
+# What looks at the pages as a screen reader does. Without npm its tests are skipped.
+$(AXE):
+	@if command -v npm > /dev/null; then \
+	  npm install --silent --no-audit --no-fund --prefix _build/axe axe-core@4.14.1; \
+	else echo "npm is missing, so axe-core does not look at the pages."; fi
+
+unit: $(VENV)/.test $(AXE)
 	PYTHONPATH=tools $(BIN)/python -m book stored
 	$(SIDE_BY_SIDE) tests
 

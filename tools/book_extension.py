@@ -117,15 +117,30 @@ class Value(SphinxRole):
         return [nodes.inline(self.rawtext, known[name], classes=["value"])], []
 
 
-def drop_font_preloads(app, exception) -> None:
-    """Browsers refuse to preload fonts from `file://`; the style sheet loads them all the same."""
+MENDED = (
+    # Browsers refuse to preload fonts from `file://`; the style sheet loads them all the same.
+    (re.compile(r'<link rel="preload" as="font"[^>]*>\s*'), ""),
+    # A control is called what stands on it.
+    (re.compile(r'(<summary[^>]*?) aria-label="[^"]*"'), r"\1"),
+    (re.compile(r'(<button[^>]* search-button-field [^>]*?)\s+aria-label="[^"]*"'), r"\1"),
+    # An empty head is no head: screen readers would announce it.
+    (re.compile(r"<th\b([^>]*)>(\s*|\s*<p></p>\s*)</th>"), r"<td\1>\2</td>"),
+    # The entries of a list are entries; the role that Sphinx gives them was given up.
+    (re.compile(r'role="doc-biblioentry"'), 'role="listitem"'),
+)
+"""What the themes write into every page, and what stands there in its place."""
+
+
+def mend_pages(app, exception) -> None:
+    """Mend what keeps a page from being opened from a folder, or from being read aloud."""
     if exception or app.builder.format != "html":
         return
     for path in Path(app.outdir).rglob("*.html"):
-        page = path.read_text("utf-8")
-        lean = re.sub(r'<link rel="preload" as="font"[^>]*>\s*', "", page)
-        if lean != page:
-            path.write_text(lean, "utf-8")
+        page = mended = path.read_text("utf-8")
+        for pattern, replacement in MENDED:
+            mended = pattern.sub(replacement, mended)
+        if mended != page:
+            path.write_text(mended, "utf-8")
 
 
 def setup(app) -> dict:
@@ -133,5 +148,5 @@ def setup(app) -> dict:
     app.add_directive("trap", Trap)
     app.add_role("value", Value())
     app.add_post_transform(Figures)
-    app.connect("build-finished", drop_font_preloads)
+    app.connect("build-finished", mend_pages)
     return {"version": "1", "env_version": 1, "parallel_read_safe": True}
