@@ -117,11 +117,11 @@ def run(
         merge(arguments.folder, arguments.out)
 
 
-def command(script: str, parts: dict[str, list[dict]]) -> str:
-    """The call of a script that remakes the record of these files, which are given by kind."""
+def command(name: str, parts: dict[str, list[dict]]) -> str:
+    """The call that remakes the record of this name from these files, which are given by kind."""
     calls = [f"{kind} --seeds {' '.join(str(one['seed']) for one in own)}"
              for kind, own in parts.items()]  # fmt: skip
-    return f"python benchmarks/{script}.py {', '.join(calls)}, --scale, --merge"
+    return f"python benchmarks/measure_{name}.py {', '.join(calls)}, --scale, --merge"
 
 
 def write(folder: Path, seed: int, measured: dict) -> None:

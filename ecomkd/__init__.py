@@ -3,14 +3,19 @@
 from importlib import import_module
 
 __version__ = "0.1.0"
-__all__ = ["Profile", "load", "record"]
+__all__ = ["Profile", "load", "record", "record_all", "show"]
 
-_HOMES = {"Profile": "ecomkd.config", "load": "ecomkd.data.sources", "record": "ecomkd.report"}
+_HOMES = {
+    "Profile": "ecomkd.config",
+    "load": "ecomkd.data.sources",
+    "record": "ecomkd.report",
+    "record_all": "ecomkd.report",
+    "show": "ecomkd.report",
+}
 
 _MOVED = {
     "baselines": "ecomkd.relevance",
     "generation": "ecomkd.describe.generation",
-    "live": "ecomkd.recommend",
     "mining": "ecomkd.relevance",
     "pipeline": "ecomkd.relevance",
     "profiles": "ecomkd.people",

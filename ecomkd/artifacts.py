@@ -33,19 +33,13 @@ def digest(*parts) -> str:
     A part is a plain value, a list, tuple or mapping of parts, or a dataclass. Raises TypeError for
     anything else, such as a function: no key holds source text.
     """
-    text = json.dumps([_plain(part) for part in parts], sort_keys=True)
+    text = json.dumps(parts, sort_keys=True, default=_fields)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _plain(part):
+def _fields(part) -> dict:
     if dataclasses.is_dataclass(part) and not isinstance(part, type):
-        return _plain(dataclasses.asdict(part))
-    if isinstance(part, dict):
-        return {str(key): _plain(value) for key, value in part.items()}
-    if isinstance(part, (list, tuple)):
-        return [_plain(value) for value in part]
-    if part is None or isinstance(part, (str, int, float, bool)):
-        return part
+        return dataclasses.asdict(part)
     raise TypeError(f"Cannot take a digest of a {type(part).__name__}: pass plain values.")
 
 
@@ -63,15 +57,11 @@ SHA-256."""
 def known_digest(path: Path | str) -> str:
     """The SHA-256 of a file, in hex, read once a process as long as nobody writes to the file."""
     path = Path(path).resolve()
-    state = _state(path)
+    found = path.stat()
+    state = found.st_ino, found.st_size, found.st_mtime_ns
     if path not in _DIGESTS or _DIGESTS[path][0] != state:
         _DIGESTS[path] = (state, file_digest(path))
     return _DIGESTS[path][1]
-
-
-def _state(path: Path) -> tuple[int, int, int]:
-    found = path.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def noted(folder: Path, names: Iterable[str]) -> dict[str, list]:
@@ -180,17 +170,15 @@ def _locked(folder: Path) -> Iterator[None]:
     """Alone with the folder; says so where another process has to be waited for."""
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
-        lock.acquire(timeout=_SILENT_S)
+        held = lock.acquire(timeout=_SILENT_S)
     except Timeout:
         warnings.warn(
             f"{folder}: another process is making it; this one waits until it is done.",
             stacklevel=5,
         )
-        lock.acquire()
-    try:
+        held = lock.acquire()
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 _SILENT_S = 5.0
@@ -202,37 +190,26 @@ _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 def _explained(error: Exception, folder: Path) -> OSError | None:
     """What is told instead of an error of the disk; None for any other error."""
-    number = _errno(error)
-    elsewhere = "set ECOMKD_ARTIFACTS to a folder on another disk"
+    number, root = _errno(error), folder.parent
+    again = "set ECOMKD_ARTIFACTS to a folder on another disk; a run that is started again resumes"
+    other = "set ECOMKD_ARTIFACTS to a folder that you can write to"
+    place = getattr(error, "filename", None)
     if number in _FULL:
-        return OSError(
-            number,
-            f"No space left while writing {folder}: free some, or {elsewhere}; a run that is "
-            "started again resumes",
-        )
-    if number == errno.EFBIG:
-        return OSError(
-            number,
-            f"A file of this size may not be written in {folder}: raise the limit "
-            f"(ulimit -f unlimited), or {elsewhere}; a run that is started again resumes",
-        )
-    if number in _NO_FOLDER and not folder.parent.is_dir():
-        return OSError(
-            number,
-            f"{folder.parent} is no folder, and cannot become one: set ECOMKD_ARTIFACTS to a "
-            "folder that you can write to",
-        )
-    if number in _FORBIDDEN and _below(getattr(error, "filename", None), folder.parent):
-        return OSError(
-            number,
-            f"Nothing can be written to {folder.parent}: allow it, or set ECOMKD_ARTIFACTS to a "
-            "folder that you can write to",
-        )
-    return None
-
-
-def _below(path: object, root: Path) -> bool:
-    return isinstance(path, str) and Path(path).resolve().is_relative_to(root.resolve())
+        said = f"No space left while writing {folder}: free some, or {again}"
+    elif number == errno.EFBIG:
+        limit = "raise the limit (ulimit -f unlimited)"
+        said = f"A file of this size may not be written in {folder}: {limit}, or {again}"
+    elif number in _NO_FOLDER and not root.is_dir():
+        said = f"{root} is no folder, and cannot become one: {other}"
+    elif (
+        number in _FORBIDDEN
+        and isinstance(place, str)
+        and Path(place).resolve().is_relative_to(root.resolve())
+    ):
+        said = f"Nothing can be written to {root}: allow it, or {other}"
+    else:
+        return None
+    return OSError(number, said)
 
 
 def _errno(error: Exception) -> int | None:

@@ -12,6 +12,7 @@ import errno
 import math
 import os
 import shlex
+import shutil
 import sys
 import traceback
 import warnings
@@ -23,6 +24,7 @@ from ecomkd.config import Profile
 from ecomkd.data.contract import NAMES, shown
 
 _SEEDS = 2**32 - 1  # the largest seed that NumPy, PyTorch and Transformers all take
+_PRODUCT = 115  # bytes of the simulated shop for each of its products, in a large one
 _LARGEST = 10**18  # no number that is given is larger, infinity least of all
 
 
@@ -37,13 +39,12 @@ def main(arguments: list[str] | None = None) -> int:
         options = _parser().parse_args(arguments)
         with _plain_warnings():
             options.command(options)
-        print(end="", flush=True)  # what cannot be written is an error, and no stdout is none
+        _say(end="")  # what cannot be written is an error, and no stdout is none
     except KeyboardInterrupt:
         _tell("interrupted; what was finished is kept, and the same command goes on from there.")
         return 130
     except BrokenPipeError:  # whoever reads our output, such as `head`, has seen enough
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 1
     except Exception as error:
         if os.environ.get("ECOMKD_DEBUG"):
@@ -52,6 +53,29 @@ def main(arguments: list[str] | None = None) -> int:
             _tell(sentence)
         return 1
     return 0
+
+
+def _say(text: str = "", end: str = "\n") -> None:
+    """Print a line of what a command has found, at once.
+
+    Raises RuntimeError with one sentence where standard output takes nothing, as of a full disk.
+    """
+    try:
+        print(text, end=end, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _drop_output()
+        raise RuntimeError(
+            f"standard output: {error.strerror or error}; send it to another place, such as a file "
+            "on another disk."
+        ) from error
+
+
+def _drop_output() -> None:
+    """Let nothing that is still to be printed fail once more when the program ends."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _tell(sentence: str) -> None:
@@ -229,12 +253,12 @@ def _check(options: argparse.Namespace) -> None:
         from ecomkd.data.sources import report
 
         found = report(source, Profile.named())
-    print(f"{shown(options.data, 2_000)}: keeps the data contract.")
+    _say(f"{shown(options.data, 2_000)}: keeps the data contract.")
     for name, value in found.items():
         if name != "notes":
-            print(f"  {name}: {value}")
+            _say(f"  {name}: {value}")
     for note in found["notes"]:
-        print(f"  note: {shown(note, 2_000)}")
+        _say(f"  note: {shown(note, 2_000)}")
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -252,8 +276,8 @@ def _run(options: argparse.Namespace) -> None:
     if options.unlabelled is not None:
         arguments += f" --unlabelled {options.unlabelled}"
     command = f"ecomkd run {shlex.quote(name)} {arguments} --out {shlex.quote(options.out.name)}"
-    print(run(source, profile, seeds, options.out, command, options.unlabelled))
-    print(f"Report: {options.out / 'report.html'}")
+    _say(run(source, profile, seeds, options.out, command, options.unlabelled))
+    _say(f"Report: {options.out / 'report.html'}")
 
 
 def _index(options: argparse.Namespace) -> None:
@@ -264,7 +288,7 @@ def _index(options: argparse.Namespace) -> None:
     from ecomkd import search
 
     folder = search.build(source, profile, options.out, with_teacher=options.with_teacher)
-    print(f"Search engine: {folder}")
+    _say(f"Search engine: {folder}")
 
 
 def _serve(options: argparse.Namespace) -> None:
@@ -305,8 +329,15 @@ def _shop(options: argparse.Namespace) -> None:
     from ecomkd.data import shop
 
     with outputs.replaced(options.out, "shop") as folder:
+        needed, free = options.products * _PRODUCT, shutil.disk_usage(folder).free
+        if needed > free:
+            raise ValueError(
+                f"{options.out}: {options.products:,} products need about {needed / 1e9:,.1f} GB "
+                f"of disk, and {free / 1e9:,.1f} GB are free: give at most "
+                f"{free // _PRODUCT:,}, or a folder on a larger disk."
+            )
         shop.write(folder, options.products, options.seed)
-    print(f"Wrote {options.products:,} products to {options.out}.")
+    _say(f"Wrote {options.products:,} products to {options.out}.")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from ecomkd.extras import needed
 with needed("ecomkd.distill", "run"):
     import torch
     from torch import nn
-    from transformers import PreTrainedModel, TrainerCallback
+    from transformers import PreTrainedModel
 
 from ecomkd import losses, runtime, trainer
 from ecomkd.config import Profile
@@ -205,7 +205,7 @@ def _count(batch: Mapping[str, torch.Tensor]) -> dict[str, int]:
 
 
 class DistillationTrainer(trainer.MeasuredTrainer):
-    """A Trainer whose loss is L = CE(y, ŷ_s) + α·T²·KL(p ‖ q) + β·(hidden-state loss).
+    """A Trainer whose loss is L = CE(y, ŷ_s) + α·T²·KL(p ‖ q) + the hidden-state loss.
 
     In each step cross entropy is the mean over the labelled pairs, the divergence over all pairs
     and the hidden loss over all tokens, whatever the number of accumulation steps. The teacher's
@@ -219,7 +219,6 @@ class DistillationTrainer(trainer.MeasuredTrainer):
             Each pair of states meets in a mean squared error after a learned projection
             (TinyBERT, Jiao et al. 2020). The projections train with the student, are kept in
             checkpoints so that a run can resume, and are left out of the saved student.
-        hidden_weight: weight β of the mean of these errors.
         teacher_width: the teacher's hidden size, needed with `hidden_map`.
         teacher: a model to run online; it is frozen and stays in eval mode.
         quality: maps logits (N, C) of the evaluation set to named numbers.
@@ -235,7 +234,6 @@ class DistillationTrainer(trainer.MeasuredTrainer):
         alpha: float = 1.0,
         temperature: float = 1.0,
         hidden_map: Mapping[int, int] | None = None,
-        hidden_weight: float = 1.0,
         teacher_width: int | None = None,
         teacher: PreTrainedModel | None = None,
         quality: Callable[[np.ndarray], dict[str, float]] | None = None,
@@ -262,7 +260,6 @@ class DistillationTrainer(trainer.MeasuredTrainer):
             )
         self.alpha = alpha
         self.temperature = temperature
-        self.hidden_weight = hidden_weight
         self.quality = quality
         self.profile = profile
         self.teacher = teacher
@@ -314,8 +311,7 @@ class DistillationTrainer(trainer.MeasuredTrainer):
             soft = losses.soft_kl(student, logits, self.temperature)
             loss = loss + self.alpha * soft * share["pairs"]
         if hidden:
-            error = self._hidden_loss(outputs, hidden, inputs)
-            loss = loss + self.hidden_weight * error * share["tokens"]
+            loss = loss + self._hidden_loss(outputs, hidden, inputs) * share["tokens"]
         return (loss, outputs) if return_outputs else loss
 
     def _hidden_loss(self, outputs, hidden: dict, inputs: dict) -> torch.Tensor:
@@ -368,7 +364,6 @@ def fit(
     learning_rate: float,
     quality: Callable[[np.ndarray], dict[str, float]],
     evaluations: int = 5,
-    callbacks: Sequence[TrainerCallback] = (),
     **distillation: Any,
 ) -> list[dict]:
     """Train `model` for `steps` optimiser steps and save the best of it into `folder`.
@@ -396,7 +391,6 @@ def fit(
         data_collator=PairCollator(tokenizer),
         quality=quality,
         profile=profile,
-        callbacks=list(callbacks),
         **distillation,
     )
     return trainer.run_to_end(run, folder)

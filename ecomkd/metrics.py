@@ -9,26 +9,12 @@ from math import isfinite
 import numpy as np
 import pandas as pd
 
-from ecomkd.intervals import (
+from ecomkd.intervals import (  # noqa: F401
     bootstrap_of_means,
     macro_f1_difference,
     paired_bootstrap,
     seed_interval,
 )
-
-__all__ = [
-    "DEPTH",
-    "bootstrap_of_means",
-    "classification",
-    "expected_gain",
-    "macro_f1_difference",
-    "ndcg_of_gains",
-    "paired_bootstrap",
-    "ranking",
-    "retrieval",
-    "seed_interval",
-    "share_of_gap_closed",
-]
 
 DEPTH = 10
 """The rank at which `ndcg@10` stops."""
@@ -164,14 +150,9 @@ def ranking(frame: pd.DataFrame, gains: Mapping) -> dict:
             stands twice, a label without a gain, a negative gain.
 
     Example:
-        >>> frame = pd.DataFrame(
-        ...     {
-        ...         "query_id": ["q1", "q1", "q1", "q2", "q2"],
-        ...         "product_id": ["p1", "p2", "p3", "p1", "p4"],
-        ...         "esci_label": ["E", "S", "I", "I", "I"],
-        ...         "score": [0.2, 0.9, 0.1, 0.5, 0.4],
-        ...     }
-        ... )
+        >>> pairs = [("q1", "p1", "E", 0.2), ("q1", "p2", "S", 0.9), ("q1", "p3", "I", 0.1)]
+        >>> pairs += [("q2", "p1", "I", 0.5), ("q2", "p4", "I", 0.4)]
+        >>> frame = pd.DataFrame(pairs, columns=["query_id", "product_id", "esci_label", "score"])
         >>> found = ranking(frame, {"E": 1.0, "S": 0.1, "C": 0.01, "I": 0.0})
         >>> found["mrr"], found["n_without_positives"]  # q1: E is second; q2 has no gain
         (0.5, 1)
@@ -225,20 +206,10 @@ def retrieval(ranked: pd.DataFrame, judged: pd.DataFrame, gains: Mapping) -> dic
             ranked twice for a query.
 
     Example:
-        >>> judged = pd.DataFrame(
-        ...     {
-        ...         "query_id": ["q1", "q1"],
-        ...         "product_id": ["p1", "p2"],
-        ...         "esci_label": ["E", "I"],
-        ...     }
-        ... )
-        >>> ranked = pd.DataFrame(
-        ...     {
-        ...         "query_id": ["q1", "q1"],
-        ...         "product_id": ["p7", "p1"],
-        ...         "score": [2.0, 1.0],
-        ...     }
-        ... )
+        >>> pairs = [("q1", "p1", "E"), ("q1", "p2", "I")]
+        >>> judged = pd.DataFrame(pairs, columns=["query_id", "product_id", "esci_label"])
+        >>> found = [("q1", "p7", 2.0), ("q1", "p1", 1.0)]
+        >>> ranked = pd.DataFrame(found, columns=["query_id", "product_id", "score"])
         >>> found = retrieval(ranked, judged, {"E": 1.0, "S": 0.1, "C": 0.01, "I": 0.0})
         >>> found["mrr@10"], found["recall@100"], found["judged@10"]
         (0.5, 1.0, 0.5)
@@ -393,9 +364,6 @@ def _discount(rank: np.ndarray) -> np.ndarray:
 def _ndcg(
     queries: np.ndarray, score: np.ndarray, gain: np.ndarray, depth: int | None
 ) -> np.ndarray:
-    if not len(queries):
-        return np.empty(0)
-
     def dcg(by: np.ndarray) -> np.ndarray:
         order, rank, first, groups = _order(queries, by, gain)
         discount = _discount(rank)
@@ -410,8 +378,6 @@ def _ndcg(
 
 
 def _reciprocal_rank(queries: np.ndarray, score: np.ndarray, relevant: np.ndarray) -> np.ndarray:
-    if not len(queries):
-        return np.empty(0)
     order, rank, first, groups = _order(queries, score, relevant)
     hits = np.add.reduceat(relevant[order], groups)
     size = np.diff(np.r_[groups, len(rank)])

@@ -17,6 +17,7 @@ from ecomkd.extras import needed
 
 with needed("ecomkd.models", "run"):
     import torch
+    from safetensors import SafetensorError
     from torch import nn
     from transformers import (
         AutoConfig,
@@ -292,29 +293,20 @@ def from_checkpoint(kind: Any, name: str, **options: Any) -> Any:
     try:
         with quiet():
             return kind.from_pretrained(source, **options)
-    except (OSError, ValueError, RuntimeError) as error:
-        mend = (
-            "the folder holds no whole checkpoint: fine-tune or download it again"
-            if folder.exists()
-            else "it was not found here or on the model hub: check the name and the network, "
-            "or use the bundled 'minilm'"
-        )
-        if any(folder.glob("pytorch_model*.bin")) and not any(folder.glob("*.safetensors")):
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, SafetensorError):
+            mend = "its weights are cut short or damaged: fine-tune or download it again"
+        elif any(folder.glob("pytorch_model*.bin")) and not any(folder.glob("*.safetensors")):
             mend = (
                 "its weights are in pytorch_model.bin, which could run code when it is read: save "
                 "them again with save_pretrained, as model.safetensors"
             )
-        raise ModelError(f"Cannot load {name!r}: {mend} ({_first_line(error)}).") from error
-    except Exception as error:
-        # safetensors raises its own class, which is no ValueError, for a file that is cut short.
-        if type(error).__module__.startswith("safetensors"):
-            raise ModelError(
-                f"Cannot load {name!r}: its weights are cut short or damaged: "
-                f"fine-tune or download it again ({_first_line(error)})."
-            ) from error
-        raise
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+        elif folder.exists():
+            mend = "the folder holds no whole checkpoint: fine-tune or download it again"
+        else:
+            mend = (
+                "it was not found here or on the model hub: check the name and the network, or use "
+                "the bundled 'minilm'"
+            )
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(f"Cannot load {name!r}: {mend} ({said[0].rstrip('.')}).") from error

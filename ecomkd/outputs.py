@@ -31,6 +31,8 @@ def claim(folder: Path | str, kind: str) -> Path:
     Raises OSError with one sentence otherwise: NotADirectoryError for a file, PermissionError where
     nothing can be written, FileExistsError for anything that the program did not write.
     """
+    if "\0" in str(folder):
+        raise OSError(f"{folder}: the name of a folder holds no NUL; give another name.")
     given, folder = folder, _resolved(folder)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{given}: a file of this name is there; give another folder.")

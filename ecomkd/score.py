@@ -34,29 +34,26 @@ def session(path: Path | str, threads: int | None = None) -> onnxruntime.Inferen
 class Scorer:
     """An exported classifier as a function from queries and product texts to expected gains (N,).
 
-    Each pair is scored by itself: the activations of an int8 model share one scale per tensor, so
-    that in a batch the score of a pair would depend on the others.
+    It runs on one thread. Each pair is scored by itself: the activations of an int8 model share
+    one scale per tensor, so that in a batch the score of a pair would depend on the others.
 
     Args:
         path: an ONNX file with its `tokenizer.json` beside it.
         max_length: tokens of a query–product pair; the longer of the two texts is cut first.
         gains: what each label is worth, in the order of the classes; `probabilities` needs none.
-        threads: processor threads.
 
     Raises:
         FileNotFoundError: the tokenizer is not there.
     """
 
-    def __init__(
-        self, path: Path | str, max_length: int, gains: Sequence[float] = (), threads: int = 1
-    ):
+    def __init__(self, path: Path | str, max_length: int, gains: Sequence[float] = ()):
         file = Path(path).with_name("tokenizer.json")
         if not file.is_file():
             raise FileNotFoundError(f"{file}: not found; deploy the student again.")
         self.tokenizer = Tokenizer.from_file(str(file))
         self.tokenizer.enable_truncation(max_length)
         self.tokenizer.no_padding()
-        self.session = session(path, threads)
+        self.session = session(path, threads=1)
         self.inputs = [node.name for node in self.session.get_inputs()]
         self.gains = np.asarray(gains, dtype=np.float64)
 

@@ -17,10 +17,10 @@ from ecomkd.extras import needed
 with needed("ecomkd.trainer", "run"):
     import torch
     from transformers import Trainer, TrainerCallback, TrainerControl, TrainingArguments
+    from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
     from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
     from transformers.trainer_utils import get_last_checkpoint
-    from transformers.utils import is_in_notebook
 
 from ecomkd import runtime
 from ecomkd.artifacts import write_text
@@ -154,11 +154,7 @@ def arguments(
 def run_to_end(trainer: Trainer, folder: Path) -> list[dict]:
     """Train, save into `folder` and return the log, as `distill.fit` says of its own run."""
     trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(ProgressCallback)
-    if is_in_notebook():
-        from transformers.utils.notebook import NotebookProgressCallback
-
-        trainer.remove_callback(NotebookProgressCallback)
+    trainer.remove_callback(DEFAULT_PROGRESS_CALLBACK)
     trainer.add_callback(_Progress)
     trainer.add_callback(_Clock)
     checkpoints = folder / "checkpoints"

@@ -10,7 +10,7 @@ from ecomkd.config import Profile
 from ecomkd.data import sources
 from ecomkd.data.contract import DataError
 from ecomkd.data.files import MAX_CHARACTERS
-from ecomkd.data.schema import read
+from ecomkd.data.schema import check
 
 HEADER = "query_id,product_id,query,product_title,esci_label,split\n"
 GOOD = (
@@ -226,7 +226,7 @@ BAD = {
 def refused(path: Path) -> str:
     """What is said of a file or folder that is refused."""
     with pytest.raises(DataError) as error:
-        read(path)
+        check(path)
     return str(error.value)
 
 

@@ -1,6 +1,8 @@
 """The command line: what it prints, where, with which exit status; and the whole book, once."""
 
+import contextlib
 import errno
+import io
 import json
 import os
 import subprocess
@@ -80,6 +82,7 @@ def stranger(folder: Path) -> None:
 
 
 MINE = "did not write thesis.tex, and deletes nothing of yours; give a new folder, or move it away."
+NUL = "the name of a folder holds no NUL; give another name."
 BAD = {
     "no folder": (["check", "nowhere"], "nowhere: no such file or folder; check the path."),
     "an empty path": (
@@ -143,6 +146,13 @@ BAD = {
         "..: the folder that you work in, or one above it, is not replaced; give a new folder.",
     ),
     "shop into a file": (["shop", "file"], "file: a file of this name is there; give another"),
+    "run into a name with a NUL": (["run", "shop", "--out", "a\0b"], f"a\\x00b: {NUL}"),
+    "index into a name with a NUL": (["index", "shop", "--out", "a\0b"], f"a\\x00b: {NUL}"),
+    "shop into a name with a NUL": (["shop", "a\0b"], f"a\\x00b: {NUL}"),
+    "more products than any disk holds": (
+        ["shop", "out", "--products", "9" * 18],
+        "out: 999,999,999,999,999,999 products need about 115,000,000,000.0 GB of disk, and ",
+    ),
     "too few products": (
         ["shop", "out", "--products", "5"],
         "seed 1, 5 products: take a seed ≥ 0 and ≥ 100 products",
@@ -353,6 +363,46 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
         started.stdout.close()
         assert started.stderr.read() == b""
     assert started.returncode == 1
+
+
+FULL = Path("/dev/full")
+
+
+@pytest.mark.parametrize("tell", [print, cli._say], ids=["at the end", "at once"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_an_output_that_nothing_can_be_written_to_is_named(tell, number, capsys, monkeypatch):
+    class Full(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, text) -> int:
+            raise refused(number)
+
+    monkeypatch.setattr(cli, "_check", lambda options: tell("found"))
+    full = io.TextIOWrapper(io.BufferedWriter(Full()))
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", full)
+        status = main(["check", "x"])
+    assert (status, capsys.readouterr().err) == (
+        1,
+        f"ecomkd: standard output: {os.strerror(number)}; send it to another place, such as a "
+        "file on another disk.\n",
+    )
+    with contextlib.suppress(OSError):
+        full.close()
+
+
+@pytest.mark.skipif(not FULL.is_char_device(), reason="there is no device that is always full")
+@pytest.mark.parametrize("command", [["check"], ["-u", "check"]], ids=" ".join)
+def test_a_full_device_is_told_once_and_not_again_at_the_end(command, tmp_path):
+    write(tmp_path / "shop")
+    *flags, name = command
+    call = [sys.executable, *flags, "-m", "ecomkd.cli", name, tmp_path / "shop"]
+    with FULL.open("w") as full:
+        done = subprocess.run(call, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("ecomkd: standard output: ")
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr
 
 
 def test_without_a_standard_output_a_command_does_its_work(capsys, monkeypatch):

@@ -123,7 +123,7 @@ def test_long_ids_keep_their_digits_beside_missing_ones(tmp_path):
     judged.assign(product_id=number.astype(float)).to_parquet(tmp_path / "judgments.parquet")
     catalogue = pd.DataFrame({"product_id": number, "product_title": "t " + number.astype(str)})
     catalogue.to_parquet(tmp_path / "products.parquet")
-    tables = read(tmp_path)
+    tables = read(tmp_path, tmp_path)
     assert tables.report["products_not_in_catalogue"] == 0
     assert set(tables.judgments["product_id"]) == set(number.astype(str))
 
@@ -131,7 +131,7 @@ def test_long_ids_keep_their_digits_beside_missing_ones(tmp_path):
 def test_check_and_read_give_one_report(tmp_path):
     (tmp_path / "judgments.csv").write_text(GOOD)
     (tmp_path / "products.csv").write_text(PRODUCTS)
-    assert check(tmp_path) == read(tmp_path).report
+    assert check(tmp_path) == read(tmp_path, tmp_path).report
 
 
 def test_check_loads_neither_datasets_nor_torch(tmp_path):

@@ -7,11 +7,11 @@ import pytest
 import test_recommend_networks as networks
 import tiny_baskets
 
-import cross_platform as script
+import measure_cross_platform as script
+import other_shop
 from ecomkd import recommend
 from ecomkd.data import retail
 from ecomkd.data.baskets import sample
-from ecomkd.transfer import baskets as moving
 
 SHARES = (0, 1)
 SEEDS = (0, 1)
@@ -73,7 +73,7 @@ def record(tmp_path_factory):
         patch.setattr(script, "SHOPS", {"a": ("A",)})
         for name in ("SOURCE_USERS", "TARGET_USERS", "TOLD_USERS"):
             patch.setattr(script, name, 10)
-        patch.setattr(moving, "STEPS", 2)
+        patch.setattr(other_shop, "STEPS", 2)
         patch.setattr(script, "KINDS", {**script.KINDS, "search": searched})
         return tiny_baskets.record_of(patch, script, folder, SEEDS)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny_baskets
 
-import descriptions as script
+import measure_descriptions as script
 from ecomkd import describe
 from ecomkd.config import Profile
 

@@ -580,7 +580,7 @@ def test_the_warm_up_follows_the_bi_encoder_without_a_label(tmp_path, monkeypatc
     data = tiny_models.shop(unlabelled=800)
     asked = pd.Series(data["unlabelled"]["product_title"]).str.contains("tea").to_numpy()
     monkeypatch.setattr(features, "bi_encoder_scores", lambda pairs, profile: asked * 1.0)
-    folder = stages.warmed(data, profile)
+    folder = stages.warm_up(data, profile)
     pairs = distill.encode(data["unlabelled"], TOKENIZER, LENGTH)
     logits = distill.predict(models.load(folder, 2), pairs, TOKENIZER, profile)
     chances = judge.softmax(logits)[:, 1]
@@ -605,13 +605,13 @@ def test_too_few_pairs_for_a_warm_up(tmp_path, count):
     data["unlabelled"] = data["unlabelled"].select(range(count))
     said = (
         f"The warm-up is left out: it needs 10 unlabelled pairs, and {count} are there.",
-        f"warmed: {count} unlabelled pairs: give at least 10, or set warm_up_pairs=0.",
+        f"warm_up: {count} unlabelled pairs: give at least 10, or set warm_up_pairs=0.",
     )
     with pytest.warns(UserWarning) as caught:
         assert stages.origin(data, profile) == str(start)
     assert [str(warning.message) for warning in caught] == [said[0]]
     with pytest.raises(ValueError) as error:
-        stages.warmed(data, profile)
+        stages.warm_up(data, profile)
     assert str(error.value) == said[1]
 
 
@@ -635,7 +635,7 @@ def test_a_warm_up_of_pairs_that_are_all_alike(tmp_path, monkeypatch):
         features, "bi_encoder_scores", lambda pairs, profile: np.full(len(pairs), 0.5)
     )
     with pytest.warns(UserWarning) as caught:
-        folder = stages.warmed(tiny_models.shop(), profile)
+        folder = stages.warm_up(tiny_models.shop(), profile)
     assert str(caught[0].message) == (
         "All 16 pairs of the warm-up are equally alike, and it teaches nothing: give pairs of "
         "different texts, or set warm_up_pairs=0."
@@ -661,7 +661,7 @@ def test_a_student_starts_where_its_teacher_started(tmp_path, monkeypatch):
         features, "bi_encoder_scores", lambda pairs, profile: np.arange(len(pairs)) * 1.0
     )
     teacher = stages.teacher(data, profile)
-    warmed = models.load(stages.warmed(data, profile), 2).state_dict()
+    warmed = models.load(stages.warm_up(data, profile), 2).state_dict()
     learner = stages.start(data, profile, teacher).state_dict()
     query = "bert.encoder.layer.{}.attention.self.query.weight"
     assert torch.equal(learner[query.format(1)], warmed[query.format(2)])

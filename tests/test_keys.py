@@ -80,7 +80,7 @@ def test_a_teacher_that_is_retrained_in_its_folder_is_another_teacher(
     catalogue = features.Dataset.from_dict(rows)
 
     def ask():
-        stages.warmed(data, profile)
+        stages.warm_up(data, profile)
         stages.teacher(data, profile, pretrained=False)
         stages.student(data, profile, "none", teacher_folder=folder)
         adapt.low_rank(data, profile)

@@ -1,13 +1,15 @@
 """A state kept by event: the same answers as the batch model, at once, and after a kill."""
 
-import io
 import json
 import os
+import pickle
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from zlib import crc32
 
 import numpy as np
 import pytest
@@ -90,11 +92,11 @@ def test_events_one_by_one_give_what_all_at_once_gives(shelf, baskets, state):
 
 def test_decay_is_exact_whatever_the_days_between(shelf, model, baskets):
     """The last purchase of a user is asked about after no day and after a long time."""
-    state, reader = live.initial_state(shelf, end=0), recommend.BasketCollator(baskets)
+    state, collator = live.initial_state(shelf, end=0), recommend.BasketCollator(baskets)
     for event in events(baskets, 0, DAYS):
         state.update(*event)
     for day in (DAYS, DAYS + 1, DAYS + HALF_A_YEAR):
-        later = recommend.Shelf(model, reader, day)
+        later = recommend.Shelf(model, collator, day)
         state.refresh(later)
         assert np.allclose(answers(state, day), later.scores(EVERYONE), atol=1e-4)
 
@@ -269,76 +271,169 @@ def test_a_state_comes_back_from_snapshot_and_log(kept, shelf, baskets, vectors)
     assert same(again.live, back.live)
 
 
-def test_a_torn_last_line_is_dropped_wherever_it_ends(kept):
-    whole = []
+def ask(folder, question, *given):
+    """What another connection finds in the database, or changes there."""
+    database = sqlite3.connect(folder / "state.sqlite")
+    with database:
+        found = database.execute(question, given).fetchall()
+    database.close()
+    return found
+
+
+def logged(folder):
+    """What each event says, in order."""
+    return [json.loads(change) for (change,) in ask(folder, "SELECT change FROM event")]
+
+
+def left(kept, folder, length=None):
+    """What a power cut leaves of a folder, with so many bytes of the write-ahead log."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(kept.folder, folder, ignore=shutil.ignore_patterns("*-shm"))
+    if length is not None:
+        os.truncate(folder / "state.sqlite-wal", length)
+    return folder
+
+
+def ahead(kept):
+    return (kept.folder / "state.sqlite-wal").stat().st_size
+
+
+def test_a_torn_last_change_is_dropped_wherever_it_ends(kept, tmp_path):
+    whole, ends = [], []
     for item in range(4):
         whole.append(live.Live(kept.live.arrays()))
         kept.update(1, item, START)
-    log = kept.folder / "events.log"
-    content = log.read_bytes()
-    ends = [at + 1 for at, byte in enumerate(content) if byte == ord("\n")]
-    for cut in range(ends[1] + 1, ends[2]):
-        log.write_bytes(content[:cut])
-        back = journal.Durable.restore(kept.folder)
+        ends.append(ahead(kept))
+    assert ends == sorted(set(ends))
+    for cut in [ends[1] + 1, *range(ends[1] + 24, ends[2], 500), ends[2] - 1]:
+        back = journal.Durable.restore(left(kept, tmp_path / "left", cut))
         assert same(back.live, whole[2])
         back.update(1, 2, START)
-        assert log.read_bytes() == content[: ends[2]]
+        assert len(logged(back.folder)) == 3
+        assert same(back.live, whole[3])
+        assert same(journal.Durable.restore(back.folder).live, whole[3])
 
 
-def test_damage_in_the_middle_is_told_and_nothing_is_cut(kept):
+def spoil(folder, what):
+    """Damage the closed file of a state in one place."""
+    file = folder / "state.sqlite"
+    content = bytearray(file.read_bytes())
+    size = int.from_bytes(content[16:18], "big")
+    if what == "head":
+        content[:8] = b"damaged!"
+    elif what == "page":
+        ((root,),) = ask(folder, "SELECT rootpage FROM sqlite_master WHERE name = 'event'")
+        content[(root - 1) * size : root * size] = bytes(size)
+    elif what == "event":
+        content[content.index(b'["update"') + 4] ^= 1
+    elif what == "not text":
+        content[content.index(b'["update"') + 4] = 255
+    elif what == "snapshot":
+        content[len(content) // 2] ^= 1
+    elif what == "end":
+        del content[-size:]
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("what", ["head", "page", "event", "not text", "snapshot", "end"])
+def test_damage_is_told_and_nothing_is_cut(kept, what):
     for item in range(4):
         kept.update(1, item, START)
-    log = kept.folder / "events.log"
-    content = bytearray(log.read_bytes())
-    content[12] ^= 1
-    log.write_bytes(content)
-    with pytest.raises(ValueError, match=r"events.log: damaged at byte 0, and more comes after"):
+    kept._database.close()
+    spoil(kept.folder, what)
+    content = (kept.folder / "state.sqlite").read_bytes()
+    with pytest.raises(ValueError, match=r"state.sqlite: (is )?damaged"):
         journal.Durable.restore(kept.folder)
-    assert log.read_bytes() == content
+    assert (kept.folder / "state.sqlite").read_bytes() == content
 
 
 def test_what_the_log_may_not_ask_for_is_refused_by_name(kept):
-    text = b'["size"]'
-    with open(kept.folder / "events.log", "ab") as log:
-        log.write(b"%08x %b\n" % (crc32(text), text))
-    with pytest.raises(ValueError, match=r"events.log: 'size' at byte 0 is no event"):
+    for change in ('["size"]', '[["update"], 1]', '["update", 1]', '["update", 99, 1, 200]', "1"):
+        ask(kept.folder, "REPLACE INTO event VALUES (1, ?)", change)
+        with pytest.raises(ValueError, match=r"state.sqlite: damaged at event 1, "):
+            journal.Durable.restore(kept.folder)
+
+
+def test_events_that_are_missing_are_told(kept):
+    for item in range(4):
+        kept.update(1, item, START)
+    ask(kept.folder, "DELETE FROM event WHERE number = 2")
+    with pytest.raises(ValueError, match="event 2 is missing"):
         journal.Durable.restore(kept.folder)
-
-
-def test_a_log_shorter_than_its_snapshot_is_told(kept):
-    kept.update(1, 1, START)
     kept.snapshot()
-    (kept.folder / "events.log").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"has 0 bytes, and the snapshot was made at \d+"):
+    ask(kept.folder, "DELETE FROM event")
+    with pytest.raises(ValueError, match="4 events were taken and 0 are there"):
+        journal.Durable.restore(kept.folder)
+    ask(kept.folder, "DELETE FROM snapshot")
+    with pytest.raises(ValueError, match="damaged at its snapshot"):
         journal.Durable.restore(kept.folder)
 
 
-def test_a_refused_event_leaves_no_line(kept):
+def test_nothing_is_unpickled(kept, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "unpickled",)
+
+    array = np.array([Trap()], dtype=object)
+    for arrays in (pickle.dumps(Trap()), array.dumps()):
+        ask(kept.folder, "UPDATE snapshot SET arrays = ?", arrays)
+        with pytest.raises(ValueError, match="damaged at its snapshot"):
+            journal.Durable.restore(kept.folder)
+    assert not (tmp_path / "unpickled").exists()
+
+
+def test_a_refused_event_leaves_no_row(kept):
     with pytest.raises(ValueError, match="comes too late"):
         kept.update(1, 1, 0)
     with pytest.raises(ValueError, match=r"has 16 finite numbers; this one has the shape \(3,\)"):
         kept.add_item(np.zeros(3))
     with pytest.raises(ValueError, match="15 of them finite"):
         kept.add_item(np.array([np.nan, *range(15)]))
-    assert (kept.folder / "events.log").read_bytes() == b""
+    assert logged(kept.folder) == []
 
 
-def test_half_a_line_on_a_full_disk_is_taken_back(kept, monkeypatch):
+def fill(kept, pages):
+    """Leave room for so many more pages of the database than it has."""
+    ((there,),) = kept._database.execute("PRAGMA page_count").fetchall()
+    kept._database.execute(f"PRAGMA max_page_count = {there + pages}")
+
+
+def test_half_a_change_on_a_full_disk_is_taken_back(kept, shelf):
     kept.update(1, 1, START)
     before = live.Live(kept.live.arrays())
-
-    class Full(io.FileIO):
-        def write(self, line):
-            return super().write(line[:5])
-
-    with monkeypatch.context() as full:
-        full.setattr(journal, "open", lambda path, mode, buffering: Full(path, mode), raising=False)
-        with pytest.raises(OSError, match="No space left"):
-            kept.update(1, 2, START)
+    fill(kept, 0)
+    with pytest.raises(OSError, match=r"No space left while writing .*state.sqlite"):
+        kept.update_basket(1, [2] * 5000, START)
+    with pytest.raises(OSError, match="No space left"):
+        kept.refresh(shelf)
     assert same(kept.live, before)
+    fill(kept, 1000)
     kept.update(1, 3, START)
     back = journal.Durable.restore(kept.folder)
+    assert len(logged(kept.folder)) == 2
     assert same(back.live, kept.live)
+
+
+def test_a_state_for_which_there_is_no_room_can_be_made_again(state, tmp_path, monkeypatch):
+    with monkeypatch.context() as full:
+        full.setattr(np, "savez", lambda *given, **arrays: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            journal.Durable(state, tmp_path)
+    with pytest.raises(ValueError, match="its format is 0x0, not 0x"):
+        journal.Durable.restore(tmp_path)
+    journal.Durable(state, tmp_path)
+    assert same(journal.Durable.restore(tmp_path).live, state)
+
+
+def test_a_writer_that_does_not_give_way_is_told(kept):
+    other = sqlite3.connect(kept.folder / "state.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    kept._database.execute("PRAGMA busy_timeout = 10")
+    with pytest.raises(OSError, match=r"state.sqlite: database is locked"):
+        kept.update(1, 1, START)
+    other.close()
+    kept.update(1, 1, START)
+    assert len(logged(kept.folder)) == 1
 
 
 def test_tables_that_could_not_be_written_are_not_answered_from(kept, model, baskets, monkeypatch):
@@ -351,39 +446,39 @@ def test_tables_that_could_not_be_written_are_not_answered_from(kept, model, bas
     assert same(kept.live, journal.Durable.restore(kept.folder).live)
 
 
-def test_a_change_is_on_the_disk_before_it_counts(kept, monkeypatch):
-    synced, log = [], kept.folder / "events.log"
-    sync = os.fsync
+def test_a_change_is_on_the_disk_before_it_counts(kept):
+    committed = []
 
-    def watched(descriptor):
-        sync(descriptor)
-        synced.append((os.fstat(descriptor).st_size, kept.live.events))
+    def watched(statement):
+        if statement == "COMMIT":
+            committed.append(kept.live.events)
 
-    monkeypatch.setattr(os, "fsync", watched)
+    for name, value in {"synchronous": 2, "journal_mode": "wal"}.items():  # 2 is FULL
+        assert kept._database.execute(f"PRAGMA {name}").fetchall() == [(value,)]
+    kept._database.set_trace_callback(watched)
+    events = kept.live.events
     for item in range(3):
-        events = kept.live.events
         kept.update(1, item, START)
-        assert synced[-1] == (log.stat().st_size, events)
-    assert len(synced) == 3
+    assert committed == [events, events + 1, events + 2]
     kept.update_basket(2, [4, 5, 6], START)
-    assert synced[-1] == (log.stat().st_size, events + 1)
-    assert len(synced) == 4
-    assert kept.live.events == events + 4
+    assert committed[3:] == [events + 3]
+    assert kept.live.events == events + 6
+    assert logged(kept.folder) == [
+        *(["update", 1, item, START] for item in range(3)),
+        ["update_basket", 2, [4, 5, 6], START],
+    ]
 
 
-def test_a_basket_counts_whole_or_not_at_all(kept):
+def test_a_basket_counts_whole_or_not_at_all(kept, tmp_path):
     before = live.Live(kept.live.arrays())
     with pytest.raises(ValueError, match="Item 40 is unknown"):
         kept.update_basket(1, [3, ITEMS], START)
     assert same(kept.live, before)
     kept.update_basket(1, [3, 5, 3], START)
-    log = kept.folder / "events.log"
-    content = log.read_bytes()
-    back = journal.Durable.restore(kept.folder)
+    back = journal.Durable.restore(left(kept, tmp_path / "left"))
     assert same(back.live, kept.live)
-    for cut in range(len(content)):
-        log.write_bytes(content[:cut])
-        back = journal.Durable.restore(kept.folder)
+    for cut in [*range(0, ahead(kept), 500), ahead(kept) - 1]:
+        back = journal.Durable.restore(left(kept, tmp_path / "left", cut))
         assert same(back.live, before)
 
 
@@ -407,12 +502,25 @@ def test_a_folder_is_not_written_over_and_not_made_up(kept, tmp_path):
         journal.Durable(kept.live, kept.folder)
     strange = tmp_path / "strange"
     strange.mkdir()
-    (strange / "events.log").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"events.log: a log without its state.npz is there"):
+    file = strange / "state.sqlite"
+    file.write_text("mine")
+    with pytest.raises(FileExistsError, match="holds a state; restore it, or name another"):
         journal.Durable(kept.live, strange)
-    assert (strange / "events.log").read_text() == "mine"
-    with pytest.raises(FileNotFoundError, match="holds no state; make one with Durable"):
-        journal.Durable.restore(tmp_path / "none")
+    with pytest.raises(ValueError, match=r"state.sqlite: is damaged, or no live state"):
+        journal.Durable.restore(strange)
+    assert file.read_text() == "mine"
+    file.unlink()
+    ask(strange, "CREATE TABLE event (mine)")
+    with pytest.raises(ValueError, match=r"its format is 0x0, not 0x[0-9a-f]+ of a live state"):
+        journal.Durable.restore(strange)
+    assert ask(strange, "PRAGMA journal_mode") == [("delete",)]
+    ask(kept.folder, f"PRAGMA application_id = {journal._FORMAT + 1}")
+    with pytest.raises(ValueError, match="its format is 0x"):
+        journal.Durable.restore(kept.folder)
+    for folder in (tmp_path / "none", tmp_path):
+        with pytest.raises(FileNotFoundError, match="holds no state; make one with Durable"):
+            journal.Durable.restore(folder)
+    assert not (tmp_path / "none").exists()
 
 
 WRITER = """
@@ -445,8 +553,32 @@ def test_a_killed_process_loses_nothing_that_it_had_said(kept):
     for number in range(taken):
         before.live.update(number % 12, number * 7 % 40, 200)
     assert same(back.live, before.live)
-    lines = (kept.folder / "events.log").read_bytes().splitlines()
-    assert [json.loads(line[9:])[2] for line in lines] == [n * 7 % 40 for n in range(taken)]
+    assert [event[2] for event in logged(kept.folder)] == [n * 7 % 40 for n in range(taken)]
+
+
+HALF = """
+import os, sys
+from ecomkd.recommend.journal import Durable
+kept = Durable.restore(sys.argv[1])
+kept.update(1, 5, 200)
+database = kept._database
+database.execute("BEGIN IMMEDIATE")
+database.execute("PRAGMA cache_size = 0")  # so that what is not committed is on the disk
+for number in range(2, 2000):
+    database.execute("INSERT INTO event VALUES (?, ?)", (number, '["update", 1, 6, 200]'))
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_transaction_that_a_kill_ends_is_gone_and_the_one_before_is_there(kept):
+    died = subprocess.run(
+        [sys.executable, "-c", HALF, kept.folder], cwd=Path(__file__).resolve().parent.parent
+    )
+    assert died.returncode == -signal.SIGKILL
+    back = journal.Durable.restore(kept.folder)
+    assert logged(kept.folder) == [["update", 1, 5, 200]]
+    kept.live.update(1, 5, 200)
+    assert same(back.live, kept.live)
 
 
 TWO_WRITERS = """
@@ -482,15 +614,22 @@ def test_two_processes_at_once_lose_no_purchase_and_count_none_twice(kept):
     assert told == [60, 60]
     back = journal.Durable.restore(kept.folder)
     assert back.live.events == taken + 120
-    lines = (kept.folder / "events.log").read_bytes().splitlines()
-    for line in lines:
-        before.update(*json.loads(line[9:])[1:])
+    for _, *event in logged(kept.folder):
+        before.update(*event)
     assert same(back.live, before)
     own = back.live._pairs[1][: back.live._owned[1]]
     others = kept.live._pairs[1][: kept.live._owned[1]]
     for item in (5, 6):
         more = own["count"][own["item"] == item].sum()
         assert more == others["count"][others["item"] == item].sum() + 20
+
+
+def test_threads_that_share_an_object_lose_no_purchase(kept):
+    taken = kept.live.events
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda item: kept.update(1, item, START), [*range(ITEMS)] * 2))
+    assert kept.live.events == taken + 2 * ITEMS
+    assert same(journal.Durable.restore(kept.folder).live, kept.live)
 
 
 # Predict, then learn
@@ -535,10 +674,10 @@ def test_each_basket_is_asked_for_before_it_is_told(baskets):
 
 
 def test_a_schedule_answers_as_the_shelf_of_its_morning(model, baskets, shelf):
-    reader, mornings = recommend.BasketCollator(baskets), {}
+    collator, mornings = recommend.BasketCollator(baskets), {}
 
     def on(day):
-        return mornings.setdefault(day, recommend.Shelf(model, reader, day))
+        return mornings.setdefault(day, recommend.Shelf(model, collator, day))
 
     systems = {
         "at once": replay.Scheduled(live.initial_state(shelf), START, None, on),
@@ -555,7 +694,14 @@ def test_a_schedule_answers_as_the_shelf_of_its_morning(model, baskets, shelf):
         for user in EVERYONE:
             shown = systems[name].recommend(int(user), day, ())
             assert shown.tolist() == expected[user].tolist(), name
-    tomorrow = recommend.Shelf(model, reader, day + 1)
+    tomorrow = recommend.Shelf(model, collator, day + 1)
     systems["at once"].live.refresh(tomorrow)
     scores = answers(systems["at once"].live, day + 1)
     assert np.allclose(scores, tomorrow.scores(EVERYONE), atol=1e-4)
+
+
+def test_of_two_processes_that_make_one_folder_the_second_is_told(state, tmp_path, monkeypatch):
+    journal.Durable(state, tmp_path)
+    monkeypatch.setattr(Path, "exists", lambda path: False)  # as it was when the second looked
+    with pytest.raises(FileExistsError, match="holds a state; restore it"):
+        journal.Durable(state, tmp_path)

@@ -1,6 +1,5 @@
 """Ways of transfer: adaptation without labels, low-rank adaptation, and what compares them."""
 
-import importlib.util
 import json
 import sys
 from dataclasses import replace
@@ -16,12 +15,12 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from ecomkd import bench, models, report, runtime, trainer
+import measure_methods as methods
+from ecomkd import bench, models, report, trainer
 from ecomkd.data import shop
 from ecomkd.data.schema import TEXT
 from ecomkd.relevance import adapt, judge, stages
 
-ROOT = Path(__file__).resolve().parent.parent
 PHRASES = (
     "red wool shoe strap steel tea",
     "blue tea pot lamp small desk",
@@ -34,15 +33,6 @@ def no_bars():
     datasets.disable_progress_bars()
     yield
     datasets.enable_progress_bars()
-
-
-@pytest.fixture(scope="module")
-def methods():
-    spec = importlib.util.spec_from_file_location("methods", ROOT / "benchmarks" / "methods.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["methods"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -294,8 +284,6 @@ def test_what_determines_a_run_is_in_its_key(profile, monkeypatch):
         adapt.low_rank(data, profile),
         adapt.low_rank(data, profile, rank=4),
         adapt.low_rank(data, profile, learning_rate=1e-3),
-        adapt.low_rank(data, profile, train_pairs=8),
-        adapt.low_rank(data, profile, checkpoint="another"),
         stages.teacher(data, profile),
         stages.teacher(data, profile, checkpoint="another"),
     ]
@@ -333,17 +321,10 @@ def test_nothing_to_adapt_to(profile, products, passes):
     )
 
 
-def test_encoders_of_two_shapes():
-    with pytest.raises(runtime.ModelError) as error:
-        adapt.take_encoder(tiny_models.bert(layers=1), tiny_models.bert(layers=2))
-    assert "The encoders differ in encoder.layer.1." in str(error.value)
-    assert str(error.value).endswith("take both from the same checkpoint.")
-
-
 # The comparison -----------------------------------------------------------------------------------
 
 
-def test_labels_come_as_whole_queries(methods):
+def test_labels_come_as_whole_queries():
     pairs = tiny_models.pairs(24)  # four pairs a query
     assert len(methods.whole_queries(pairs, 10)) == 8
     assert len(methods.whole_queries(pairs, 12)) == 12
@@ -356,7 +337,7 @@ def test_labels_come_as_whole_queries(methods):
     assert len(lesson["test"]) == len(data["test"])
 
 
-def test_small_training_sets_take_more_passes(methods):
+def test_small_training_sets_take_more_passes():
     profile = tiny_models.profile(Path("none"), batch_size=32, warm_up_pairs=64)
     rates = {"full": 1e-4, "LoRA": 1e-3, "scratch": 2e-4}
     epochs = [
@@ -372,7 +353,7 @@ def test_small_training_sets_take_more_passes(methods):
 
 
 @pytest.mark.parametrize("method", ["logistic", "boosted"])
-def test_a_label_that_training_never_showed_has_probability(methods, method):
+def test_a_label_that_training_never_showed_has_probability(method):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((60, 5))
     y = np.where(x[:, 0] > 0, 1, 3)
@@ -432,7 +413,7 @@ def written(folder: Path, *parts: dict) -> Path:
     return folder
 
 
-def test_merging_gives_means_intervals_and_comparisons(methods, tmp_path):
+def test_merging_gives_means_intervals_and_comparisons(tmp_path):
     folder = written(tmp_path, *(part(seed) for seed in (1, 2, 3)))
     methods.merge(folder, tmp_path / "out.json")
     record = json.loads((tmp_path / "out.json").read_text())
@@ -455,7 +436,7 @@ def test_merging_gives_means_intervals_and_comparisons(methods, tmp_path):
     assert "NaN" not in (tmp_path / "out.json").read_text()
 
 
-def test_merging_leaves_out_the_times_of_a_disturbed_seed(methods, tmp_path):
+def test_merging_leaves_out_the_times_of_a_disturbed_seed(tmp_path):
     disturbed = part(1, hardware={"cpu": "another"})
     folder = written(tmp_path, disturbed, part(2), part(3))
     methods.merge(folder, tmp_path / "out.json", untimed=[1])
@@ -470,7 +451,7 @@ def test_merging_leaves_out_the_times_of_a_disturbed_seed(methods, tmp_path):
         methods.merge(folder, tmp_path / "out.json", untimed=[1, 2, 3])
 
 
-def test_merging_refuses_files_of_different_settings(methods, tmp_path):
+def test_merging_refuses_files_of_different_settings(tmp_path):
     with pytest.raises(SystemExit, match="no file of a seed; run this script with --seeds first"):
         methods.merge(tmp_path, tmp_path / "out.json")
     written(tmp_path, part(1), part(2, min_steps=10, pairs=9))
@@ -484,7 +465,7 @@ def test_merging_refuses_files_of_different_settings(methods, tmp_path):
     assert not (tmp_path / "out.json").exists()
 
 
-def test_a_run_goes_on_from_its_file_unless_the_settings_changed(methods, tmp_path):
+def test_a_run_goes_on_from_its_file_unless_the_settings_changed(tmp_path):
     file = written(tmp_path, part(1)) / "seed1.json"
     fresh = {**part(1), "entries": []}
     assert len(methods.begun(file, fresh)["entries"]) == 3
@@ -493,16 +474,16 @@ def test_a_run_goes_on_from_its_file_unless_the_settings_changed(methods, tmp_pa
         methods.begun(file, {**fresh, "rates": {"full": 1e-3}})
 
 
-def test_rates_come_first_and_from_another_shop(methods, tmp_path, monkeypatch, capsys):
+def test_rates_come_first_and_from_another_shop(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match=r"no learning rates yet; run this script with --tune"):
         methods.chosen_rates(tmp_path / "methods_rates.json")
-    monkeypatch.setattr(sys, "argv", ["methods.py", "--seeds", "901"])
+    monkeypatch.setattr(sys, "argv", ["measure_methods.py", "--seeds", "901"])
     with pytest.raises(SystemExit):
         methods.main()
     assert "shop 901 chose the learning rates; report another" in capsys.readouterr().err
 
 
-def test_near_and_far_follow_the_rule(methods, monkeypatch):
+def test_near_and_far_follow_the_rule(monkeypatch):
     """Three departments in a row: the middle one is near to both others."""
     names = ["left", "middle", "right"]
     at = {"left": [1.0, 0.0], "middle": [0.8, 0.6], "right": [0.0, 1.0]}
@@ -545,7 +526,7 @@ def test_near_and_far_follow_the_rule(methods, monkeypatch):
     assert all(row["lift@10"] == pytest.approx(row["lift@10 before"]) for row in rows)
 
 
-def test_tuning_records_the_best_rate_of_each_method(methods, tmp_path, monkeypatch):
+def test_tuning_records_the_best_rate_of_each_method(tmp_path, monkeypatch):
     monkeypatch.setattr(methods, "load", lambda source, profile: tiny_models.shop())
     monkeypatch.setattr(methods.sources, "catalogue", lambda source, profile: catalogue())
     seen = []
@@ -569,7 +550,7 @@ def test_tuning_records_the_best_rate_of_each_method(methods, tmp_path, monkeypa
     assert [(method, rate) for method, rate, _ in seen] == tried
 
 
-def test_the_recorded_rates_name_the_best_of_each_method(methods):
+def test_the_recorded_rates_name_the_best_of_each_method():
     data = report.recorded("methods_rates")["data"]
     tried = pd.DataFrame(data["tried"])
     rates = tried.groupby("method")["rate"].agg(tuple).to_dict()

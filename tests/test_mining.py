@@ -38,7 +38,7 @@ def catalogue() -> Dataset:
 
 def mined(catalogue, taken=(), pairs=60, **options):
     profile = Profile.named("smoke", device="cpu", unlabelled_pairs=pairs)
-    return mining.mine(catalogue, taken, tiny_models.CLASSES, profile, **options)
+    return mining.catalogue_pairs(catalogue, taken, tiny_models.CLASSES, profile, **options)
 
 
 def kind_of(product_id: str) -> str:
@@ -122,7 +122,7 @@ def test_a_catalogue_without_an_untaken_query_is_mined_all_the_same(tmp_path, mo
     judged = tiny_models.pairs(4).map(lambda row: {"query": "Yoga mat"})
     data = DatasetDict(train=judged, validation=judged, test=judged)
     profile = tiny_models.profile(tmp_path)
-    pairs = mining.mined(data, Dataset.from_list(PRODUCTS), profile)
+    pairs = mining.mined_pairs(data, Dataset.from_list(PRODUCTS), profile)
     assert len(pairs) == 0
     assert pairs.features["query"] == judged.features["query"]
 
@@ -174,9 +174,9 @@ def test_seeds_share_the_embeddings_of_a_catalogue(catalogue, tmp_path, monkeypa
     )
     data = tiny_models.shop()
     profile = tiny_models.profile(tmp_path, unlabelled_pairs=40)
-    first = mining.mined(data, catalogue, profile)
-    second = mining.mined(data, catalogue, replace(profile, seed=901))
+    first = mining.mined_pairs(data, catalogue, profile)
+    second = mining.mined_pairs(data, catalogue, replace(profile, seed=901))
     assert asked.count(product_text(catalogue[:])) == 1
     assert set(first["query"]) != set(second["query"])
     taken = {query for split in ("train", "validation", "test") for query in data[split]["query"]}
-    assert first[:] == mining.mine(catalogue, taken, tiny_models.CLASSES, profile)[:]
+    assert first[:] == mining.catalogue_pairs(catalogue, taken, tiny_models.CLASSES, profile)[:]

@@ -94,9 +94,6 @@ def test_group_counts_are_purchases_before_the_day(baskets, groups):
     past = baskets.events[baskets.events["day"] < DAY]
     assert counts.sum() == len(past)
     assert counts[row_of(baskets, LATER)].sum() == 0
-    faded = people.group_counts(baskets, DAY, groups, scale=10)
-    weight = np.exp((past["day"] - DAY) / 10)
-    assert faded.sum() == pytest.approx(weight.sum())
 
 
 def test_lift_of_a_user_without_purchases_is_one(baskets, groups):

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-import profiles as script
+import measure_profiles as script
 from ecomkd.config import Profile
 from ecomkd.data import journey
 from ecomkd.data.baskets import from_lines

@@ -7,7 +7,7 @@ import pytest
 import tiny_baskets
 from tiny_baskets import USERS
 
-import real_time as script
+import measure_real_time as script
 from ecomkd import recommend
 
 

@@ -13,6 +13,7 @@ from ecomkd.config import Profile
 from ecomkd.data.baskets import HORIZON, Baskets, from_lines
 from ecomkd.losses import listwise_kl
 from ecomkd.recommend import networks, training
+from measure_recommendation import size
 
 USERS, ITEMS, DAYS = 12, 40, 120
 START = DAYS - HORIZON
@@ -122,21 +123,21 @@ def test_an_untrained_network_ranks_new_items_by_sales(items, baskets):
 
 @each_kind
 def test_a_user_is_scored_alike_alone_and_among_others(model, baskets):
-    reader = recommend.BasketCollator(baskets)
-    together = scored(model, reader(row()), everything)
-    alone = scored(model, reader(row(users=[5])), everything)
+    collator = recommend.BasketCollator(baskets)
+    together = scored(model, collator(row()), everything)
+    alone = scored(model, collator(row(users=[5])), everything)
     assert torch.allclose(together[5], alone[0], atol=1e-5)
     some = torch.tensor([30, 2, 17])
-    assert torch.allclose(scored(model, reader(row()), some), together[:, some], atol=1e-5)
+    assert torch.allclose(scored(model, collator(row()), some), together[:, some], atol=1e-5)
 
 
 @each_kind
 def test_a_shelf_scores_as_its_network_does(model, baskets):
-    reader = recommend.BasketCollator(baskets)
-    shelf, whole = recommend.Shelf(model, reader, START), scored(model, reader(row()))
+    collator = recommend.BasketCollator(baskets)
+    shelf, whole = recommend.Shelf(model, collator, START), scored(model, collator(row()))
     assert np.allclose(shelf.scores(np.arange(USERS)), whole.numpy(), atol=1e-5)
     numbers = sum(weight.numel() for weight in model.parameters())
-    assert shelf.size() == {"network_bytes": 4 * numbers, "table_bytes": 4 * ITEMS * (8 + 8 + 1)}
+    assert size(shelf) == {"network_bytes": 4 * numbers, "table_bytes": 4 * ITEMS * (8 + 8 + 1)}
 
 
 @each_kind
@@ -216,23 +217,23 @@ def test_days_without_a_future_are_read_without_targets(items, baskets, profile,
     rows = recommend.unlabelled_occasions(baskets, START, 5, seed=0)
     assert sorted(set(rows["day"])) == [START - 21, START - 14, START - 7, START]
     assert not any(rows["labelled"])
-    reader = recommend.BasketCollator(baskets)
-    assert not len(reader([rows[0]])["bought"])
+    collator = recommend.BasketCollator(baskets)
+    assert not len(collator([rows[0]])["bought"])
     candidates = recommend.common_items(items, START)
     teacher = recommend.BasketTransformer(items, width=8)
-    taught = recommend.teacher_scores(rows, teacher, reader, candidates, 6)
+    taught = recommend.teacher_scores(rows, teacher, collator, candidates, 6)
     run = recommend.RankingTrainer(
         recommend.DecayedMeans(items, width=8),
         args=trainer.arguments(replace(profile, batch_size=1, precision="fp32"), tmp_path, 1, 0.01),
         train_dataset=taught,
         eval_dataset=taught,
-        reader=reader,
+        collator=collator,
         candidates=candidates,
         start=START,
         alpha=2.0,
         hidden=0.0,
     )
-    batch = reader([taught[0]])
+    batch = collator([taught[0]])
     loss, outputs = run.compute_loss(run.model, batch, return_outputs=True)
     own, goal = outputs["logits"].gather(1, batch["teacher_columns"]), batch["teacher_scores"]
     expected = listwise_kl(own, goal, torch.ones_like(goal, dtype=torch.bool))
@@ -275,10 +276,10 @@ def test_training_lowers_the_loss_and_keeps_the_best(kind, items, baskets, profi
 
 
 def test_a_student_comes_closer_to_its_teacher_with_more_weight_on_it(items, profile, tmp_path):
-    reader = recommend.BasketCollator(items.baskets)
+    collator = recommend.BasketCollator(items.baskets)
     teacher, rows, _ = trained(items, tmp_path / "t", profile, recommend.BasketTransformer)
     candidates = recommend.common_items(items, START)
-    taught = recommend.teacher_scores(rows, teacher, reader, candidates, 6)
+    taught = recommend.teacher_scores(rows, teacher, collator, candidates, 6)
     best = np.array(taught[0]["teacher_scores"])
     assert best.shape == (len(taught[0]["users"]), 6)
     assert (np.diff(best, axis=1) <= 0).all()
@@ -287,7 +288,7 @@ def test_a_student_comes_closer_to_its_teacher_with_more_weight_on_it(items, pro
         student, _, _ = trained(
             items, tmp_path / f"s{alpha}", profile, rows=taught, passes=6, alpha=alpha
         )
-        batch = reader([taught[0]])
+        batch = collator([taught[0]])
         own = scored(student, batch, candidates).gather(1, batch["teacher_columns"])
         goal = batch["teacher_scores"]
         away.append(listwise_kl(own, goal, torch.ones_like(goal, dtype=torch.bool)))

@@ -6,7 +6,7 @@ import pytest
 import tiny_baskets
 from tiny_baskets import ITEMS, USERS
 
-import recommendation as script
+import measure_recommendation as script
 from ecomkd import recommend
 from ecomkd.data.baskets import Baskets
 

@@ -14,7 +14,7 @@ from ecomkd.relevance import run, stages, tables
 def test_the_part_has_what_chapters_take_from_the_pipeline():
     names = (
         "ROWS batches catalogue_vectors digests domain_adapted evaluate frame gains identity "
-        "low_rank mined origin predict quality rankable settings_of softmax start student teacher "
+        "low_rank mine origin predict quality rankable settings_of softmax start student teacher "
         "teacher_pairs training_log warmed with_unlabelled"
     )
     assert set(names.split()) <= set(dir(relevance))

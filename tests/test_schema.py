@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ecomkd.data.contract import order_by_hash
 from ecomkd.data.schema import (
     GAINS,
     GAINS_SWAPPED,
@@ -20,7 +21,6 @@ from ecomkd.data.schema import (
     TEXT,
     DataError,
     normalise_query,
-    order_by_hash,
     read,
     to_dataset,
 )
@@ -76,7 +76,7 @@ def test_hash_order_is_the_same_everywhere():
 
 def test_columns_and_types(tmp_path):
     frame = pairs(10).assign(price=1.5)
-    data = to_dataset(read(saved(frame, tmp_path / "pairs.parquet")))
+    data = to_dataset(read(saved(frame, tmp_path / "pairs.parquet"), tmp_path))
     assert list(data) == ["train", "validation", "test"]
     for part in data.values():
         assert part.column_names == [
@@ -95,12 +95,12 @@ def test_memory_mapped(tmp_path):
 
 
 def test_further_csv_columns_stay_text(tmp_path):
-    data = to_dataset(read(saved(pairs(10).assign(price=1.5), tmp_path / "pairs.csv")))
+    data = to_dataset(read(saved(pairs(10).assign(price=1.5), tmp_path / "pairs.csv"), tmp_path))
     assert set(data["train"]["price"]) == {"1.5"}
 
 
 def test_no_split_column_draws_70_15_15(tmp_path):
-    tables = read(saved(pairs(100), tmp_path / "pairs.csv"))
+    tables = read(saved(pairs(100), tmp_path / "pairs.csv"), tmp_path)
     assert tables.report["queries"] == {"train": 70, "validation": 15, "test": 15}
     assert tables.report["pairs"] == {"train": 140, "validation": 30, "test": 30}
     assert tables.report["splits"].startswith("no split column")
@@ -109,7 +109,7 @@ def test_no_split_column_draws_70_15_15(tmp_path):
 def test_no_validation_takes_15_percent_of_train(tmp_path):
     frame = pairs(100)
     frame["split"] = np.where(frame.index < 160, "train", "test")
-    tables = read(saved(frame, tmp_path / "pairs.csv"))
+    tables = read(saved(frame, tmp_path / "pairs.csv"), tmp_path)
     assert tables.report["queries"] == {"train": 68, "validation": 12, "test": 20}
     texts = {normalise_query(query) for query in frame.loc[frame.split == "train", "query"]}
     chosen = set(to_dataset(tables)["validation"]["query"])
@@ -118,7 +118,7 @@ def test_no_validation_takes_15_percent_of_train(tmp_path):
 
 def test_given_validation_stays(tmp_path):
     frame = pairs(3, each=1).assign(split=["train", "validation", "test"], product_id=list("abc"))
-    tables = read(saved(frame, tmp_path / "pairs.csv"))
+    tables = read(saved(frame, tmp_path / "pairs.csv"), tmp_path)
     assert tables.report["pairs"] == {"train": 1, "validation": 1, "test": 1}
     assert tables.report["splits"] == "as given"
 
@@ -126,7 +126,7 @@ def test_given_validation_stays(tmp_path):
 def test_one_text_with_two_ids_stays_in_one_split(tmp_path):
     frame = pairs(40, each=1).assign(product_id=[f"p{row}" for row in range(40)], esci_label="E")
     frame["query"] = [f"Query {row // 2}" if row % 2 else f"query  {row // 2}" for row in range(40)]
-    data = to_dataset(read(saved(frame, tmp_path / "pairs.csv")))
+    data = to_dataset(read(saved(frame, tmp_path / "pairs.csv"), tmp_path))
     seen = [set(map(normalise_query, part["query"])) for part in data.values()]
     assert sum(map(len, seen)) == len(set.union(*seen)) == 20
 
@@ -135,7 +135,7 @@ def test_integer_ids_and_missing_texts(tmp_path):
     frame = pairs(10).assign(product_color=np.nan, product_brand=None)
     frame["query_id"] = frame["query_id"].str[1:].astype(int)
     frame["product_id"] = frame["product_id"].str[1:].astype(float)
-    train = to_dataset(read(saved(frame, tmp_path / "pairs.parquet")))["train"]
+    train = to_dataset(read(saved(frame, tmp_path / "pairs.parquet"), tmp_path))["train"]
     assert set(train["query_id"]) <= set(map(str, range(10)))
     assert set(train["product_id"]) == {"0", "1"}
     assert set(train["product_color"]) == set(train["product_brand"]) == {""}
@@ -143,7 +143,7 @@ def test_integer_ids_and_missing_texts(tmp_path):
 
 def test_categories_are_text(tmp_path):
     frame = pairs(10).astype("category").assign(shelf=pd.Categorical(["a"] * 20))
-    data = to_dataset(read(saved(frame, tmp_path / "pairs.parquet")))
+    data = to_dataset(read(saved(frame, tmp_path / "pairs.parquet"), tmp_path))
     assert set(data["train"]["shelf"]) == {"a"}
     assert data["train"][0]["query"].startswith("query ")
 
@@ -153,7 +153,7 @@ def test_categories_are_text(tmp_path):
 def test_grades(tmp_path, kind, name):
     frame = pairs(8, each=4).drop(columns="esci_label")
     frame["grade"] = (frame.index % 4).astype(kind)
-    tables = read(saved(frame, tmp_path / name))
+    tables = read(saved(frame, tmp_path / name), tmp_path)
     assert tables.report["labels"] == {"0": 8, "1": 8, "2": 8, "3": 8}
     train = to_dataset(tables)["train"]
     assert train.features["label"].names == ["0", "1", "2", "3"]
@@ -168,7 +168,7 @@ def test_unlabelled_rows_and_file_come_together(tmp_path):
     saved(frame, tmp_path / "judgments.csv")
     more = pairs(2).assign(query_id="u2", query="free too")[COLUMNS[:4]].head(2)
     saved(more, tmp_path / "unlabelled.parquet")
-    tables = read(tmp_path)
+    tables = read(tmp_path, tmp_path)
     data = to_dataset(tables)
     assert data["unlabelled"]["query"] == ["free", "free too", "free too"]
     assert data["unlabelled"]["label"] == [-1, -1, -1]
@@ -191,7 +191,7 @@ def test_products_fill_what_is_missing(tmp_path):
         }
     )
     saved(catalogue, tmp_path / "products.parquet")
-    tables = read(tmp_path)
+    tables = read(tmp_path, tmp_path)
     found = {(row["product_title"], row["product_color"]) for row in tables.judgments}
     assert found == {("Nought", "blue"), ("Title 1", "")}
     assert tables.report["products"] == 2
@@ -203,23 +203,24 @@ def test_titles_from_the_catalogue_alone(tmp_path):
     saved(pairs(10).drop(columns="product_title"), tmp_path / "judgments.csv")
     catalogue = pd.DataFrame({"product_id": ["p0", "p1"], "product_title": ["Nought", "One"]})
     saved(catalogue, tmp_path / "products.csv")
-    assert set(to_dataset(read(tmp_path))["train"]["product_title"]) == {"Nought", "One"}
+    data = to_dataset(read(tmp_path, tmp_path))
+    assert set(data["train"]["product_title"]) == {"Nought", "One"}
 
 
 def test_duplicates_are_merged_and_counted(tmp_path):
     frame = pd.concat([pairs(10), pairs(3)])
-    tables = read(saved(frame, tmp_path / "pairs.csv"))
+    tables = read(saved(frame, tmp_path / "pairs.csv"), tmp_path)
     assert tables.report["duplicates_merged"] == 6
     assert len(tables.judgments) == 20
 
 
 def test_more_rows_than_one_batch(tmp_path):
     frame = pairs(2_100)
-    tables = read(saved(frame, tmp_path / "pairs.csv"))
+    tables = read(saved(frame, tmp_path / "pairs.csv"), tmp_path)
     assert sum(tables.report["pairs"].values()) == 4_200
     frame.loc[4_199, "esci_label"] = "X"
     with pytest.raises(DataError, match="line 4201, column 'esci_label'"):
-        read(saved(frame, tmp_path / "pairs.csv"))
+        read(saved(frame, tmp_path / "pairs.csv"), tmp_path)
 
 
 def test_csv_with_quotes_blank_lines_and_a_byte_order_mark(tmp_path):
@@ -229,7 +230,7 @@ def test_csv_with_quotes_blank_lines_and_a_byte_order_mark(tmp_path):
         'q1,p1,"screen 24""","Monitor, 24""\r\nblack",E\r\n\r\nq2,p2,mug,x,S\r\nq3,p3,pot,x,S\r\n'
     )
     path.write_bytes(b"\xef\xbb\xbf" + f"{header}\r\n{body}".encode())
-    rows = {row["query"]: row["product_title"] for row in read(path).judgments}
+    rows = {row["query"]: row["product_title"] for row in read(path, tmp_path).judgments}
     assert rows == {'screen 24"': 'Monitor, 24"\r\nblack', "mug": "x", "pot": "x"}
 
 
@@ -298,8 +299,8 @@ def test_normalising_twice_changes_nothing(text):
 
 
 @real_data
-def test_real_graded_products():
-    tables = read(Path(REAL) / "icecat")
+def test_real_graded_products(tmp_path):
+    tables = read(Path(REAL) / "icecat", tmp_path)
     assert tables.report["queries"] == {"train": 55, "validation": 10, "test": 30}
     assert sum(tables.report["pairs"].values()) == 2_635
     assert tables.report["products"] == 19_406
@@ -308,8 +309,8 @@ def test_real_graded_products():
 
 
 @real_data
-def test_real_esci_sample():
-    tables = read(Path(REAL) / "esci_sample")
+def test_real_esci_sample(tmp_path):
+    tables = read(Path(REAL) / "esci_sample", tmp_path)
     assert tables.report["labels"] == {"E": 1_226, "S": 572, "C": 91, "I": 273}
     assert tables.report["duplicates_merged"] == 1
     assert tables.report["pairs"]["test"] == 351

@@ -36,7 +36,7 @@ def served(exported):
     out = exported.parent / "out"
     out.mkdir()
     (out / "notes.txt").write_text("mine")
-    names = export.deploy(exported, out, list(GAINS), GAINS.values(), LENGTH)
+    names = export.deploy(exported, out, GAINS, LENGTH)
     assert set(names) == {path.name for path in out.iterdir()} - {"notes.txt"}
     return out
 

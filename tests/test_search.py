@@ -451,7 +451,7 @@ def test_weights_are_chosen_by_their_quality():
     def read(rows):
         return np.take_along_axis(gains, rows, 1).ravel()
 
-    assert search.choose_weights(cosines, words, quality, read, 50).reader == 0.2
+    assert search.choose_weights(cosines, words, quality, read, 50).reranker == 0.2
     exact = search.choose_weights(cosines + 0.2 * gains, words, quality, read, 50)
     assert exact == search.Weights(0.02, 0.0)
 
@@ -464,7 +464,7 @@ def test_an_engine_adds_up_words_vectors_and_student(engine, monkeypatch):
         monkeypatch.setattr(engine, "weights", weights)
         sums = cosines[0] + weights.words * words[0]
         first = np.argsort(-sums, kind="stable")[: engine.depth]
-        sums = sums[first] + weights.reader * gains[first]
+        sums = sums[first] + weights.reranker * gains[first]
         hits = engine.search(query, k=7)
         order = np.argsort(-sums, kind="stable")[:7]
         assert [hit.product_id for hit in hits] == [engine.ids[row] for row in first[order]]

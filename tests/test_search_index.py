@@ -77,14 +77,14 @@ def test_an_index_lists_its_files_and_the_version_that_wrote_it(written):
     assert manifest["version"] == __version__
     there = {path.relative_to(written).as_posix() for path in written.rglob("*") if path.is_file()}
     assert set(manifest["files"]) | {"manifest.json"} == there
-    assert json.loads((written / "engine.json").read_text())["format"] == 2
+    assert json.loads((written / "engine.json").read_text())["format"] == 3
 
 
 def test_an_engine_says_which_index_it_is(written, folder):
     from ecomkd import __version__
 
     version = search.load(written).version
-    start = f"served, format 2, written by ecomkd {__version__}, "
+    start = f"served, format 3, written by ecomkd {__version__}, "
     assert version.startswith(start) and len(version) == len(start) + 12
     assert search.load(folder).version == version  # a copy is the same index
     (folder / "engine.json").write_text((folder / "engine.json").read_text() + " ")
@@ -313,12 +313,14 @@ def test_another_commands_folder_is_refused_by_name(folder):
 def test_a_folder_of_an_older_version_is_named_as_such(folder):
     (folder / "manifest.json").unlink()
     assert "an older version wrote the folder" in refusal(folder)
-    (folder / "engine.json").write_text('{"max_length": 32, "weights": {"words": 0, "reader": 1}}')
-    assert "is of format 1, and this version reads format 2" in refusal(sealed(folder))
+    (folder / "engine.json").write_text(
+        '{"max_length": 32, "weights": {"words": 0, "reranker": 1}}'
+    )
+    assert "is of format 1, and this version reads format 3" in refusal(sealed(folder))
 
 
 WRONG = {
-    "format": (None, 1, 3, "2"),
+    "format": (None, 1, 2, 4, "3"),
     "max_length": (None, 0, 3, 10**6, "32", 32.0, True, [32]),
     "gains": (None, [], [1], [1, 0.1, 0.01], [1, 0.1, 0.01, 0, 0], [1, 0, 0, "0"], {"E": 1}),
     "weights": (
@@ -326,10 +328,10 @@ WRONG = {
         {},
         [1, 2],
         {"words": 1},
-        {"words": 1, "reader": "1"},
-        {"words": 1, "reader": -1},
-        {"words": float("nan"), "reader": 1},
-        {"words": 1, "reader": 1, "more": 1},
+        {"words": 1, "reranker": "1"},
+        {"words": 1, "reranker": -1},
+        {"words": float("nan"), "reranker": 1},
+        {"words": 1, "reranker": 1, "more": 1},
     ),
     "teacher": (None, 1, "yes"),
 }

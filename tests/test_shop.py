@@ -104,7 +104,7 @@ def test_written_shop_passes_the_contract_and_equals_the_generated_one(small, tm
     for name in ("products", "judgments", "unlabelled"):
         written = pd.read_parquet(folder / f"{name}.parquet")
         pd.testing.assert_frame_equal(written, getattr(small, name), check_dtype=False)
-    tables = schema.read(folder)
+    tables = schema.read(folder, tmp_path)
     assert len(tables.judgments) == len(small.judgments)
     assert len(tables.unlabelled) == len(small.unlabelled)
     assert len(tables.products) == len(small.products)

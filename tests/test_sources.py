@@ -9,7 +9,7 @@ import pytest
 from ecomkd import artifacts, load
 from ecomkd.config import Profile
 from ecomkd.data import sources
-from ecomkd.data.schema import LABELS, TEXT, normalise_query
+from ecomkd.data.schema import LABELS, TEXT, check, normalise_query
 
 CONTRACT = ["query_id", "product_id", "query", *TEXT, "label"]
 
@@ -182,7 +182,7 @@ def test_what_check_notes_is_told_when_own_data_are_read(tmp_path, profile):
     written(tmp_path / "pairs.csv")
     with pytest.warns(UserWarning, match="2 test queries are too few to conclude anything"):
         load(tmp_path / "pairs.csv", profile)
-    report = sources.report(tmp_path / "pairs.csv")
+    report = check(tmp_path / "pairs.csv")
     assert report["notes"] and report["queries"] == {"train": 6, "validation": 2, "test": 2}
 
 

@@ -9,12 +9,12 @@ from datasets import DatasetDict
 from safetensors.torch import load_file, save_file
 from test_recommend_networks import ITEMS, START, USERS, lines, shop
 
-from cross_platform import ranker, worth
+import other_shop
 from ecomkd import models, recommend, transfer
 from ecomkd.config import Profile
 from ecomkd.data.schema import GAINS
 from ecomkd.relevance import judge
-from ecomkd.transfer import baskets as moving
+from measure_cross_platform import ranker, worth
 
 KIND = recommend.DecayedMeans
 
@@ -41,12 +41,12 @@ def vectors(baskets):
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(recommend, "FIRST", 30)
-    monkeypatch.setattr(moving, "STEPS", 3)
+    monkeypatch.setattr(other_shop, "STEPS", 3)
 
 
 @pytest.fixture
 def items(baskets, vectors, profile, small):
-    return transfer.items_of(baskets, np.arange(USERS), vectors, profile, width=4)
+    return other_shop.items_of(baskets, np.arange(USERS), vectors, profile, width=4)
 
 
 @pytest.fixture
@@ -65,13 +65,13 @@ def source(items, tmp_path):
 
 def test_items_are_known_through_the_told_users_alone(baskets, vectors, profile, small):
     users = np.array([1, 2])
-    items = transfer.items_of(baskets, users, vectors, profile, width=2)
+    items = other_shop.items_of(baskets, users, vectors, profile, width=2)
     own = baskets.between(0, START)
     bought = own.loc[own["user"].isin(users), "item"].unique()
     sold = items.on(START)[1][:, :3].sum(dim=1).numpy() > 0
     assert set(np.flatnonzero(sold)) <= set(bought)
     assert len(items.text_of) == ITEMS
-    nobody = transfer.items_of(baskets, users[:0], vectors, profile, width=2)
+    nobody = other_shop.items_of(baskets, users[:0], vectors, profile, width=2)
     for table in nobody.on(START):
         assert not table.any()
 
@@ -79,19 +79,19 @@ def test_items_are_known_through_the_told_users_alone(baskets, vectors, profile,
 def test_items_that_nobody_told_of_are_others_than_those_that_all_did(
     baskets, vectors, profile, small
 ):
-    nobody = transfer.items_of(baskets, np.array([], int), vectors, profile, width=4)
-    everyone = transfer.items_of(baskets, np.arange(USERS), vectors, profile, width=4)
+    nobody = other_shop.items_of(baskets, np.array([], int), vectors, profile, width=4)
+    everyone = other_shop.items_of(baskets, np.arange(USERS), vectors, profile, width=4)
     assert nobody.key != everyone.key
     assert nobody.baskets.events.empty
     with pytest.raises(ValueError, match="no customer who bought before and after a day"):
-        transfer.learn(KIND, nobody, baskets.validation_start, profile)
+        other_shop.learn(KIND, nobody, baskets.validation_start, profile)
 
 
 def test_a_drawn_recommender_leaves_the_global_generator_as_it_was(items, profile):
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)
-    first = transfer.untrained(KIND, items, profile)
+    first = other_shop.untrained(KIND, items, profile)
     assert torch.equal(torch.rand(3), expected)
     # The draws are those of the profile's seed.
     torch.manual_seed(profile.seed)
@@ -115,9 +115,9 @@ def test_every_part_moves_and_what_tells_people_apart_stays(items, source, profi
 
 
 def test_parts_that_are_not_asked_for_stay_as_they_were_drawn(items, source, profile):
-    drawn = transfer.untrained(KIND, items, profile).state_dict()
+    drawn = other_shop.untrained(KIND, items, profile).state_dict()
     weights = load_file(source / "model.safetensors")
-    model = transfer.untrained(KIND, items, profile, source, ["habits"])
+    model = other_shop.untrained(KIND, items, profile, source, ["habits"])
     for name, own in model.state_dict().items():
         expected = weights if transfer.part_of(name) == "habits" else drawn
         assert torch.equal(own, expected[name]), name
@@ -127,7 +127,7 @@ def test_parts_that_are_not_asked_for_stay_as_they_were_drawn(items, source, pro
 
 def test_people_in_another_order_change_nothing(baskets, vectors, profile, items, source):
     """The columns that read who bought an item are 0: a zero-shot ranking ignores them."""
-    model = transfer.untrained(KIND, items, profile, source)
+    model = other_shop.untrained(KIND, items, profile, source)
     scores = ranker(model, baskets, START)(np.arange(USERS), False)
     on = items.on
 
@@ -141,8 +141,8 @@ def test_people_in_another_order_change_nothing(baskets, vectors, profile, items
 
 
 def test_the_asked_users_own_baskets_are_read(baskets, vectors, profile, small):
-    items = transfer.items_of(baskets, np.array([], int), vectors, profile, width=2)
-    rank = ranker(transfer.untrained(KIND, items, profile), baskets, START)
+    items = other_shop.items_of(baskets, np.array([], int), vectors, profile, width=2)
+    rank = ranker(other_shop.untrained(KIND, items, profile), baskets, START)
     past = recommend.history(baskets, START)
     for user, top in enumerate(rank(np.arange(USERS), False)):
         own = past[user].indices
@@ -155,18 +155,18 @@ def test_what_is_learnt_is_never_worse_on_validation_than_its_start(
     baskets, items, profile, source
 ):
     start = baskets.validation_start
-    reader = recommend.BasketCollator(baskets)
+    collator = recommend.BasketCollator(baskets)
 
     def recall(model):
-        rank = recommend.network(recommend.Shelf(model, reader, start))
+        rank = recommend.network(recommend.Shelf(model, collator, start))
         return recommend.evaluate(rank, baskets, start)["recall"]
 
-    first = transfer.untrained(KIND, items, profile, source)
-    folder = transfer.learn(KIND, items, start, profile, source)
+    first = other_shop.untrained(KIND, items, profile, source)
+    folder = other_shop.learn(KIND, items, start, profile, source)
     learnt = recommend.load(folder, KIND, items)
     assert recall(learnt) >= recall(first)
     # At a rate of nothing, nothing is better than the start: it is kept, bit for bit.
-    kept = transfer.learn(KIND, items, start, profile, source, rates=(1e-12,))
+    kept = other_shop.learn(KIND, items, start, profile, source, rates=(1e-12,))
     found = recommend.load(kept, KIND, items).state_dict()
     assert all(torch.equal(own, found[name]) for name, own in first.state_dict().items())
 

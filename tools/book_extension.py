@@ -4,6 +4,9 @@ The directive `mermaid` turns a diagram into SVG when the book is built: no brow
 page's own style sheet colours the SVG, so that it follows the light and the dark theme. The text
 alternative is the diagram's `accDescr` line, which Jupyter reads too, or the option `:alt:`; a
 diagram without one breaks the build.
+
+The directive `trap` is a box for a mistake, its effect and its mend. A figure that a chapter has
+drawn as SVG stands in the page itself, in the colours of the page's theme.
 """
 
 from __future__ import annotations
@@ -16,7 +19,10 @@ from pathlib import Path
 import mermaidx
 from docutils import nodes
 from docutils.parsers.rst import directives
+from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+from book.figures import inline
 
 
 class Mermaid(SphinxDirective):
@@ -59,6 +65,41 @@ def svg(source: str, alt: str, name: str) -> str:
     return drawn.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)
 
 
+class Trap(SphinxDirective):
+    """A box for a mistake: `:::{trap} Its name`, then Markdown, then `:::`."""
+
+    has_content = True
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        box = nodes.admonition("", classes=["trap"])
+        self.set_source_info(box)
+        parsed, messages = self.state.inline_text(f"Trap: {self.arguments[0]}", self.lineno)
+        box += [nodes.title(self.arguments[0], "", *parsed), *messages]
+        self.state.nested_parse(self.content, self.content_offset, box)
+        return [box]
+
+
+class Figures(SphinxPostTransform):
+    """Puts the SVG of a chapter's figure into the page, where its style sheet can colour it."""
+
+    default_priority = 5  # after MyST-NB has chosen between the forms of an output
+    formats = ("html",)
+
+    def run(self, **kwargs) -> None:
+        page = self.env.docname.replace("/", "-")
+        images = [node for node in self.document.findall(nodes.image) if _is_drawn(node)]
+        for place, image in enumerate(images):
+            path = Path(self.env.srcdir) / image["uri"].lstrip("/")
+            drawn = inline(path.read_text("utf-8"), f"{page}-{place}", image.get("alt", ""))
+            image.replace_self(nodes.raw("", drawn, format="html"))
+
+
+def _is_drawn(image: nodes.image) -> bool:
+    return "jupyter_execute" in image["uri"] and image["uri"].endswith(".svg")
+
+
 class Value(SphinxRole):
     """A number that a chapter measured: ``{value}`04_student::name` ``.
 
@@ -89,6 +130,8 @@ def drop_font_preloads(app, exception) -> None:
 
 def setup(app) -> dict:
     app.add_directive("mermaid", Mermaid)
+    app.add_directive("trap", Trap)
     app.add_role("value", Value())
+    app.add_post_transform(Figures)
     app.connect("build-finished", drop_font_preloads)
     return {"version": "1", "env_version": 1, "parallel_read_safe": True}

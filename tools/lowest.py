@@ -1,7 +1,8 @@
 """Write the lowest versions that pyproject.toml allows, as constraints for pip.
 
     python tools/lowest.py > lowest.txt
-    pip install -c lowest.txt -e ".[plots,recommend,search,serve]" pytest hypothesis
+    pip install -c lowest.txt -e ".[book,test]"
+    PYTHONPATH=tools python -m book stored
     python -m pytest tests/test_losses.py tests/test_distill.py tests/test_models.py …
 
 pip resolves to the newest versions alone, so the bounds are proved by installing them by name.

@@ -14,10 +14,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from book.common import OPENING
+
 ROOT = Path(__file__).resolve().parent.parent
 PLACE = ROOT / "_build" / "models"
 """Where artefacts are made (`artifacts`) and packed (`packed`) before all of them are there."""
 LIMIT_MB, FILE_MB = 60, 25
+SAMPLES, READ = 40, 30
+"""Queries for which the page that searches shows the teacher's order; products read for each."""
 
 
 def main() -> None:
@@ -108,7 +112,7 @@ def core() -> Iterator[tuple]:
         lambda: stages.teacher_pairs(data, profile, teacher, "unlabelled", live),
         "teacher_outputs",
     )
-    for row in ("kd_unlabelled", "none", "kd", "hard"):
+    for row in ("kd_unlabelled", "none"):
         yield (
             lambda row=row: stages.student(
                 data, profile, row, teacher_folder=teacher, unlabelled=live
@@ -140,7 +144,110 @@ def search() -> Iterator[tuple]:
     yield lambda: encoders.static_encoder(data, catalogue, profile, bi_encoder), "static_encoder"
 
 
-CHAPTERS = {"core": core, "search": search}
+def recommend() -> Iterator[tuple]:
+    import ecomkd
+    from ecomkd import features
+    from ecomkd import recommend as part
+    from ecomkd.data import journey
+    from ecomkd.data.baskets import sample
+
+    profile = ecomkd.Profile.named(precision="fp32")
+    shop = sample(journey.load(), profile.households, profile.seed)
+    texts, _ = part.texts(shop)
+    yield lambda: features.last_layer(texts, profile), "text_vectors"
+    items = part.Items(shop, features.last_layer(texts, profile), part.FIRST, 64, profile)
+
+    def train(kind, **options) -> Path:
+        return part.train(kind, items, shop.validation_start, profile, **options)
+
+    yield lambda: train(part.BasketTransformer), "recommender"
+    teacher = train(part.BasketTransformer)
+    yield lambda: train(part.DecayedMeans, teacher=teacher), "recommender"
+    yield lambda: train(part.DecayedMeans), "recommender"
+
+
+def search_page() -> Iterator[tuple]:
+    """The data file of the page that searches, which every rendering of the book shows."""
+    import numpy as np
+
+    import ecomkd
+    from ecomkd import keys
+    from ecomkd.artifacts import data_digest, stage
+    from ecomkd.data import sources
+    from ecomkd.relevance import stages
+    from ecomkd.search import encoders
+
+    profile = ecomkd.Profile.named(precision="fp32")
+    data, live = ecomkd.load("shop", profile), profile.live_pairs
+    catalogue = sources.catalogue("shop", profile)
+    teacher = stages.teacher(data, profile)
+    wide = encoders.bi_encoder(data, catalogue, profile, "distilled", teacher, live)
+    static = encoders.static_encoder(data, catalogue, profile, wide)
+    texts = [OPENING.typed, *dict.fromkeys(data["test"]["query"])]
+    chosen = [0, *1 + np.random.default_rng(0).permutation(len(texts) - 1)[: SAMPLES - 1]]
+    queries = [texts[number] for number in chosen]
+
+    def make(folder: Path) -> None:
+        from ecomkd import models
+        from ecomkd.search import page
+
+        best = teachers_order(queries, data, catalogue, profile, teacher, wide)
+        table = encoders.encoder(static, profile)[0].embedding.weight.detach().numpy()
+        page.write(
+            folder / "search_data.js",
+            models.load_tokenizer("minilm"),
+            table,
+            catalogue,
+            dict(zip(queries, best[:, :10].tolist(), strict=True)),
+        )
+
+    parts = [
+        queries,
+        data_digest(catalogue, ("product_id", "product_title")),
+        *(keys.identity(folder) for folder in (teacher, wide, static)),
+    ]
+    yield lambda: stage("search_page", parts, make, profile.artifacts, recipe=1), "search_page"
+
+
+def teachers_order(queries, data, catalogue, profile, teacher: Path, wide: Path):
+    """Rows (Q, READ) of the catalogue: what words and vectors find, as the teacher reads it.
+
+    The weight of the words is the best one on validation queries, as in chapter 8.
+    """
+    from datasets import Dataset
+
+    from ecomkd import words
+    from ecomkd.data.sources import product_text
+    from ecomkd.relevance import judge
+    from ecomkd.search import encoders, retrieve, tune
+
+    texts = product_text(catalogue[:])
+    index, encoder = words.bm25(texts), encoders.encoder(wide, profile)
+    vectors = encoder.encode(texts, show_progress_bar=False)
+
+    def compared(asked):
+        cosines = encoder.encode(asked, show_progress_bar=False) @ vectors.T
+        return cosines, retrieve.word_scores(index, asked)
+
+    validation, quality = tune.quality_on(data["validation"], catalogue["product_id"])
+    scores = compared(validation)
+    weight = max(tune.WORDS, key=lambda one: quality(retrieve.weighted(*scores, one, READ)[1]))
+    sums, rows = retrieve.weighted(*compared(queries), weight, READ)
+    numbered = Dataset.from_dict(
+        {"query_id": list(map(str, range(len(queries)))), "query": queries}
+    )
+    pairs = tune.candidates(numbered, catalogue, rows)
+    labels, gains = data["test"].features["label"], judge.gains(data["test"])
+    read = tune.model_scores(teacher, pairs, labels, gains, profile)
+    return retrieve.rerank(rows, (sums + 0.1 * read.reshape(rows.shape)).ravel())[1]
+
+
+CHAPTERS = {
+    "core": core,
+    "search": search,
+    "search_page": search_page,
+    "recommend": recommend,
+}
 
 
 if __name__ == "__main__":

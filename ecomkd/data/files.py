@@ -325,8 +325,7 @@ class TableFile:
     def _whole(self, column: pa.Array, name: str) -> pa.Array:
         """Floating-point numbers as texts: 7 for 7.0, as pandas stores ids beside missing ones."""
         column = pc.if_else(pc.is_nan(column), None, column.cast(pa.float64()))
-        whole = pc.fill_null(pc.equal(pc.floor(column), column), False)
-        large = pc.fill_null(pc.greater_equal(pc.abs(column), _EXACT), False)
+        large = pc.greater_equal(pc.abs(column), _EXACT)
         if name in ("query_id", "product_id") and pc.any(large).as_py():
             raise self._fault(
                 pc.index(large, True).as_py(),
@@ -334,9 +333,9 @@ class TableFile:
                 "the id is a floating-point number so large that digits are lost; "
                 "store ids as text.",
             )
-        exact = pc.and_(whole, pc.invert(large))
+        exact = pc.and_(pc.equal(pc.floor(column), column), pc.invert(large))
         integers = pc.if_else(exact, column, None).cast(pa.int64()).cast(pa.string())
-        return pc.if_else(exact, integers, column.cast(pa.string()))
+        return pc.coalesce(integers, column.cast(pa.string()))
 
     def _not_text(self, column: pa.Array, name: str, error: Exception) -> DataError:
         if _is_text(column.type):
@@ -352,8 +351,7 @@ class TableFile:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary)
-    return any(test(kind) for test in (*kinds, pa.types.is_large_binary))
+    return kind in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
 
 
 def _storable(kind: pa.DataType) -> bool:

@@ -168,17 +168,11 @@ class Products:
 
     def fill(self, texts: dict[str, list[str]]) -> None:
         """Put the catalogue's text wherever a pair has none."""
-        there = [
-            (row, self.row[product])
-            for row, product in enumerate(texts["product_id"])
-            if product in self.row
-        ]
         for name in TEXT:
-            blank = [(row, place) for row, place in there if is_blank(texts[name][row])]
-            places = pa.array([place for _, place in blank], pa.int64())
-            known = self._texts[name].take(places).to_pylist()
-            for (row, _), value in zip(blank, known, strict=True):
-                texts[name][row] = value
+            known, own = self._texts[name], texts[name]
+            for row, product in enumerate(texts["product_id"]):
+                if product in self.row and is_blank(own[row]):
+                    own[row] = known[self.row[product]].as_py()
 
 
 class Pairs:

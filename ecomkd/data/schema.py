@@ -13,18 +13,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ecomkd.data.contract import (
+# Chapters and the simulated shop ask for the words of the contract here.
+from ecomkd.data.contract import (  # noqa: F401
     GAINS,
     GAINS_SWAPPED,
     GRADE_GAINS,
-    GRADES,
     LABELS,
     SPLITS,
     TEXT,
     DataError,
     normalise_query,
-    order_by_hash,
-    product_text,
     quoted,
 )
 from ecomkd.data.files import TableFile, data_files
@@ -33,28 +31,8 @@ from ecomkd.data.pairs import Pairs, Products, unlike
 if TYPE_CHECKING:
     import datasets
 
-__all__ = [
-    "GAINS",
-    "GAINS_SWAPPED",
-    "GRADES",
-    "GRADE_GAINS",
-    "LABELS",
-    "SPLITS",
-    "TEXT",
-    "DataError",
-    "Tables",
-    "check",
-    "normalise_query",
-    "order_by_hash",
-    "product_text",
-    "read",
-    "to_dataset",
-]
-
 FEW = 30
 """With fewer test queries than these, `check` says that nothing can be concluded."""
-
-_temporary: list[tempfile.TemporaryDirectory] = []
 
 
 @dataclass(frozen=True)
@@ -82,7 +60,7 @@ def check(path: Path | str) -> dict:
         return _report(_checked(Path(path), Path(scratch)))
 
 
-def read(path: Path | str, scratch: Path | str | None = None) -> Tables:
+def read(path: Path | str, scratch: Path | str) -> Tables:
     """Read and check a folder (`judgments.*`, `products.*`, `unlabelled.*`) or a single file.
 
     Texts that a pair lacks are filled from `products` by product_id. A pair is a query_id with a
@@ -91,12 +69,9 @@ def read(path: Path | str, scratch: Path | str | None = None) -> Tables:
     15 % of all queries become test and 15 % validation. Both are taken in the order of the
     SHA-256 of the normalised query. Further columns are kept; from CSV they come as strings.
 
-    The Arrow files go into `scratch`, or else into a temporary folder that lives until the
-    process ends. Raises DataError, each of whose sentences names file, row, column and mend.
+    The Arrow files go into the folder `scratch`. Raises DataError, each of whose sentences names
+    file, row, column and mend.
     """
-    if scratch is None:
-        _temporary.append(tempfile.TemporaryDirectory(prefix="ecomkd-", ignore_cleanup_errors=True))
-        scratch = _temporary[-1].name
     return _tables(_checked(Path(path), Path(scratch)))
 
 

@@ -21,11 +21,10 @@ from tqdm.auto import tqdm
 from ecomkd.artifacts import known_digest, stage, write_text
 from ecomkd.config import Profile
 from ecomkd.data import shop
-from ecomkd.data.contract import LABELS, NAMES, TEXT, DataError, normalise_query, product_text
+from ecomkd.data.contract import LABELS, TEXT, DataError, normalise_query
+from ecomkd.data.contract import product_text as product_text
 from ecomkd.data.files import MAX_CHARACTERS, STEMS, data_files
-from ecomkd.data.schema import Tables, check, read, to_dataset
-
-__all__ = ["catalogue", "load", "map_esci", "product_text", "report"]
+from ecomkd.data.schema import Tables, read, to_dataset
 
 ESCI = "tasksource/esci"
 """The Shopping Queries Dataset on the hub: examples and products joined, splits train and test."""
@@ -76,14 +75,8 @@ def catalogue(source: str | Path = "shop", profile: Profile | None = None) -> da
 
 
 def report(source: str | Path = "shop", profile: Profile | None = None) -> dict:
-    """What was read, merged and held out of a source, as `ecomkd check` tells it.
-
-    A path is checked without keeping anything; a source of `NAMES` is loaded. Raises as `load`
-    does.
-    """
-    if source in NAMES:
-        return json.loads((_prepared(source, profile) / _REPORT).read_text("utf-8"))
-    return check(source)
+    """What was read, merged and held out of a source, once it was loaded. Raises as `load` does."""
+    return json.loads((_prepared(source, profile) / _REPORT).read_text("utf-8"))
 
 
 def map_esci(batch: dict[str, list], split: str, locale: str = "us") -> dict[str, list]:

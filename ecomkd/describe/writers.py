@@ -22,7 +22,7 @@ from ecomkd.data import shop as simulated
 from ecomkd.describe import generation
 from ecomkd.describe.facts import Product, Vocabulary
 from ecomkd.describe.records import shop_products, shop_vocabulary
-from ecomkd.keys import identity, known_as, settings_of
+from ecomkd.keys import batches, identity, known_as, settings_of
 
 INSTRUCTION = (
     "Write a product description of two short sentences for an online shop. Name every fact of "
@@ -146,7 +146,7 @@ def teacher(of: Task) -> Path:
         model, tokenizer = generation.load(str(start))
         model = models.build_low_rank(model, of.scale.rank, of.profile.seed)
         train = _rows(of.train, of.training_texts, tokenizer)
-        steps = of.scale.teacher_epochs * -(-len(train) // of.profile.batch_size)
+        steps = of.scale.teacher_epochs * batches(len(train), of.profile)
         generation.fit(
             model,
             train,
@@ -196,7 +196,7 @@ def student(of: Task, text: str = "reference", soft: bool = False, more: bool = 
         if soft:
             model, _ = generation.load(str(tutor))
             rows = generation.teacher_tokens(rows, model, tokenizer, of.profile)
-        steps = of.scale.student_epochs * -(-len(of.train) // of.profile.batch_size)
+        steps = of.scale.student_epochs * batches(len(of.train), of.profile)
         model = models.build_student(whole, layers)
         generation.fit(
             model,

@@ -68,19 +68,14 @@ def without(baskets: Baskets, hidden: np.ndarray) -> Baskets:
     return replace(baskets, events=events)
 
 
-def group_counts(
-    baskets: Baskets, day: int, groups: np.ndarray, scale: float | None = None
-) -> sp.csr_matrix:
+def group_counts(baskets: Baskets, day: int, groups: np.ndarray) -> sp.csr_matrix:
     """The number of purchases by each user from each group of items before `day`, (U, G).
 
-    Args:
-        groups: (I,), for each item the number of its group.
-        scale: with it a purchase of age a days counts exp(-a / scale).
+    `groups` (I,) has for each item the number of its group.
     """
     past = baskets.between(0, day)
-    weight = np.ones(len(past)) if scale is None else np.exp((past["day"] - day) / scale)
     shape = len(baskets.users), int(groups.max()) + 1
-    return sp.csr_matrix((weight, (past["user"], groups[past["item"]])), shape)
+    return sp.csr_matrix((np.ones(len(past)), (past["user"], groups[past["item"]])), shape)
 
 
 # Interests ----------------------------------------------------------------------------------------
@@ -127,7 +122,7 @@ def surprise(counts: sp.csr_matrix) -> np.ndarray:
     return (counts - expected) / np.sqrt(np.maximum(expected, 1))
 
 
-def trend(before: sp.csr_matrix, recent: sp.csr_matrix, prior: float = PRIOR) -> np.ndarray:
+def trend(before: sp.csr_matrix, recent: sp.csr_matrix) -> np.ndarray:
     """The standard errors by which each user's interest in each group rose, (U, G).
 
     A number below 0 says that the interest fell. The expected share of the `recent` purchases is
@@ -136,7 +131,7 @@ def trend(before: sp.csr_matrix, recent: sp.csr_matrix, prior: float = PRIOR) ->
     """
     before, recent = before.toarray(), recent.toarray()
     old, new = _share(before), _share(recent)
-    own = (before + prior * old) / (before.sum(axis=1, keepdims=True) + prior)
+    own = (before + PRIOR * old) / (before.sum(axis=1, keepdims=True) + PRIOR)
     own *= np.divide(new, old, out=np.ones_like(old), where=old > 0)
     known = before.sum(axis=1, keepdims=True) >= LEAST
     own = np.divide(own, own.sum(axis=1, keepdims=True), out=own, where=known)

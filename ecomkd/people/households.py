@@ -139,13 +139,11 @@ def contributions(model: GridSearchCV, weights: sp.csr_matrix, vectors: np.ndarr
     return weights.toarray()[0] * ((vectors - scaler.mean_) @ slope)
 
 
-def likely(
-    what: str, probability: float, parts: np.ndarray, own: pd.DataFrame, sure: float = 0.75
-) -> list[Statement]:
+def likely(what: str, probability: float, parts: np.ndarray, own: pd.DataFrame) -> list[Statement]:
     """The statement that a household is, or is not, of some kind, in a list of one or none.
 
-    There is none for a probability between 1 - `sure` and `sure`. The statement rests on the
-    purchases of the ten items that add most to it.
+    There is none for a probability between 0.25 and 0.75. The statement rests on the purchases of
+    the ten items that add most to it.
 
     Args:
         what: the kind, as the text of the statement calls it.
@@ -153,9 +151,9 @@ def likely(
         parts: (I,), from `contributions`.
         own: the household's events.
     """
-    if 1 - sure < probability < sure:
+    if 0.25 < probability < 0.75:
         return []
-    sign = 1 if probability >= sure else -1
+    sign = 1 if probability >= 0.75 else -1
     best = np.argsort(-sign * parts)[:10]
     labels = own.index[own["item"].isin(best[sign * parts[best] > 0])].to_numpy()
     word = "likely" if sign > 0 else "unlikely"

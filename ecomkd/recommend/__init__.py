@@ -25,7 +25,7 @@ __getattr__, __dir__ = lazy.names(
             "common_items FIRST fit GROUP HYPERPARAMETERS occasions purchase_loss RankingTrainer "
             "teacher_scores train unlabelled_occasions"
         ),
-        ".live": "aligned highest initial_state Live PAIR RARE start",
+        ".live": "aligned highest initial_state Live PAIR RARE",
         ".journal": "Durable",
         ".replay": "prequential Scheduled System",
     },

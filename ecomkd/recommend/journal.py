@@ -1,20 +1,21 @@
-"""A live state that outlives its process: a log of what happened, and a snapshot, in one folder.
+"""A live state that outlives its process: a snapshot, and the events after it, in one SQLite file.
 
-The log is text, one line an event, so that a reader can see it, tear it and mend it. Chapter 14.
+SQLite locks the file, waits for the disk, and recovers after a kill. Chapter 14.
 """
 
 from __future__ import annotations
 
 import errno
+import io
 import json
-import os
+import sqlite3
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from zlib import crc32
 
 import numpy as np
-from filelock import FileLock
 
 from ecomkd.recommend.live import Live
 
@@ -27,74 +28,92 @@ _CHANGES = {
     "add_user": Live.add_user,
     "add_item": Live.add_item,
 }
+_FORMAT = 0x65636B01  # "eck" and a version, where SQLite keeps a number for the owner of a file
+_TABLES = f"""
+BEGIN IMMEDIATE;
+PRAGMA application_id = {_FORMAT};
+CREATE TABLE event (number INTEGER PRIMARY KEY, change TEXT);
+CREATE TABLE snapshot (id INTEGER PRIMARY KEY, refreshes INTEGER, after INTEGER, arrays BLOB);
+"""
 
 
 class Durable:
     """A live state in a folder, which outlives its process.
 
-    Each change is a line of `events.log` before it counts: a checksum, and what happened, in JSON.
-    When a call returns, its line is on the disk, so that neither a kill nor a power cut can take
-    it. `state.npz` is the state after the first `position` bytes of the log, replaced in one step.
-    Together they give the state back to the bit.
-
-    Several processes may write to one folder: a lock lets them do so in turn, and each first learns
-    what the others have written since its own last change. Every purchase counts once.
+    Its file `state.sqlite` has a table `event`, a row a change with what happened in JSON, and a
+    table `snapshot`, the state after so many events as an .npz: the state to the bit. A change is a
+    transaction; once its call returns, neither a kill nor a power cut takes it. It is written
+    ahead, into `state.sqlite-wal`, for then it waits for the disk once, and in SQLite's other ways
+    several times; all writers have to be on one machine for that. These processes, and threads
+    that share an object, write in turn, and each first learns what the others have written.
 
     Args:
         live: what is kept; change it through this object alone.
-        folder: a new one, or one that holds neither a state nor a log.
+        folder: a new one, or one that holds no state.
 
     Attributes:
         live: the state as of this object's own last change.
         folder: where it is kept.
 
-    Raises FileExistsError when the folder holds a state or a log.
+    Raises FileExistsError when the folder holds a state; as every method does, OSError when the
+    file cannot be written, and ValueError when it is damaged.
     """
 
     def __init__(self, live: Live, folder: Path | str):
-        self._set_up(folder)
-        with self._lock:
-            if self._kept.exists():
-                raise FileExistsError(
-                    f"{folder}: holds a state; restore it, or name another folder."
-                )
-            self._log.touch()
-            if self._log.stat().st_size:
-                raise FileExistsError(
-                    f"{self._log}: a log without its state.npz is there; name another folder."
-                )
-            self.live, self._end = live, 0
-            self._write_snapshot()
+        file = Path(folder) / "state.sqlite"
+        taken = FileExistsError(f"{folder}: holds a state; restore it, or name another folder.")
+        if file.exists() and file.stat().st_size:
+            raise taken
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._open(file)
+        self.live, self._end, self._refreshes = live, 0, 0
+        with _told(file):
+            with self._database:  # which commits, or takes back
+                try:
+                    self._database.executescript(_TABLES)
+                except sqlite3.OperationalError as fault:
+                    if "already exists" in str(fault):  # another process was quicker
+                        raise taken from fault
+                    raise
+                self._write_snapshot(live, 0)
+            self._database.execute("PRAGMA journal_mode = WAL")
 
     @classmethod
     def restore(cls, folder: Path | str) -> Durable:
         """The state as it was when its process ended, however that was.
 
-        A torn last line, an event that nobody was told had been taken, is cut off. Raises
-        FileNotFoundError when there is no state, ValueError when the log is damaged elsewhere.
+        What was not committed, and nobody was told had been taken, is gone. Raises
+        FileNotFoundError when there is no state, ValueError when what is there is no whole one.
         """
-        if not (Path(folder) / "state.npz").exists():
+        file = Path(folder) / "state.sqlite"
+        if not file.exists():
             raise FileNotFoundError(f"{folder}: holds no state; make one with Durable.")
         self = cls.__new__(cls)
-        self._set_up(folder)
-        with self._lock:
-            self._catch_up()
-        return self
+        self._open(file)
+        with _told(file):
+            (found,) = self._database.execute("PRAGMA application_id").fetchone()
+        if found != _FORMAT:
+            raise ValueError(f"{file}: its format is {found:#x}, not {_FORMAT:#x} of a live state.")
+        self._refreshes = -1  # none is loaded
+        with self._turn():
+            return self
 
-    def _set_up(self, folder: Path | str) -> None:
-        self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._kept, self._log = self.folder / "state.npz", self.folder / "events.log"
-        self._lock, self._loaded = FileLock(self.folder / ".lock"), None
+    def _open(self, file: Path) -> None:
+        self.folder, self._file, self._lock = file.parent, file, threading.RLock()
+        with _told(file):
+            self._database = sqlite3.connect(
+                file, 60, isolation_level=None, check_same_thread=False
+            )
+            self._database.execute("PRAGMA synchronous = FULL")
 
     def update(self, user: int, item: int, day: int) -> None:
-        """Learn one purchase, as `Live.update` does; one that is refused leaves no line."""
+        """Learn one purchase, as `Live.update` does; one that is refused leaves no row."""
         self._change("update", int(user), int(item), int(day))
 
     def update_basket(self, user: int, items: Sequence[int], day: int) -> None:
-        """Learn one basket, as `Live.update_basket` does, in one line.
+        """Learn one basket, as `Live.update_basket` does, whole or not at all, in one transaction.
 
-        After a kill all of it counts or nothing, and the disk is waited for once, not once an item.
+        So the disk is waited for once, not once an item.
         """
         self._change("update_basket", int(user), [int(item) for item in items], int(day))
 
@@ -108,97 +127,80 @@ class Durable:
 
     def refresh(self, shelf: Shelf) -> None:
         """Take the tables of a shelf, as `Live.refresh` does, and write a snapshot of them."""
-        with self._lock:
-            self._catch_up()
-            self._loaded = None  # without its snapshot the old state holds, and is loaded again
-            self.live.refresh(shelf)
-            self._write_snapshot()
+        with self._turn():
+            renewed = Live(self.live.arrays())  # until it is on the disk, the old one holds
+            renewed.refresh(shelf)
+            self._write_snapshot(renewed, self._refreshes + 1)
+        with self._turn():  # which loads it, here as in every other process
+            pass
 
     def snapshot(self) -> None:
         """Write the state as a whole, so that a restore replays only what comes after."""
-        with self._lock:
-            self._catch_up()
-            self._write_snapshot()
+        with self._turn():
+            self._write_snapshot(self.live, self._refreshes)
 
     def _change(self, name: str, *given):
         with self._lock:
-            self._catch_up()
-            if name == "update":
-                self.live.check(*given)
-            elif name == "update_basket":
-                self.live.check_basket(*given)
-            self._write(_sealed(json.dumps([name, *given]).encode()))
+            with self._turn():
+                if name == "update":
+                    self.live.check(*given)
+                elif name == "update_basket":
+                    self.live.check_basket(*given)
+                row = self._end + 1, json.dumps([name, *given])
+                self._database.execute("INSERT INTO event VALUES (?, ?)", row)
+            self._end += 1
             return _CHANGES[name](self.live, *given)
 
-    def _write(self, line: bytes) -> None:
-        with open(self._log, "ab", buffering=0) as log:
-            try:
-                if log.write(line) < len(line):
-                    raise OSError(errno.ENOSPC, f"No space left while writing {self._log}")
-                os.fsync(log.fileno())
-            except OSError:
-                os.truncate(log.fileno(), self._end)  # half a line would spoil the next one
-                raise
-        self._end += len(line)
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """A transaction that no other writer is beside, with what they all have written."""
+        with self._lock, _told(self._file), self._database:
+            self._database.execute("BEGIN IMMEDIATE")
+            self._catch_up()
+            yield
 
     def _catch_up(self) -> None:
-        """Take in what is in the folder and not yet in this object; cut off a torn last line."""
-        if self._loaded != self._snapshot_there():  # at first, and after another's snapshot
-            with np.load(self._kept, allow_pickle=False) as kept:
-                arrays = dict(kept)
-            self._end, self.live = int(arrays.pop("position")), Live(arrays)
-            self._loaded = self._snapshot_there()
-        size = self._log.stat().st_size
-        if size == self._end:
-            return
-        for (name, *given), end in _entries(self._log, self._end):
-            if name not in _CHANGES:
-                raise ValueError(
-                    f"{self._log}: {name!r} at byte {self._end} is no event of a live state."
-                )
-            _CHANGES[name](self.live, *given)
-            self._end = end
-        os.truncate(self._log, self._end)
+        """Take in what is in the file and not yet in this object."""
+        ask, place = self._database.execute, "its snapshot"
+        events = "SELECT number, CAST(change AS BLOB) FROM event WHERE number > ? ORDER BY number"
+        try:
+            (refreshes,) = ask("SELECT refreshes FROM snapshot").fetchone()
+            if refreshes != self._refreshes:  # no event holds the tables
+                arrays, self._end = ask("SELECT arrays, after FROM snapshot").fetchone()
+                with np.load(io.BytesIO(arrays), allow_pickle=False) as kept:
+                    self.live, self._refreshes = Live(dict(kept)), refreshes
+            (last,) = ask("SELECT coalesce(max(number), 0) FROM event").fetchone()
+            if last < self._end:
+                raise ValueError(f"{self._end} events were taken and {last} are there")
+            for number, change in ask(events, (self._end,)):
+                place = f"event {number}, {change.decode(errors='replace')}"
+                if number != self._end + 1:
+                    raise ValueError(f"event {self._end + 1} is missing")
+                name, *given = json.loads(change)
+                _CHANGES[name](self.live, *given)
+                self._end = number
+        except sqlite3.Error:
+            raise
+        except Exception as fault:  # damaged bytes raise almost anything
+            raise ValueError(f"{self._file}: damaged at {place}: {fault!r}.") from fault
 
-    def _write_snapshot(self) -> None:
-        working = self.folder / ".state.npz"
-        with open(working, "wb") as file:
-            np.savez(file, position=self._end, **self.live.arrays())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(working, self._kept)
-        if os.name == "posix":  # the new name, too, is to outlive a power cut
-            folder = os.open(self.folder, os.O_RDONLY)
-            os.fsync(folder)
-            os.close(folder)
-        self._loaded = self._snapshot_there()
-
-    def _snapshot_there(self) -> tuple[int, int]:
-        """What tells one snapshot from the next."""
-        found = self._kept.stat()
-        return found.st_ino, found.st_mtime_ns
+    def _write_snapshot(self, live: Live, refreshes: int) -> None:
+        file = io.BytesIO()
+        np.savez(file, **live.arrays())
+        row = refreshes, self._end, file.getbuffer()
+        self._database.execute("REPLACE INTO snapshot VALUES (1, ?, ?, ?)", row)
 
 
-def _sealed(text: bytes) -> bytes:
-    """A line of the log: a checksum, and what happened."""
-    return b"%08x %b\n" % (crc32(text), text)
-
-
-def _entries(log: Path, position: int) -> Iterator[tuple[list, int]]:
-    """The whole lines of a log from a byte on: what each holds, and the byte after it."""
-    with open(log, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        if size < position:
-            raise ValueError(
-                f"{log}: has {size} bytes, and the snapshot was made at {position}; put back the "
-                "log that belongs to it."
-            )
-        file.seek(position)
-        for line in file:
-            text = line[9:-1]
-            if line != _sealed(text):
-                if position + len(line) < size:
-                    raise ValueError(f"{log}: damaged at byte {position}, and more comes after it.")
-                return
-            position += len(line)
-            yield json.loads(text), position
+@contextmanager
+def _told(file: Path) -> Iterator[None]:
+    """What SQLite refuses, as an error of Python's own, in one sentence."""
+    try:
+        yield
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as fault:
+        # The last byte says what, the others where. Names that cannot be read have no code.
+        code = getattr(fault, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            raise OSError(errno.ENOSPC, f"No space left while writing {file}") from fault
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
+            raise ValueError(f"{file}: is damaged, or no live state: {fault}.") from fault
+        raise OSError(f"{file}: {fault}.") from fault

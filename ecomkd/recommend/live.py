@@ -421,6 +421,3 @@ def _linear(x: np.ndarray, weights: Mapping[str, np.ndarray], name: str) -> np.n
 
 def _gelu(x: np.ndarray) -> np.ndarray:
     return x * (1 + erf(x / np.float32(np.sqrt(2)))) / 2
-
-
-start = initial_state  # the former name, which chapter 14 uses

@@ -157,7 +157,7 @@ class BasketCollator:
         return {"day": day, **batch, **given}
 
 
-Reader = BasketCollator  # the old name, kept for one version
+Reader = BasketCollator  # the former name, which chapters 10 and 14 use
 
 
 def _habits(day: int, days: np.ndarray, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -347,12 +347,12 @@ class Shelf:
 
     Args:
         model: what scores.
-        reader: the collator of the same shop.
+        collator: the collator of the same shop.
         day: the first day that is not known.
     """
 
-    def __init__(self, model: Recommender, reader: BasketCollator, day: int):
-        self.model, self.reader, self.day = model, reader, day
+    def __init__(self, model: Recommender, collator: BasketCollator, day: int):
+        self.model, self.collator, self.day = model, collator, day
         self.columns = torch.arange(len(model.items.baskets.items), device=model.items.device)
         with at_rest(model):
             self.read = model.vectors(model.read, self.columns, day)
@@ -361,23 +361,17 @@ class Shelf:
 
     def scores(self, users: np.ndarray) -> np.ndarray:
         """Log-odds (B, I) of all items, for users (B,) who have bought something before the day."""
-        batch = self.reader([{"day": self.day, "users": users, "labelled": False}])
+        batch = self.collator([{"day": self.day, "users": users, "labelled": False}])
         batch = moved(batch, self.model.items.device)
         with at_rest(self.model) as model:
             taste = model.taste(batch, self.read.__getitem__)
             liking = taste @ self.offers.T
             return model.log_odds(batch, liking, self.demand, self.columns).cpu().numpy()
 
-    def size(self) -> dict[str, int]:
-        """The bytes of the network's own weights, and of the tables of items beside it."""
-        own = sum(weight.nbytes for weight in self.model.parameters())
-        table = self.read.nbytes + self.offers.nbytes + self.demand.nbytes
-        return {"network_bytes": own, "table_bytes": table}
-
 
 def network(shelf: Shelf) -> Ranker:
-    """A ranker of all items by a network on its shelf's day, for users whom its reader knows."""
-    return rank_by(shelf.scores, history(shelf.reader.baskets, shelf.day), size=128)
+    """A ranker of all items by a network on its shelf's day, for users whom its collator knows."""
+    return rank_by(shelf.scores, history(shelf.collator.baskets, shelf.day), size=128)
 
 
 @contextmanager

@@ -42,21 +42,18 @@ class Scheduled:
             a model remade every night. None learns each purchase at once.
         shelf: gives the shelf of a day. Where there is one, tables of items are taken from it in
             such a night, and every night with None.
-        explore, seed: of `Live.recommend`.
     """
 
     live: Live
     day: int
     every: int | None = None
     shelf: Callable[[int], Shelf] | None = None
-    explore: float = 0.0
-    seed: int = 0
     _aside: list[tuple[int, int, int]] = field(default_factory=list)
 
     def recommend(self, user: int, day: int, without: Sequence[int]) -> np.ndarray:
         self._wake(day)
         asked = day if self.every is None else self.day
-        return self.live.recommend(user, asked, without, explore=self.explore, seed=self.seed)
+        return self.live.recommend(user, asked, without)
 
     def learn(self, user: int, item: int, day: int) -> None:
         self._wake(day)

@@ -113,7 +113,11 @@ def purchase_loss(logits: torch.Tensor, user: torch.Tensor, column: torch.Tensor
 
 
 def teacher_scores(
-    rows: Dataset, model: Recommender, reader: BasketCollator, candidates: torch.Tensor, depth: int
+    rows: Dataset,
+    model: Recommender,
+    collator: BasketCollator,
+    candidates: torch.Tensor,
+    depth: int,
 ) -> Dataset:
     """The rows with the teacher's best `depth` candidates of each user, or all if there are fewer.
 
@@ -123,7 +127,7 @@ def teacher_scores(
 
     def best_of(row: dict) -> dict:
         with at_rest(model):
-            scores = model(moved(reader([row]), model.items.device), candidates)
+            scores = model(moved(collator([row]), model.items.device), candidates)
         top = scores.cpu().topk(min(depth, len(candidates)), dim=1)
         return {"teacher_columns": top.indices.tolist(), "teacher_scores": top.values.tolist()}
 
@@ -145,15 +149,15 @@ class RankingTrainer(trainer.MeasuredTrainer):
         self,
         model: Recommender,
         *,
-        reader: BasketCollator,
+        collator: BasketCollator,
         candidates: torch.Tensor,
         start: int,
         alpha: float = 0.0,
         hidden: float = 0.1,
         **options,
     ):
-        super().__init__(model, data_collator=reader, **options)
-        self.reader, self.candidates, self.start = reader, candidates, start
+        super().__init__(model, data_collator=collator, **options)
+        self.collator, self.candidates, self.start = collator, candidates, start
         self.alpha, self.hidden = alpha, hidden
         self._column = columns_of(candidates, len(model.items.baskets.items))
 
@@ -177,7 +181,7 @@ class RankingTrainer(trainer.MeasuredTrainer):
     def measure(self, dataset) -> dict[str, float]:
         """The recall over all items from day `start` on, read from baskets, not from `dataset`."""
         model = self.accelerator.unwrap_model(self.model)
-        shelf = Shelf(model, self.reader, self.start)
+        shelf = Shelf(model, self.collator, self.start)
         found = evaluate(network(shelf), model.items.baskets, self.start)
         return {name: found[name] for name in ("recall", "new_recall")}
 
@@ -220,7 +224,7 @@ def fit(
         ),
         train_dataset=rows,
         eval_dataset=rows,  # the library asks for one; `measure` reads the baskets
-        reader=BasketCollator(model.items.baskets),
+        collator=BasketCollator(model.items.baskets),
         candidates=candidates,
         start=start,
         **distillation,

@@ -14,11 +14,14 @@ __getattr__, __dir__ = lazy.names(
         "ecomkd.features": "bi_encoder_scores embed",
         "ecomkd.words": "bm25",
         ".stages": (
-            "origin ROWS start student teacher teacher_pairs training_log WARM_UP_LEAST warmed"
+            "origin ROWS start student teacher teacher_pairs training_log warm_up "
+            "WARM_UP_LEAST warmed"
         ),
         ".judge": "evaluate frame gains predict quality rankable softmax",
-        ".adapt": "build_masked domain_adapted low_rank take_encoder",
-        ".mining": "catalogue_queries catalogue_vectors mine mined with_unlabelled",
+        ".adapt": "build_masked domain_adapted low_rank",
+        ".mining": (
+            "catalogue_pairs catalogue_queries catalogue_vectors mine mined_pairs with_unlabelled"
+        ),
         ".baselines": "bm25_scores lexical_boosting random_scores scores_to_probabilities",
         ".tables": "by_kind DISTILLED f1_difference per_query STUDENTS SYSTEMS table UNTRAINED",
         ".verdict": "LEAST_LIFT LEAST_QUERIES",

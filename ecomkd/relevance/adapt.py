@@ -56,19 +56,19 @@ def domain_adapted(
         texts = np.array(product_text(catalogue[:]), dtype=object)
         held_out = np.arange(len(texts)) % 10 == 9
         model = build_masked(profile.teacher, profile.seed)
-        lesson = _hidden_tokens(texts[~held_out], tokenizer, passes, profile.seed)
+        masked = _hidden_tokens(texts[~held_out], tokenizer, passes, profile.seed)
         run = trainer.OrderedTrainer(
             model,
             args=trainer.arguments(
                 profile,
                 folder,
-                keys.batches(len(lesson), profile),
+                keys.batches(len(masked), profile),
                 learning_rate,
                 metric_for_best_model="loss",
                 train_sampling_strategy="group_by_length",
                 prediction_loss_only=True,
             ),
-            train_dataset=lesson,
+            train_dataset=masked,
             eval_dataset=_hidden_tokens(texts[held_out], tokenizer, 1, profile.seed),
             processing_class=tokenizer,
             data_collator=DataCollatorForTokenClassification(tokenizer),
@@ -76,8 +76,9 @@ def domain_adapted(
         with runtime.quiet():
             trainer.run_to_end(run, folder)
         whole = models.build_teacher(profile.teacher, ("unused",), profile.seed)
-        take_encoder(whole, model)
         encoder: Any = whole.base_model
+        # A pooler, which the model for hidden tokens has not, stays as it is.
+        encoder.load_state_dict(model.base_model.state_dict(), strict=False)
         encoder.save_pretrained(folder)
 
     parts = [
@@ -118,30 +119,12 @@ def build_masked(name: str, seed: int = 0) -> PreTrainedModel:
         return models.from_checkpoint(AutoModelForMaskedLM, name, use_safetensors=True)
 
 
-def take_encoder(model: PreTrainedModel, source: PreTrainedModel) -> None:
-    """Copy the encoder of `source` into `model`, whatever heads the two have.
-
-    A pooler that only `model` has stays as it is. Raises ModelError for encoders of other shapes.
-    """
-    target, weights = model.base_model, source.base_model.state_dict()
-    here = target.state_dict()
-    apart = [name for name in here.keys() - weights.keys() if not name.startswith("pooler.")]
-    apart += [k for k, v in weights.items() if k not in here or here[k].shape != v.shape]
-    if apart:
-        raise runtime.ModelError(
-            f"The encoders differ in {min(apart)}: take both from the same checkpoint."
-        )
-    target.load_state_dict(weights, strict=False)
-
-
 def low_rank(
     data: DatasetDict,
     profile: Profile,
     *,
     rank: int = 8,
     learning_rate: float = 2e-3,
-    train_pairs: int | None = None,
-    checkpoint: str | Path | None = None,
 ) -> Path:
     """The folder of a teacher of which only a low-rank correction was trained, and the head.
 
@@ -152,22 +135,21 @@ def low_rank(
 
     Raises as `models.build_low_rank` does.
     """
-    train = stages.first_pairs(data["train"], train_pairs)
-    labels = train.features["label"].names
-    start, known_as = stages.starting_point(data, profile, checkpoint)
+    labels = data["train"].features["label"].names
+    start, known_as = stages.starting_point(data, profile)
 
     def make(folder: Path) -> None:
         model = models.build_teacher(start, labels, profile.seed)
         model = models.build_low_rank(model, rank, profile.seed)
-        tokenizer = models.load_tokenizer(start if checkpoint else profile.teacher)
+        tokenizer = models.load_tokenizer(profile.teacher)
         adapter = folder / "adapter"
-        stages.fine_tune(model, train, data, tokenizer, profile, adapter, learning_rate)
+        stages.fine_tune(model, data, tokenizer, profile, adapter, learning_rate)
         model.merge_and_unload().save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         (adapter / "training.json").replace(folder / "training.json")
 
     parts = [
-        keys.digests(train, data["validation"]),
+        keys.digests(data["train"], data["validation"]),
         keys.settings_of(profile, "teacher", "teacher_epochs", "teacher_dropout"),
         [rank, learning_rate],
         known_as,

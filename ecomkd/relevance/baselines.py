@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -48,14 +49,20 @@ def lexical_boosting(train: Dataset, test: Dataset, catalogue: Dataset, seed: in
     Features: BM25, cosines of TF-IDF over words and over character 3- to 5-grams, shares of query
     words found in the title, the whole text, brand and colour, and the two lengths: all that can
     be known of a pair without knowing what a word means. Where `train` shows a single class, that
-    class has probability 1. Raises ModuleNotFoundError
-    where LightGBM is not installed.
+    class has probability 1. Raises ModuleNotFoundError where LightGBM is not installed.
     """
-    labels = np.asarray(train["label"])
-    classes = train.features["label"].num_classes
-    model = _trees(seed)
-    if len(np.unique(labels)) == 1:
-        return _always(labels[0], len(test), classes)
+    with needed("lexical_boosting", "run"):
+        import lightgbm
+    model = lightgbm.LGBMClassifier(
+        n_estimators=300,
+        learning_rate=0.05,
+        num_leaves=15,
+        min_child_samples=20,
+        random_state=seed,
+        deterministic=True,
+        force_row_wise=True,
+        verbosity=-1,
+    )
     cosines = [
         _cosine_of_words(_texts(catalogue)),
         _cosine_of_words(_texts(catalogue), analyzer="char_wb", ngram_range=(3, 5)),
@@ -67,35 +74,18 @@ def lexical_boosting(train: Dataset, test: Dataset, catalogue: Dataset, seed: in
             for texts in (list(pairs["product_title"]), _texts(pairs)):
                 columns.append(cosine(list(pairs["query"]), texts))
         asked = [set(query.lower().split()) for query in pairs["query"]]
-        for texts in (pairs["product_title"], _texts(pairs), pairs["product_brand"]):
+        title, brand, colour = (pairs[f"product_{name}"] for name in ("title", "brand", "color"))
+        for texts in (title, _texts(pairs), brand, colour):
             columns.append(_share_found(asked, texts))
-        columns.append(_share_found(asked, pairs["product_color"]))
         columns.append(np.asarray([len(words) for words in asked]))
         columns.append(np.asarray([len(title.split()) for title in pairs["product_title"]]))
         return np.column_stack(columns)
 
-    model.fit(features(train), labels)
-    probabilities = np.zeros((len(test), classes))
+    classes = train.features["label"].num_classes
     with warnings.catch_warnings():
         # scikit-learn misses the column names that LightGBM invents for an array.
         warnings.simplefilter("ignore", UserWarning)
-        probabilities[:, model.classes_] = model.predict_proba(features(test))
-    return probabilities
-
-
-def _trees(seed: int):
-    with needed("lexical_boosting", "run"):
-        import lightgbm
-    return lightgbm.LGBMClassifier(
-        n_estimators=300,
-        learning_rate=0.05,
-        num_leaves=15,
-        min_child_samples=20,
-        random_state=seed,
-        deterministic=True,
-        force_row_wise=True,
-        verbosity=-1,
-    )
+        return _probabilities(model, features(train), train["label"], features(test), classes)
 
 
 def _cosine_of_words(texts: list[str], **options) -> Callable[[list[str], list[str]], np.ndarray]:
@@ -122,19 +112,21 @@ def scores_to_probabilities(
     its own still has a row in the table of accuracy and F1. Where the labels show a single class,
     that class has probability 1.
     """
-    if len(np.unique(train_labels)) == 1:
-        return _always(train_labels[0], len(scores), classes)
-    model = LogisticRegression(max_iter=1000)
     scale = np.std(train_scores) or 1.0
-    model.fit(np.reshape(train_scores, (-1, 1)) / scale, train_labels)
-    probabilities = np.zeros((len(scores), classes))
-    probabilities[:, model.classes_] = model.predict_proba(np.reshape(scores, (-1, 1)) / scale)
-    return probabilities
+    shown, asked = (np.reshape(values, (-1, 1)) / scale for values in (train_scores, scores))
+    return _probabilities(LogisticRegression(max_iter=1000), shown, train_labels, asked, classes)
 
 
-def _always(label: int, pairs: int, classes: int) -> np.ndarray:
-    probabilities = np.zeros((pairs, classes))
-    probabilities[:, label] = 1.0
+def _probabilities(
+    model: Any, shown: np.ndarray, labels: Sequence[int], asked: np.ndarray, classes: int
+) -> np.ndarray:
+    """Class probabilities (N, C) of rows `asked` (N, F) under a model fitted on others."""
+    probabilities = np.zeros((len(asked), classes))
+    if len(np.unique(labels)) == 1:
+        probabilities[:, labels[0]] = 1.0
+    else:
+        model.fit(shown, labels)
+        probabilities[:, model.classes_] = model.predict_proba(asked)
     return probabilities
 
 

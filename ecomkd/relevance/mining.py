@@ -66,7 +66,7 @@ def product_types(catalogue: Dataset) -> list[str | None]:
     ]
 
 
-def mine(
+def catalogue_pairs(
     catalogue: Dataset,
     taken: Collection[str],
     labels: ClassLabel,
@@ -121,19 +121,19 @@ def with_unlabelled(data: DatasetDict, catalogue: Dataset, profile: Profile) -> 
     """`data` with unlabelled pairs: its own, or mined from the catalogue where it has none."""
     if "unlabelled" in data:
         return data
-    return DatasetDict({**data, "unlabelled": mined(data, catalogue, profile)})
+    return DatasetDict({**data, "unlabelled": mined_pairs(data, catalogue, profile)})
 
 
-def mined(
+def mined_pairs(
     data: DatasetDict, catalogue: Dataset, profile: Profile, random_share: float = 0.25
 ) -> Dataset:
-    """Unlabelled pairs from the catalogue alone (see `mine`), away from judged queries."""
+    """The pairs of `catalogue_pairs`, made once and kept, away from all judged queries."""
     judged = [data[split] for split in ("train", "validation", "test")]
     taken = {query for split in judged for query in split["query"]}
 
     def make(folder: Path) -> None:
         label = data["train"].features["label"]
-        pairs = mine(
+        pairs = catalogue_pairs(
             catalogue,
             taken,
             label,
@@ -164,3 +164,6 @@ def catalogue_vectors(catalogue: Dataset, profile: Profile) -> np.ndarray:
 
     parts = [data_digest(catalogue, ("product_id", *TEXT)), profile.batch_size]
     return np.load(stage("vectors", parts, make, profile.artifacts, recipe=1) / "vectors.npy")
+
+
+mine = catalogue_pairs  # the former name, which chapter 4 uses

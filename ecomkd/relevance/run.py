@@ -340,13 +340,10 @@ def run(
         goals=[],
     )
     note(["report.json"])
-    gains = judge.gains(test)
-    labels = list(map(str, gains))
     student = [*(path.name for path in first.exported.iterdir()), "labels.json", "score.py"]
     outputs.expect(out, "run", [f"student/{name}" for name in student])
-    names = deploy(
-        first.exported, out / "student", labels, gains.values(), first.profile.max_length
-    )
+    gains, max_length = judge.gains(test), first.profile.max_length
+    names = deploy(first.exported, out / "student", gains, max_length)
     note([f"student/{name}" for name in names])
     keep("report.html", html(rows, clock, said, notes, command))
     outputs.prune(out, "run", written)

@@ -37,7 +37,7 @@ WARM_UP_LEAST = 10
 """Fewer unlabelled pairs make no warm-up, of which one in ten is held out."""
 
 
-def warmed(data: DatasetDict, profile: Profile) -> Path:
+def warm_up(data: DatasetDict, profile: Profile) -> Path:
     """The folder of a cross-encoder that was taught to compare as the pretrained bi-encoder does.
 
     It learns from `profile.warm_up_pairs` pairs of `data["unlabelled"]`, without a label: its two
@@ -49,7 +49,7 @@ def warmed(data: DatasetDict, profile: Profile) -> Path:
     pairs = first_pairs(data["unlabelled"], profile.warm_up_pairs)
     if len(pairs) < WARM_UP_LEAST:
         raise ValueError(
-            f"warmed: {len(pairs)} unlabelled pairs: give at least {WARM_UP_LEAST}, or set "
+            f"warm_up: {len(pairs)} unlabelled pairs: give at least {WARM_UP_LEAST}, or set "
             "warm_up_pairs=0."
         )
 
@@ -104,7 +104,7 @@ def _odds(cosine: np.ndarray) -> np.ndarray:
 
 
 def origin(data: DatasetDict, profile: Profile) -> str:
-    """Where fine-tuning starts: the folder of `warmed`, or the pretrained checkpoint itself.
+    """Where fine-tuning starts: the folder of `warm_up`, or the pretrained checkpoint itself.
 
     It is the checkpoint where the profile or the data have no pairs for a warm-up, and, with a
     warning, where there are fewer than WARM_UP_LEAST.
@@ -119,14 +119,13 @@ def origin(data: DatasetDict, profile: Profile) -> str:
             stacklevel=2,
         )
         return profile.teacher
-    return str(warmed(data, profile))
+    return str(warm_up(data, profile))
 
 
 def teacher(
     data: DatasetDict,
     profile: Profile,
     *,
-    train_pairs: int | None = None,
     pretrained: bool = True,
     checkpoint: str | Path | None = None,
 ) -> Path:
@@ -135,16 +134,14 @@ def teacher(
     It starts from `origin`, or from `checkpoint`, a name or a folder such as that of
     `domain_adapted`. Its embeddings and its `profile.frozen_layers` lowest layers stay as they are.
 
-    `train_pairs` takes the first so many training pairs, for a learning curve. With
-    `pretrained=False` the same architecture starts from random weights, all of them trained.
+    With `pretrained=False` the same architecture starts from random weights, all of them trained.
     Raises ValueError where that meets a `checkpoint`.
     """
     if checkpoint is not None and not pretrained:
         raise ValueError(
             "teacher: pretrained=False starts from random weights: leave the checkpoint out."
         )
-    train = first_pairs(data["train"], train_pairs)
-    labels = train.features["label"].names
+    labels = data["train"].features["label"].names
     start, known_as = profile.teacher, keys.known_as(profile.teacher)
     if pretrained:
         start, known_as = starting_point(data, profile, checkpoint)
@@ -156,10 +153,10 @@ def teacher(
         else:
             model = models.build_untrained(start, labels, profile.seed)
         tokenizer = models.load_tokenizer(start if checkpoint else profile.teacher)
-        fine_tune(model, train, data, tokenizer, profile, folder, profile.teacher_learning_rate)
+        fine_tune(model, data, tokenizer, profile, folder, profile.teacher_learning_rate)
 
     parts = [
-        keys.digests(train, data["validation"]),
+        keys.digests(data["train"], data["validation"]),
         keys.settings_of(
             profile,
             "teacher",
@@ -191,7 +188,6 @@ def starting_point(
 
 def fine_tune(
     model: PreTrainedModel,
-    train: Dataset,
     data: DatasetDict,
     tokenizer: Any,
     profile: Profile,
@@ -200,7 +196,7 @@ def fine_tune(
 ) -> None:
     """Train a teacher on labelled pairs, with the profile's dropout and epochs, into `folder`."""
     models.set_dropout(model, profile.teacher_dropout)
-    pairs = distill.encode(train, tokenizer, profile.max_length)
+    pairs = distill.encode(data["train"], tokenizer, profile.max_length)
     distill.fit(
         model,
         pairs,
@@ -270,10 +266,10 @@ def student(
         raise ValueError(f"Unknown row {row!r}: choose one of {', '.join(ROWS)}.")
     if teacher_folder is None:
         teacher_folder = teacher(data, profile)
-    lesson = data
+    extended = data
     if isinstance(unlabelled, Dataset):
-        lesson, unlabelled = DatasetDict({**data, "unlabelled": unlabelled}), None
-    available = len(lesson["unlabelled"]) if "unlabelled" in lesson else 0
+        extended, unlabelled = DatasetDict({**data, "unlabelled": unlabelled}), None
+    available = len(extended["unlabelled"]) if "unlabelled" in extended else 0
     unlabelled = available if unlabelled is None else min(unlabelled, available)
     if steps is None:
         steps = profile.student_epochs * keys.batches(len(data["train"]) + unlabelled, profile)
@@ -282,7 +278,7 @@ def student(
     def make(folder: Path) -> None:
         tokenizer = models.load_tokenizer(str(teacher_folder))
         learner = start(data, profile, teacher_folder)
-        pairs, options = _lesson(lesson, profile, teacher_folder, row, used, learner)
+        pairs, options = _learnt_from(extended, profile, teacher_folder, row, used, learner)
         distill.fit(
             learner,
             pairs,
@@ -305,7 +301,7 @@ def student(
         starting_point(data, profile)[1] if warm else None,
         steps,
         keys.digests(data["train"], data["validation"]),
-        keys.digests(lesson["unlabelled"].select(range(used))) if used else None,
+        keys.digests(extended["unlabelled"].select(range(used))) if used else None,
         keys.settings_of(
             profile,
             "teacher",
@@ -353,7 +349,7 @@ def training_log(folder: Path) -> pd.DataFrame:
     return pd.DataFrame(json.loads((folder / "training.json").read_text(encoding="utf-8")))
 
 
-def _lesson(
+def _learnt_from(
     data: DatasetDict,
     profile: Profile,
     teacher_folder: Path,
@@ -374,9 +370,6 @@ def _lesson(
             extra = extra.cast(parts[0].features.copy())
         parts.append(extra)
     pairs = concatenate_datasets([part.select_columns(parts[0].column_names) for part in parts])
-    if hidden:
-        names = [f"teacher_hidden_{depth}"]
-        pairs = pairs.with_format("numpy", columns=names, output_all_columns=True)
     if row in ("none", "hard"):
         return pairs.remove_columns("teacher_logits"), {"alpha": 0.0}
     options: dict[str, Any] = {"alpha": profile.alpha, "temperature": profile.temperature}
@@ -384,3 +377,6 @@ def _lesson(
         options["hidden_map"] = {learner.config.num_hidden_layers: depth}
         options["teacher_width"] = shape.hidden_size
     return pairs, options
+
+
+warmed = warm_up  # the former name, which chapters 2 and 13 use

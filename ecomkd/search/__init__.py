@@ -20,7 +20,7 @@ __getattr__, __dir__ = lazy.names(
         ".encoders": (
             "bi_encoder BI_ENCODERS encoder hard_negatives margin_rows mined static_encoder"
         ),
-        ".engine": "Engine Hit load SearchEngine",
+        ".engine": "Hit load SearchEngine",
         ".index": "build write",
         ".page": "",
     },

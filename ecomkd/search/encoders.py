@@ -50,6 +50,8 @@ _MINED = 4
 _NEAREST = 50
 """Products nearest to a query, from which its hard negatives are drawn."""
 _TAUGHT = ("train", "unlabelled", "mined")
+_WIDTH = 96
+"""Numbers in the vector of a token of a static student."""
 _TEMPERATURE = 0.05
 """Temperature of the softmax over a catalogue's cosines that a static student is to imitate."""
 _PASSES = 8
@@ -162,9 +164,16 @@ def bi_encoder(
     taught = _taught(data, catalogue, profile, unlabelled)
     queries = sum(len(set(taught[name]["query_id"])) for name in ("train", "unlabelled"))
     steps = profile.student_epochs * keys.batches(queries, profile)
-    first = None
+    first, imitated = None, None
     if row == "distilled":
         first = bi_encoder(data, catalogue, profile, "labels", teacher_folder, unlabelled)
+        imitated = [
+            keys.digests(taught["unlabelled"], taught["mined"]),
+            keys.identity(teacher_folder),
+            keys.identity(first),
+            data_digest(catalogue, ("product_id", *TEXT)),
+            [list(WORDS), list(RERANKER), DEPTH],
+        ]
 
     def make(folder: Path) -> None:
         if first is None:
@@ -186,11 +195,7 @@ def bi_encoder(
                 teacher_folder,
             )  # fmt: skip
             rows = margin_rows(pairs, _SCALE * scores, profile.seed)
-        model = SentenceTransformer(
-            models.checkpoint(_PRETRAINED),
-            device=str(runtime.device(profile)),
-            local_files_only=True,
-        )
+        model = encoder(models.checkpoint(_PRETRAINED), profile)
         model.max_seq_length = profile.max_length
         if not len(rows):
             warnings.warn(
@@ -203,15 +208,6 @@ def bi_encoder(
         models.freeze(model[0].auto_model, profile.frozen_layers)
         _fit(model, rows, data["validation"], profile, folder, steps, profile.student_learning_rate)
 
-    imitated = None
-    if first is not None:
-        imitated = [
-            keys.digests(taught["unlabelled"], taught["mined"]),
-            keys.identity(teacher_folder),
-            keys.identity(first),
-            data_digest(catalogue, ("product_id", *TEXT)),
-            [list(WORDS), list(RERANKER), DEPTH],
-        ]
     parts = [
         row,
         _PRETRAINED,
@@ -258,7 +254,7 @@ def _by_search(
     weights = weights_on(validation, catalogue["product_id"], compare, read, DEPTH)
     rows = np.array([place[product] for product in pairs["product_id"]])
     scores = (features.encode(model, pairs["query"]) * vectors[rows]).sum(axis=1)
-    scores += weights.reader * gains
+    scores += weights.reranker * gains
     for query, own in pd.Series(rows).groupby(np.asarray(pairs["query"])).indices.items():
         scores[own] += weights.words * words.bm25_of(index, query)[rows[own]]
     return scores
@@ -276,18 +272,14 @@ def _taught(
 
 
 def static_encoder(
-    data: DatasetDict,
-    catalogue: Dataset,
-    profile: Profile,
-    teacher_folder: Path,
-    width: int = 96,
+    data: DatasetDict, catalogue: Dataset, profile: Profile, teacher_folder: Path
 ) -> Path:
     """The folder of a static student: a vector for each token, a text's vector their mean.
 
     Its table starts from what the bi-encoder in `teacher_folder` makes of each token by itself,
-    on `width` principal components (Tulkens & van Dongen 2024). Then it learns how the bi-encoder
-    ranks the catalogue for the training and the unlabelled queries: `losses.listwise_kl` between
-    the cosines of both.
+    on 96 principal components (Tulkens & van Dongen 2024). Then it learns how the bi-encoder ranks
+    the catalogue for the training and the unlabelled queries: `losses.listwise_kl` between the
+    cosines of both.
     """
     asked = [*data["train"]["query"], *data["unlabelled"]["query"]]
     queries, texts = list(dict.fromkeys(asked)), product_text(catalogue[:])
@@ -298,14 +290,14 @@ def static_encoder(
         names = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
         with_word = [name.removeprefix("##") for name in names]
         vectors = teacher.encode(with_word, batch_size=1024, show_progress_bar=False)
-        table = PCA(width, random_state=profile.seed).fit_transform(vectors)
+        table = PCA(_WIDTH, random_state=profile.seed).fit_transform(vectors)
         bag = StaticEmbedding(tokenizer, embedding_weights=table.astype(np.float32))
         model = SentenceTransformer(modules=[bag, Normalize()], device="cpu")
         _imitate(model, teacher, queries, texts, profile.seed)
         model.save_pretrained(str(folder), create_model_card=False)
 
     parts = [
-        width,
+        _WIDTH,
         keys.identity(teacher_folder),
         queries,
         data_digest(catalogue, ("product_id", *TEXT)),

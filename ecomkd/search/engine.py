@@ -26,8 +26,8 @@ from ecomkd.words import Words
 
 KIND = "index"
 """The command that writes such a folder, as its manifest names it."""
-FORMAT = 2
-"""Version of the folder. Format 1 had no number and no manifest."""
+FORMAT = 3
+"""Version of the folder. Format 1 had no number and no manifest, 2 another name of a weight."""
 DEPTH = 20
 """Products that the student puts into a new order."""
 _LENGTHS = (4, 8_192)
@@ -43,44 +43,38 @@ class Hit:
     score: float
 
 
+@dataclass(eq=False)
 class SearchEngine:
     """A catalogue that can be searched: static vectors, words and a student that re-ranks.
 
     `load` makes one of a folder. All methods may be called from several threads at once.
-
-    Args:
-        ids, titles, texts: of N products; a model reads the text.
-        words: the BM25 index of the texts.
-        vectors: (N, H), as `embed` gives them.
-        pieces, table: the static student: its tokenizer, and a vector for each token (V, H).
-        student: gives the expected gains of queries and texts.
-        weights: of the words and of the student beside the cosine.
-        shadow: like `student`, from the teacher, or None.
     """
 
-    def __init__(
-        self,
-        ids: Sequence[str],
-        titles: Sequence[str],
-        texts: Sequence[str],
-        words: Words,
-        vectors: np.ndarray,
-        pieces: Tokenizer,
-        table: np.ndarray,
-        student: Callable[[Sequence[str], Sequence[str]], np.ndarray],
-        weights: Weights,
-        shadow: Callable[[Sequence[str], Sequence[str]], np.ndarray] | None = None,
-    ):
-        self.ids, self.titles, self.texts = ids, titles, texts
-        self.words, self.vectors = words, vectors
-        self.pieces, self.table = pieces, table
-        self.student, self.shadow = student, shadow
-        self.weights = weights
-        self.depth = DEPTH
-        """How many products the student reads."""
-        self.version: str | None = None
-        """Names the index that `load` read: folder, format, what wrote it, and its content."""
-        self._unknown = pieces.token_to_id(getattr(pieces.model, "unk_token", None) or "")
+    ids: Sequence[str]
+    titles: Sequence[str]
+    texts: Sequence[str]
+    """Of N products; a model reads the text."""
+    words: Words
+    """The BM25 index of the texts."""
+    vectors: np.ndarray
+    """(N, H), as `embed` gives them."""
+    pieces: Tokenizer
+    table: np.ndarray
+    """The static student: its tokenizer, and a vector for each token (V, H)."""
+    student: Callable[[Sequence[str], Sequence[str]], np.ndarray]
+    """Gives the expected gains of queries and texts."""
+    weights: Weights
+    """Of the words and of the student beside the cosine."""
+    shadow: Callable[[Sequence[str], Sequence[str]], np.ndarray] | None = None
+    """Like `student`, from the teacher."""
+    depth: int = DEPTH
+    """How many products the student reads."""
+    version: str | None = None
+    """Names the index that `load` read: folder, format, what wrote it, and its content."""
+
+    def __post_init__(self):
+        unknown = getattr(self.pieces.model, "unk_token", None)
+        self._unknown = self.pieces.token_to_id(unknown or "")
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors (N, H) of texts under the static student; without tokens it is zero."""
@@ -118,7 +112,7 @@ class SearchEngine:
             return []
         sums, rows = weighted(cosines, words, self.weights.words, max(k, self.depth))
         first = rows[:, : self.depth]
-        gains = self.weights.reader * self.read([query], first)
+        gains = self.weights.reranker * self.read([query], first)
         # No gain is below 0, so that nothing read falls behind what was not.
         scores, first = rerank(first, sums[0, : self.depth] + gains)
         scores = np.concatenate([scores[0], sums[0, self.depth :]])[:k]
@@ -218,8 +212,9 @@ def _settings(path: Path) -> tuple[list[float], int, Weights, bool]:
 
     with _reading(path, "is not an object of JSON in UTF-8"):
         found = json.loads(path.read_text(encoding="utf-8"))
-        number, mine = found.get("format", 1), FORMAT
-        _need(number == mine, f"is of format {number!r:.20}, and this version reads format {mine}")
+        number = found.get("format", 1)
+        fault = f"is of format {number!r:.20}, and this version reads format {FORMAT}"
+        _need(number == FORMAT, fault)
         names = ("gains", "max_length", "weights", "teacher")
         gains, length, weights, teacher = (found.get(name) for name in names)
         low, high = _LENGTHS
@@ -227,7 +222,7 @@ def _settings(path: Path) -> tuple[list[float], int, Weights, bool]:
             isinstance(gains, list) and len(gains) > 1 and amounts(gains),
             type(length) is int and low <= length <= high,
             isinstance(weights, dict)
-            and set(weights) == {"words", "reader"}
+            and set(weights) == {"words", "reranker"}
             and amounts(weights.values()),
             type(teacher) is bool,
         )
@@ -292,6 +287,3 @@ def _fit(words: Words) -> bool:
         and len(words.data) == len(indices) == indptr[-1]
         and ((indices >= 0) & (indices < words.texts)).all()
     )
-
-
-Engine = SearchEngine  # the former name, which chapter 9 uses

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -45,29 +47,44 @@ def write(
     An engine that stood in the folder stays until the new one is whole. Raises OSError where
     something else stands there, or no space is left.
     """
-    try:
-        with outputs.replaced(folder, engine.KIND) as working:
-            _write(working, catalogue, static, exported, profile, validation, teacher)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise OSError(
-                errno.ENOSPC,
-                f"No space left while writing {folder}: free some, or give a folder on another "
-                "disk; what was trained is kept",
-            ) from error
-        raise
+    gains = judge.gains(validation)
+    settings = {
+        "format": engine.FORMAT,
+        "max_length": profile.max_length,
+        "gains": list(gains.values()),
+        "weights": asdict(Weights()),
+        "teacher": teacher is not None,
+    }
+    with _told_of_a_full_disk(folder), outputs.replaced(folder, engine.KIND) as working:
+        _write_catalogue(working, catalogue, static)
+        export.deploy(exported, working / "student", gains, profile.max_length)
+        if teacher is not None:
+            (working / "teacher").mkdir()
+            for name in ("model.onnx", "tokenizer.json"):
+                shutil.copyfile(teacher / name, working / "teacher" / name)
+        write_text(working / "engine.json", json.dumps(settings))
+        made = engine.assemble(working)
+        weights = weights_on(validation, made.ids, made.compare, made.read, made.depth)
+        settings["weights"] = asdict(weights)
+        write_text(working / "engine.json", json.dumps(settings, indent=1))
     return Path(folder)
 
 
-def _write(
-    folder: Path,
-    catalogue: Dataset,
-    static: Path,
-    exported: Path,
-    profile: Profile,
-    validation: Dataset,
-    teacher: Path | None,
-) -> None:
+@contextmanager
+def _told_of_a_full_disk(folder: Path | str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise OSError(
+            errno.ENOSPC,
+            f"No space left while writing {folder}: free some, or give a folder on another disk; "
+            "what was trained is kept",
+        ) from error
+
+
+def _write_catalogue(folder: Path, catalogue: Dataset, static: Path) -> None:
     texts = sources.product_text(catalogue[:])
     products = zip(catalogue["product_id"], catalogue["product_title"], texts, strict=True)
     lines = map(json.dumps, products)
@@ -84,25 +101,6 @@ def _write(
     tables = {f"words.{name}": getattr(index, name) for name in ("data", "indices", "indptr")}
     (folder / "index.safetensors").write_bytes(save({"vectors": vectors, **tables}))
     write_text(folder / "words.json", json.dumps(index.numbers))
-    gains = judge.gains(validation)
-    worth = list(gains.values())
-    export.deploy(exported, folder / "student", list(map(str, gains)), worth, profile.max_length)
-    if teacher is not None:
-        (folder / "teacher").mkdir()
-        for name in ("model.onnx", "tokenizer.json"):
-            shutil.copyfile(teacher / name, folder / "teacher" / name)
-    settings = {
-        "format": engine.FORMAT,
-        "max_length": profile.max_length,
-        "gains": worth,
-        "weights": asdict(Weights()),
-        "teacher": teacher is not None,
-    }
-    write_text(folder / "engine.json", json.dumps(settings))
-    made = engine.assemble(folder)
-    weights = weights_on(validation, made.ids, made.compare, made.read, made.depth)
-    settings["weights"] = asdict(weights)
-    write_text(folder / "engine.json", json.dumps(settings, indent=1))
 
 
 def build(

@@ -1,8 +1,8 @@
-"""Search that runs in a page of the book: its data file, and the scores the page must agree on.
+"""Search that runs in a page of the book: its data file.
 
 The page ranks a catalogue without a server. `write` puts what it needs into one JavaScript file:
 the vocabulary, the vectors of a static student as int8, the catalogue, and word counts for BM25.
-`book/_static/search.js` reads that file; `static_scores` and `bm25_scores` are the same in Python.
+`book/_static/search.js` reads that file; `benchmarks/search_page.py` has the same scores in Python.
 Chapter 8.
 """
 
@@ -15,14 +15,13 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-import bm25s
 import numpy as np
 from datasets import Dataset
 from tokenizers import normalizers, pre_tokenizers
 
 from ecomkd.artifacts import write_text
 from ecomkd.data.sources import product_text
-from ecomkd.search.retrieve import token_means, unit
+from ecomkd.search.retrieve import token_means
 
 FORMAT = 1
 """Version of the data file; search.js refuses any other."""
@@ -61,31 +60,10 @@ def quantise(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rows.astype(np.int8), scales.astype(np.float32)
 
 
-def static_scores(
-    queries: Sequence[str], products: Sequence[str], tokenizer, vectors: np.ndarray
-) -> np.ndarray:
-    """Cosines (Q, P) of a static student, with token and product vectors in int8 as in the page.
-
-    `vectors` (V, d) holds one row per token of the vocabulary. A text without tokens scores 0.
-    """
-    table = _dequantised(vectors)
-    product_rows, _ = quantise(token_means(token_ids(products, tokenizer), table))
-    asked = token_means(token_ids(queries, tokenizer), table)
-    return asked @ unit(product_rows.astype(np.float64)).T
-
-
-def bm25_scores(queries: Sequence[str], products: Sequence[str], tokenizer) -> np.ndarray:
-    """BM25 (Q, P) over WordPiece ids; a token that a query repeats counts each time.
-
-    Lucene's variant, the default of `bm25s` (Robertson & Zaragoza 2009; Kamphuis et al. 2020).
-    """
-    index = bm25s.BM25(k1=K1, b=B, method="lucene", dtype="float64")
-    index.index((token_ids(products, tokenizer), tokenizer.get_vocab()), show_progress=False)
-    scores = np.zeros((len(queries), len(products)))
-    for row, ids in enumerate(token_ids(queries, tokenizer)):
-        if ids:
-            scores[row] = index.get_scores_from_ids(ids)
-    return scores
+def dequantised(vectors: np.ndarray) -> np.ndarray:
+    """The vectors (N, d) that a page has of these: those that `quantise` has rounded."""
+    rows, scales = quantise(vectors)
+    return rows * scales[:, None]
 
 
 def write(
@@ -122,7 +100,7 @@ def write(
         )
     token_rows, scales = quantise(vectors)
     ids = token_ids(product_text(catalogue[:]), tokenizer)
-    product_rows, _ = quantise(token_means(ids, _dequantised(vectors)))
+    product_rows, _ = quantise(token_means(ids, dequantised(vectors)))
     added = tokenizer.get_added_vocab()
     data = {
         "format": FORMAT,
@@ -154,11 +132,6 @@ def write(
         )
     write_text(path, text)
     return Path(path)
-
-
-def _dequantised(vectors: np.ndarray) -> np.ndarray:
-    rows, scales = quantise(vectors)
-    return rows * scales[:, None]
 
 
 def _postings(ids: Sequence[Sequence[int]]) -> list[int]:

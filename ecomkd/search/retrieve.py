@@ -79,15 +79,15 @@ def exact(vectors: np.ndarray) -> Exact:
     return Exact(vectors)
 
 
-def approximate(vectors: np.ndarray, links: int = 32):
+def approximate(vectors: np.ndarray):
     """An HNSW graph over the vectors (Malkov & Yashunin 2020), by inner product: a `faiss.Index`.
 
-    Each vector is linked with `links` neighbours; `index.hnsw.efSearch` trades recall for speed.
+    Each vector is linked with 32 neighbours; `index.hnsw.efSearch` trades recall for speed.
     Raises ModuleNotFoundError without the package `faiss-cpu`; `exact` needs none.
     """
     with needed("approximate", "search"):
         import faiss
-    index = faiss.IndexHNSWFlat(vectors.shape[1], links, faiss.METRIC_INNER_PRODUCT)
+    index = faiss.IndexHNSWFlat(vectors.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
     index.add(np.ascontiguousarray(vectors, np.float32))
     return index
 
@@ -114,10 +114,10 @@ def fuse(rankings: Sequence[np.ndarray], k: int, constant: int = 60):
 
 @dataclass(frozen=True)
 class Weights:
-    """A product's score is cosine + `words` · BM25 + `reader` · expected gain under a re-ranker."""
+    """A product's score is cosine + `words` · BM25 + `reranker` · a re-ranker's expected gain."""
 
     words: float = 0.0
-    reader: float = 0.0
+    reranker: float = 0.0
 
 
 def weighted(cosines: np.ndarray, words: np.ndarray, weight: float, k: int):

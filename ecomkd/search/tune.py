@@ -24,7 +24,7 @@ WORDS = (0.0, 0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Weights of BM25 that are tried beside the cosine."""
 RERANKER = (0.0, 0.03, 0.1, 0.2, 0.3, 1.0, 3.0)
 """Weights of a re-ranker's expected gain that are tried beside cosine and BM25."""
-DEFAULT = Weights(words=0.1, reader=1.0)
+DEFAULT = Weights(words=0.1, reranker=1.0)
 """The weights where no validation query can choose them: those of the simulated shop's queries."""
 
 
@@ -91,8 +91,8 @@ def choose_weights(
     best = max(by_words, key=by_words.get)
     scores, rows = weighted(cosines, words, best, depth)
     gains = read(rows).reshape(rows.shape)
-    by_reader = {w: quality(rerank(rows, (scores + w * gains).ravel())[1]) for w in RERANKER}
-    return Weights(best, max(by_reader, key=by_reader.get))
+    by_reranker = {w: quality(rerank(rows, (scores + w * gains).ravel())[1]) for w in RERANKER}
+    return Weights(best, max(by_reranker, key=by_reranker.get))
 
 
 def weights_on(
@@ -117,7 +117,7 @@ def weights_on(
         warnings.warn(
             "No validation query has a relevant product in the catalogue, so that the weights of "
             f"the sum cannot be chosen: BM25 counts {DEFAULT.words:g} and the student "
-            f"{DEFAULT.reader:g}, as on the simulated shop; judge some relevant products in "
+            f"{DEFAULT.reranker:g}, as on the simulated shop; judge some relevant products in "
             "validation to choose them.",
             stacklevel=2,
         )

@@ -1,23 +1,24 @@
 """The service around an engine as an ASGI application: paths, refusals, metrics. Chapter 9."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging
 import math
 import random
+import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from typing import Annotated, Any
 
 import numpy as np
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 import ecomkd
@@ -28,15 +29,6 @@ from ecomkd.service.watch import LEAST_REFERENCE, Drift, Shadow
 _LOG = logging.getLogger(__name__)
 _NOT_BLANK = r"[^\s\u001c-\u001f\u0085]"
 """What `str.strip` leaves, as a regular expression of JSON Schema."""
-
-
-class Rerank(BaseModel):
-    """The body of a request to /rerank."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    query: str
-    products: list[str]
 
 
 class Order(BaseModel):
@@ -294,38 +286,36 @@ def create_app(
         index=service.index,
         clock=clock,
     )
-    _explain_errors(app)
+    _explain_errors(app, settings)
 
-    usual = min(10, settings.max_products)
+    # Types that depend on the settings: FastAPI could not look these up if annotations were text.
+    query_text, product_text = _text(settings.max_query), _text(settings.max_text)
+    most = settings.max_products
 
-    def checked(query: str) -> str:
-        _check_text("The query", query, settings.max_query, "give what a shopper would type")
-        return query
+    class Rerank(BaseModel):
+        """The body of a request to /rerank."""
+
+        model_config = ConfigDict(extra="forbid")
+
+        query: query_text
+        products: Annotated[list[product_text], Field(min_length=1, max_length=most)]
 
     @app.get("/search", response_model=Found, responses=_REFUSALS)
-    async def search(q: str, k: int = usual) -> JSONResponse:
-        query = checked(q)
-        if not 1 <= k <= settings.max_products:
-            raise HTTPException(422, f"k is {k:,}: give 1 to {settings.max_products:,}.")
+    async def search(
+        q: query_text, k: Annotated[int, Query(ge=1, le=most)] = min(10, most)
+    ) -> JSONResponse:
         with service.room.work():
-            hits = await service.search(query, k)
+            hits = await service.search(q, k)
         shown = [
             {"product_id": hit.product_id, "title": hit.title, "score": float(hit.score)}
             for hit in hits
         ]
-        service.answered(query, [hit.title for hit in hits], _best(hits))
-        return JSONResponse({"query": query, "hits": shown})
+        service.answered(q, [hit.title for hit in hits], _best(hits))
+        return JSONResponse({"query": q, "hits": shown})
 
     @app.post("/rerank", response_model=Order, responses=_REFUSALS)
     async def rerank(request: Rerank) -> JSONResponse:
-        query, products = checked(request.query), request.products
-        if not 1 <= len(products) <= settings.max_products:
-            raise HTTPException(
-                422,
-                f"The request has {len(products):,} products: give 1 to {settings.max_products:,}.",
-            )
-        for place, text in enumerate(products):
-            _check_text(f"products[{place}]", text, settings.max_text, "give its text")
+        query, products = request.query, request.products
         with service.room.work():
             scores = await service.score(query, products)
         service.answered(query, products)
@@ -341,44 +331,20 @@ def create_app(
     async def metrics() -> Response:
         return Response(generate_latest(service.registry), media_type=CONTENT_TYPE_LATEST)
 
-    _state_limits(app.openapi(), settings)
     return app
 
 
-def _state_limits(openapi: dict, settings: Settings) -> None:
-    """Put into the service's description what pydantic does not check, for its errors would not be
-    sentences."""
-
-    def text(longest: int) -> dict:
-        return {"minLength": 1, "maxLength": longest, "pattern": _NOT_BLANK}
-
-    rerank = openapi["components"]["schemas"]["Rerank"]["properties"]
-    rerank["query"] |= text(settings.max_query)
-    rerank["products"] |= {"minItems": 1, "maxItems": settings.max_products}
-    rerank["products"]["items"] |= text(settings.max_text)
-    q, k = openapi["paths"]["/search"]["get"]["parameters"]
-    q["schema"] |= text(settings.max_query)
-    k["schema"] |= {"minimum": 1, "maximum": settings.max_products}
+def _text(longest: int) -> Any:
+    """The type of a text in a request: not blank, and of at most so many characters."""
+    return Annotated[str, StringConstraints(min_length=1, max_length=longest, pattern=_NOT_BLANK)]
 
 
-def _check_text(name: str, text: str, longest: int, mend: str) -> None:
-    if not text.strip():
-        raise HTTPException(422, f"{name} is empty: {mend}.")
-    if len(text) > longest:
-        raise HTTPException(422, f"{name} has {len(text):,} characters: give at most {longest:,}.")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        sentence = (
-            f"{name} has half a character at {error.start} (a lone surrogate): send it whole."
-        )
-        raise HTTPException(422, sentence) from error
-
-
-def _explain_errors(app: FastAPI) -> None:
+def _explain_errors(app: FastAPI, settings: Settings) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
+        if sentence := _beyond(first, settings):
+            return failure(422, sentence)
         place = ".".join(str(part) for part in first["loc"][1:]) or "the body"
         example = f"ask like this: {EXAMPLES[request.url.path]}"
         if first["type"] == "json_invalid":
@@ -402,6 +368,28 @@ def _explain_errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def broken(_: Request, error: Exception) -> JSONResponse:
         return failure(500, "The service failed on this request: its log says why.")
+
+
+def _beyond(error: dict, settings: Settings) -> str | None:
+    """The sentence for what is beyond a limit; None for another error of pydantic's."""
+    place, given, most = error["loc"][1:], error["input"], settings.max_products
+    name, mend = "The query", "give what a shopper would type"
+    if "products" in place:
+        name, mend = f"products[{place[-1]}]", "give its text"
+    match error["type"]:
+        case "string_too_short" | "string_pattern_mismatch":
+            return f"{name} is empty: {mend}."
+        case "string_too_long":
+            longest = error["ctx"]["max_length"]
+            return f"{name} has {len(given):,} characters: give at most {longest:,}."
+        case "string_unicode":
+            half = re.search("[\ud800-\udfff]", given).start()
+            return f"{name} has half a character at {half} (a lone surrogate): send it whole."
+        case "too_short" | "too_long":
+            return f"The request has {len(given):,} products: give 1 to {most:,}."
+        case "greater_than_equal" | "less_than_equal":
+            return f"k is {Decimal(given):,}: give 1 to {most:,}."
+    return None
 
 
 def _undecodable(cause: BaseException | None) -> str:

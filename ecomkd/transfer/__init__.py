@@ -10,7 +10,7 @@ from ecomkd import lazy
 __getattr__, __dir__ = lazy.names(
     __name__,
     {
-        ".baskets": "items_of learn move part_of PARTS RATES STEPS told_by untrained",
+        ".baskets": "move part_of PARTS",
         ".relevance": (
             "few few_queries fine_tune first_queries flip_head joint joint_student own_gains "
             "restyled scores teacher_odds terse tuned"

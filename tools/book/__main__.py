@@ -56,6 +56,9 @@ def stored() -> None:
 def store(names: list[str], timed: bool = False) -> None:
     """Execute chapters and store their outputs, each alone, with the wheel, from no artefact.
 
+    All in fp32: bf16 is quicker where the processor has it, and rounds, so that numbers in the text
+    would depend on the machine.
+
     Run times are recorded of all chapters together, or with `timed` of `names` too.
     """
     costs = {}
@@ -64,7 +67,7 @@ def store(names: list[str], timed: bool = False) -> None:
         write_cells(path)
         artifacts = emptied(BUILD / "artifacts")
         notebook, costs[path.stem] = executed(
-            path, label, again=True, artifacts=artifacts, site=site
+            path, label, again=True, artifacts=artifacts, site=site, precision="fp32"
         )
         write(path, dump(notebook))
     if timed or not names:

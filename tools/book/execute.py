@@ -24,13 +24,14 @@ CELL_TIMEOUT_S = 3600
 
 
 def execute(
-    path: Path, label: str, artifacts: Path, site: Path | None = None
+    path: Path, label: str, artifacts: Path, site: Path | None = None, precision: str = ""
 ) -> tuple[nbformat.NotebookNode, dict]:
     """Run a notebook in a fresh kernel and an empty folder.
 
     Args:
         artifacts: where the kernel keeps what it makes.
         site: what holds the package, such as a wheel's content; by default this checkout.
+        precision: the number format of all models; by default the profile's, which is the fastest.
 
     Returns the notebook with outputs, and its seconds and peak MiB.
     """
@@ -43,6 +44,7 @@ def execute(
         "ECOMKD_PROFILE": PROFILE,
         "ECOMKD_ARTIFACTS": str(artifacts),
         "PYTHONPATH": str(site or ROOT),
+        "ECOMKD_PRECISION": precision,
     }
     total = sum(cell.cell_type == "code" for cell in notebook.cells)
     begin = time.monotonic()

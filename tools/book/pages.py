@@ -12,6 +12,7 @@ import yaml
 
 import ecomkd
 from book.common import PACKAGE, PROFILE, RECORDED, ROOT, RUN_TIMES, chapters, dump, tags, write
+from book.goals import machine, number, provenance, span
 from ecomkd import report
 
 SIDES = {
@@ -136,14 +137,6 @@ def write_house() -> None:
     write(path, f"{before}```\n{house()}```{rest.split('```', 1)[1]}")
 
 
-def machine(record: dict) -> str:
-    """The recorded hardware, for people."""
-    hardware = record["hardware"]
-    cores = "1 core" if hardware["cores"] == 1 else f"{hardware['cores']} cores"
-    named = f"{cores} of {hardware['cpu']} with {hardware['memory_gib']} GiB"
-    return f"{named} and a {hardware['gpu']}" if "gpu" in hardware else named
-
-
 def recorded_seconds() -> dict[str, float]:
     """What each chapter takes alone, by the recorded run."""
     record = json.loads(RUN_TIMES.read_text("utf-8")) if RUN_TIMES.exists() else {}
@@ -196,45 +189,6 @@ def records() -> dict[str, dict]:
     }
 
 
-def provenance(record: dict) -> str:
-    versions = ", ".join(f"{name} {value}" for name, value in record["versions"].items())
-    lines = [
-        f"Remade by `{record['command']}`. Recorded on {record['created']}, {machine(record)}.",
-        f"Versions: {versions}.",
-    ]
-    if record.get("seeds"):
-        lines.append(f"Seeds: {', '.join(str(seed) for seed in record['seeds'])}.")
-    if record.get("generator"):
-        lines.append(f"Hash of the shop's generator: `{record['generator']}`.")
-    return "\n".join(lines)
-
-
-def results_page() -> str:
-    """Every goal of every recorded result, met or not."""
-    parts = [
-        "# Measured results",
-        "Each table comes from one recorded run that ships with the package, under "
-        "`ecomkd/recorded/`. A goal was set before the run; a goal that was missed is shown as "
-        "missed. A range in brackets is a 95 % interval, unless the goal says otherwise. Where a "
-        "result comes from the simulated shop, its hash is given: it is not a result on real "
-        "traffic.",
-    ]
-    found = records()
-    with_goals = {name: record for name, record in found.items() if record.get("goals")}
-    if not with_goals:
-        parts.append("No result is recorded yet.")
-    for name, record in with_goals.items():
-        rows = ["| Goal | Measured | Wanted | Met |", "| --- | --- | --- | --- |"]
-        for goal in record["goals"]:
-            met = "yes" if goal["met"] else "**no**"
-            rows.append(f"| {goal['name']} | {span(goal)} | {goal['goal']} | {met} |")
-        title = record.get("title", name.replace("_", " "))
-        parts += [f"({name})=\n\n## {title}", "\n".join(rows), provenance(record)]
-        if record.get("note"):
-            parts.append(record["note"])
-    return "\n\n".join(parts) + "\n"
-
-
 def beside(shown: dict[str, dict]) -> str:
     """Simulated and real data: their size, a table for each measure, the goals, the verdicts."""
     rows = {title: record["data"]["rows"] for title, record in shown.items()}
@@ -266,18 +220,8 @@ def table(corner: str, columns: list[str], rows: dict[str, list[str]]) -> str:
     return "\n".join(lines)
 
 
-def span(goal: dict) -> str:
-    """A measured value, with its interval where it has one."""
-    if goal.get("low") is None:
-        return number(goal["value"])
-    return f"{number(goal['value'])} [{number(goal['low'])}, {number(goal['high'])}]"
-
-
-def number(value) -> str:
-    return value if isinstance(value, str) else report.number(value)
-
-
 def run_times_page() -> str:
+    """What each chapter costs; those that are not measured are named too."""
     parts = [
         "# Run times",
         "How long each chapter takes in profile `book`, and how much memory it needs at most. "
@@ -285,14 +229,27 @@ def run_times_page() -> str:
         "installed and an empty artefact folder. What takes longer to train than a reader waits is "
         "recorded, and is only unpacked.",
     ]
-    if not RUN_TIMES.exists():
-        return "\n\n".join([*parts, "No run is recorded yet.\n"])
-    record = json.loads(RUN_TIMES.read_text("utf-8"))
-    rows = record["data"]["notebooks"]
-    table = ["| Chapter | Time | Memory |", "| --- | ---: | ---: |"]
-    for row in rows:
-        link = f"[](../notebooks/{row['name']}.ipynb)"
-        table.append(f"| {link} | {duration(row['seconds'])} | {gibibytes(row['peak_mib'])} |")
-    total = duration(sum(row["seconds"] for row in rows))
-    table.append(f"| **all** | {total} | {gibibytes(max(row['peak_mib'] for row in rows))} |")
-    return "\n\n".join([*parts, "\n".join(table), provenance(record)]) + "\n"
+    record = json.loads(RUN_TIMES.read_text("utf-8")) if RUN_TIMES.exists() else None
+    rows = {row["name"]: row for row in record["data"]["notebooks"]} if record else {}
+    table = ["|   | Chapter | Time | Memory |", "| ---: | --- | ---: | ---: |"]
+    for path in chapters():
+        row = rows.get(path.stem)
+        cost = (
+            f"{duration(row['seconds'])} | {gibibytes(row['peak_mib'])}"
+            if row
+            else "not measured | "
+        )
+        number, link = int(path.stem[:2]), f"[](../notebooks/{path.name})"
+        table.append(f"| {number} | {link} | {cost} |")
+    if rows:
+        total = duration(sum(row["seconds"] for row in rows.values()))
+        most = gibibytes(max(row["peak_mib"] for row in rows.values()))
+        table.append(f"|   | **the {len(rows)} measured, together** | {total} | {most} |")
+    parts.append("\n".join(table))
+    missing = [int(path.stem[:2]) for path in chapters() if path.stem not in rows]
+    if missing:
+        named = ", ".join(map(str, missing))
+        parts.append(f"Not measured yet: {'chapters' if len(missing) > 1 else 'chapter'} {named}.")
+    if record:
+        parts.append(provenance(record))
+    return "\n\n".join(parts) + "\n"

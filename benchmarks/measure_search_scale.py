@@ -1,6 +1,6 @@
 """Time and memory of searching, against the number of products.
 
-    python benchmarks/search_scale.py [--sizes 1000 10000 100000 1000000] [--out FILE]
+    python benchmarks/measure_search_scale.py [--sizes 1000 10000 100000 1000000] [--out FILE]
 
 Simulated catalogues of rising size, each made once. Each index is built and asked by a process of
 its own, so that its peak memory is its own: BM25; the static student's vectors, compared one by one
@@ -140,7 +140,8 @@ def main() -> None:
                 print(rows[-1], flush=True)
     report.write_recorded(
         arguments.out,
-        command=f"python benchmarks/search_scale.py --sizes {' '.join(map(str, arguments.sizes))}",
+        command="python benchmarks/measure_search_scale.py --sizes "
+        + " ".join(map(str, arguments.sizes)),
         seeds=[SEED],
         hardware=bench.hardware() | {"threads": torch.get_num_threads()},
         generator=shop.generator_hash(),

@@ -1,8 +1,8 @@
 """What makes a good student: row, loss, layers, width, start, and the unlabelled pairs.
 
-    python benchmarks/student_ablations.py --seeds 1      one seed, into its own file
-    python benchmarks/student_ablations.py --seeds 2 3    further seeds, in turn
-    python benchmarks/student_ablations.py --merge        all files into the recorded result
+    python benchmarks/measure_student_ablations.py --seeds 1      one seed, into its own file
+    python benchmarks/measure_student_ablations.py --seeds 2 3    further seeds, in turn
+    python benchmarks/measure_student_ablations.py --merge        all files into the recorded result
 
 The profile comes from ECOMKD_PROFILE. All students of a seed learn from the same teacher, see the
 same labelled pairs and take the same number of steps: that of `--pairs` unlabelled pairs, by
@@ -39,7 +39,7 @@ VARIED = {
 SHARES = (0, 0.25, 1, 10 / 3)
 """Amounts of unlabelled pairs, as multiples of `--pairs`."""
 SOURCES = {"log": None, "mined": 0.25, "mined at random": 1.0}
-"""Where unlabelled pairs come from: the shop's log, or `mining.mine` with this share at random."""
+"""Where unlabelled pairs come from: the shop's log, or its catalogue with this share at random."""
 
 
 def judged(folder: Path, pairs: Dataset, profile: Profile) -> dict:
@@ -118,7 +118,7 @@ def measure(seed: int, groups: list[str], unlabelled: int) -> list[dict]:
         if run.get("random_share") is not None:
             wanted = replace(profile, unlabelled_pairs=unlabelled)
             products = catalogue("shop", profile)
-            lesson = mining.mined(data, products, wanted, run["random_share"])
+            lesson = mining.mined_pairs(data, products, wanted, run["random_share"])
         folder = stages.student(
             data,
             settings,
@@ -164,7 +164,7 @@ def merge(folder: Path, out: Path) -> None:
     parts = shared.read(folder, ("profile", "generator", "pairs"))
     seeds = sorted(part["seed"] for part in parts)
     entries = [entry for part in parts for entry in part["entries"]]
-    script = "python benchmarks/student_ablations.py"
+    script = "python benchmarks/measure_student_ablations.py"
     report.write_recorded(
         out,
         command=f"{script} --pairs {parts[0]['pairs']} --seeds {' '.join(map(str, seeds))} --merge",

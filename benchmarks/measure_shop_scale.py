@@ -1,6 +1,6 @@
 """Time and peak memory of writing the simulated shop, against the number of products.
 
-    python benchmarks/shop_scale.py [--out FILE] [--sizes 1000 10000 100000 1000000]
+    python benchmarks/measure_shop_scale.py [--out FILE] [--sizes 1000 10000 100000 1000000]
 
 Each size is written by a process of its own, so that its peak memory is its own. Peak memory is
 the resident set, libraries included; what must not grow is its rise from one size to the next.
@@ -75,7 +75,8 @@ def main() -> None:
     if options.out:
         report.write_recorded(
             options.out,
-            command="python benchmarks/shop_scale.py --sizes " + " ".join(map(str, options.sizes)),
+            command="python benchmarks/measure_shop_scale.py --sizes "
+            + " ".join(map(str, options.sizes)),
             seeds=[SEED],
             hardware=bench.hardware(),
             generator=shop.generator_hash(),

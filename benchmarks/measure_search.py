@@ -1,8 +1,8 @@
 """Search over a whole catalogue, stage by stage: quality, latency, memory.
 
-    python benchmarks/search.py --seeds 18                  one seed of the shop, its own file
-    python benchmarks/search.py ../data/icecat --seeds 18   the same on a folder of your own
-    python benchmarks/search.py --merge                     all files into the recorded result
+    python benchmarks/measure_search.py --seeds 18                 one seed of the shop, into a file
+    python benchmarks/measure_search.py ../data/icecat --seeds 18  the same on a folder of your own
+    python benchmarks/measure_search.py --merge                    all files into one record
 
 The profile comes from ECOMKD_PROFILE; the student learns from its first `live_pairs` unlabelled
 pairs, bi-encoders from all. In the simulated shop every product is labelled for every query;
@@ -142,7 +142,7 @@ def rankers(profile, catalogue, data, folders: dict, teacher: Path, student: Pat
     def reread(queries, name, weights, score, depth):
         sums, rows = search.weighted(*compare(queries, name), weights.words, DEPTH)
         gains = read(queries, rows[:, :depth], score).reshape(-1, depth)
-        sums = sums[:, :depth] + weights.reader * gains
+        sums = sums[:, :depth] + weights.reranker * gains
         return np.hstack([search.rerank(rows[:, :depth], sums.ravel())[1], rows[:, depth:]])
 
     gains = np.asarray(list(judge.gains(data["test"]).values()))
@@ -229,7 +229,7 @@ def merge(folder: Path, out: Path, source: str) -> None:
         rows[name] = row
     report.write_recorded(
         out,
-        command=f"python benchmarks/search.py {source} --seeds "
+        command=f"python benchmarks/measure_search.py {source} --seeds "
         f"{' '.join(str(part['seed']) for part in parts)} --merge",
         seeds=[part["seed"] for part in parts],
         hardware=parts[0]["hardware"],

@@ -1,8 +1,8 @@
 """Quality against the number of labels: a pretrained teacher and the same one from scratch.
 
-    python benchmarks/learning_curve.py --seeds 1      one seed, into its own file
-    python benchmarks/learning_curve.py --seeds 2 3    further seeds, in turn
-    python benchmarks/learning_curve.py --merge        all files into the recorded result
+    python benchmarks/measure_learning_curve.py --seeds 1      one seed, into its own file
+    python benchmarks/measure_learning_curve.py --seeds 2 3    further seeds, in turn
+    python benchmarks/measure_learning_curve.py --merge        all files into the recorded result
 
 The profile comes from ECOMKD_PROFILE. Every model is judged on the test queries of its seed. Small
 training sets take more passes, so that no model stops before `--min-steps` optimiser steps. Two
@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
 import shared
 from ecomkd import load, report
@@ -52,7 +52,8 @@ def measure(seed: int, sizes: list[int], min_steps: int) -> dict:
     labels = len(data["train"])
 
     def run(pairs: int, start: str, settings: Profile) -> dict:
-        folder = stages.teacher(data, settings, train_pairs=pairs, pretrained=start == "pretrained")
+        some = DatasetDict({**data, "train": stages.first_pairs(data["train"], pairs)})
+        folder = stages.teacher(some, settings, pretrained=start == "pretrained")
         return {
             "seed": seed,
             "start": start,
@@ -112,8 +113,8 @@ def merge(folder: Path, out: Path) -> None:
     seeds = sorted(part["seed"] for part in parts)
     report.write_recorded(
         out,
-        command="python benchmarks/learning_curve.py --seeds "
-        f"{' '.join(map(str, seeds))} && python benchmarks/learning_curve.py --merge",
+        command="python benchmarks/measure_learning_curve.py --seeds "
+        f"{' '.join(map(str, seeds))} && python benchmarks/measure_learning_curve.py --merge",
         seeds=seeds,
         hardware=parts[0]["hardware"],
         generator=parts[0]["generator"],

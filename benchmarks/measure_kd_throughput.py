@@ -1,7 +1,7 @@
 """Pairs per second of distillation on the processor: ecomkd beside four others, in one run.
 
     pip install textbrewer torchdistill tensorboard torchvision
-    python benchmarks/kd_throughput.py
+    python benchmarks/measure_kd_throughput.py
 
 The profile comes from ECOMKD_PROFILE. Pairs are cut where the profile cuts them, which makes nearly
 all of them equally long, and in a second run at 128 tokens, which leaves them whole. All learn from
@@ -338,7 +338,7 @@ def main() -> None:
     pairs = f" --pairs {arguments.pairs}" if arguments.pairs else ""
     report.write_recorded(
         arguments.out,
-        command=f"python benchmarks/kd_throughput.py --rounds {arguments.rounds} "
+        command=f"python benchmarks/measure_kd_throughput.py --rounds {arguments.rounds} "
         f"--steps {arguments.steps}{pairs} --max-length {' '.join(map(str, lengths))}",
         seeds=[profile.seed],
         hardware=bench.hardware(),

@@ -1,9 +1,9 @@
 """From one shop to another: what transfer is worth, when it harms, and what it costs.
 
-    python benchmarks/cross_platform.py recommendation --seeds 0 1 2   real baskets
-    python benchmarks/cross_platform.py search --seeds 18 19 20        simulated shops and Icecat
-    python benchmarks/cross_platform.py --scale                        cost, to ten times the data
-    python benchmarks/cross_platform.py --merge                        all files into the record
+    python benchmarks/measure_cross_platform.py recommendation --seeds 0 1 2  real baskets
+    python benchmarks/measure_cross_platform.py search --seeds 18 19 20       shops and Icecat
+    python benchmarks/measure_cross_platform.py --scale                       cost, to 10 × the data
+    python benchmarks/measure_cross_platform.py --merge                       all in one record
 
 Online Retail and Icecat are read from the folder that ECOMKD_REAL_DATA names. All users count,
 whatever the profile says. Settings and checkpoints are chosen on validation days and queries of
@@ -28,6 +28,7 @@ from datasets import Dataset, DatasetDict, concatenate_datasets, interleave_data
 from scipy.stats import binomtest
 from sklearn.preprocessing import normalize
 
+import other_shop
 import shared
 from ecomkd import features, keys, metrics, recommend, report, transfer
 from ecomkd.config import Profile
@@ -111,18 +112,18 @@ def curve(
     """For each share of the customers, what every row foresees of the test days, by user."""
     end, day, found = baskets.validation_start, baskets.test_start, []
     for share, users in zip(SHARES, subsets(baskets, SHARES, day, profile.seed), strict=True):
-        items = transfer.items_of(baskets, users, vectors, profile)
+        items = other_shop.items_of(baskets, users, vectors, profile)
         models = {
-            "drawn": transfer.untrained(KIND, items, profile),
-            "zero-shot": transfer.untrained(KIND, items, profile, source),
+            "drawn": other_shop.untrained(KIND, items, profile),
+            "zero-shot": other_shop.untrained(KIND, items, profile, source),
         }
         for part, own in ONLY.items():
-            models[f"zero-shot, {part} alone"] = transfer.untrained(
+            models[f"zero-shot, {part} alone"] = other_shop.untrained(
                 KIND, items, profile, source, own
             )
         if len(users):
             for name, begin in (("alone", None), ("moved", source)):
-                folder = transfer.learn(KIND, items, end, profile, begin)
+                folder = other_shop.learn(KIND, items, end, profile, begin)
                 models[name] = recommend.load(folder, KIND, items)
         rankers = {name: ranker(own, baskets, day) for name, own in models.items()}
         rankers |= classical(baskets, users, scale)
@@ -148,7 +149,7 @@ def subsets(baskets: Baskets, shares: Sequence[float], end: int, seed: int) -> l
 
 def basket_count(baskets: Baskets, users: np.ndarray, end: int) -> int:
     """The number of baskets that these users have filled before day `end`."""
-    return int(transfer.told_by(baskets, users).between(0, end)["basket"].nunique())
+    return int(other_shop.told_by(baskets, users).between(0, end)["basket"].nunique())
 
 
 def ranker(model: recommend.Recommender, baskets: Baskets, day: int) -> recommend.Ranker:
@@ -168,7 +169,7 @@ def by_user(found: dict) -> dict:
 def classical(baskets: Baskets, users: np.ndarray, scale: dict) -> dict[str, recommend.Ranker]:
     """The rows without a network: what others buy comes from the baskets of `users` alone, settings
     from their validation days, or, where there is nobody yet, from the source."""
-    day, known = baskets.test_start, transfer.told_by(baskets, users)
+    day, known = baskets.test_start, other_shop.told_by(baskets, users)
     if not len(users):
         return {BUY_AGAIN: own_first(baskets, np.zeros(len(baskets.items)), day, **scale)}
     counts, past = recommend.popularity(known, day), recommend.history(baskets, day)
@@ -222,23 +223,23 @@ def between_shops(
     for name, own in takers.items():
         share = (min(1.0, TOLD_USERS / len(own.users)),)
         users = subsets(own, share, own.test_start, seed)[0]
-        items = transfer.items_of(own, users, read["taker", name], profile)
-        known = transfer.told_by(own, users)
+        items = other_shop.items_of(own, users, read["taker", name], profile)
+        known = other_shop.told_by(own, users)
         end, day = own.validation_start, own.test_start
 
         def judged(model, baskets, when):
             rank = ranker(model, baskets, when)
             return recommend.evaluate(rank, baskets, when)["per_user"]["recall"]
 
-        drawn = transfer.untrained(KIND, items, profile)
+        drawn = other_shop.untrained(KIND, items, profile)
         handful, untold = judged(drawn, known, end), judged(drawn, own, day)
-        alone = recommend.load(transfer.learn(KIND, items, end, profile), KIND, items)
+        alone = recommend.load(other_shop.learn(KIND, items, end, profile), KIND, items)
         tuned_alone = judged(alone, own, day)
         for source, folder in folders.items():
             if source == name:
                 continue
-            first = transfer.untrained(KIND, items, profile, folder)
-            moved = transfer.learn(KIND, items, end, profile, folder)
+            first = other_shop.untrained(KIND, items, profile, folder)
+            moved = other_shop.learn(KIND, items, end, profile, folder)
             moved = recommend.load(moved, KIND, items)
             rows.append(
                 {
@@ -293,7 +294,7 @@ def search(seed: int) -> dict:
     catalogue = sources.catalogue(real, profile).shuffle(seed=0)
     catalogue = catalogue.select(range(min(profile.products, len(catalogue))))
     shops[ICECAT] = mining.with_unlabelled(sources.load(real, profile), catalogue, profile)
-    begin = stages.warmed(DatasetDict(unlabelled=mixed(shops)), profile)
+    begin = stages.warm_up(DatasetDict(unlabelled=mixed(shops)), profile)
     teachers = {name: stages.teacher(own, profile, checkpoint=begin) for name, own in shops.items()}
     print(f"{seed}: teachers", flush=True)
     asked = {name: questions(own) for name, own in shops.items()}
@@ -463,7 +464,7 @@ def scale() -> list[dict]:
         day, end = baskets.test_start, baskets.validation_start
         own = vectors[[place[text] for text in recommend.texts(baskets)[0]]]
         everyone = np.arange(len(baskets.users))
-        items, read_s = timed(transfer.items_of, baskets, everyone, own, profile)
+        items, read_s = timed(other_shop.items_of, baskets, everyone, own, profile)
         read_s += timed(items.on, day)[1]
         model = KIND(items)
         _, move_s = timed(transfer.move, model, weights)
@@ -487,7 +488,7 @@ def step_seconds(
     model: recommend.Recommender, baskets: Baskets, end: int, profile: Profile
 ) -> float:
     """The median time of a step of training, forward and back, on `GROUP` users."""
-    reader = recommend.BasketCollator(baskets)
+    collator = recommend.BasketCollator(baskets)
     day = end - HORIZON
     users = recommend.users_before(baskets, day)
     users = np.intersect1d(users, list(recommend.targets(baskets, day)))[: recommend.GROUP]
@@ -498,7 +499,7 @@ def step_seconds(
     times = []
     for _ in range(TIMED_STEPS):
         started = time.perf_counter()
-        batch = reader([row])
+        batch = collator([row])
         at = column[batch["bought"]]
         logits = model(batch, candidates)
         recommend.purchase_loss(logits, batch["buyer"][at >= 0], at[at >= 0]).backward()

@@ -1,9 +1,9 @@
 """Recommendation on real baskets: quality on the test days, cost, and items that were never sold.
 
-    python benchmarks/recommendation.py journey --seeds 0            one seed, its own file
-    python benchmarks/recommendation.py ../data/online_retail --seeds 0
-    python benchmarks/recommendation.py --scale                      cost, to ten times the data
-    python benchmarks/recommendation.py --merge                      all files into the record
+    python benchmarks/measure_recommendation.py journey --seeds 0   one seed, its own file
+    python benchmarks/measure_recommendation.py ../data/online_retail --seeds 0
+    python benchmarks/measure_recommendation.py --scale             cost, to ten times the data
+    python benchmarks/measure_recommendation.py --merge             all files into the record
 
 All users count, whatever the profile says. Settings of the rows without a network are chosen on the
 validation days, networks are fitted to the days before these, and all numbers are about the test
@@ -104,15 +104,22 @@ def systems(baskets: Baskets, profile: Profile, result: dict):
     result["cold"] = neighbours(baskets, tables, codes)
     for vectors, table in tables.items():
         items = recommend.Items(baskets, table, recommend.FIRST, 64, profile)
-        reader = recommend.BasketCollator(baskets)
+        collator = recommend.BasketCollator(baskets)
         for name, (kind, folder) in networks(vectors, items, profile).items():
             model = recommend.load(folder, kind, items)
-            shelf = recommend.Shelf(model, reader, day)
+            shelf = recommend.Shelf(model, collator, day)
             score = partial(on_shelf, shelf)
             result["cold"][name] = by_user(recommend.evaluate_cold(score, baskets, day))
             log = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-            further = {**shelf.size(), "train_s": max(entry.get("seconds", 0) for entry in log)}
+            further = {**size(shelf), "train_s": max(entry.get("seconds", 0) for entry in log)}
             yield name, recommend.network(shelf), further
+
+
+def size(shelf: recommend.Shelf) -> dict[str, int]:
+    """The bytes of the network's own weights, and of the tables of items beside it."""
+    own = sum(weight.nbytes for weight in shelf.model.parameters())
+    table = shelf.read.nbytes + shelf.offers.nbytes + shelf.demand.nbytes
+    return {"network_bytes": own, "table_bytes": table}
 
 
 def networks(vectors: str, items: recommend.Items, profile: Profile) -> dict:
@@ -184,11 +191,11 @@ def scale() -> list[dict]:
         vectors = features.layers(texts, profile)[-1]
         items, read_s = timed(recommend.Items, baskets, vectors, recommend.FIRST, 64, profile)
         read_s += timed(items.on, day)[1]
-        reader = recommend.BasketCollator(baskets)
+        collator = recommend.BasketCollator(baskets)
         users = np.random.default_rng(0).permutation(recommend.users_before(baskets, day))[:TIMED]
         for kind in (recommend.BasketTransformer, recommend.DecayedMeans):
             model = kind(items).eval()
-            shelf, shelf_s = timed(recommend.Shelf, model, reader, day)
+            shelf, shelf_s = timed(recommend.Shelf, model, collator, day)
             rank = recommend.network(shelf)
             together = bench.throughput(partial(one_user, rank), [users], len(users), warmup=1)
             rows.append(
@@ -199,7 +206,7 @@ def scale() -> list[dict]:
                     "network": kind.__name__,
                     "read_s": read_s,
                     "shelf_s": shelf_s,
-                    "table_mb": shelf.size()["table_bytes"] / 1e6,
+                    "table_mb": size(shelf)["table_bytes"] / 1e6,
                     **waits(rank, users),
                     "users_per_second": together["per_second"],
                 }
@@ -237,7 +244,7 @@ def merge(folder: Path, out: Path, untimed: Sequence[int] = ()) -> None:
     told = f" --untimed {' '.join(map(str, untimed))}" if untimed else ""
     report.write_recorded(
         out,
-        command=f"python benchmarks/recommendation.py SOURCE --seeds "
+        command=f"python benchmarks/measure_recommendation.py SOURCE --seeds "
         f"{' '.join(map(str, seeds))}, --scale, --merge{told}",
         seeds=seeds,
         hardware=hardware,

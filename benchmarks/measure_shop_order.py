@@ -1,6 +1,6 @@
 """Is the simulated shop hard in the right way? The order test of its test queries.
 
-    python benchmarks/shop_order.py [--seeds 900 901] [--out FILE]
+    python benchmarks/measure_shop_order.py [--seeds 900 901] [--out FILE]
 
 On the test queries, nDCG@10 must stand in the order random < BM25 < pretrained bi-encoder without
 training < teacher, the teacher not above 0.97. Two guards keep the shop from being a grammar that
@@ -103,7 +103,8 @@ def main() -> None:
     if options.out:
         report.write_recorded(
             options.out,
-            command="python benchmarks/shop_order.py --seeds " + " ".join(map(str, options.seeds)),
+            command="python benchmarks/measure_shop_order.py --seeds "
+            + " ".join(map(str, options.seeds)),
             seeds=list(options.seeds),
             hardware=bench.hardware(),
             generator=shop.generator_hash(),

@@ -1,9 +1,9 @@
 """User profiles: guesses about households, cards that hold, and searches with a profile.
 
-    python benchmarks/profiles.py people --seeds 18 19 20     folds of these seeds, real baskets
-    python benchmarks/profiles.py shop --seeds 18 19 20       simulated shops of these seeds
-    python benchmarks/profiles.py --scale                     cost, to ten times the data
-    python benchmarks/profiles.py --merge                     all files into the record
+    python benchmarks/measure_profiles.py people --seeds 18 19 20  folds with these seeds, real data
+    python benchmarks/measure_profiles.py shop --seeds 18 19 20    simulated shops of these seeds
+    python benchmarks/measure_profiles.py --scale                  cost, to ten times the data
+    python benchmarks/measure_profiles.py --merge                  all files into the record
 
 All households count, whatever the profile says. Penalties are chosen inside the training folds,
 weights of a profile on validation queries, and all numbers are about what was held out. The

@@ -1,6 +1,6 @@
 """The page that searches, with its own data: are its scores Python's, and how soon do they stand?
 
-    python benchmarks/search_page.py [--page _build/html/book/search_page.html]
+    python benchmarks/measure_search_page.py [--page _build/html/book/search_page.html]
 
 Takes the page as `make book` has rendered it, and opens it in headless Chromium. The queries are
 test queries of the profile's shop (ECOMKD_PROFILE), some with Chinese or an emoji added. The time
@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 
+import bm25s
 import numpy as np
 
 from browser import chromium
 from ecomkd import bench, load, models, report, search
 from ecomkd.config import Profile
 from ecomkd.data import shop, sources
-from ecomkd.search import page as search_page
+from ecomkd.search import page
+from ecomkd.search.retrieve import token_means, unit
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDED = Path(report.__file__).parent / "recorded" / "search_page.json"
@@ -49,16 +52,43 @@ def by_python(profile: Profile, queries: list[str]) -> tuple[np.ndarray, np.ndar
     table = static[0].embedding.weight.detach().numpy()
     tokenizer, texts = models.load_tokenizer("minilm"), sources.product_text(catalogue[:])
     return (
-        search_page.static_scores(queries, texts, tokenizer, table),
-        search_page.bm25_scores(queries, texts, tokenizer),
+        static_scores(queries, texts, tokenizer, table),
+        bm25_scores(queries, texts, tokenizer),
     )
 
 
-def in_the_page(page: Path, queries: list[str]) -> tuple[list, list[float]]:
+def static_scores(
+    queries: Sequence[str], products: Sequence[str], tokenizer, vectors: np.ndarray
+) -> np.ndarray:
+    """Cosines (Q, P) of a static student, with token and product vectors in int8 as in the page.
+
+    `vectors` (V, d) holds one row per token of the vocabulary. A text without tokens scores 0.
+    """
+    table = page.dequantised(vectors)
+    product_rows, _ = page.quantise(token_means(page.token_ids(products, tokenizer), table))
+    asked = token_means(page.token_ids(queries, tokenizer), table)
+    return asked @ unit(product_rows.astype(np.float64)).T
+
+
+def bm25_scores(queries: Sequence[str], products: Sequence[str], tokenizer) -> np.ndarray:
+    """BM25 (Q, P) over WordPiece ids; a token that a query repeats counts each time.
+
+    Lucene's variant, the default of `bm25s` (Robertson & Zaragoza 2009; Kamphuis et al. 2020).
+    """
+    index = bm25s.BM25(k1=page.K1, b=page.B, method="lucene", dtype="float64")
+    index.index((page.token_ids(products, tokenizer), tokenizer.get_vocab()), show_progress=False)
+    scores = np.zeros((len(queries), len(products)))
+    for row, ids in enumerate(page.token_ids(queries, tokenizer)):
+        if ids:
+            scores[row] = index.get_scores_from_ids(ids)
+    return scores
+
+
+def in_the_page(shown: Path, queries: list[str]) -> tuple[list, list[float]]:
     """Scores of all queries, and milliseconds of each keystroke of the first of them."""
     with chromium() as browser:
         tab = browser.new_context(offline=True).new_page()
-        tab.goto(page.resolve().as_uri(), wait_until="load")
+        tab.goto(shown.resolve().as_uri(), wait_until="load")
         scores = tab.evaluate(SCORES, queries)
         field, clock, times = tab.get_by_label("Query"), tab.locator(".time"), []
         for query in queries[:TYPED]:
@@ -89,7 +119,7 @@ def main() -> None:
     megabytes = data_file.stat().st_size / 1e6
     report.write_recorded(
         arguments.out,
-        command="python benchmarks/search_page.py",
+        command="python benchmarks/measure_search_page.py",
         seeds=[profile.seed],
         hardware=bench.hardware(),
         generator=shop.generator_hash(),

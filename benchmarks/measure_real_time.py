@@ -1,17 +1,19 @@
 """Recommendation while the shop is open: the test days basket by basket, and what it costs.
 
-    python benchmarks/real_time.py --seeds 0     one seed, its own file
-    python benchmarks/real_time.py --scale       cost, to ten times the data
-    python benchmarks/real_time.py --merge       all files into the record
+    python benchmarks/measure_real_time.py --seeds 0     one seed, its own file
+    python benchmarks/measure_real_time.py --scale       cost, to ten times the data
+    python benchmarks/measure_real_time.py --merge       all files into the record
 
-The student is that of benchmarks/recommendation.py, found among the artefacts where that has run,
-and fitted to the days before the validation days. Each basket of the test days is foreseen, then
-learnt. Tables of items are made anew every night, but for the row that says otherwise.
+The student is that of benchmarks/measure_recommendation.py, found among the artefacts where that
+has run, and fitted to the days before the validation days. Each basket of the test days is
+foreseen, then learnt. Tables of items are made anew every night, but for the row that says
+otherwise.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,6 +39,7 @@ NEVER, FIXED, AGAIN = "never", "live, items of the first day", "buy it again"
 HEADS = (0, 1, 3, 10)
 SHARES = (0.0, 0.05, 0.1, 0.2)
 ASKED, LEARNT, ADDED = 400, 20_000, 1_000
+_MEMORY = shutil.ignore_patterns("*-shm")  # what SQLite's writers share, which a power cut takes
 
 
 # One seed -----------------------------------------------------------------------------------------
@@ -63,7 +66,7 @@ def measure(seed: int) -> dict:
 
 
 def student(baskets: Baskets, profile: Profile) -> recommend.DecayedMeans:
-    """The distilled student, trained as in benchmarks/recommendation.py."""
+    """The distilled student, trained as in benchmarks/measure_recommendation.py."""
     vectors = features.layers(recommend.texts(baskets)[0], profile)[-1]
     items = recommend.Items(baskets, vectors, recommend.FIRST, 64, profile)
     fitted = {"items": items, "start": baskets.validation_start, "profile": profile}
@@ -74,8 +77,8 @@ def student(baskets: Baskets, profile: Profile) -> recommend.DecayedMeans:
 
 def shelves(baskets: Baskets, model: recommend.DecayedMeans) -> Callable[[int], recommend.Shelf]:
     """The shelf of each day, made once."""
-    reader = recommend.BasketCollator(baskets)
-    return lru_cache(maxsize=None)(lambda day: recommend.Shelf(model, reader, day))
+    collator = recommend.BasketCollator(baskets)
+    return lru_cache(maxsize=None)(lambda day: recommend.Shelf(model, collator, day))
 
 
 def systems(
@@ -203,13 +206,14 @@ def newcomers(shelf: recommend.Shelf, baskets: Baskets, seed: int) -> dict:
 
 
 def killed(shelf: recommend.Shelf, baskets: Baskets) -> dict:
-    """Every fifth user: whose scores differ, in any bit, after a log that ends in half a line."""
+    """Every fifth user: whose scores differ, in any bit, after a log that ends in half a change."""
     with tempfile.TemporaryDirectory() as folder:
-        kept = recommend.Durable(live.initial_state(shelf), folder)
+        kept = recommend.Durable(live.initial_state(shelf), Path(folder) / "kept")
         _learn(kept, baskets_of(baskets.between(shelf.day, baskets.days)[:LEARNT]))
-        with open(kept.folder / "events.log", "ab") as log:
-            log.write(b'00000000 ["update", 1')
-        back, restore_s = timed(recommend.Durable.restore, folder)
+        left = shutil.copytree(kept.folder, Path(folder) / "left", ignore=_MEMORY)
+        with open(left / "state.sqlite-wal", "ab") as log:
+            log.write(b"half a change")
+        back, restore_s = timed(recommend.Durable.restore, left)
         asked = partial(_all_scores, day=baskets.days)
         one, two = asked(kept.live), asked(back.live)
     differ = int((one != two).any(axis=1).sum())
@@ -235,9 +239,9 @@ def cost(baskets: Baskets, profile: Profile, times: float) -> dict:
     items = recommend.Items(baskets, vectors, recommend.FIRST, 64, profile)
     torch.manual_seed(profile.seed)
     model = recommend.DecayedMeans(items).eval()  # weights change no time
-    reader = recommend.BasketCollator(baskets)
-    shelf = recommend.Shelf(model, reader, day)
-    teacher = recommend.Shelf(recommend.BasketTransformer(items).eval(), reader, day)
+    collator = recommend.BasketCollator(baskets)
+    shelf = recommend.Shelf(model, collator, day)
+    teacher = recommend.Shelf(recommend.BasketTransformer(items).eval(), collator, day)
     rng = np.random.default_rng(0)
     with threadpool_limits(1), tempfile.TemporaryDirectory() as folder:
         state, start_s = timed(live.initial_state, shelf)
@@ -334,7 +338,7 @@ def merge(folder: Path, out: Path) -> None:
     }
     report.write_recorded(
         out,
-        command=f"python benchmarks/real_time.py --seeds {' '.join(map(str, seeds))} "
+        command=f"python benchmarks/measure_real_time.py --seeds {' '.join(map(str, seeds))} "
         "--scale --merge",
         seeds=seeds,
         hardware=first["hardware"],

@@ -1,9 +1,9 @@
 """Ways of transfer against the number of labels and the cost; and labels from near and far.
 
-    python benchmarks/methods.py --tune           learning rates, on shop 901 alone
-    python benchmarks/methods.py --seeds 1        one seed, into its own file
-    python benchmarks/methods.py --seeds 2 3      further seeds, in turn
-    python benchmarks/methods.py --merge          all files into the recorded result
+    python benchmarks/measure_methods.py --tune           learning rates, on shop 901 alone
+    python benchmarks/measure_methods.py --seeds 1        one seed, into its own file
+    python benchmarks/measure_methods.py --seeds 2 3      further seeds, in turn
+    python benchmarks/measure_methods.py --merge          all files into the recorded result
 
 Times are means over the seeds. What ran beside other programs is named in --untimed when merging:
 its times are left out, its qualities are not.
@@ -306,7 +306,7 @@ def measure(seed: int, result: dict, keep: Callable[[], None]) -> None:
     data, catalogue = load("shop", profile), sources.catalogue("shop", profile)
     test, entries = data["test"], result["entries"]
     vectors = Vectors(data, catalogue, profile)
-    warmed = stages.warmed(data, profile)
+    warmed = stages.warm_up(data, profile)
     # Once for any number of labels. The warm-up needs the bi-encoder's vectors.
     shared = {
         "cosine": vectors.seconds,
@@ -490,7 +490,7 @@ def tune(out: Path, min_steps: int) -> None:
     best = pd.DataFrame(tried).sort_values("quality").groupby("method")["rate"].last()
     report.write_recorded(
         out,
-        command="python benchmarks/methods.py --tune",
+        command="python benchmarks/measure_methods.py --tune",
         seeds=[TUNED_ON],
         hardware=bench.hardware(),
         generator=shop.generator_hash(),
@@ -578,7 +578,7 @@ def merge(folder: Path, out: Path, untimed: Sequence[int] = ()) -> None:
     entries = entries.sort_values(["wanted", "seed"], kind="stable")
     entries.loc[entries["seed"].isin(untimed), entries.columns.intersection(TIMES)] = np.nan
     plain = entries.drop(columns="per_query").astype(object)
-    command = f"python benchmarks/methods.py --pairs {parts[0]['pairs']}"
+    command = f"python benchmarks/measure_methods.py --pairs {parts[0]['pairs']}"
     command += f" --seeds {' '.join(map(str, seeds))} --merge"
     if untimed:
         command += f" --untimed {' '.join(map(str, untimed))}"

@@ -1,7 +1,7 @@
 """A service under load, and killed under load: answers a second, latency, errors, wrong answers.
 
     pip install locust
-    python benchmarks/serving_load.py DIR
+    python benchmarks/measure_serving_load.py DIR
 
 DIR is a folder that `ecomkd serve` takes. The service runs in a process of its own, and Locust's
 clients in another, so that they share the machine: the numbers are those of service and clients
@@ -227,7 +227,7 @@ def main() -> None:
     last = levels[-1]["per_second"] / most
     report.write_recorded(
         options.out or Path(report.__file__).parent / "recorded" / "serving_load.json",
-        command=f"python benchmarks/serving_load.py {options.folder.name} "
+        command=f"python benchmarks/measure_serving_load.py {options.folder.name} "
         f"--seconds {options.seconds:g} --clients {' '.join(map(str, options.clients))}"
         + (f" --workers {options.workers}" if options.workers else ""),
         seeds=[profile.seed],
