@@ -51,14 +51,20 @@ def kernel(folder: Path, python: Path) -> None:
         "argv": [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"],
         "display_name": "Colab",
         "language": "python",
-        "env": {"ECOMKD_PROFILE": "smoke", "PYTHONPATH": "", "ECOMKD_ARTIFACTS": "artifacts"},
+        "env": {
+            "ECOMKD_PROFILE": "smoke",
+            "ECOMKD_ARTIFACTS": "artifacts",
+            "PYTHONPATH": "",
+            "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # a warning of the debugger at each start
+        },
     }
     (place / "kernel.json").write_text(json.dumps(spec), "utf-8")
     os.environ["JUPYTER_PATH"] = str(folder)
 
 
 def versions(python: Path) -> dict[str, str]:
-    command = [str(python), "-m", "pip", "list", "--format=json"]
+    # Isolated, or a package that lies in the working folder is listed too.
+    command = [str(python), "-I", "-m", "pip", "list", "--format=json"]
     listed = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     return {package["name"]: package["version"] for package in listed}
 
