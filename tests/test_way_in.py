@@ -6,11 +6,13 @@ from functools import cache
 from html import unescape
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import yaml
 
 from book import goals, landing
+from book import terms as book_terms
 from book.common import OPENING, chapters
 from book.pages import records
 
@@ -294,3 +296,28 @@ def test_a_page_says_what_it_is_to_those_who_link_to_it(page):
     assert re.search(r'<link rel="icon" href="[^"]*favicon\.svg"', head)
     config = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
     assert ("og:url" in said) == bool(config["html"].get("baseurl"))
+
+
+def test_the_first_use_of_a_term_becomes_a_link_on_the_way_into_the_book(monkeypatch, tmp_path):
+    monkeypatch.setattr(book_terms, "GLOSSARY", tmp_path / "glossary.md")
+    book_terms.GLOSSARY.write_text(
+        "# Glossary\n\n```{glossary}\nhard label\n硬标签\n  One class.\n\nlabel\n  A class.\n```\n",
+        "utf-8",
+    )
+    assert book_terms.terms() == ["hard label", "label"]
+    sources = [
+        "# A label\n\n`label` and **label**, $label$, [label](x), <span data-value='a'>label</span>",
+        "Hard labels beside a label and a label. unlabelled.",
+    ]
+    cells = [nbformat.v4.new_markdown_cell(source) for source in sources]
+    found = book_terms.linked(nbformat.v4.new_notebook(cells=cells))
+    assert [cell.source for cell in found.cells] == [
+        sources[0],
+        "{term}`Hard labels <hard label>` beside a {term}`label` and a label. unlabelled.",
+    ]
+
+
+def test_no_chapter_has_a_link_that_jupyter_would_show_as_markup():
+    for path in chapters():
+        text = path.read_text("utf-8")
+        assert "{term}" not in text, path

@@ -18,6 +18,7 @@ from book import landing
 from book.common import BUILD, ROOT, dump, say, write
 from book.goals import results_page
 from book.pages import SIDES, beside, records, run_times_page
+from book.terms import linked
 from book.values import for_sphinx, values
 from ecomkd import artifacts, packing
 
@@ -27,7 +28,8 @@ NO_PAGE_DATA = b"window.ecomkdSearch = null;\n"
 
 def page_data() -> bytes:
     """The data file of the page that searches, as `make models` has recorded it."""
-    place = Path(os.environ.get("ECOMKD_RECORDED") or artifacts.RECORDED)
+    told = os.environ.get("ECOMKD_RECORDED")
+    place = Path(told if told and told != "0" else artifacts.RECORDED)
     found = sorted(place.glob("search_page-*"))
     if len(found) > 1:
         sys.exit(f"{place} has {len(found)} data files of the search page: remove what is old.")
@@ -43,7 +45,7 @@ def render(output: Path, notebooks: dict[str, nbformat.NotebookNode]) -> Path:
     source = output / "source"
     shown = {f"notebooks/{name}.ipynb": dump(notebook) for name, notebook in notebooks.items()}
     wanted = {
-        f"notebooks/{name}.ipynb": dump(for_sphinx(copy.deepcopy(notebook), name))
+        f"notebooks/{name}.ipynb": dump(for_sphinx(linked(copy.deepcopy(notebook)), name))
         for name, notebook in notebooks.items()
     }
     for name, notebook in notebooks.items():
