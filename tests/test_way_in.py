@@ -306,7 +306,7 @@ def test_the_first_use_of_a_term_becomes_a_link_on_the_way_into_the_book(monkeyp
     )
     assert book_terms.terms() == ["hard label", "label"]
     sources = [
-        "# A label\n\n`label` and **label**, $label$, [label](x), <span data-value='a'>label</span>",
+        "# A label\n\n`label` **label** $label$ [label](x) <span data-value='a'>label</span>",
         "Hard labels beside a label and a label. unlabelled.",
     ]
     cells = [nbformat.v4.new_markdown_cell(source) for source in sources]
