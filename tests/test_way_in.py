@@ -85,12 +85,14 @@ def test_the_student_finds_what_the_opening_words_mean(opening):
     lexical = page.bm25_scores([OPENING.typed], texts, tokenizer)[0]
     first = [row for row in np.argsort(-lexical, kind="stable")[:10] if lexical[row] > 0]
     assert not right[first].any()
+    lost = page.static_scores(["settee"], texts, tokenizer, table)[0]
+    kinds = np.array(catalogue["product_type"])
+    assert not (kinds[np.argsort(-lost, kind="stable")[:10]] == "sofa").any()  # as the page says
 
     # In two stages: words and vectors, and the student reads what they find.
     student = stages.student(data, profile, teacher_folder=teacher, unlabelled=live)
-    cosines = static.encode([OPENING.typed]) @ static.encode(texts, show_progress_bar=False).T
     lexical = retrieve.word_scores(words.bm25(texts), [OPENING.typed])
-    sums, rows = retrieve.weighted(cosines, lexical, tune.DEFAULT.words, 20)
+    sums, rows = retrieve.weighted(found[None], lexical, tune.DEFAULT.words, 20)
     asked = Dataset.from_dict({"query_id": ["0"], "query": [OPENING.typed]})
     read = tune.model_scores(
         student,

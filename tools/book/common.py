@@ -26,7 +26,7 @@ class Pair(NamedTuple):
     kind: str
 
 
-OPENING = Pair("luggage", "suitcase", "suitcase")
+OPENING = Pair("skillet", "frying pan", "frying_pan")
 """The example that opens the book: the words differ, so that a search that counts them is lost."""
 
 
