@@ -83,7 +83,7 @@ colab: $(VENV)/.test
 
 # Not a part of `make test`: it installs some 2 GiB.
 test-colab: colab
-	$(BIN)/python tools/play_colab.py
+	OMP_NUM_THREADS=1 $(BIN)/python tools/play_colab.py
 
 # The tested pins, from a .venv whose tests have passed. torch is left out, so that Colab keeps its own.
 constraints: $(VENV)/.test

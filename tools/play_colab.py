@@ -26,7 +26,7 @@ from book.execute import clear
 CHAPTERS = ("01_concepts", "03_kd_loss", "08_search", "10_recommendation")
 KEPT = ("torch", "numpy", "pandas", "protobuf")
 STUB = '"""Stands in for the module that Colab loads into each kernel."""\n'
-CELL_TIMEOUT_S = 900
+CELL_TIMEOUT_S = 3600
 
 
 def environment(folder: Path) -> Path:
