@@ -53,7 +53,7 @@ def qualities(profile: Profile) -> dict[str, float]:
         found[row] = judged(folder, data, profile)
     for row in encoders.BI_ENCODERS:
         folder = encoders.bi_encoder(data, catalogue, profile, row, teacher, live)
-        found[row] = float(stages.training_log(folder)["eval_quality"].max())
+        found[row] = float(stages.training_log(folder)["eval_ndcg@10"].max())
     return {name: found[name] for name in NAMES}
 
 

@@ -26,6 +26,8 @@ SMALL = 4_096
 """A tensor with fewer values is stored as it is."""
 _WEIGHTS = ".safetensors"
 _OTHERS = "files.tar.xz"
+_ARGUMENTS = "training_args.bin"
+"""What the Trainer pickles of a run's settings, with paths of the machine; nobody reads it."""
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, LZMAError, TarError)
 _TYPES = {"F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32, "U8": np.uint8}
 
@@ -50,7 +52,7 @@ def pack(folder: Path, packed: Path, made: Mapping[str, Any], sources: tuple[str
     others = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix()
-        if name == MANIFEST:
+        if path.name in (MANIFEST, _ARGUMENTS):
             continue
         if path.suffix == _WEIGHTS:
             header, tensors = _tensors(path)
@@ -62,7 +64,7 @@ def pack(folder: Path, packed: Path, made: Mapping[str, Any], sources: tuple[str
     if others:
         with tarfile.open(packed / _OTHERS, "w:xz", preset=9) as archive:
             for name in others:
-                archive.add(folder / name, name)
+                archive.add(folder / name, name, filter=_nobodys)
     if stored:
         # One after the other, without a library's header, which another version might write anew.
         card["stored"] = {
@@ -77,6 +79,11 @@ def pack(folder: Path, packed: Path, made: Mapping[str, Any], sources: tuple[str
     }
     write_text(packed / CARD, json.dumps(card, separators=(",", ":")))
     return sum(path.stat().st_size for path in packed.iterdir())
+
+
+def _nobodys(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid, member.gid, member.uname, member.gname, member.mtime = 0, 0, "", "", 0
+    return member
 
 
 def unpack(packed: Path, folder: Path) -> None:

@@ -27,6 +27,7 @@ def trained(tmp_path_factory):
     model.save_pretrained(folder)
     (folder / "sub").mkdir()
     (folder / "sub" / "log.json").write_text("[1]")
+    (folder / "training_args.bin").write_bytes(b"a path of this machine")
     return folder
 
 
@@ -49,6 +50,7 @@ def test_what_was_not_trained_is_not_stored_and_the_rest_has_eight_bits(trained,
             start = 0.01 * 6 / 127  # a difference of six deviations in 127 steps, rounded
             assert 0 < np.abs(value - after[name]).max() < start, name
     assert (tmp_path / "whole" / "sub" / "log.json").read_text() == "[1]"
+    assert not (tmp_path / "whole" / "training_args.bin").exists()
     assert (packed / "weights.bin").stat().st_size < 1.1 * 12 * 384**2  # one layer, a byte each
     assert json.loads((packed / "card.json").read_text())["made"] == {"command": "make models"}
 
@@ -142,7 +144,7 @@ def test_the_recorded_artefacts_of_the_package_are_whole_and_small(tmp_path):
     assert all(path.stat().st_size <= 25e6 for path in files)
     for folder in folders:
         made = json.loads((folder / "card.json").read_text())["made"]
-        assert {"command", "hardware", "versions", "quality"} <= made.keys()
+        assert {"command", "seeds", "hardware", "versions", "quality"} <= made.keys()
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             packing.unpack(folder, tmp_path / folder.name)

@@ -12,6 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 from book.common import OPENING
@@ -20,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PLACE = ROOT / "_build" / "models"
 """Where artefacts are made (`artifacts`) and packed (`packed`) before all of them are there."""
 LIMIT_MB, FILE_MB = 60, 25
+MEASURES = ("eval_quality", "eval_recall", "eval_ndcg@10")
 SAMPLES, READ = 40, 30
 """Queries for which the page that searches shows the teacher's order; products read for each."""
 
@@ -58,11 +60,14 @@ def record(call: Callable, stages: list[str]) -> None:
 
 def pack(folder: Path, packed: Path) -> int:
     from ecomkd import bench, packing, report
+    from ecomkd.config import Profile
 
     working = packed.with_name(f".{packed.name}")
     shutil.rmtree(working, ignore_errors=True)
     made = {
         "command": "make models",
+        "created": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "seeds": [Profile.named("book").seed],
         "hardware": bench.hardware(),
         "versions": report.versions(),
         "quality": quality(folder),
@@ -73,13 +78,14 @@ def pack(folder: Path, packed: Path) -> int:
 
 
 def quality(folder: Path) -> float | None:
-    """The validation quality of the weights that were kept, where the artefact has a log."""
+    """The best look at the validation data during training, by what the checkpoint was chosen by."""
     from ecomkd.relevance.stages import training_log
 
     if not (folder / "training.json").exists():
         return None
     log = training_log(folder)
-    return float(log["eval_quality"].max()) if "eval_quality" in log else None
+    measured = [name for name in MEASURES if name in log]
+    return float(log[measured[0]].max()) if measured else None
 
 
 def ship() -> None:
