@@ -78,7 +78,7 @@ def pack(folder: Path, packed: Path) -> int:
 
 
 def quality(folder: Path) -> float | None:
-    """The best look at the validation data during training, by what the checkpoint was chosen by."""
+    """The best look at the validation data, by the measure that chose the checkpoint."""
     from ecomkd.relevance.stages import training_log
 
     if not (folder / "training.json").exists():
