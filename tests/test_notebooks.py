@@ -60,7 +60,7 @@ def test_size(path):
             shown.append(len(lines))
     assert max(lengths) <= 25
     assert statistics.median(shown) <= 6
-    assert 1500 <= len(prose(path).split()) <= 3500
+    assert 1500 <= len(prose(path).split()) <= 4000
 
 
 @each_notebook
