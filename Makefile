@@ -5,16 +5,22 @@ BIN := $(VENV)/bin
 ONLY ?=
 # Two tests at a time, each on one thread: that is quicker than one test on two.
 SIDE_BY_SIDE = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+AXE = _build/axe/node_modules/axe-core/axe.min.js
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lint unit smoke notebooks cells teaching constraints clean
+.PHONY: help book execute models test lint unit smoke notebooks cells teaching colab test-colab \
+  constraints clean
 
 help:
-	@echo "make book       set up .venv, execute what is stale, render _build/html/index.html"
+	@echo "make book       set up .venv, render _build/html/index.html; execute a chapter whose code has changed"
+	@echo "make execute    execute every chapter from an empty artefact folder, then render"
+	@echo "make models     train and pack the recorded models, about an hour"
 	@echo "make test       everything that CI checks"
-	@echo "make notebooks  execute the chapters, store their outputs and run times (ONLY=01_concepts for one)"
+	@echo "make notebooks  execute each chapter alone, store outputs and run times (ONLY=01_concepts for one)"
 	@echo "make cells      write the setup and run-time cells of the notebooks"
 	@echo "make teaching   write the class pack to teaching/"
+	@echo "make colab      write _build/ecomkd-colab.zip: wheel, notebooks and instructions for Colab"
+	@echo "make test-colab try that zip with the versions of Colab's image, in a new environment"
 	@echo "make clean      remove what was built; .venv and artifacts/ stay"
 
 $(BIN)/python:
@@ -34,6 +40,12 @@ $(VENV)/.test: $(VENV)/.book
 book: $(VENV)/.book
 	PYTHONPATH=tools $(BIN)/python -m book build
 
+execute: $(VENV)/.book
+	PYTHONPATH=tools $(BIN)/python -m book execute
+
+models: $(VENV)/.book
+	PYTHONPATH=tools $(BIN)/python tools/models.py --ship
+
 test: lint unit smoke
 
 lint: $(VENV)/.test
@@ -41,7 +53,13 @@ lint: $(VENV)/.test
 	$(BIN)/codespell
 	$(BIN)/mypy
 
-unit: $(VENV)/.test
+# What looks at the pages as a screen reader does. Without npm its tests are skipped.
+$(AXE):
+	@if command -v npm > /dev/null; then \
+	  npm install --silent --no-audit --no-fund --prefix _build/axe axe-core@4.14.1; \
+	else echo "npm is missing, so axe-core does not look at the pages."; fi
+
+unit: $(VENV)/.test $(AXE)
 	PYTHONPATH=tools $(BIN)/python -m book stored
 	$(SIDE_BY_SIDE) tests
 
@@ -59,6 +77,13 @@ cells: $(VENV)/.book
 
 teaching: $(VENV)/.book
 	$(BIN)/python tools/teaching.py
+
+colab: $(VENV)/.test
+	$(BIN)/python tools/colab.py
+
+# Not a part of `make test`: it installs some 2 GiB.
+test-colab: colab
+	OMP_NUM_THREADS=1 $(BIN)/python tools/play_colab.py
 
 # The tested pins, from a .venv whose tests have passed. torch is left out, so that Colab keeps its own.
 constraints: $(VENV)/.test

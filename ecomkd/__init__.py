@@ -3,9 +3,15 @@
 from importlib import import_module
 
 __version__ = "0.1.0"
-__all__ = ["Profile", "load", "record"]
+__all__ = ["Profile", "load", "record", "record_all", "show"]
 
-_HOMES = {"Profile": "ecomkd.config", "load": "ecomkd.data.sources", "record": "ecomkd.report"}
+_HOMES = {
+    "Profile": "ecomkd.config",
+    "load": "ecomkd.data.sources",
+    "record": "ecomkd.report",
+    "record_all": "ecomkd.report",
+    "show": "ecomkd.report",
+}
 
 _MOVED = {
     "baselines": "ecomkd.relevance",
@@ -13,8 +19,6 @@ _MOVED = {
     "mining": "ecomkd.relevance",
     "pipeline": "ecomkd.relevance",
     "profiles": "ecomkd.people",
-    "search_page": "ecomkd.search.page",
-    "serve": "ecomkd.service",
 }
 """Where modules are that chapters still import by a former name."""
 

@@ -15,9 +15,13 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+RECORDED = str(Path(__file__).parent / "recorded" / "models")
+"""Where the recorded artefacts of the package lie, each packed (see `packing`)."""
 
 MANIFEST = "manifest.json"
 """Holds, of a folder that the program wrote, each file's size and SHA-256."""
@@ -85,6 +89,10 @@ def stage(
 ) -> Path:
     """The folder `root/<name>-<hash of parts>`, made by `make(folder)` unless it is there, intact.
 
+    Where such an artefact was recorded, it is unpacked below `root`, and nothing is made. The
+    environment variable ECOMKD_RECORDED names another folder of recorded artefacts than the
+    package's own; 0 stands for none. A damaged one is told of in a warning, and made here.
+
     `recipe` is the stage's own number: it is raised by hand when the code behind the stage comes to
     make something else of the same parts (see `tools/recipes.py`).
 
@@ -98,7 +106,28 @@ def stage(
     be written, and when nothing may be written to `root`. A whole artefact is read from a folder
     that cannot be written to.
     """
-    folder = Path(root) / f"{name}-{digest(name, recipe, *parts)}"
+    key = f"{name}-{digest(name, recipe, *parts)}"
+    return _recorded(key, Path(root)) or _kept(Path(root) / key, make)
+
+
+def _recorded(key: str, root: Path) -> Path | None:
+    """The recorded artefact of that name, unpacked below `root`, or None where there is none."""
+    place = os.environ.get("ECOMKD_RECORDED") or RECORDED
+    packed = Path(place) / key
+    if place == "0" or not packed.is_dir():
+        return None
+    from ecomkd import packing  # here, for packing uses this module
+
+    try:
+        version = known_digest(packed / packing.CARD)[:8]  # it may be recorded anew
+        return _kept(root / "recorded" / version / key, partial(packing.unpack, packed))
+    except (packing.DamagedError, FileNotFoundError) as fault:
+        warnings.warn(f"{fault}; it is made here instead.", stacklevel=3)
+        return None
+
+
+def _kept(folder: Path, make: Callable[[Path], None]) -> Path:
+    """The folder, made unless it is there, intact."""
     # Without a lock: what stands under its own name is whole, or damaged.
     if folder.exists() and _fault(folder) is None:
         return folder
@@ -109,7 +138,7 @@ def stage(
                 fault = _fault(folder)
                 if fault is None:
                     return folder
-                warnings.warn(f"{folder}: {fault}; it is made again.", stacklevel=2)
+                warnings.warn(f"{folder}: {fault}; it is made again.", stacklevel=3)
                 if folder.is_dir():
                     shutil.rmtree(folder)
                 else:
@@ -145,7 +174,7 @@ def _locked(folder: Path) -> Iterator[None]:
     except Timeout:
         warnings.warn(
             f"{folder}: another process is making it; this one waits until it is done.",
-            stacklevel=4,
+            stacklevel=5,
         )
         held = lock.acquire()
     with held:

@@ -69,7 +69,8 @@ class Profile:
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `mps`; `auto` takes a CUDA card where there is one, never mps."""
     precision: str = "auto"
-    """`auto`, `fp32`, `bf16` or `fp16`; `auto` takes bf16 where the processor computes in it."""
+    """`auto`, `fp32`, `bf16` or `fp16`; `auto` takes bf16 where the processor computes in it. The
+    environment variable `ECOMKD_PRECISION` says it for all chapters."""
     streaming: bool = False
     """Read data from the hub row by row instead of downloading all of it first."""
     artifacts: Path = Path("artifacts")
@@ -92,8 +93,11 @@ class Profile:
                 raise TypeError(
                     f"Unknown profile field {key!r}: the fields are {', '.join(sorted(known))}."
                 )
-        folder = Path(os.environ.get("ECOMKD_ARTIFACTS", "artifacts"))
-        return replace(cls(name=name, artifacts=folder, **_SCALES[name]), **overrides)
+        told = {
+            "artifacts": Path(os.environ.get("ECOMKD_ARTIFACTS") or "artifacts"),
+            "precision": os.environ.get("ECOMKD_PRECISION") or "auto",
+        }
+        return replace(cls(name=name, **told, **_SCALES[name]), **overrides)
 
 
 _SCALES: dict[str, dict] = {

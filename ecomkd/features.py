@@ -1,6 +1,6 @@
 """A frozen encoder as a maker of features: a vector for each text, from each of its layers.
 
-Chapters 1, 6 and 8.
+Chapters 1, 6, 8, 10, 11 and 14.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from ecomkd.extras import needed
 
 with needed("ecomkd.features", "run"):
     import torch
+    from safetensors.numpy import load_file, save_file
     from sentence_transformers import SentenceTransformer
 
 from ecomkd import keys, models, runtime
@@ -65,6 +66,27 @@ def layers(
     return np.load(stage("features", parts, make, profile.artifacts, recipe=1) / "vectors.npy")
 
 
+def last_layer(
+    texts: Sequence[str], profile: Profile, name: str = "minilm", pooling: str = "mean"
+) -> np.ndarray:
+    """Vectors (N, H), float32, of N texts: the last of `layers`, without the others.
+
+    Computed once, then read from the artifact folder. Where they are recorded they have eight bits
+    each. Raises as `layers` does.
+    """
+    if not len(texts):
+        raise ValueError("last_layer: there is no text to encode.")
+    _check(pooling)
+
+    def make(folder: Path) -> None:
+        vectors = _encode(list(texts), profile, name, pooling, last=True)[0]
+        save_file({"vectors": vectors}, folder / "vectors.safetensors")
+
+    parts = [list(texts), keys.known_as(name), pooling]
+    folder = stage("text_vectors", parts, make, profile.artifacts, recipe=1)
+    return load_file(folder / "vectors.safetensors")["vectors"]
+
+
 def embed(texts: Sequence[str], profile: Profile) -> np.ndarray:
     """Unit vectors (N, H) of texts under the pretrained sentence encoder, untrained here.
 
@@ -99,22 +121,23 @@ def _check(pooling: str) -> None:
         raise ValueError(f"Unknown pooling {pooling!r}: choose one of {', '.join(POOLINGS)}.")
 
 
-def _encode(texts: list[str], profile: Profile, name: str, pooling: str) -> np.ndarray:
+def _encode(
+    texts: list[str], profile: Profile, name: str, pooling: str, last: bool = False
+) -> np.ndarray:
     tokenizer = models.load_tokenizer(name)
     # The encoder alone is used, without the head that comes on top of it.
     encoder: Any = models.build_teacher(name, ("unused",)).base_model
     encoder = encoder.eval().to(runtime.device(profile))
     cut = {"truncation": True, "max_length": _MAX_TOKENS}
     order = np.argsort([len(ids) for ids in tokenizer(texts, **cut)["input_ids"]], kind="stable")
-    found = np.empty(
-        (encoder.config.num_hidden_layers + 1, len(texts), encoder.config.hidden_size), np.float32
-    )
+    count = 1 if last else encoder.config.num_hidden_layers + 1
+    found = np.empty((count, len(texts), encoder.config.hidden_size), np.float32)
     for start in range(0, len(order), profile.batch_size):
         rows = order[start : start + profile.batch_size]
         batch = tokenizer([texts[row] for row in rows], padding=True, return_tensors="pt", **cut)
         batch = batch.to(encoder.device)
         with torch.inference_mode(), runtime.autocast(profile):
             states = encoder(**batch, output_hidden_states=True).hidden_states
-        for layer, state in enumerate(states):
+        for layer, state in enumerate(states[-count:]):
             found[layer, rows] = pool(state.float(), batch["attention_mask"], pooling).cpu().numpy()
     return found

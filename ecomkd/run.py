@@ -1,4 +1,4 @@
-"""The former name of parts of `relevance` and `export`, which chapters 5, 8 and 9 still use."""
+"""The former name of parts of `relevance` and `export`, which chapter 5 still uses."""
 
 from ecomkd.export import exports, predict_onnx
 from ecomkd.relevance.run import speed

@@ -21,5 +21,5 @@ def test_figures_say_what_they_show_and_take_the_colour_of_the_page():
         text = path.read_text("utf-8")
         alt = text.split('aria-label="')[1].split('"')[0]
         assert len(alt) > 30
-        assert "<figcaption>" in text and "currentColor" in text
+        assert "<figcaption>" in text and "var(--role-ink" in text
         assert "http" not in text.replace("http://www.w3.org/", "")

@@ -14,6 +14,8 @@ FURTHER = (
     "export.quantize",
     "export.to_onnx",
     "report.record",
+    "report.record_all",
+    "report.show",
 )
 
 

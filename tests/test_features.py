@@ -82,3 +82,13 @@ def test_vectors_are_kept_by_text_and_pooling(profile, tmp_path, monkeypatch):
     assert len(list(tmp_path.glob("features-*"))) == 3
     monkeypatch.setattr(models, "build_teacher", None)  # read back, not computed
     assert np.array_equal(features.layers(TEXTS, apart), first)
+
+
+def test_the_last_layer_alone_is_the_last_of_all(tmp_path):
+    profile = replace(Profile.named("smoke"), artifacts=tmp_path)
+    wanted = features.layers(TEXTS, profile)[-1]
+    found = features.last_layer(TEXTS, profile)
+    assert found.shape == wanted.shape
+    assert np.allclose(found, wanted, atol=1e-6)
+    with pytest.raises(ValueError, match="last_layer: there is no text"):
+        features.last_layer([], profile)

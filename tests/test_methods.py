@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 import measure_methods as methods
-from ecomkd import bench, models, report, trainer
+from ecomkd import bench, metrics, models, report, trainer
 from ecomkd.data import shop
 from ecomkd.data.schema import TEXT
 from ecomkd.relevance import adapt, judge, stages
@@ -557,3 +557,38 @@ def test_the_recorded_rates_name_the_best_of_each_method():
     assert rates == methods.RATES
     for method, own in tried.groupby("method"):
         assert data["chosen"][method] == own.loc[own["quality"].idxmax(), "rate"]
+
+
+def test_what_chapter_7_says_in_words_is_in_the_record():
+    data = report.recorded("methods")["data"]
+    table = pd.json_normalize(data["summary"]).set_index(["method", "labels"])
+    lift = table["lift@10.mean"]
+    against = pd.DataFrame(data["comparisons"])
+    trained = against[against["method_labels"] > 0]
+    *fewer, most = sorted(trained["labels"].unique())
+    # Up to the last number of labels no trained method orders as well as the cosine.
+    part = trained[trained["labels"].isin(fewer)]
+    assert set(part["best"]) == {"cosine"}
+    assert (part["low"] > 0).all()
+    # With all labels the warmed-up teacher is told from the others, LoRA the nearest of them.
+    part = against[against["labels"] == most].set_index(["method", "method_labels"])
+    assert set(part["best"]) == {"warmed"}
+    assert (part["low"] > 0).all()
+    assert part["low"].idxmin() == ("LoRA", most)
+    assert (lift.xs(most, level="labels") > lift["cosine", 0]).sum() == 3
+    told = table["macro_f1.mean"]
+    best = {labels: told.xs(labels, level="labels").idxmax() for labels in (*fewer, most)}
+    assert best == {50: "warmed", 200: "frozen", 1000: "frozen", 4500: "LoRA"}
+    # Adaptation is nowhere told to be a gain over plain fine-tuning.
+    entries = pd.DataFrame(data["entries"]).set_index(["method", "labels", "seed"]).sort_index()
+    for column in ("lift@10", "lift@10 unseen"):
+        for labels in (*fewer, most):
+            gap = entries.loc[("adapted", labels), column] - entries.loc[("full", labels), column]
+            assert metrics.seed_interval(gap)["low"] <= 0
+    # Labels of a department cost on average, whichever it is, and near and far are not told apart.
+    transfer = pd.DataFrame(data["distance"])
+    transfer["gain"] = transfer["lift@10"] - transfer["lift@10 before"]
+    assert (transfer.groupby("kind")["gain"].mean() < 0).all()
+    gain = transfer.pivot_table(index=["seed", "target"], columns="kind", values="gain")
+    span = metrics.seed_interval((gain["near"] - gain["far"]).groupby("seed").mean())
+    assert span["low"] < 0 < span["high"]

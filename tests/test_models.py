@@ -354,3 +354,13 @@ def test_auto_precision_is_one_that_the_processor_computes_in(monkeypatch, publi
             monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda avx=avx: avx)
             monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
         assert runtime.precision(profile) == expected
+
+
+def test_the_environment_sets_the_precision_of_all_chapters(monkeypatch):
+    monkeypatch.setenv("ECOMKD_PRECISION", "bf16")
+    assert runtime.precision(Profile.named("book")) == "bf16"
+    assert Profile.named("book", precision="fp32").precision == "fp32"
+    monkeypatch.setenv("ECOMKD_PRECISION", "")
+    assert Profile.named("book").precision == "auto"
+    monkeypatch.setenv("ECOMKD_PRECISION", "int4")
+    assert "choose auto, fp32, bf16 or fp16" in message(runtime.precision, Profile.named("book"))

@@ -11,9 +11,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-import ecomkd
 import teaching
-from book import execute, pages, stale
+from book import execute, pages, stale, values
 from book.common import chapters, tags
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,7 +35,7 @@ def prose(path: Path) -> str:
     text = re.sub(r"```mermaid.*?```", "", text, flags=re.DOTALL)
     text = re.sub(r"^[:`]{3,}.*$|^:[a-z-]+:.*$", "", text, flags=re.MULTILINE)
     text = re.sub(r"\$\$.*?\$\$|\$[^$\n]+\$", "", text, flags=re.DOTALL)
-    text = re.sub(r"\{[a-z:]+\}`[^`]*`|`[^`]*`", "", text)
+    text = re.sub(r"\{[a-z:]+\}`[^`]*`|`[^`]*`", "", values.SPAN.sub("", text))
     return re.sub(r"\]\([^)]*\)", "]", text)
 
 
@@ -52,13 +51,16 @@ def stored_text(cell) -> str:
 
 @each_notebook
 def test_size(path):
-    sources = [cell.source for cell in cells(path, "code")]
-    lengths = [len([line for line in source.splitlines() if line.strip()]) for source in sources]
-    assert 15 <= len(sources) <= 40
-    assert statistics.median(lengths) <= 6
+    shown, lengths = [], []
+    for cell in cells(path, "code"):
+        lines = [line for line in cell.source.splitlines() if line.strip()]
+        assert not [line for line in lines if len(line) > 88]
+        lengths.append(len(lines))
+        if not {"hide-cell", "hide-input"} & set(tags(cell)):
+            shown.append(len(lines))
     assert max(lengths) <= 25
-    assert not [line for source in sources for line in source.splitlines() if len(line) > 88]
-    assert 1500 <= len(prose(path).split()) <= 3500
+    assert statistics.median(shown) <= 6
+    assert 1500 <= len(prose(path).split()) <= 4000
 
 
 @each_notebook
@@ -67,7 +69,8 @@ def test_every_code_cell_was_executed_in_order_in_profile_book(path):
     assert counts == list(range(1, len(counts) + 1))
     # `make notebooks` notes what it ran; code that was edited later has another hash.
     notebook = read(path)
-    assert notebook.metadata["ecomkd"] == {"profile": "book", "code": stale.code_hash(notebook)}
+    noted = notebook.metadata["ecomkd"]
+    assert (noted["profile"], noted["code"]) == ("book", stale.code_hash(notebook))
 
 
 @each_notebook
@@ -82,7 +85,8 @@ def test_three_or_more_cells_are_compared_by_nbval(path):
 @each_notebook
 def test_figures_have_caption_and_text_alternative(path):
     for cell in cells(path, "code"):
-        if any("image/png" in output.get("data", {}) for output in cell.outputs):
+        shown = {mime for output in cell.outputs for mime in output.get("data", {})}
+        if shown & {"image/png", "image/svg+xml"}:
             options = cell.metadata.get("mystnb", {})
             assert len(options["image"]["alt"]) > 30, cell.source
             assert options["figure"]["caption"], cell.source
@@ -109,8 +113,9 @@ def test_outputs_hold_no_debris(path):
 def test_generated_cells_are_as_generated(path):
     notebook = read(path)
     setup = [cell for cell in notebook.cells if "setup" in tags(cell)]
-    assert [cell.source for cell in setup] == [pages.setup_cell()]
-    assert cells(path, "code")[0].source == pages.setup_cell()
+    assert [cell.source for cell in setup] == [pages.setup_cell(path.stem)]
+    assert cells(path, "code")[0] == setup[0]
+    assert setup[0].metadata == {"cellView": "form", "tags": ["setup", "hide-input"]}
     timed = [cell for cell in notebook.cells if "run-time" in tags(cell)]
     assert [cell.source for cell in timed] == [pages.run_time_cell(path.stem)]
 
@@ -128,26 +133,13 @@ def test_times_of_one_chapter_join_those_of_the_same_machine(monkeypatch, tmp_pa
         (second, 90.0),
         (last, 300.0),
     ]
-    assert [goal["value"] for goal in record["goals"]] == [2.0, 5.0, 2.0]
+    assert [goal["value"] for goal in record["goals"]] == [5.0, 7.0, 2.0]
+    assert [goal["met"] for goal in record["goals"]] == [False, True, True]
+    assert pages.recorded_seconds() == {first: 30.0, second: 90.0, last: 300.0}
     monkeypatch.setattr("ecomkd.bench.hardware", lambda: {"cpu": "another"})
     with pytest.raises(SystemExit, match="another machine; time all chapters"):
         pages.record_run_times({first: {"seconds": 1.0, "peak_mib": 1}})
     pages.record_run_times({name: {"seconds": 1.0, "peak_mib": 1} for name in names})
-
-
-def test_setup_cell_installs_on_colab_alone_and_from_the_repository(monkeypatch):
-    monkeypatch.setattr(pages, "repository_url", lambda: "https://example.org/shop/book")
-    cell = pages.setup_cell()
-    version = ecomkd.__version__
-    assert (
-        f'%pip install -q "ecomkd[describe,plots,recommend,search,serve] @ git+https://example.org/shop/book@v{version}"'
-        in cell
-    )
-    assert cell.splitlines()[2] == 'if "google.colab" in sys.modules:'
-    assert all(line.startswith("    ") for line in cell.splitlines()[3:])
-    monkeypatch.setattr(pages, "repository_url", lambda: "")
-    assert "no repository.url in _config.yml" in pages.setup_cell()
-    assert "pip" not in pages.setup_cell()
 
 
 @each_notebook
@@ -191,9 +183,42 @@ def prose_with_citations(path: Path) -> str:
     for cell in cells(path, "markdown"):
         if "run-time" not in tags(cell):
             source = re.sub(r"\{(cite[a-z:]*)\}`[^`]*`", r"{\1}", cell.source)
-            source = re.sub(r"\{[a-z:]+\}`[^`]*`|`[^`]*`", "", source)
+            source = re.sub(r"\{[a-z:]+\}`[^`]*`|`[^`]*`", "", values.SPAN.sub("", source))
             marked.append(re.sub(r"\$\$.*?\$\$|\$[^$\n]+\$", "", source, flags=re.DOTALL))
     return "\n\n".join(marked)
+
+
+@each_notebook
+def test_each_number_in_the_prose_is_that_of_the_stored_run(path):
+    notebook = read(path)
+    known, asked = values.values(notebook), values.quoted(notebook)
+    assert asked
+    assert [(i, name, text) for i, name, text in asked if known.get(name) != text] == []
+    assert not any("{glue" in cell.source for cell in notebook.cells)
+
+
+def test_numbers_are_filled_in_and_become_placeholders(capsys):
+    code = nbformat.v4.new_code_cell("1")
+    for name, text in (("share", "-3 [-5, < 2]"), ("left", "1")):
+        code.outputs.append(
+            nbformat.v4.new_output(
+                "display_data",
+                data={"application/papermill.record/text/plain": text},
+                metadata={"scrapbook": {"name": name}},
+            )
+        )
+    prose = nbformat.v4.new_markdown_cell('It is <span data-value="share">?</span>.')
+    notebook = nbformat.v4.new_notebook(cells=[prose, code])
+    values.fill(notebook, "one")
+    shown = 'It is <span data-value="share">-3 [-5, &lt; 2]</span>.'
+    assert notebook.cells[0].source == shown
+    assert "left" in capsys.readouterr().out
+    assert values.quoted(notebook) == [(0, "share", "-3 [-5, < 2]")]
+    assert values.fill(notebook, "one").cells[0].source == shown
+    assert values.for_sphinx(notebook, "one").cells[0].source == "It is {value}`one::share`."
+    notebook.cells[0].source = shown.replace("share", "chair")
+    with pytest.raises(SystemExit, match="cell 0: no cell records 'chair'"):
+        values.fill(notebook, "one")
 
 
 @pytest.mark.parametrize(
@@ -275,8 +300,9 @@ def test_a_change_of_code_or_of_what_it_imports_makes_a_notebook_stale(tmp_path,
     monkeypatch.setattr(stale, "ROOT", tmp_path)
     monkeypatch.setattr(stale, "PACKAGE", package)
 
-    def key(code: str, text: str = "Prose.") -> str:
-        cells = [nbformat.v4.new_markdown_cell(text), nbformat.v4.new_code_cell(code)]
+    def key(code: str, text: str = "Prose.", setup: str = "") -> str:
+        first = nbformat.v4.new_code_cell(setup, metadata={"tags": ["setup"]})
+        cells = [nbformat.v4.new_markdown_cell(text), first, nbformat.v4.new_code_cell(code)]
         return stale.key(nbformat.v4.new_notebook(cells=cells))
 
     code, other = (
@@ -285,6 +311,7 @@ def test_a_change_of_code_or_of_what_it_imports_makes_a_notebook_stale(tmp_path,
     )
     before, reading = key(code), key(other)
     assert key(code, "Other prose.") == before
+    assert key(code, setup="import sys") == before
     assert key(code + "\n1") != before
     (package / "bench.py").write_text("B = 2\n")
     assert key(code) == before
@@ -297,36 +324,56 @@ def test_a_change_of_code_or_of_what_it_imports_makes_a_notebook_stale(tmp_path,
     assert key(code) != before
 
 
-def test_what_a_chapter_leaves_for_a_page_is_kept_with_its_outputs(tmp_path, monkeypatch):
-    cell = nbformat.v4.new_code_cell("1")
+def test_a_recorded_model_makes_the_chapters_stale_that_reach_its_stage(tmp_path, monkeypatch):
+    package = tmp_path / "ecomkd"
+    card = package / "recorded" / "models" / "student-0a" / "card.json"
+    card.parent.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "stages.py").write_text('def student():\n    return "student"\n')
+    (package / "bench.py").write_text("def student():\n    return 1\n")
+    monkeypatch.setattr(stale, "ROOT", tmp_path)
+    monkeypatch.setattr(stale, "PACKAGE", package)
+
+    def keys():
+        codes = (
+            "from ecomkd import stages\nstages.student()",
+            "from ecomkd import bench\nbench.student()",
+        )
+        found = [nbformat.v4.new_code_cell(code) for code in codes]
+        return [stale.key(nbformat.v4.new_notebook(cells=[cell])) for cell in found]
+
+    card.write_text("{}")
+    reaching, other = keys()
+    card.write_text("[]")
+    assert keys()[0] != reaching
+    assert keys()[1] == other
+
+
+def test_outputs_of_other_code_are_never_shown(tmp_path, monkeypatch):
+    """The real tool and a real kernel: stored outputs are taken, or the chapter is executed."""
     path = tmp_path / "one.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
-    (tmp_path / "artifacts").mkdir()
-    runs = []
-
-    def run(path, label):
-        runs.append(label)
-        (tmp_path / "artifacts" / "left.js").write_text(f"run {len(runs)}")
-        return read(path), {}
-
-    monkeypatch.setattr(execute, "ROOT", tmp_path)
     monkeypatch.setattr(execute, "EXECUTED", tmp_path / "executed")
-    monkeypatch.setattr(execute, "LEFT", {"one": "left.js"})
-    monkeypatch.setattr(execute, "execute", run)
-    monkeypatch.delenv("ECOMKD_ARTIFACTS", raising=False)
-    place = "book/_static/left.js"
-    assert execute.page_files({"one": read(path)}) == {place: execute.NOT_LEFT}
-    for _ in range(2):
-        notebook, _ = execute.executed(path, "first")
-    assert execute.page_files({"one": notebook}) == {place: b"run 1"}
-    execute.left_by("one", notebook).unlink()
-    execute.executed(path, "again")
-    assert runs == ["first", "again"]
-    cell.source = "2"
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
-    notebook, _ = execute.executed(path, "changed")
-    assert execute.page_files({"one": notebook}) == {place: b"run 3"}
-    assert len(list((tmp_path / "executed").iterdir())) == 2
+    monkeypatch.setattr(execute, "BUILD", tmp_path / "build")
+    monkeypatch.setattr(execute, "ROOT", ROOT)
+
+    def shown(code: str, **stored) -> tuple[str, bool]:
+        cell = nbformat.v4.new_code_cell(code, execution_count=1)
+        cell.outputs = [nbformat.v4.new_output("stream", text="stored")]
+        notebook = nbformat.v4.new_notebook(cells=[cell])
+        notebook.metadata["ecomkd"] = stored
+        nbformat.write(notebook, path)
+        found, cost = execute.executed(path, "one", artifacts=tmp_path / "artifacts")
+        assert found.metadata["ecomkd"]["key"] == stale.key(found)
+        return stored_text(found.cells[0]).strip(), cost is not None
+
+    code = "import os\nprint(os.environ['ECOMKD_PROFILE'], os.listdir())"
+    cell = nbformat.v4.new_code_cell(code)
+    fresh = stale.key(nbformat.v4.new_notebook(cells=[cell]))
+    assert shown(code, key=fresh) == ("stored", False)
+    assert shown(code, key="of other code") == ("book []", True)
+    assert shown(code) == ("book []", False)
+    assert shown(code + "\n") == ("book []", True)
+    assert len(list((tmp_path / "executed").iterdir())) == 1
 
 
 def test_stored_outputs_are_cleaned():

@@ -37,6 +37,8 @@ PUBLIC = {
     "export.to_onnx": "(model, tokenizer, path)",
     "export.quantize": "(path)",
     "report.record": "(name, value, unit=None)",
+    "report.record_all": "(values, **units)",
+    "report.show": "(frame, units=None, digits=None, index=None, width=48)",
 }
 
 
@@ -205,9 +207,10 @@ def test_top_level_names_are_there():
     import ecomkd
     from ecomkd.config import Profile
     from ecomkd.data.sources import load
-    from ecomkd.report import record
+    from ecomkd.report import record, record_all, show
 
     assert (ecomkd.Profile, ecomkd.load, ecomkd.record) == (Profile, load, record)
+    assert (ecomkd.record_all, ecomkd.show) == (record_all, show)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         ecomkd.nothing  # noqa: B018
 

@@ -2,8 +2,8 @@
 
     ECOMKD_REAL_DATA=FOLDER python tools/data_card.py
 
-Writes book/figures/shop_*.html, one <figure> each, whose SVG takes its colour of text from the
-page, and book/figures/shop_*.csv. FOLDER holds the real data as book/data_real.md makes them:
+Writes book/figures/shop_*.html, one <figure> each, whose SVG takes its colour of text from
+the page, and book/figures/shop_*.csv. FOLDER holds the real data as book/data_real.md makes them:
 `esci_sample` and `icecat`.
 """
 
@@ -14,13 +14,13 @@ import os
 import re
 import sys
 import tempfile
-from html import escape
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 
+from book.figures import inline
 from ecomkd import plots
 from ecomkd.artifacts import write_text
 from ecomkd.data import shop
@@ -30,11 +30,9 @@ FIGURES = Path(__file__).resolve().parent.parent / "book" / "figures"
 SEED = 900
 """A shop that no reported result uses."""
 
-COLOURS = {"shop (simulated)": "#0f8b8d", "ESCI sample": "#d98e04", "Icecat": "#9b6fc4"}
+COLOURS = {"shop (simulated)": "#0f8b8d", "ESCI sample": "#b87503", "Icecat": "#9b6fc4"}
 SIZE = (5, 2.8)  # inches: narrow, so that the text stays legible on a phone
 ABOVE = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": 2}
-INK = "#010203"  # stands for the page's own colour of text
-STYLE = "display: block; width: 100%; max-width: 35rem; height: auto; margin: auto"
 WORD = re.compile(r"\w+")
 
 
@@ -61,21 +59,10 @@ def real(folder: Path) -> dict[str, pd.DataFrame]:
 
 def figure(name: str, alt: str, caption: str) -> None:
     """Save the current figure as an HTML fragment."""
-    plt.rcParams["svg.hashsalt"] = name
     buffer = io.StringIO()
-    plt.savefig(buffer, format="svg", metadata={"Date": None})
+    plt.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     plt.close()
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
-    svg = re.sub(r"font-family: [^;\"]*;", "", svg).replace(INK, "currentColor")
-    used = set(re.findall(r"#([\w-]+)", svg))
-    svg = re.sub(r' id="([\w.-]+)"', lambda m: m[0] if m[1] in used else "", svg)
-    label = f'role="img" aria-label="{escape(alt)}" style="{STYLE}"'
-    svg = svg.replace("<svg ", f"<svg {label} ", 1)
+    svg = inline(buffer.getvalue(), f"shop-{name}", alt)
     text = f'<figure class="align-default">\n{svg}<figcaption>{caption}</figcaption>\n</figure>\n'
     write_text(FIGURES / f"shop_{name}.html", text)
 
@@ -145,7 +132,7 @@ def gap(tables: dict[str, pd.DataFrame]) -> None:
     plt.figure(figsize=SIZE)
     axes = sns.barplot(
         rows, x="label", y="coverage", hue="data", order=LABELS, palette=COLOURS, saturation=1,
-        linewidth=0, errorbar=("ci", 95), seed=0, err_kws={"color": INK, "linewidth": 1.2},
+        linewidth=0, errorbar=("ci", 95), seed=0, err_kws={"color": plots.INK, "linewidth": 1.2},
     )  # fmt: skip
     axes.set(xlabel="label", ylabel="per cent of a query's\nwords that the title has")
     axes.legend(title=None, **ABOVE)
@@ -213,8 +200,6 @@ def main() -> None:
     if not folder:
         sys.exit("Set ECOMKD_REAL_DATA to the folder of real data; book/data_real.md makes it.")
     plots.style()
-    ink = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-    plt.rcParams.update({"svg.fonttype": "none", **dict.fromkeys(ink, INK)})
     made = shop.generate(SEED)
     tables = {"shop (simulated)": made.judgments, **real(Path(folder))}
     counts(made)

@@ -28,7 +28,14 @@ SHOWN = {
 """For each system drawn as a disc: its colour role, the row of its speed, and its caption."""
 
 
-def draw() -> plt.Figure:
+COLOURS = {
+    role: plots.PALETTE[role] for role in ("teacher", "student", "baseline", "bm25", "random")
+}
+"""The colours of the picture, which the book's first page has as variables of its style sheet."""
+
+
+def draw(size: tuple[float, float] = (7, 3.6)) -> plt.Figure:
+    """The picture, `size` inches wide and high."""
     record = report.recorded(RECORD.stem)["data"]
     rows = pd.DataFrame(record["rows"])
     quality, lift = rows.loc["ndcg@10"], rows.loc["lift@10"]
@@ -41,15 +48,15 @@ def draw() -> plt.Figure:
         }
     ).T
     plots.style()
-    figure, axes = plt.subplots(figsize=(7, 3.6))
+    figure, axes = plt.subplots(figsize=size)
     plots.frontier(discs, quality="nDCG@10", axes=axes)
     levels = {"BM25": quality["BM25"], "random order": rows.loc["random_ndcg@10", "teacher"]}
     for (name, level), role in zip(levels.items(), ("bm25", "random"), strict=True):
         axes.axhline(float(level), ls="--", color=plots.PALETTE[role])
         place = (1, float(level))
         axes.annotate(
-            name, place, xycoords=("axes fraction", "data"), xytext=(-3, 2),
-            textcoords="offset points", ha="right", va="bottom",
+            name, place, xycoords=("axes fraction", "data"), xytext=(-3, -2),
+            textcoords="offset points", ha="right", va="top",
         )  # fmt: skip
     kept = lift["student, distilled, int8"] / lift["teacher"]
     axes.set_title(f"Simulated shop: the student keeps {kept:.0%} of its teacher's lift")

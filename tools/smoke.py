@@ -25,9 +25,9 @@ assert Path(ecomkd.__file__).is_relative_to(os.environ["PYTHONPATH"]), ecomkd.__
 """A last cell, which fails where the notebook did not run with the wheel."""
 
 
-def wheel(folder: Path) -> Path:
-    """`folder/site`, with the content of a wheel that was built from a copy of the sources."""
-    source, site = folder / "source", folder / "site"
+def built(folder: Path) -> Path:
+    """The wheel in `folder`, built from a copy of the sources."""
+    source = folder / "source"
     source.mkdir(parents=True)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -35,9 +35,15 @@ def wheel(folder: Path) -> Path:
     shutil.copytree(ROOT / "ecomkd", source / "ecomkd", ignore=ignored)
     build = [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(source)]
     subprocess.run(build, capture_output=True, check=True)
-    (built,) = folder.glob("*.whl")
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def wheel(folder: Path) -> Path:
+    """`folder/site`, with the content of a wheel."""
+    site = folder / "site"
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site)]
-    subprocess.run([*pip, str(built)], check=True)
+    subprocess.run([*pip, str(built(folder))], check=True)
     return site
 
 

@@ -2,7 +2,9 @@
 
    search_data.js, written by ecomkd/search/page.py, sets window.ecomkdSearch. The first half of
    this file is what a search engine does, as pure functions of an opened index; they hang on
-   window.ecomkdRanker. The second half shows it to a reader, in the element #search-page. */
+   window.ecomkdRanker. The second half shows it to a reader, in the element #search-page. What
+   that element may say of itself: data-query, a query that is asked at once; data-try, queries
+   to press, apart by "|"; data-shown, how many products a list has; data-level, of its headings. */
 (function () {
   "use strict";
 
@@ -173,10 +175,10 @@
   }
 
   /* Everything that one keystroke needs. */
-  function search(index, text) {
+  function search(index, text, shown = SHOWN) {
     const ids = tokenise(index, text);
     const top = (scores) =>
-      rank(scores).slice(0, SHOWN).map((row) => ({ row, score: scores[row] }));
+      rank(scores).slice(0, shown).map((row) => ({ row, score: scores[row] }));
     return {
       ids,
       known: ids.some((id) => id !== index.unknown),
@@ -200,10 +202,10 @@
     return element("div", {}, element("label", { for: field.id }, label), field);
   }
 
-  function ranking(name, title) {
+  function ranking(name, title, level) {
     const note = element("p");
     const list = element("ol");
-    const heading = element("h3", { id: `search-${name}` }, title);
+    const heading = element(`h${level}`, { id: `search-${name}` }, title);
     const section = element("section", { "aria-labelledby": heading.id }, heading, note, list);
     return { section, note, list };
   }
@@ -221,28 +223,38 @@
   function build(place, index) {
     const input = element("input", { id: "search-query", type: "search", autocomplete: "off" });
     input.spellcheck = false;
-    const select = element("select", { id: "search-sample" }, element("option", { value: "" }));
+    const shown = Number(place.dataset.shown ?? SHOWN);
+    const level = place.dataset.level ?? 2;
+    const own = element("option", { value: "" }, "a query of your own");
+    const select = element("select", { id: "search-sample" }, own);
     select.append(...index.samples.map(({ query }) => element("option", { value: query }, query)));
     const fields = [labelled("Query", input), labelled("Sample queries", select)];
     const form = element("form", { role: "search", "aria-label": "Catalogue" }, ...fields);
     const cut = element("p", { class: "pieces" });
     const time = element("p", { class: "time" });
     const spoken = element("p", { class: "spoken", "aria-live": "polite" });
-    const student = ranking("student", "Static student");
-    const lexical = ranking("bm25", "BM25");
-    const teacher = ranking("teacher", "Teacher");
+    const student = ranking("student", "Static student", level);
+    const lexical = ranking("bm25", "BM25", level);
+    const teacher = ranking("teacher", "Teacher", level);
     const lists = element("div", { class: "lists" });
     lists.append(student.section, lexical.section, teacher.section);
-    place.append(form, cut, time, spoken, lists);
+    const tries = element("p", { class: "tries" });
+    for (const query of place.dataset.try?.split("|") ?? []) {
+      const button = element("button", { type: "button" }, query);
+      button.addEventListener("click", (event) => ask(query, event));
+      tries.append(button, " ");
+    }
+    if (tries.childNodes.length) tries.prepend("Try ");
+    place.append(form, tries, cut, time, spoken, lists);
     const title = ([first]) => (first ? index.titles[first.row] : "nothing");
     let waiting;
 
     function update(event) {
       const begin = performance.now();
-      const found = search(index, input.value);
+      const found = search(index, input.value, shown);
       const spent = performance.now() - begin;
       const sample = index.samples.find(({ query }) => query === input.value.trim());
-      const best = (sample ? sample.teacher : []).slice(0, SHOWN);
+      const best = (sample ? sample.teacher : []).slice(0, shown);
       const common = (results) => results.filter(({ row }) => best.includes(row)).length;
       const shared = (results) =>
         sample ? `${common(results)} of these are among the teacher's first ${best.length}.` : "";
@@ -259,11 +271,17 @@
       fill(teacher, index, best.map((row) => ({ row })), "Stored, for the sample queries alone.");
       cut.textContent =
         problem || `Pieces: ${found.ids.map((id) => index.vocabulary[id]).join(" · ")}`;
-      const all = performance.now() - event.timeStamp;
+      const products = index.count.toLocaleString("en");
       time.textContent = problem ? "" :
-        `${index.count.toLocaleString("en")} products in ${spent.toFixed(1)} ms (pieces, scores, ` +
-        `order); ${all.toFixed(1)} ms from your input until the lists stood here.`;
-
+        `${products} products in ${spent.toFixed(1)} ms (pieces, scores, order)`;
+      if (!event) {
+        if (!problem) time.textContent += ".";
+        return; // nobody has asked yet
+      }
+      const all = performance.now() - event.timeStamp;
+      if (!problem) {
+        time.textContent += `; ${all.toFixed(1)} ms from your input until the lists stood here.`;
+      }
       clearTimeout(waiting); // a screen reader hears the outcome once the typing rests
       waiting = setTimeout(() => {
         spoken.textContent = problem ||
@@ -271,14 +289,15 @@
       }, 700);
     }
 
+    function ask(query, event) {
+      input.value = query;
+      update(event);
+    }
+
     form.addEventListener("submit", (event) => event.preventDefault());
     input.addEventListener("input", update);
-    select.addEventListener("change", (event) => {
-      input.value = select.value;
-      update(event);
-    });
-    cut.textContent = ASK;
-    lists.hidden = true;
+    select.addEventListener("change", (event) => ask(select.value, event));
+    ask(place.dataset.query ?? "");
   }
 
   function start(place) {

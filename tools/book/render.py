@@ -2,32 +2,64 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import json
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import nbformat
 
+from book import landing
 from book.common import BUILD, ROOT, dump, say, write
-from book.execute import page_files
-from book.pages import SIDES, beside, records, results_page, run_times_page
+from book.goals import results_page
+from book.pages import SIDES, beside, records, run_times_page
+from book.terms import linked
+from book.values import for_sphinx, values
+from ecomkd import artifacts, packing
+
+NO_PAGE_DATA = b"window.ecomkdSearch = null;\n"
+"""What stands in the place of the search page's data where none is recorded; the page says so."""
+
+
+def page_data() -> bytes:
+    """The data file of the page that searches, as `make models` has recorded it."""
+    told = os.environ.get("ECOMKD_RECORDED")
+    place = Path(told if told and told != "0" else artifacts.RECORDED)
+    found = sorted(place.glob("search_page-*"))
+    if len(found) > 1:
+        sys.exit(f"{place} has {len(found)} data files of the search page: remove what is old.")
+    if not found:
+        return NO_PAGE_DATA
+    with tempfile.TemporaryDirectory() as folder:
+        packing.unpack(found[0], Path(folder))
+        return (Path(folder) / "search_data.js").read_bytes()
 
 
 def render(output: Path, notebooks: dict[str, nbformat.NotebookNode]) -> Path:
     """Gather the sources under `output/source` and render them. Returns the first page."""
     source = output / "source"
-    wanted = {f"notebooks/{name}.ipynb": dump(notebook) for name, notebook in notebooks.items()}
-    wanted["book/results.md"] = results_page()
+    shown = {f"notebooks/{name}.ipynb": dump(notebook) for name, notebook in notebooks.items()}
+    wanted = {
+        f"notebooks/{name}.ipynb": dump(for_sphinx(linked(copy.deepcopy(notebook)), name))
+        for name, notebook in notebooks.items()
+    }
+    for name, notebook in notebooks.items():
+        wanted[f"notebooks/{name}.json"] = json.dumps(values(notebook), indent=1)
+    wanted["book/results.md"] = results_page(records())
     wanted["book/run_times.md"] = run_times_page()
     found = records()  # the text around this table is book/compared.md
     sides = {title: found[name] for name, title in SIDES.items() if name in found}
     wanted["book/beside.txt"] = beside(sides)
+    wanted["book/_static/search_data.js"] = page_data()
+    wanted |= landing.pages_of(notebooks)
     for path in [ROOT / "_toc.yml", *(ROOT / "book").rglob("*")]:
         if path.is_file():
             wanted[str(path.relative_to(ROOT))] = path.read_bytes()
-    wanted |= page_files(notebooks)
     for path in source.rglob("*"):
         if path.is_file() and str(path.relative_to(source)) not in wanted:
             path.unlink()
@@ -53,5 +85,7 @@ def render(output: Path, notebooks: dict[str, nbformat.NotebookNode]) -> Path:
         shutil.rmtree(html / "html", ignore_errors=True)
         sys.exit(f"{done.stdout}\nThe book was not rendered; the messages above say why.")
     html.mkdir(exist_ok=True)
+    for name, content in shown.items():  # what a reader downloads has the numbers in its text
+        write(html / "html" / "_sources" / name, content)
     stamp.write_text(state)
     return html / "html" / "index.html"

@@ -11,23 +11,30 @@ import json
 import re
 from pathlib import Path
 
-from book.common import PACKAGE, PROFILE, ROOT, RUN_TIMES
+from book.common import PACKAGE, PROFILE, ROOT, RUN_TIMES, tags
 from recipes import Package
 
 
 def data_files(code: str, reached: set[str]) -> list[Path]:
-    """The packaged files that are not Python which code, or a module that it reaches, names."""
+    """The packaged files that are not Python which code, or a module that it reaches, names.
+
+    Of a recorded model, named by its stage, that is the card: it has the hashes of the rest.
+    """
     modules = {name.rpartition(".")[0] for name in reached}
     sources = [path.read_text("utf-8") for path in map(module_file, modules) if path]
     text = "\n".join([code, *sources])
-    return [
+    models = PACKAGE / "recorded" / "models"
+    named = [
         path
         for path in sorted(PACKAGE.rglob("*"))
         if path.is_file()
         and path.suffix not in (".py", ".pyc", ".typed")
         and path != RUN_TIMES
+        and not path.is_relative_to(models)
         and re.search(rf"\b{re.escape(path.stem)}\b", text)
     ]
+    cards = sorted(models.glob("*/card.json"))
+    return named + [path for path in cards if f'"{path.parent.name.rpartition("-")[0]}"' in text]
 
 
 def module_file(name: str) -> Path | None:
@@ -39,7 +46,9 @@ def module_file(name: str) -> Path | None:
 
 
 def code_of(notebook) -> str:
-    return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    """The code cells, but for the one that does nothing outside Colab."""
+    found = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    return "\n\n".join(cell.source for cell in found if "setup" not in tags(cell))
 
 
 def code_hash(notebook) -> str:

@@ -1,0 +1,62 @@
+"""What chapter 2 concludes from the recorded learning curve, held against the record."""
+
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+from book import values
+from ecomkd import report
+
+CHAPTER = Path(__file__).resolve().parent.parent / "notebooks" / "02_teacher.ipynb"
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return report.recorded("learning_curve")["data"]
+
+
+def by_labels(recorded, start: str) -> pd.DataFrame:
+    curve = pd.DataFrame(recorded["curve"])
+    return curve[curve["start"] == start].set_index("pairs").sort_index()
+
+
+def test_no_number_of_labels_gives_the_network_from_scratch_an_order(recorded):
+    assert by_labels(recorded, "scratch")["lift@10"].abs().max() < 0.02
+    assert abs(pd.DataFrame(recorded["longer"])["lift@10"].mean()) < 0.02
+    whole = by_labels(recorded, "scratch").iloc[-1]["lift@10 by kind"]
+    assert max(whole.values()) < 0.05
+
+
+def test_the_pretrained_network_orders_every_kind_of_query(recorded):
+    whole = by_labels(recorded, "pretrained").iloc[-1]["lift@10 by kind"]
+    assert min(whole.values()) > 0.1
+
+
+def test_few_labels_with_pretraining_are_worth_more_than_all_without(recorded):
+    few = by_labels(recorded, "pretrained")["macro_f1"].iloc[0]
+    assert few > by_labels(recorded, "scratch")["macro_f1"].iloc[-1]
+
+
+def test_up_to_a_thousand_labels_make_the_order_worse_than_none(recorded):
+    warm = float(values.values(nbformat.read(CHAPTER, as_version=4))["warmed_lift"])
+    lift = by_labels(recorded, "pretrained")["lift@10"]
+    assert lift.loc[:1000].max() < warm - 0.01
+    assert abs(lift[2000] - warm) < 0.01
+    assert lift[4500] > warm + 0.01
+
+
+def test_freezing_costs_classes_and_saves_nothing_on_unseen_words(recorded):
+    kept, free = by_labels(recorded, "pretrained").iloc[-1], recorded["all layers"][0]
+    assert free["macro_f1"] - kept["macro_f1"] > 0.05
+    assert free["ndcg@10"] > kept["ndcg@10"]
+    unseen = [row["lift@10 by kind"]["unseen_synonym"] for row in (kept, free)]
+    assert abs(unseen[0] - unseen[1]) < 0.01
+
+
+def test_on_other_shops_too_it_is_the_pretraining():
+    summary = pd.DataFrame(report.recorded("methods")["data"]["summary"])
+    whole = summary[summary["labels"] == 4500].set_index("method")["lift@10"]
+    assert whole["full"]["low"] > whole["scratch"]["high"]
+    assert whole["full"]["high"] > whole["warmed"]["low"]

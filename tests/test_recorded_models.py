@@ -1,0 +1,67 @@
+"""How recorded models are made, and what is measured about them."""
+
+import json
+
+import measure_recorded
+import models as tool
+from ecomkd import artifacts
+from ecomkd.artifacts import stage
+
+
+def test_recording_packs_new_artefacts_and_goes_on_with_the_packed_ones(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(tool, "PLACE", tmp_path)
+    monkeypatch.setenv("ECOMKD_RECORDED", str(tmp_path / "packed"))
+    (tmp_path / "packed").mkdir()
+    made = []
+
+    def make(folder):
+        made.append(folder)
+        (folder / "training.json").write_text('[{"eval_quality": 0.5}, {"eval_quality": 0.7}]')
+
+    def one():
+        first = stage("first", [1], make, tmp_path / "artifacts")
+        return stage("second", [artifacts.file_digest(first / "training.json")], make,
+                     tmp_path / "artifacts")  # fmt: skip
+
+    for _ in range(2):  # what was packed is not made again
+        tool.record(one, ["second"])
+        assert len(made) == 2
+    assert [path.name.split("-")[0] for path in (tmp_path / "packed").iterdir()] == ["second"]
+    assert "recorded" in one().parts
+    (packed,) = (tmp_path / "packed").iterdir()
+    assert json.loads((packed / "card.json").read_text())["made"]["quality"] == 0.7
+    assert capsys.readouterr().out.count("second-") == 1
+
+
+def test_what_is_too_large_is_not_shipped(tmp_path, monkeypatch):
+    monkeypatch.setattr(tool, "PLACE", tmp_path / "place")
+    monkeypatch.setattr(tool, "ROOT", tmp_path)
+    shipped = tmp_path / "ecomkd" / "recorded" / "models"
+    (tmp_path / "place" / "packed" / "one-0a").mkdir(parents=True)
+    (tmp_path / "place" / "packed" / "one-0a" / "card.json").write_text("{}")
+    tool.ship()
+    assert [path.name for path in shipped.iterdir()] == ["one-0a"]
+    monkeypatch.setattr(tool, "LIMIT_MB", 1e-7)
+    try:
+        tool.ship()
+    except SystemExit as told:
+        assert "too much to ship" in str(told)
+    assert [path.name for path in shipped.iterdir()] == ["one-0a"]
+
+
+def test_a_recorded_quality_outside_the_range_of_other_seeds_is_a_missed_goal(
+    tmp_path, monkeypatch
+):
+    names = measure_recorded.NAMES
+    monkeypatch.setattr(measure_recorded, "qualities", lambda profile: dict.fromkeys(names, 0.5))
+    for seed, value in ((1, 0.4), (2, 0.6)):
+        found = dict.fromkeys(names, value) | {"teacher": 0.6}
+        measure_recorded.shared.write(tmp_path, seed, {"quality": found})
+    measure_recorded.merge(tmp_path, tmp_path / "out.json")
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["seeds"] == [1, 2]
+    met = {goal["name"].split(":")[0]: goal["met"] for goal in record["goals"]}
+    assert met.pop("teacher") is False
+    assert all(met.values())

@@ -1,0 +1,325 @@
+"""The way into the book: first page, opening words, results, terms, and the head of pages."""
+
+import json
+import re
+from functools import cache
+from html import unescape
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+import yaml
+
+from book import goals, landing
+from book import terms as book_terms
+from book.common import OPENING, chapters
+from book.pages import records
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILT = ROOT / "_build" / "stored" / "_build" / "html"
+OPENERS = {"core": "01_concepts", "search": "06_feature_extraction", "people": "10_recommendation"}
+
+built = pytest.mark.skipif(not BUILT.exists(), reason="no rendered book: run `make unit` first")
+
+
+@cache
+def html(page: str) -> str:
+    return (BUILT / f"{page}.html").read_text("utf-8")
+
+
+def text(markup: str) -> str:
+    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", "", markup))).strip()
+
+
+# The opening pair -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def opening():
+    """The book's shop: profile, data, catalogue, texts, and whether a product is what is meant."""
+    import ecomkd
+    from ecomkd.data import sources
+
+    profile = ecomkd.Profile.named("book")
+    data, catalogue = ecomkd.load("shop", profile), sources.catalogue("shop", profile)
+    right = np.array(catalogue["product_type"]) == OPENING.kind
+    return profile, data, catalogue, sources.product_text(catalogue[:]), right
+
+
+def test_the_shop_has_what_the_opening_words_mean_in_other_words(opening):
+    from ecomkd import words
+
+    _, _, catalogue, texts, right = opening
+    assert right.sum() >= 10
+    assert not [each for each in texts if OPENING.typed in each.lower()]
+    assert [each for each in catalogue["product_title"] if OPENING.sold in each.lower()]
+    scores = words.bm25_of(words.bm25(texts), OPENING.typed)
+    first = [row for row in np.argsort(-scores, kind="stable")[:10] if scores[row] > 0]
+    assert not right[first].any()
+    for page in ("README.md", "book/preface.md"):
+        assert "slipcover" not in (ROOT / page).read_text("utf-8")
+    preface = (ROOT / "book" / "preface.md").read_text("utf-8").split("\n\n")[1]
+    assert f'"{OPENING.typed}"' in preface and f"{OPENING.sold}s" in preface
+
+
+def test_the_student_finds_what_the_opening_words_mean(opening):
+    from datasets import Dataset
+
+    from ecomkd import artifacts, models, words
+    from ecomkd.relevance import judge, stages
+    from ecomkd.search import encoders, page, retrieve, tune
+
+    stored = [*Path(artifacts.RECORDED).glob("static_encoder-*")]
+    assert stored, "the package has no recorded static student: run `make models`"
+    profile, data, catalogue, texts, right = opening
+    live = profile.live_pairs
+    teacher = stages.teacher(data, profile)
+    wide = encoders.bi_encoder(data, catalogue, profile, "distilled", teacher, live)
+    static = encoders.encoder(encoders.static_encoder(data, catalogue, profile, wide), profile)
+
+    # In the page.
+    table, tokenizer = static[0].embedding.weight.detach().numpy(), models.load_tokenizer("minilm")
+    found = page.static_scores([OPENING.typed], texts, tokenizer, table)[0]
+    assert right[np.argsort(-found, kind="stable")[:10]].mean() >= 0.8
+    lexical = page.bm25_scores([OPENING.typed], texts, tokenizer)[0]
+    first = [row for row in np.argsort(-lexical, kind="stable")[:10] if lexical[row] > 0]
+    assert not right[first].any()
+    lost = page.static_scores(["settee"], texts, tokenizer, table)[0]
+    kinds = np.array(catalogue["product_type"])
+    assert not (kinds[np.argsort(-lost, kind="stable")[:10]] == "sofa").any()  # as the page says
+
+    # In two stages: words and vectors, and the student reads what they find.
+    student = stages.student(data, profile, teacher_folder=teacher, unlabelled=live)
+    lexical = retrieve.word_scores(words.bm25(texts), [OPENING.typed])
+    sums, rows = retrieve.weighted(found[None], lexical, tune.DEFAULT.words, 20)
+    asked = Dataset.from_dict({"query_id": ["0"], "query": [OPENING.typed]})
+    read = tune.model_scores(
+        student,
+        tune.candidates(asked, catalogue, rows),
+        data["test"].features["label"],
+        judge.gains(data["test"]),
+        profile,
+    )
+    _, best = retrieve.rerank(rows, (sums + tune.DEFAULT.reader * read).ravel())
+    assert right[best[0, :10]].mean() >= 0.8
+
+
+# The first page ---------------------------------------------------------------------------------
+
+
+def test_a_record_that_denies_a_sentence_of_the_first_page_stops_the_build():
+    found = records()
+    assert list(landing.results(found)) == [path.stem for path in chapters()]
+    rows = json.loads(json.dumps(found["core_shop"]))
+    rows["data"]["rows"]["BM25"]["ndcg@10"] = 0.4
+    with pytest.raises(SystemExit, match="deny what the first page says of 01_concepts: A random"):
+        landing.results(found | {"core_shop": rows})
+
+
+def test_cards_take_figures_as_png_and_as_svg():
+    import nbformat
+
+    cell = nbformat.v4.new_code_cell("1", metadata={"mystnb": {"image": {"alt": "A curve."}}})
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    with pytest.raises(SystemExit, match="without a figure"):
+        landing.thumbnail(notebook, "fig")
+    cell.outputs = [nbformat.v4.new_output("display_data", data={"image/svg+xml": "<svg/>"})]
+    assert landing.thumbnail(notebook, "fig") == ("svg", b"<svg/>", "A curve.")
+    chapter = nbformat.read(chapters()[0], as_version=4)
+    suffix, content, alt = landing.thumbnail(chapter, landing.FIGURES[chapters()[0].stem])
+    assert suffix in ("png", "svg") and content and alt
+
+
+@built
+def test_the_first_page_has_the_title_three_doors_and_a_card_for_each_chapter():
+    page = html("index")
+    config = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
+    assert config["title"] in [text(found) for found in re.findall(r"<h1>(.*?)<a", page, re.DOTALL)]
+    doors = re.search(r'class="[^"]*\bdoors\b.*?<section', page, re.DOTALL)[0]
+    for target in ("notebooks/01_concepts.html", "running.html#own-catalogue", "teaching.html"):
+        assert target in doors
+    sentences = landing.results(records())
+    cards = re.findall(r'<div class="[^"]*\bchapter\b.*?</a>\s*</div>', page, re.DOTALL)
+    assert len(cards) == len(chapters())
+    for card, path in zip(cards, chapters(), strict=True):
+        assert f"notebooks/{path.stem}.html" in card
+        assert sentences[path.stem].replace("'", "’") in text(card)
+        assert "runs in" in card or "not measured" in card
+        assert re.search(r'<img[^>]*alt="[^"]{20,}"', card)
+    assert "var(--figure-student)" in page and 'role="img"' in page
+
+
+@built
+@pytest.mark.parametrize(("page", "count"), [("index", 5), ("book/search_page", 10)])
+def test_the_live_search_answers_the_opening_words(browser, opening, page, count):
+    *_, catalogue, _, right = opening
+    kinds = dict(zip(catalogue["product_id"], right, strict=True))
+    context = browser.new_context(offline=True, viewport={"width": 1280, "height": 900})
+    tab = context.new_page()
+    tab.goto((BUILT / f"{page}.html").as_uri(), wait_until="load")
+    assert tab.get_by_role("alert").count() == 0, "no recorded data of this page: `make models`"
+    assert tab.get_by_label("Query").input_value() == OPENING.typed
+    lists = {
+        name: [item.get_attribute("data-product") for item in found.locator("li").all()]
+        for name, found in (
+            (name, tab.get_by_role("region", name=name)) for name in ("Static student", "BM25")
+        )
+    }
+    assert len(lists["Static student"]) == count
+    assert np.mean([kinds[product] for product in lists["Static student"]]) >= 0.8
+    assert not any(kinds[product] for product in lists["BM25"])
+    for button in tab.locator("#search-page .tries button").all():
+        button.click()
+        assert tab.get_by_label("Query").input_value() == button.inner_text()
+    context.close()
+
+
+# The results ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("goal", "wanted"),
+    [
+        ("above 0, interval excluding 0", (0, 1)),
+        ("below 0, interval excluding 0", (0, -1)),
+        ("at least -0.01", (-0.01, 1)),
+        ("at least 0.95, interval included", (0.95, 1)),
+        ("at most 0.5", (0.5, -1)),
+        ("≥ 1/3", (1 / 3, 1)),
+        ("≤ 20", (20, -1)),
+        ("0, and right ones after the restart", (0, -1)),
+        ("1", (1, 1)),
+    ],
+)
+def test_a_goal_is_read_from_its_words(goal, wanted):
+    assert goals.threshold(goal) == wanted
+
+
+def test_a_plot_has_what_is_met_on_the_right_of_its_goal():
+    entries = [goal for record in records().values() for goal in record.get("goals", [])]
+    for goal in entries:
+        drawn = goals.forest(goal)
+        value = float(re.search(r'cx="([\d.-]+)"', drawn)[1])
+        ends = re.search(r'x1="([\d.-]+)" x2="([\d.-]+)" y1="6"', drawn)
+        places = [value, *map(float, ends.groups())] if ends else [value]
+        assert all(-0.1 <= place <= goals.WIDTH + 0.1 for place in places)
+        strict = "excluding" in goal["goal"] or "included" in goal["goal"]
+        decided = min(places) if strict else value
+        assert (decided > goals.MIDDLE) == goal["met"] or decided == goals.MIDDLE, goal
+
+
+def test_the_results_count_what_is_met_in_the_order_of_the_chapters():
+    found = records()
+    page = goals.results_page(found)
+    entries = [goal for record in found.values() for goal in record.get("goals", [])]
+    met = sum(goal["met"] for goal in entries)
+    assert f"**{met} of {len(entries)} goals are met.**" in page.split("\n\n")[1]
+    assert page.count("✓ met") == met and page.count("✗ missed") == len(entries) - met
+    numbers = [int(number) for number in re.findall(r"^## Chapter (\d+)$", page, re.MULTILINE)]
+    assert numbers == sorted(set(numbers)) and len(numbers) > 5
+    with pytest.raises(SystemExit, match="no title for another"):
+        goals.results_page(found | {"another": found["core_shop"]})
+    assert "No result is recorded yet." in goals.results_page({})
+
+
+# Parts, terms and heads -------------------------------------------------------------------------
+
+
+@built
+@pytest.mark.parametrize(("opener", "first"), OPENERS.items())
+def test_a_part_begins_with_its_overview(opener, first):
+    page = html(f"notebooks/{first}")
+    before = re.search(r'<a class="left-prev"\s+href="([^"]+)"', page)[1]
+    assert before == f"../book/{opener}.html"
+    stems = next(names for _, page, names in landing.parts_of_the_book() if page.endswith(opener))
+    article = re.search(
+        r'<article class="bd-article.*?</article>', html(f"book/{opener}"), re.DOTALL
+    )
+    assert all(f'href="../notebooks/{stem}.html"' in article[0] for stem in stems)
+
+
+@built
+@pytest.mark.parametrize("path", chapters(), ids=lambda path: path.stem)
+def test_a_chapter_links_its_terms_once(path):
+    linked = re.findall(
+        r'href="\.\./book/glossary\.html#(term-[^"]+)"', html(f"notebooks/{path.stem}")
+    )
+    assert len(linked) >= 5
+    assert len(linked) == len(set(linked))
+    known = json.loads((BUILT / "_static/glossary-terms.js").read_text("utf-8")[21:-2])
+    assert set(linked) <= set(known)
+
+
+@built
+@pytest.mark.parametrize("width", [1440, 390])
+def test_a_term_shows_its_definition_when_pointed_at_or_focused(browser, width):
+    context = browser.new_context(offline=True, viewport={"width": width, "height": 900})
+    tab = context.new_page()
+    tab.goto((BUILT / "notebooks/02_teacher.html").as_uri(), wait_until="load")
+    link, box = tab.locator("a.term").first, tab.get_by_role("tooltip")
+    assert box.count() == 0
+    link.focus()
+    assert box.is_visible()
+    assert link.get_attribute("aria-describedby") == box.get_attribute("id")
+    wanted = json.loads((BUILT / "_static/glossary-terms.js").read_text("utf-8")[21:-2])
+    assert box.inner_text() == wanted[link.get_attribute("href").partition("#")[2]]
+    place = box.bounding_box()
+    assert place["x"] >= 0 and place["x"] + place["width"] <= width
+    tab.keyboard.press("Escape")
+    assert box.count() == 0
+    tab.locator("a.term").nth(1).hover()
+    assert box.is_visible()
+    context.close()
+
+
+@built
+def test_chinese_words_are_marked_as_such():
+    page = html("book/glossary")
+    bare = re.sub(r'<(span|dt)[^>]*lang="zh"[^>]*>.*?</\1>', "", page, flags=re.DOTALL)
+    article = re.search(r'<article class="bd-article.*?</article>', bare, re.DOTALL)[0]
+    assert not re.findall(r"[\u4e00-\u9fff]+", text(article))
+    assert page.count('lang="zh"') > 100
+    letters = re.search(r'<p class="letters">(.*?)</p>', page, re.DOTALL)[1]
+    for anchor in re.findall(r'href="#([^"]+)"', letters):
+        assert f'id="{anchor}"' in page
+    assert text(letters).split() == sorted(set(text(letters).split()))
+
+
+@built
+@pytest.mark.parametrize("page", ["index", "book/preface", "book/results", "notebooks/08_search"])
+def test_a_page_says_what_it_is_to_those_who_link_to_it(page):
+    head = html(page).partition("</head>")[0]
+    said = dict(re.findall(r'<meta (?:property|name)="([^"]+)" content="([^"]*)"', head))
+    assert 40 < len(said["description"]) <= 160
+    assert said["og:description"] == said["description"]
+    assert said["og:title"] and "<" not in said["og:title"]
+    assert head.count('name="viewport"') == 1
+    assert re.search(r'<link rel="icon" href="[^"]*favicon\.svg"', head)
+    config = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
+    assert ("og:url" in said) == bool(config["html"].get("baseurl"))
+
+
+def test_the_first_use_of_a_term_becomes_a_link_on_the_way_into_the_book(monkeypatch, tmp_path):
+    monkeypatch.setattr(book_terms, "GLOSSARY", tmp_path / "glossary.md")
+    book_terms.GLOSSARY.write_text(
+        "# Glossary\n\n```{glossary}\nhard label\n硬标签\n  One class.\n\nlabel\n  A class.\n```\n",
+        "utf-8",
+    )
+    assert book_terms.terms() == ["hard label", "label"]
+    sources = [
+        "# A label\n\n`label` **label** $label$ [label](x) <span data-value='a'>label</span>",
+        "Hard labels beside a label and a label. unlabelled.",
+    ]
+    cells = [nbformat.v4.new_markdown_cell(source) for source in sources]
+    found = book_terms.linked(nbformat.v4.new_notebook(cells=cells))
+    assert [cell.source for cell in found.cells] == [
+        sources[0],
+        "{term}`Hard labels <hard label>` beside a {term}`label` and a label. unlabelled.",
+    ]
+
+
+def test_no_chapter_has_a_link_that_jupyter_would_show_as_markup():
+    for path in chapters():
+        text = path.read_text("utf-8")
+        assert "{term}" not in text, path

@@ -1,0 +1,370 @@
+"""The first page of the book: landing.md, with what the chapters and the records say."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+from string import Template
+
+import nbformat
+import yaml
+from PIL import Image
+
+import readme_picture
+from book.common import OPENING, ROOT
+from book.pages import duration, recorded_seconds, records
+
+Records = dict[str, dict]
+
+FIGURES = {
+    "01_concepts": "fig-01-gap",
+    "02_teacher": "fig-teacher-kinds",
+    "03_kd_loss": "fig-kd-temperature",
+    "04_student": "fig-student-rows",
+    "05_evaluation": "fig-05-confusion",
+    "06_feature_extraction": "fig-06-map",
+    "07_choosing_a_method": "fig-07-cost",
+    "08_search": "fig-08-frontier",
+    "09_serving": "fig-09-load",
+    "10_recommendation": "fig-10-recall",
+    "11_user_profiles": "fig-11-reliability",
+    "12_descriptions": "fig-12-facts",
+    "13_cross_platform": "fig-13-curve",
+    "14_real_time": "fig-14-days",
+}
+"""The figure of each chapter that stands on its card; its first one where it has none so named."""
+
+THUMBNAIL = 480
+"""Pixels across a card's picture, on a screen of two pixels to the point."""
+
+
+# The one result of each chapter -----------------------------------------------------------------
+
+
+def results(found: Records) -> dict[str, str]:
+    """What each chapter found, in a sentence, with the numbers of the records.
+
+    Exits where a record denies its sentence: then the sentence is to be written anew.
+    """
+    sentences = {}
+    for name, say in _RESULTS.items():
+        sentence, holds = say({key: record["data"] for key, record in found.items()})
+        if not holds:
+            raise SystemExit(f"The records deny what the first page says of {name}: {sentence}")
+        sentences[name] = sentence
+    return sentences
+
+
+def _concepts(data: Records) -> tuple[str, bool]:
+    rows = data["core_shop"]["rows"]
+    chance, words = rows["teacher"]["random_ndcg@10"], rows["BM25"]["ndcg@10"]
+    return (
+        f"A random order does not score zero: its nDCG@10 is {chance:.3f}. Counting words gives "
+        f"{words:.3f}.",
+        0.5 < chance < words,
+    )
+
+
+def _teacher(data: Records) -> tuple[str, bool]:
+    curve = data["learning_curve"]["curve"]
+    most = max(row["pairs"] for row in curve)
+    read, fresh = (
+        next(
+            row["lift@10 by kind"]["unseen_synonym"]
+            for row in curve
+            if (row["start"], row["pairs"]) == (start, most)
+        )
+        for start in ("pretrained", "scratch")
+    )
+    return (
+        f"For words that no training query has, pretraining lifts nDCG@10 by {read:.3f}; the same "
+        f"network from random numbers gains {_signed(fresh)}.",
+        read > 0.05 and abs(fresh) < 0.01,
+    )
+
+
+def _loss(data: Records) -> tuple[str, bool]:
+    rows = data["core_shop"]["rows"]
+    plain, soft = rows["student, labels only"]["ndcg@10"], rows["student, KD on labels"]["ndcg@10"]
+    return (
+        f"On the same labelled pairs, the teacher's opinion beside the label takes a student from "
+        f"{plain:.3f} to {soft:.3f} nDCG@10.",
+        soft > plain,
+    )
+
+
+def _student(data: Records) -> tuple[str, bool]:
+    rows = data["core_shop"]["rows"]
+    plain, soft, hard = (
+        rows[f"student, {name}"]["ndcg@10"]
+        for name in ("labels only", "distilled", "hard pseudo-labels")
+    )
+    return (
+        f"The teacher's soft answers win {soft - plain:.3f} nDCG@10; its hard labels on the same "
+        f"pairs win nearly as much, {hard - plain:.3f}.",
+        0 < hard - plain < soft - plain < 1.25 * (hard - plain),
+    )
+
+
+def _evaluation(data: Records) -> tuple[str, bool]:
+    speed = {name: row["p50_ms"] for name, row in data["core_shop"]["speed"].items()}
+    whole = speed["teacher, PyTorch fp32"] / speed["student, ONNX int8"]
+    alike = speed["teacher, ONNX int8"] / speed["student, ONNX int8"]
+    return (
+        f"The student served is {whole:.0f} times faster than its teacher; in one runtime and "
+        f"precision, distillation makes it {alike:.1f} times faster.",
+        1 < alike < whole,
+    )
+
+
+def _features(data: Records) -> tuple[str, bool]:
+    frozen, tuned = (_method(data, name, 50) for name in ("frozen", "full"))
+    return (
+        f"With 50 labels, a linear model on frozen vectors lifts nDCG@10 by {frozen:.3f}, "
+        f"fine-tuning by {_signed(tuned)}.",
+        frozen > 0.05 > tuned,
+    )
+
+
+def _methods(data: Records) -> tuple[str, bool]:
+    cosine = _method(data, "cosine", 0)
+    best = {
+        labels: max(row["lift@10"]["mean"] for row in _rows(data) if row["labels"] == labels)
+        for labels in {row["labels"] for row in _rows(data)}
+    }
+    most = max(best)
+    before = max(labels for labels in best if labels < most)
+    return (
+        f"Up to {before:,} labels, no method beats the encoder's own cosine, a lift of "
+        f"{cosine:.3f}; with {most:,} the best has {best[most]:.3f}.",
+        all(lift <= cosine for labels, lift in best.items() if labels < most)
+        and best[most] > cosine,
+    )
+
+
+def _search(data: Records) -> tuple[str, bool]:
+    rows = data["search_shop"]["rows"]
+    quick, slow = rows["BM25 + static student"], rows["BM25 + bi-encoder, teacher reads 100"]
+    return (
+        f"Words and a table of vectors answer in {quick['p50_ms']:.1f} ms with an nDCG@10 of "
+        f"{quick['ndcg@10']:.3f}; a search read by the teacher takes {slow['p50_ms']:,.0f} ms for "
+        f"{slow['ndcg@10']:.3f}.",
+        quick["p50_ms"] < slow["p50_ms"] / 100 and quick["ndcg@10"] > 0.95 * slow["ndcg@10"],
+    )
+
+
+def _serving(data: Records) -> tuple[str, bool]:
+    record = data["serving_load"]
+    bend = next(row for row in record["levels"] if row["clients"] == record["bend"])
+    end = max(record["levels"], key=lambda row: row["clients"])
+    return (
+        f"It gives {bend['per_second']:.0f} answers a second to {bend['clients']} clients and "
+        f"{end['per_second']:.0f} to {end['clients']}; what grows is the wait, from "
+        f"{bend['p95_ms']:.0f} to {end['p95_ms']:,.0f} ms.",
+        end["per_second"] > 0.8 * bend["per_second"] and end["p95_ms"] > 10 * bend["p95_ms"],
+    )
+
+
+def _recommendation(data: Records) -> tuple[str, bool]:
+    rows = data["recommendation"]["journey"]["rows"]
+    habit, student = rows["buy it again"]["recall"], rows["student, distilled"]["recall"]
+    return (
+        f"Habit is most of it: buy it again has a recall@10 of {habit:.3f}, the distilled student "
+        f"{student:.3f}.",
+        habit < student < 1.1 * habit,
+    )
+
+
+def _profiles(data: Records) -> tuple[str, bool]:
+    interest = data["profiles"]["people"]["cards"]["interest"]
+    return (
+        f"Of what profiles say of interests, {interest['value']:.0%} held half a year later; by "
+        f"chance {interest['chance']:.0%} would.",
+        interest["low"] > interest["chance"],
+    )
+
+
+def _descriptions(data: Records) -> tuple[str, bool]:
+    rows = data["descriptions"]["shop"]["rows"]
+    prompted, teacher, student = (
+        rows[name]["recall"]["value"]
+        for name in ("prompted", "teacher", "student, teacher's text, more products")
+    )
+    return (
+        f"As it comes, the model names {prompted:.0%} of a product's facts, fine-tuned "
+        f"{teacher:.0%}, and the best student {student:.0%}.",
+        prompted < student < teacher,
+    )
+
+
+def _platforms(data: Records) -> tuple[str, bool]:
+    record = data["cross_platform"]["recommendation"]
+    none, few = record["moved − alone"]["recall"][:2]
+    baskets = [row["baskets"] for row in record["curve"]][:2]
+    return (
+        f"With {baskets[1]:,.0f} baskets of the new shop, a network that learnt from groceries "
+        f"stands {few['difference']:.3f} recall@10 above a fresh one; with none, "
+        f"{none['difference']:.3f}.",
+        baskets[0] == 0 and few["low"] > 0 > none["low"],
+    )
+
+
+def _real_time(data: Records) -> tuple[str, bool]:
+    head = data["real_time"]["heads"]["0"]
+    wait = next(row for row in data["real_time"]["scale"] if row["times"] == 1)["answer p99_ms"]
+    gain = head["minus"]["live − nightly"]
+    return (
+        f"Ten exact items in {wait:.1f} ms, 99 times of 100; being live and not nightly is worth "
+        f"{gain['difference']:.4f} of recall@10.",
+        wait < 5 and gain["low"] <= 0 < gain["difference"],
+    )
+
+
+def _rows(data: Records) -> list[dict]:
+    return data["methods"]["summary"]
+
+
+def _method(data: Records, name: str, labels: int) -> float:
+    row = next(row for row in _rows(data) if (row["method"], row["labels"]) == (name, labels))
+    return row["lift@10"]["mean"]
+
+
+def _signed(value: float) -> str:
+    """Three digits, with a true minus and no minus before zero."""
+    return f"{value:.3f}".replace("-", "−").replace("−0.000", "0.000")
+
+
+_RESULTS: dict[str, Callable[[Records], tuple[str, bool]]] = {
+    "01_concepts": _concepts,
+    "02_teacher": _teacher,
+    "03_kd_loss": _loss,
+    "04_student": _student,
+    "05_evaluation": _evaluation,
+    "06_feature_extraction": _features,
+    "07_choosing_a_method": _methods,
+    "08_search": _search,
+    "09_serving": _serving,
+    "10_recommendation": _recommendation,
+    "11_user_profiles": _profiles,
+    "12_descriptions": _descriptions,
+    "13_cross_platform": _platforms,
+    "14_real_time": _real_time,
+}
+
+
+# Pictures ---------------------------------------------------------------------------------------
+
+
+def frontier() -> str:
+    """The README's picture as SVG in the page, in colours of the page's style sheet."""
+    drawn = io.StringIO()
+    figure, colours = readme_picture.draw((5.4, 3.5)), readme_picture.COLOURS
+    with readme_picture.plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "frontier"}):
+        figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
+    readme_picture.plt.close(figure)
+    text = drawn.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<defs>\s*<style.*?</defs>", "", text, count=1, flags=re.DOTALL)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    for role, colour in colours.items():
+        text = text.replace(colour, f"var(--figure-{role})")
+    text = re.sub(r"#[0-9a-f]{6}\b", "currentColor", text)  # all that has no role: text and axes
+    text = re.sub(r"font: (\d+)px [^;\"]*", r"font-size: \1px", text)
+    text = text.replace("<svg ", f'<svg role="img" aria-label="{escape(FRONTIER)}" ', 1)
+    return re.sub(r"\n\s*", " ", text).strip()
+
+
+FRONTIER = (
+    "Quality against the time for one pair, on a logarithmic axis: the teacher, the distilled "
+    "student, which is faster, and the same student trained on labels alone, with BM25 and a "
+    "random order as dashed lines"
+)
+
+
+def thumbnail(notebook, wanted: str) -> tuple[str, bytes, str]:
+    """A chapter's figure as its card shows it: suffix, content, and text alternative."""
+    found = {}
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
+            data, shown = output.get("data", {}), cell.metadata.get("mystnb", {})
+            for mime in ("image/svg+xml", "image/png"):
+                if mime in data:
+                    name = shown.get("figure", {}).get("name", str(len(found)))
+                    found.setdefault(name, (mime, data[mime], shown.get("image", {}).get("alt")))
+    if not found:
+        raise SystemExit("A chapter without a figure has no picture for its card.")
+    mime, content, alt = found.get(wanted, next(iter(found.values())))
+    if mime == "image/svg+xml":
+        return "svg", "".join(content).encode(), alt
+    picture = Image.open(io.BytesIO(base64.b64decode(content)))
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    small = io.BytesIO()
+    picture.save(small, "PNG", optimize=True)
+    return "png", small.getvalue(), alt
+
+
+# The page ---------------------------------------------------------------------------------------
+
+
+def pages_of(notebooks: dict[str, nbformat.NotebookNode]) -> dict[str, str | bytes]:
+    """The first page and the pictures of its cards, by their place in the book."""
+    wanted: dict[str, str | bytes] = {}
+    found, seconds = results(records()), recorded_seconds()
+    cards = {}
+    for name, notebook in notebooks.items():
+        suffix, content, alt = thumbnail(notebook, FIGURES[name])
+        wanted[f"book/cards/{name}.{suffix}"] = content
+        title = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
+        number = int(name[:2])
+        time = f"runs in {duration(seconds[name])}" if name in seconds else "run time not measured"
+        cards[name] = "\n".join(
+            [
+                f":::{{grid-item-card}} {number} · {title}",
+                f":link: notebooks/{name}",
+                ":link-type: doc",
+                f":img-top: book/cards/{name}.{suffix}",
+                f":img-alt: {alt or title}",
+                ":class-card: chapter",
+                "",
+                found[name],
+                "",
+                f'<span class="time">{time}</span>',
+                ":::",
+            ]
+        )
+    parts = []
+    for caption, opener, names in parts_of_the_book():
+        inner = "\n".join(cards[name] for name in names if name in cards)
+        parts.append(
+            f"### [{caption}](/{opener}.md)\n\n::::{{grid}} 1 2 2 3\n:gutter: 3\n\n{inner}\n::::"
+        )
+    config = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))
+    page = Template(Path(__file__).with_suffix(".md").read_text("utf-8"))
+    wanted["index.md"] = page.substitute(
+        title=config["title"],
+        typed=OPENING.typed,
+        sold=OPENING.sold,
+        frontier=frontier(),
+        chapters="\n\n".join(parts),
+        count=len(notebooks),
+    )
+    return wanted
+
+
+def parts_of_the_book() -> list[tuple[str, str, list[str]]]:
+    """The parts that have chapters: caption, first page, and the names of the chapters."""
+    found, caption, opener = [], "", ""
+    for part in yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))["parts"]:
+        files = [entry["file"] for entry in part["chapters"]]
+        names = [name.removeprefix("notebooks/") for name in files if name.startswith("notebooks/")]
+        if names:
+            found.append((caption, opener, names))
+        else:
+            caption, opener = part["caption"], files[0]
+    return found
