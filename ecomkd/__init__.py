@@ -20,8 +20,6 @@ _MOVED = {
     "mining": "ecomkd.relevance",
     "pipeline": "ecomkd.relevance",
     "profiles": "ecomkd.people",
-    "search_page": "ecomkd.search.page",
-    "serve": "ecomkd.service",
 }
 """Where modules are that chapters still import by a former name."""
 

@@ -414,6 +414,3 @@ class _Trainer(SentenceTransformerTrainer):
 
 def _scaled(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return _SCALE * pairwise_dot_score(a, b)
-
-
-mined = hard_negatives  # the former name, which chapter 8 uses
