@@ -93,11 +93,10 @@ class Profile:
                 raise TypeError(
                     f"Unknown profile field {key!r}: the fields are {', '.join(sorted(known))}."
                 )
-        told = {
-            "artifacts": Path(os.environ.get("ECOMKD_ARTIFACTS") or "artifacts"),
-            "precision": os.environ.get("ECOMKD_PRECISION") or "auto",
-        }
-        return replace(cls(name=name, **told, **_SCALES[name]), **overrides)
+        folder = Path(os.environ.get("ECOMKD_ARTIFACTS") or "artifacts")
+        precision = os.environ.get("ECOMKD_PRECISION") or "auto"
+        own = cls(name=name, artifacts=folder, precision=precision, **_SCALES[name])
+        return replace(own, **overrides)
 
 
 _SCALES: dict[str, dict] = {
