@@ -71,6 +71,8 @@ def test_every_code_cell_was_executed_in_order_in_profile_book(path):
     notebook = read(path)
     noted = notebook.metadata["ecomkd"]
     assert (noted["profile"], noted["code"]) == ("book", stale.code_hash(notebook))
+    # The key says more: a fresh clone has no chapter whose outputs are those of other code.
+    assert noted["key"] == stale.key(notebook)
 
 
 @each_notebook
