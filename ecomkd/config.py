@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,12 @@ class Profile:
                 raise TypeError(
                     f"Unknown profile field {key!r}: the fields are {', '.join(sorted(known))}."
                 )
-        folder = Path(os.environ.get("ECOMKD_ARTIFACTS") or "artifacts")
-        precision = os.environ.get("ECOMKD_PRECISION") or "auto"
-        own = cls(name=name, artifacts=folder, precision=precision, **_SCALES[name])
-        return replace(own, **overrides)
+        told: dict[str, Any] = {
+            "artifacts": Path(os.environ.get("ECOMKD_ARTIFACTS") or "artifacts"),
+            "precision": os.environ.get("ECOMKD_PRECISION") or "auto",
+            **_SCALES[name],
+        }
+        return replace(cls(name=name, **told), **overrides)
 
 
 _SCALES: dict[str, dict] = {

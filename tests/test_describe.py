@@ -377,6 +377,8 @@ def test_texts_are_those_of_the_weights_in_a_folder_now(own_generator, tmp_path)
 
 
 def test_a_student_of_written_texts_is_keyed_by_how_long_they_may_be(tmp_path, monkeypatch):
+    for made in ("base", "tutor"):
+        (tmp_path / made).mkdir()
     monkeypatch.setattr(writers, "base_generator", lambda of: tmp_path / "base")
     monkeypatch.setattr(writers, "teacher", lambda of: tmp_path / "tutor")
     keyed: list = []

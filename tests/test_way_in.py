@@ -15,6 +15,7 @@ from book import goals, landing
 from book import terms as book_terms
 from book.common import OPENING, chapters
 from book.pages import records
+from measure_search_page import bm25_scores, static_scores
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILT = ROOT / "_build" / "stored" / "_build" / "html"
@@ -68,7 +69,7 @@ def test_the_student_finds_what_the_opening_words_mean(opening):
 
     from ecomkd import artifacts, models, words
     from ecomkd.relevance import judge, stages
-    from ecomkd.search import encoders, page, retrieve, tune
+    from ecomkd.search import encoders, retrieve, tune
 
     stored = [*Path(artifacts.RECORDED).glob("static_encoder-*")]
     assert stored, "the package has no recorded static student: run `make models`"
@@ -80,12 +81,12 @@ def test_the_student_finds_what_the_opening_words_mean(opening):
 
     # In the page.
     table, tokenizer = static[0].embedding.weight.detach().numpy(), models.load_tokenizer("minilm")
-    found = page.static_scores([OPENING.typed], texts, tokenizer, table)[0]
+    found = static_scores([OPENING.typed], texts, tokenizer, table)[0]
     assert right[np.argsort(-found, kind="stable")[:10]].mean() >= 0.8
-    lexical = page.bm25_scores([OPENING.typed], texts, tokenizer)[0]
+    lexical = bm25_scores([OPENING.typed], texts, tokenizer)[0]
     first = [row for row in np.argsort(-lexical, kind="stable")[:10] if lexical[row] > 0]
     assert not right[first].any()
-    lost = page.static_scores(["settee"], texts, tokenizer, table)[0]
+    lost = static_scores(["settee"], texts, tokenizer, table)[0]
     kinds = np.array(catalogue["product_type"])
     assert not (kinds[np.argsort(-lost, kind="stable")[:10]] == "sofa").any()  # as the page says
 

@@ -120,7 +120,7 @@ def description(doctree: nodes.document) -> str:
             break
     text = ""
     for number, word in enumerate(words):
-        if len(text) + len(word) > LONGEST - 2:
+        if len(text) + len(f" {word} …") > LONGEST:
             return f"{text} …"
         text += f" {word}" if number else word
     return text
