@@ -324,6 +324,9 @@ def test_a_change_of_code_or_of_what_it_imports_makes_a_notebook_stale(tmp_path,
     assert key(code) == before
     (package / "losses.py").write_text("A = 2\nB = 2\n")
     assert key(code) != before
+    before = key(code)
+    monkeypatch.setattr(stale, "settings", lambda: {"products": 1})
+    assert key(code) != before
 
 
 def test_a_recorded_model_makes_the_chapters_stale_that_reach_its_stage(tmp_path, monkeypatch):

@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 from book.common import PACKAGE, PROFILE, ROOT, RUN_TIMES, tags
+from ecomkd.config import Profile
 from recipes import Package
 
 
@@ -55,11 +57,18 @@ def code_hash(notebook) -> str:
     return hashlib.sha256(code_of(notebook).encode()).hexdigest()[:16]
 
 
+def settings() -> dict:
+    """The profile of the stored outputs, but for what the environment says."""
+    own = asdict(Profile.named(PROFILE))
+    return {name: value for name, value in own.items() if name not in ("artifacts", "precision")}
+
+
 def key(notebook) -> str:
     """What a run's outputs are filed under."""
     code = code_of(notebook)
     reached = Package(PACKAGE).reached(code)
-    sha = hashlib.sha256(f"{PROFILE}\0{code}\0{json.dumps(reached)}".encode())
+    parts = [code, json.dumps(reached), json.dumps(settings(), default=str)]
+    sha = hashlib.sha256("\0".join(parts).encode())
     for path in data_files(code, set(reached)):
         sha.update(f"\0{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
     return sha.hexdigest()[:16]
