@@ -33,7 +33,7 @@ from book.stale import key
 def build() -> None:
     artifacts = Path(os.environ.get("ECOMKD_ARTIFACTS", "artifacts")).resolve()
     notebooks = {}
-    for path, label in labelled(chapters()):
+    for path, label in labelled(chapters(), known={}):  # most have nothing to execute
         notebooks[path.stem], _ = executed(path, label, artifacts=artifacts)
     say(f"The book is ready: {render(BUILD, notebooks).as_uri()}")
 
@@ -91,9 +91,14 @@ def chosen(names: list[str]) -> list[Path]:
     return [path for path in everything if not names or path.stem in names]
 
 
-def labelled(paths: list[Path]) -> Iterator[tuple[Path, str]]:
-    """Each chapter, and how its progress is announced, with what is left by the recorded times."""
-    known = recorded_seconds()
+def labelled(
+    paths: list[Path], known: dict[str, float] | None = None
+) -> Iterator[tuple[Path, str]]:
+    """Each chapter, and how its progress is announced, with what is left by the `known` seconds.
+
+    By default these are the recorded ones.
+    """
+    known = recorded_seconds() if known is None else known
     for count, path in enumerate(paths):
         left = [known.get(one.stem) for one in paths[count:]]
         guess = f", about {sum(left) / 60:.0f} min left at most" if all(left) else ""
