@@ -102,7 +102,7 @@ def test_the_student_finds_what_the_opening_words_mean(opening):
         judge.gains(data["test"]),
         profile,
     )
-    _, best = retrieve.rerank(rows, (sums + tune.DEFAULT.reader * read).ravel())
+    _, best = retrieve.rerank(rows, (sums + tune.DEFAULT.reranker * read).ravel())
     assert right[best[0, :10]].mean() >= 0.8
 
 
