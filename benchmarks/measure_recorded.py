@@ -22,8 +22,9 @@ import shared
 from ecomkd import bench, load, report
 from ecomkd.config import Profile
 from ecomkd.data import shop, sources
-from ecomkd.relevance import judge, stages
+from ecomkd.relevance import stages
 from ecomkd.search import encoders
+from measure_student_ablations import judged
 
 NAMES = {
     "warm_up": "warm-up, agreement with the bi-encoder",
@@ -45,21 +46,16 @@ def qualities(profile: Profile) -> dict[str, float]:
     catalogue = sources.catalogue("shop", own)
     warm_up, teacher = stages.warm_up(data, profile), stages.teacher(data, profile)
     found = {
-        "teacher": judged(teacher, data, profile),
+        "teacher": judged(teacher, data["validation"], profile)["quality"],
         "warm_up": float(stages.training_log(warm_up)["eval_quality"].max()),
     }
     for row in ("none", "kd_unlabelled"):
         folder = stages.student(data, profile, row, teacher_folder=teacher, unlabelled=live)
-        found[row] = judged(folder, data, profile)
+        found[row] = judged(folder, data["validation"], profile)["quality"]
     for row in encoders.BI_ENCODERS:
         folder = encoders.bi_encoder(data, catalogue, profile, row, teacher, live)
         found[row] = float(stages.training_log(folder)["eval_ndcg@10"].max())
     return {name: found[name] for name in NAMES}
-
-
-def judged(folder: Path, data, profile: Profile) -> float:
-    found = judge.evaluate(data["validation"], judge.predict(folder, data["validation"], profile))
-    return (found["classification"]["macro_f1"] + found["ranking"]["ndcg@10"]) / 2
 
 
 def measure(seed: int) -> dict:

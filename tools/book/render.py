@@ -50,9 +50,10 @@ def render(output: Path, notebooks: dict[str, nbformat.NotebookNode]) -> Path:
     }
     for name, notebook in notebooks.items():
         wanted[f"notebooks/{name}.json"] = json.dumps(values(notebook), indent=1)
-    wanted["book/results.md"] = results_page(records())
+    found = records()
+    wanted["book/results.md"] = results_page(found)
     wanted["book/run_times.md"] = run_times_page()
-    found = records()  # the text around this table is book/compared.md
+    # The text around this table is book/compared.md.
     sides = {title: found[name] for name, title in SIDES.items() if name in found}
     wanted["book/beside.txt"] = beside(sides)
     wanted["book/_static/search_data.js"] = page_data()
