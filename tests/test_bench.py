@@ -135,9 +135,10 @@ def test_bad_input_is_named(call, message):
 def test_peak_memory_sees_what_was_freed_again():
     with bench.peak_memory(interval=0.001) as memory:
         # Pages of its own: an array might be given memory that the process holds already.
-        with mmap.mmap(-1, 64 * 2**20) as block:
-            block.write(b"1" * len(block))
-            bench.time.sleep(0.2)
+        block = mmap.mmap(-1, 64 * 2**20)
+        block.write(b"1" * len(block))
+        bench.time.sleep(0.2)
+        block.close()
     assert memory["peak_mib"] - memory["before_mib"] > 50
 
 
