@@ -33,6 +33,7 @@ SOURCES = (
     Source("descriptions", "Written descriptions", "notebooks/12_descriptions"),
     Source("cross_platform", "From one shop to another", "notebooks/13_cross_platform"),
     Source("real_time", "A student that learns while the shop is open", "notebooks/14_real_time"),
+    Source("recorded_models", "Recorded models, beside other seeds", "book/running"),
     Source("shop_scale", "The simulated shop, up to a million products", "book/data_shop"),
     Source("run_times", "Run times", "book/run_times"),
 )
@@ -87,7 +88,12 @@ def heading(page: str) -> str:
     number = chapter(page)
     if number:
         return f"Chapter {number}"
-    return {"book/data_shop": "The simulated shop", "book/run_times": "The book itself"}[page]
+    others = {
+        "book/running": "The recorded models",
+        "book/data_shop": "The simulated shop",
+        "book/run_times": "The book itself",
+    }
+    return others[page]
 
 
 def chapter(page: str) -> int | None:
