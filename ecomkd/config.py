@@ -70,8 +70,8 @@ class Profile:
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `mps`; `auto` takes a CUDA card where there is one, never mps."""
     precision: str = "auto"
-    """`auto`, `fp32`, `bf16` or `fp16`; `auto` takes bf16 where the processor computes in it. The
-    environment variable `ECOMKD_PRECISION` says it for all chapters."""
+    """`auto`, `fp32`, `bf16` or `fp16`; `auto` takes bf16 where that is quicker. The environment
+    variable `ECOMKD_PRECISION` says it for all chapters."""
     streaming: bool = False
     """Read data from the hub row by row instead of downloading all of it first."""
     artifacts: Path = Path("artifacts")
