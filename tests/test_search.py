@@ -249,6 +249,18 @@ def test_bi_encoder_refuses_an_unknown_row(smoke):
 @pytest.fixture(scope="module")
 def folders(smoke):
     profile, data, catalogue = smoke
+    tables, make = [], encoders._token_table
+
+    def kept(*parts):  # it takes half a minute
+        tables.append(make(*parts))
+        return tables[-1].copy()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoders, "_token_table", kept)
+        yield models_of(profile, data, catalogue) | {"table": tables}
+
+
+def models_of(profile, data, catalogue) -> dict:
     teacher = stages.teacher(data, profile)
     distilled = search.bi_encoder(data, catalogue, profile, "distilled", teacher)
     return {
@@ -363,6 +375,8 @@ def test_a_static_student_learns_its_teachers_ranking(smoke, folders, monkeypatc
 
     wanted = cosines(folders["distilled"])
     learnt = agreement(folders["static"])
+    (table,) = folders["table"]
+    monkeypatch.setattr(encoders, "_token_table", lambda *_: table)
     monkeypatch.setattr(encoders, "_PASSES", 0)
     start = search.static_encoder(data, catalogue, profile, folders["distilled"])
     assert learnt > agreement(start) + 0.05

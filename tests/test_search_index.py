@@ -17,6 +17,7 @@ from serving import Client, until
 
 from ecomkd import cli, export, outputs, search
 from ecomkd.data.schema import TEXT
+from ecomkd.search import encoders
 from ecomkd.search import index as index_module
 from ecomkd.search.tune import DEFAULT
 
@@ -442,6 +443,15 @@ def shop(tmp_path_factory) -> Path:
     listed = [f"{row.split(',')[1]},{row.split(',')[3]}" for row in rows]
     (folder / "products.csv").write_text("\n".join([listed[0], *listed[2:]]))
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def drawn_tokens():
+    """A table of tokens that is drawn: to compute it takes half a minute, and test_search does."""
+    drawn = np.random.default_rng(0).normal(size=(30_522, 96)).astype(np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoders, "_token_table", lambda *_: drawn.copy())
+        yield
 
 
 @pytest.fixture(scope="module")

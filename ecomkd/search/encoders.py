@@ -24,6 +24,7 @@ from sentence_transformers.sentence_transformer.losses import MarginMSELoss
 from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
 from sentence_transformers.util import pairwise_dot_score
 from sklearn.decomposition import PCA
+from transformers import PreTrainedTokenizerBase
 
 from ecomkd import features, keys, losses, metrics, models, runtime, trainer, words
 from ecomkd.artifacts import data_digest, stage
@@ -287,11 +288,8 @@ def static_encoder(
     def make(folder: Path) -> None:
         teacher = encoder(teacher_folder, profile)
         tokenizer = models.load_tokenizer(_PRETRAINED)
-        names = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
-        with_word = [name.removeprefix("##") for name in names]
-        vectors = teacher.encode(with_word, batch_size=1024, show_progress_bar=False)
-        table = PCA(_WIDTH, random_state=profile.seed).fit_transform(vectors)
-        bag = StaticEmbedding(tokenizer, embedding_weights=table.astype(np.float32))
+        table = _token_table(teacher, tokenizer, profile.seed)
+        bag = StaticEmbedding(tokenizer, embedding_weights=table)
         model = SentenceTransformer(modules=[bag, Normalize()], device="cpu")
         _imitate(model, teacher, queries, texts, profile.seed)
         model.save_pretrained(str(folder), create_model_card=False)
@@ -305,6 +303,16 @@ def static_encoder(
         [_TEMPERATURE, _PASSES, _SHOWN, _NEAREST],
     ]
     return stage("static_encoder", parts, make, profile.artifacts, recipe=1)
+
+
+def _token_table(
+    teacher: SentenceTransformer, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> np.ndarray:
+    """(tokens, `_WIDTH`): what the bi-encoder makes of each token by itself, reduced."""
+    names = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    alone = [name.removeprefix("##") for name in names]
+    vectors = teacher.encode(alone, batch_size=1024, show_progress_bar=False)
+    return PCA(_WIDTH, random_state=seed).fit_transform(vectors).astype(np.float32)
 
 
 def _imitate(
