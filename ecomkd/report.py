@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,14 +29,18 @@ def record(name: str, value, unit: str | None = None) -> str:
 
     In a notebook the text goes into the cell's metadata, and from there into the prose, where
     `<span data-value="name">` stands.
-    Numbers are set by `number`; anything else as its `str`. Returns the text.
+    Numbers are set by `number`; anything else as its `str`. A hyphen that stands for a minus
+    becomes one. Returns the text.
 
     Example:
         >>> record("share kept", 0.9731)
         '0.973'
+        >>> record("change", "-0.8 (-1.4 to -0.1) on ms-2")
+        '−0.8 (−1.4 to −0.1) on ms-2'
     """
     is_number = isinstance(value, Real)  # NumPy's too, which no type of Python's own covers
     text = number(value, unit) if is_number else str(value)
+    text = re.sub(r"(?<!\w)-(?=\d)", "−", text)
     try:
         from IPython import get_ipython
         from IPython.display import display

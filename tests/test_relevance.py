@@ -6,9 +6,8 @@ import sys
 import pytest
 
 import ecomkd
-from ecomkd import export, features, relevance, words
-from ecomkd import run as former
-from ecomkd.relevance import run, stages, tables
+from ecomkd import features, relevance, words
+from ecomkd.relevance import stages
 
 
 def test_the_part_has_what_chapters_take_from_the_pipeline():
@@ -22,9 +21,6 @@ def test_the_part_has_what_chapters_take_from_the_pipeline():
 
 
 def test_former_modules_have_what_cells_take_from_them():
-    assert former.DISTILLED in former.SYSTEMS and former.SYSTEMS is tables.SYSTEMS
-    assert (former.exports, former.predict_onnx) == (export.exports, export.predict_onnx)
-    assert former.speed is run.speed
     assert ecomkd.pipeline is ecomkd.baselines is ecomkd.mining is relevance
     assert (relevance.bm25, relevance.embed) == (words.bm25, features.embed)
 

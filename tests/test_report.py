@@ -123,3 +123,9 @@ def test_values_are_recorded_together_and_printed(capsys):
     report.record_all({"queries": 1200, "share": (0.973, "%"), "wait": 1.5}, wait="ms")
     text = capsys.readouterr().out.replace("\u00a0", " ")
     assert text == "queries = 1,200\nshare = 97.3 %\nwait = 1.50 ms\n"
+
+
+def test_a_recorded_number_has_a_true_minus():
+    assert report.record("gain", -0.051) == "−0.051"
+    assert report.record("span", "-0.5 [-1.0, +0.1]") == "−0.5 [−1.0, +0.1]"
+    assert report.record("model", "ms-2 of 2026-11-27") == "ms-2 of 2026-11-27"

@@ -22,7 +22,10 @@ __getattr__, __dir__ = lazy.names(
         ".mining": (
             "catalogue_pairs catalogue_queries catalogue_vectors mine mined_pairs with_unlabelled"
         ),
-        ".baselines": "bm25_scores lexical_boosting random_scores scores_to_probabilities",
+        ".baselines": (
+            "bm25_scores boosted_trees lexical_boosting random_scores scores_to_probabilities "
+            "word_features"
+        ),
         ".tables": "by_kind DISTILLED f1_difference per_query STUDENTS SYSTEMS table UNTRAINED",
         ".verdict": "LEAST_LIFT LEAST_QUERIES",
         ".run": "cautions results_of speed Trained trained",

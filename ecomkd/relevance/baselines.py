@@ -46,12 +46,22 @@ def bm25_scores(pairs: Dataset, catalogue: Dataset) -> np.ndarray:
 def lexical_boosting(train: Dataset, test: Dataset, catalogue: Dataset, seed: int) -> np.ndarray:
     """Class probabilities (N, C) on `test` of gradient-boosted trees on word features of `train`.
 
-    Features: BM25, cosines of TF-IDF over words and over character 3- to 5-grams, shares of query
-    words found in the title, the whole text, brand and colour, and the two lengths: all that can
-    be known of a pair without knowing what a word means. Where `train` shows a single class, that
-    class has probability 1. Raises ModuleNotFoundError where LightGBM is not installed.
+    See `word_features` and `boosted_trees`.
     """
-    with needed("lexical_boosting", "run"):
+    features = word_features(catalogue)
+    classes = train.features["label"].num_classes
+    return boosted_trees(features(train), train["label"], features(test), classes, seed)
+
+
+def boosted_trees(
+    shown: np.ndarray, labels: Sequence[int], asked: np.ndarray, classes: int, seed: int
+) -> np.ndarray:
+    """Class probabilities (N, C) of rows `asked` (N, F) under boosted trees.
+
+    They are fitted on the rows `shown` (M, F). Where the labels (M,) of these show a single class,
+    that class has probability 1. Raises ModuleNotFoundError where LightGBM is not installed.
+    """
+    with needed("boosted_trees", "run"):
         import lightgbm
     model = lightgbm.LGBMClassifier(
         n_estimators=300,
@@ -63,6 +73,19 @@ def lexical_boosting(train: Dataset, test: Dataset, catalogue: Dataset, seed: in
         force_row_wise=True,
         verbosity=-1,
     )
+    with warnings.catch_warnings():
+        # scikit-learn misses the column names that LightGBM invents for an array.
+        warnings.simplefilter("ignore", UserWarning)
+        return _probabilities(model, shown, labels, asked, classes)
+
+
+def word_features(catalogue: Dataset) -> Callable[[Dataset], np.ndarray]:
+    """A function from pairs to features (N, F) of their words, for products of a catalogue.
+
+    The features are BM25, cosines of TF-IDF over words and over character 3- to 5-grams, shares of
+    query words found in the title, the whole text, brand and colour, and the two lengths: all that
+    can be known of a pair without knowing what a word means.
+    """
     cosines = [
         _cosine_of_words(_texts(catalogue)),
         _cosine_of_words(_texts(catalogue), analyzer="char_wb", ngram_range=(3, 5)),
@@ -81,11 +104,7 @@ def lexical_boosting(train: Dataset, test: Dataset, catalogue: Dataset, seed: in
         columns.append(np.asarray([len(title.split()) for title in pairs["product_title"]]))
         return np.column_stack(columns)
 
-    classes = train.features["label"].num_classes
-    with warnings.catch_warnings():
-        # scikit-learn misses the column names that LightGBM invents for an array.
-        warnings.simplefilter("ignore", UserWarning)
-        return _probabilities(model, features(train), train["label"], features(test), classes)
+    return features
 
 
 def _cosine_of_words(texts: list[str], **options) -> Callable[[list[str], list[str]], np.ndarray]:
