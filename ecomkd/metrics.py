@@ -232,11 +232,8 @@ def retrieval(ranked: pd.DataFrame, judged: pd.DataFrame, gains: Mapping) -> dic
     # ir-measures takes whole numbers alone; times 700 the gains of the book are such.
     worth = judged[label].map(gains).mul(700).round().astype(int)
     half = round(350 * max(gains.values()))
-    qrels = pd.DataFrame(
-        {"query_id": judged["query_id"], "doc_id": judged["product_id"], "relevance": worth}
-    )
-    asked = pd.Index(qrels["query_id"].unique(), name="query_id")
-    relevant = pd.Index(qrels.loc[worth >= half, "query_id"].unique(), name="query_id")
+    asked = pd.Index(judged["query_id"].unique(), name="query_id")
+    relevant = pd.Index(judged.loc[worth >= half, "query_id"].unique(), name="query_id")
     if relevant.empty:
         raise ValueError("retrieval: no query has a relevant product; judge some, or mend gains.")
     names = {
@@ -245,7 +242,8 @@ def retrieval(ranked: pd.DataFrame, judged: pd.DataFrame, gains: Mapping) -> dic
         ir_measures.RR(rel=half) @ 10: "mrr@10",
         ir_measures.Judged @ 10: "judged@10",
     }
-    run = ranked.rename(columns={"product_id": "doc_id"})
+    # As mappings, for ir-measures goes through a frame row by row, once for each library it asks.
+    qrels, run = _by_query(judged, worth), _by_query(ranked, ranked["score"])
     found = ir_measures.iter_calc(list(names), qrels, run)
     values = [(value.query_id, names[value.measure], value.value) for value in found]
     table = pd.DataFrame(values, columns=["query_id", "name", "value"])
@@ -254,6 +252,15 @@ def retrieval(ranked: pd.DataFrame, judged: pd.DataFrame, gains: Mapping) -> dic
     per_query.columns.name = None
     means = {name: float(per_query[name].mean()) for name in per_query}
     return {**means, "n_without_relevant": len(asked) - len(relevant), "per_query": per_query}
+
+
+def _by_query(pairs: pd.DataFrame, values: pd.Series) -> dict[str, dict[str, float]]:
+    """The value of each pair: query_id to product_id to value."""
+    found: dict[str, dict[str, float]] = {}
+    names = pairs["query_id"].tolist(), pairs["product_id"].tolist()
+    for query, product, value in zip(*names, values.tolist(), strict=True):
+        found.setdefault(query, {})[product] = value
+    return found
 
 
 def ndcg_of_gains(gains, ideal=None, depth: int | None = DEPTH) -> np.ndarray:

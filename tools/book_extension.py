@@ -114,7 +114,9 @@ class Value(SphinxRole):
         if name not in known:
             message = f"The chapter {chapter} records no {name!r}."
             return [], [self.inliner.reporter.error(message, line=self.lineno)]
-        return [nodes.inline(self.rawtext, known[name], classes=["value"])], []
+        # A number and its unit stay on one line.
+        text = re.sub(r"^(\S+) (\S+)$", "\\1\u00a0\\2", known[name])
+        return [nodes.inline(self.rawtext, text, classes=["value"])], []
 
 
 MENDED = (
