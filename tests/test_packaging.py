@@ -226,8 +226,8 @@ PARTS = {
 }
 """Each part of the book, and the parts that it may import beside the core."""
 
-DOORS = {"ecomkd.cli", "ecomkd.run", "ecomkd.facts"}
-"""The command line, which opens the part that a command asks for, and two old names of modules."""
+DOORS = {"ecomkd.cli", "ecomkd.run"}
+"""The command line, which opens the part that a command asks for, and an old name of a module."""
 
 
 def modules() -> dict[str, Path]:
