@@ -15,7 +15,6 @@ _HOMES = {
 
 _MOVED = {
     "baselines": "ecomkd.relevance",
-    "generation": "ecomkd.describe.generation",
     "mining": "ecomkd.relevance",
     "pipeline": "ecomkd.relevance",
     "profiles": "ecomkd.people",

@@ -2,8 +2,10 @@
 
 import copy
 import json
+import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,9 +13,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 import demo_store
-from ecomkd import describe, models, runtime
+from ecomkd import artifacts, describe, models, runtime
 from ecomkd.config import Profile
 from ecomkd.data import shop as simulated
 from ecomkd.describe import Fact, Product, Vocabulary, facts, generation, writers
@@ -342,6 +345,50 @@ def test_teacher_and_students_are_made_once(tmp_path):
     assert len(texts) == len(describe.prompted(task, 1)) == 4
     with pytest.raises(ValueError, match="more with teacher alone"):
         describe.student(task, more=True)
+
+
+def test_a_teacher_is_the_generator_with_the_correction_that_was_learnt(tmp_path, monkeypatch):
+    # The first of several steps has a rate of zero.
+    sizes = {"described": 8, "undescribed": 4, "validation": 4, "test": 4, "teacher_epochs": 3}
+    task = describe.shop_task(profile(tmp_path), **sizes)
+    learnt, tutor = describe.adapter(task), describe.teacher(task)
+    whole, start = (
+        load_file(folder / "model.safetensors") for folder in (tutor, describe.base_generator(task))
+    )
+    thin = load_file(learnt / "adapter.safetensors")
+    name = "model.layers.1.mlp.up_proj"
+    a, b = (thin[f"base_model.model.{name}.lora_{half}.weight"] for half in "AB")
+    assert len(a) == b.shape[1] == task.scale.rank and b.abs().max() > 0
+    change = whole[f"{name}.weight"] - start[f"{name}.weight"]
+    torch.testing.assert_close(change, 2 * b @ a, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(whole["model.norm.weight"], start["model.norm.weight"])
+    assert json.loads((learnt / "training.json").read_text())
+    assert sorted(path.name for path in learnt.iterdir()) == [
+        "adapter.safetensors", "manifest.json", "training.json",
+    ]  # fmt: skip
+    # Whoever has the correction trains nothing.
+    shutil.rmtree(tutor)
+    monkeypatch.setattr(generation, "fit", None)
+    assert describe.teacher(task) == tutor
+    again = load_file(tutor / "model.safetensors")
+    assert all(torch.equal(again[key], value) for key, value in whole.items())
+
+
+def test_what_chapter_12_asks_for_is_recorded(monkeypatch):
+    recorded = {path.name for path in Path(artifacts.RECORDED).iterdir()}
+    asked = []
+
+    def named(name, parts, make, root, recipe):
+        asked.append(f"{name}-{artifacts.digest(name, recipe, *parts)}")
+        raise LookupError
+
+    monkeypatch.setattr(writers, "base_generator", lambda of: None)
+    monkeypatch.setattr(writers, "stage", named)
+    task = describe.shop_task(Profile.named("book"), **describe.PAGE)
+    for ask in (describe.adapter, describe.prompted):
+        with pytest.raises(LookupError):
+            ask(task)
+    assert len(set(asked) & recorded) == 2, asked
 
 
 @pytest.fixture

@@ -226,8 +226,8 @@ PARTS = {
 }
 """Each part of the book, and the parts that it may import beside the core."""
 
-DOORS = {"ecomkd.cli", "ecomkd.facts"}
-"""The command line, which opens the part that a command asks for, and an old name of a module."""
+DOORS = {"ecomkd.cli"}
+"""The command line, which opens the part that a command asks for."""
 
 
 def modules() -> dict[str, Path]:

@@ -78,14 +78,19 @@ def pack(folder: Path, packed: Path) -> int:
 
 
 def quality(folder: Path) -> float | None:
-    """The best look at the validation data, by the measure that chose the checkpoint."""
+    """The best look at the validation data, by the measure that chose the checkpoint.
+
+    Where none of `MEASURES` was taken, a loss chose, and the lowest one is given.
+    """
     from ecomkd.relevance.stages import training_log
 
     if not (folder / "training.json").exists():
         return None
     log = training_log(folder)
     measured = [name for name in MEASURES if name in log]
-    return float(log[measured[0]].max()) if measured else None
+    if measured:
+        return float(log[measured[0]].max())
+    return float(log["eval_loss"].min()) if "eval_loss" in log else None
 
 
 def ship() -> None:
@@ -248,11 +253,22 @@ def teachers_order(queries, data, catalogue, profile, teacher: Path, wide: Path)
     return retrieve.rerank(rows, (sums + 0.1 * read.reshape(rows.shape)).ravel())[1]
 
 
+def describe() -> Iterator[tuple]:
+    """What the teacher of chapter 12 learns, and what the generator writes before it learns."""
+    import ecomkd
+    from ecomkd.describe import writers
+
+    task = writers.shop_task(ecomkd.Profile.named(precision="fp32"), **writers.PAGE)
+    yield lambda: writers.adapter(task), "description_adapter"
+    yield lambda: writers.prompted(task), "prompted_descriptions"
+
+
 CHAPTERS = {
     "core": core,
     "search": search,
     "search_page": search_page,
     "recommend": recommend,
+    "describe": describe,
 }
 
 

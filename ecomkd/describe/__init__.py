@@ -13,8 +13,8 @@ __getattr__, __dir__ = lazy.names(
         ".facts": "Check Fact Product Vocabulary",
         ".records": "shop_products shop_vocabulary",
         ".writers": (
-            "base base_generator generate_descriptions INSTRUCTION prompted Scale SCALES shop "
-            "shop_task student Task task teacher write"
+            "adapter base_generator generate_descriptions INSTRUCTION PAGE prompted Scale SCALES "
+            "shop_task student Task task teacher"
         ),
         ".generation": "",
     },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from datasets import Dataset
 from ecomkd.extras import needed
 
 with needed("ecomkd.describe.writers", "describe"):
+    from safetensors.torch import load_file
     from transformers import PreTrainedTokenizerFast
 
 from ecomkd import models
@@ -61,6 +63,10 @@ SCALES = {
     "book": Scale(),
     "gpu": Scale(generation.HUB, 2000, 10_000, 100, 300, student_epochs=6, batch_size=32),
 }
+
+PAGE = {"undescribed": 0, "test": 16, "max_new_tokens": 64}
+"""What `shop_task` changes for chapter 12, whose teacher is recorded: no products for which only
+the teacher writes, and few short texts to wait for."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +125,7 @@ def shop_task(profile: Profile, promises: bool = False, **changes: int | str) ->
 
 def base_generator(of: Task) -> Path:
     """The folder of the pretrained generator, trimmed to the tokens that this shop needs."""
-    texts = [f"{p.prompt} {p.written}" for p in (*of.train, *of.undescribed, *of.validation)]
-    # Every word that a record may hold: a product of tomorrow is cut into the usual tokens.
-    texts += sorted({f" {form}" for forms in of.vocabulary.forms.values() for form in forms})
+    texts = _texts(of)
 
     def make(folder: Path) -> None:
         if of.scale.base == "tiny":
@@ -135,10 +139,12 @@ def base_generator(of: Task) -> Path:
     return stage("generator", parts, make, of.profile.artifacts, recipe=1)
 
 
-def teacher(of: Task) -> Path:
-    """The folder of the pretrained generator, fine-tuned to the written descriptions.
+def adapter(of: Task) -> Path:
+    """The folder of what the teacher learns from the written descriptions: a low-rank correction.
 
-    It learns a low-rank correction, which is then added to its weights.
+    It is small, and so it can be recorded: `adapter.safetensors`, and the log, `training.json`. Its
+    key holds what the generator is made of and not the generator's files, which other versions of
+    the libraries write otherwise.
     """
     start = base_generator(of)
 
@@ -147,22 +153,43 @@ def teacher(of: Task) -> Path:
         model = models.build_low_rank(model, of.scale.rank, of.profile.seed)
         train = _rows(of.train, of.training_texts, tokenizer)
         steps = of.scale.teacher_epochs * batches(len(train), of.profile)
+        run = folder / "run"
         generation.fit(
             model,
             train,
             _validation(of, tokenizer),
             tokenizer,
             of.profile,
-            folder / "adapter",
+            run,
             steps=steps,
             learning_rate=of.scale.teacher_learning_rate,
         )
-        model.merge_and_unload().save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        (folder / "adapter" / "training.json").replace(folder / "training.json")
+        (run / "adapter_model.safetensors").replace(folder / "adapter.safetensors")
+        (run / "training.json").replace(folder / "training.json")
+        shutil.rmtree(run)
 
     settings = [of.scale.rank, of.scale.teacher_epochs, of.scale.teacher_learning_rate]
-    parts = [identity(start), _key(of), settings, settings_of(of.profile)]
+    parts = [_texts(of), known_as(of.scale.base), _key(of), settings, settings_of(of.profile)]
+    return stage("description_adapter", parts, make, of.profile.artifacts, recipe=1)
+
+
+def teacher(of: Task) -> Path:
+    """The folder of the pretrained generator, fine-tuned to the written descriptions.
+
+    It is the generator with what `adapter` has learnt added to its weights.
+    """
+    start, learnt = base_generator(of), adapter(of)
+
+    def make(folder: Path) -> None:
+        from peft import set_peft_model_state_dict  # `build_low_rank` says where it is missing
+
+        model, tokenizer = generation.load(str(start))
+        model = models.build_low_rank(model, of.scale.rank, of.profile.seed)
+        set_peft_model_state_dict(model, load_file(learnt / "adapter.safetensors"))
+        model.merge_and_unload().save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    parts = [identity(start), identity(learnt), of.scale.rank]
     return stage("description_teacher", parts, make, of.profile.artifacts, recipe=1)
 
 
@@ -282,13 +309,14 @@ def _validation(of: Task, tokenizer: PreTrainedTokenizerFast) -> Dataset:
     return _rows(of.validation, [product.written for product in of.validation], tokenizer)
 
 
+def _texts(of: Task) -> list[str]:
+    """The texts whose tokens the trimmed generator keeps."""
+    texts = [f"{p.prompt} {p.written}" for p in (*of.train, *of.undescribed, *of.validation)]
+    # Every word that a record may hold: a product of tomorrow is cut into the usual tokens.
+    return texts + sorted({f" {form}" for forms in of.vocabulary.forms.values() for form in forms})
+
+
 def _key(of: Task) -> str:
     """What the products add to the key of an artefact."""
     return digest(*[[[p.prompt, p.written] for p in part]
                     for part in (of.train, of.undescribed, of.validation)])  # fmt: skip
-
-
-# Former names, which notebooks still use.
-base = base_generator
-shop = shop_task
-write = generate_descriptions
