@@ -17,7 +17,7 @@ help:
 	@echo "make models     train and pack the recorded models, about an hour"
 	@echo "make test       everything that CI checks"
 	@echo "make notebooks  execute each chapter alone, store outputs and run times (ONLY=01_concepts for one)"
-	@echo "make cells      write the setup and run-time cells of the notebooks"
+	@echo "make cells      write the setup and run-time cells of the notebooks, and their citations"
 	@echo "make teaching   write the class pack to teaching/"
 	@echo "make colab      write _build/ecomkd-colab.zip: wheel, notebooks and instructions for Colab"
 	@echo "make test-colab try that zip with the versions of Colab's image, in a new environment"

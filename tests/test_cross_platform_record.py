@@ -9,7 +9,7 @@ import tiny_baskets
 
 import measure_cross_platform as script
 import other_shop
-from ecomkd import recommend
+from ecomkd import recommend, report
 from ecomkd.data import retail
 from ecomkd.data.baskets import sample
 
@@ -187,3 +187,25 @@ def test_likeness_is_that_of_the_nearest_text():
     assert script.likeness(source, 3 * source) == pytest.approx(1)
     assert script.likeness(source, np.array([[1.0, 1.0]] * 30)) == pytest.approx(0.5**0.5)
     assert script.likeness(source, np.array([[-1.0, -1.0]] * 30)) == pytest.approx(-(0.5**0.5))
+
+
+def test_what_chapter_13_says_in_words_is_in_the_record():
+    told = report.recorded("cross_platform")["data"]
+    curve = told["recommendation"]["curve"]
+    rows = [{name: row["value"] for name, row in point["rows"].items()} for point in curve]
+    assert all(row["zero-shot"] > row["buy it again"] for row in rows)
+    ahead = [row["moved"] > row["zero-shot"] + 1e-9 for row in rows[1:]]
+    assert ahead == [False] * 4 + [True]  # only with all baskets
+    few, head = rows[1], rows[3]
+    assert few["alone"] < few["moved"] < min(few["buy it again"], rows[0]["drawn"])
+    assert head["alone"] == head["drawn"]
+    assert max(head["alone"], head["moved"]) < head["buy it again"]
+    fresh = told["recommendation"]["moved − alone"]["new_recall"]
+    assert fresh[0]["low"] > 0 and all(gap["high"] < 0 for gap in fresh[1:])
+    for shop, there in told["search"].items():
+        values = {name: row["value"] for name, row in there["rows"].items()}
+        teachers = {name: value for name, value in values.items() if name.endswith("zero-shot")}
+        own = teachers.pop(f"{shop}, zero-shot")
+        assert max(teachers.values()) < values["bi-encoder"]
+        assert (own < values["bi-encoder"]) == (shop != "terse shop")
+    assert told["forecasts"]["summary"]["search, zero-shot"]["helped"]["share"] == 0

@@ -12,7 +12,7 @@ import nbformat
 import pytest
 
 import teaching
-from book import execute, pages, stale, values
+from book import cites, execute, pages, stale, values
 from book.common import chapters, tags
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,12 +67,10 @@ def test_size(path):
 def test_every_code_cell_was_executed_in_order_in_profile_book(path):
     counts = [cell.execution_count for cell in cells(path, "code")]
     assert counts == list(range(1, len(counts) + 1))
-    # `make notebooks` notes what it ran; code that was edited later has another hash.
+    # A fresh clone has no chapter whose outputs are those of other code.
     notebook = read(path)
     noted = notebook.metadata["ecomkd"]
-    assert (noted["profile"], noted["code"]) == ("book", stale.code_hash(notebook))
-    # The key says more: a fresh clone has no chapter whose outputs are those of other code.
-    assert noted["key"] == stale.key(notebook)
+    assert (noted["profile"], noted["key"]) == ("book", stale.key(notebook))
 
 
 @each_notebook
@@ -184,7 +182,7 @@ def prose_with_citations(path: Path) -> str:
     marked = []
     for cell in cells(path, "markdown"):
         if "run-time" not in tags(cell):
-            source = re.sub(r"\{(cite[a-z:]*)\}`[^`]*`", r"{\1}", cell.source)
+            source = re.sub(r"\{(cite[a-z:]*)\}`[^`]*`", r"{\1}", cites.roles(cell.source))
             source = re.sub(r"\{[a-z:]+\}`[^`]*`|`[^`]*`", "", values.SPAN.sub("", source))
             marked.append(re.sub(r"\$\$.*?\$\$|\$[^$\n]+\$", "", source, flags=re.DOTALL))
     return "\n\n".join(marked)
@@ -197,6 +195,31 @@ def test_each_number_in_the_prose_is_that_of_the_stored_run(path):
     assert asked
     assert [(i, name, text) for i, name, text in asked if known.get(name) != text] == []
     assert not any("{glue" in cell.source for cell in notebook.cells)
+
+
+@each_notebook
+def test_each_citation_has_the_words_and_the_address_of_its_entry(path):
+    for cell in cells(path, "markdown"):
+        assert cites.faults(cell.source) == []
+        assert cites.readable(cites.roles(cell.source)) == cell.source
+
+
+def test_citations_are_words_in_a_notebook_and_roles_in_the_book():
+    typed = "It is old {cite:p}`hinton2015distilling, ba2014deep`; {cite:t}`pan2010survey` say so."
+    shown = cites.readable(typed)
+    assert shown == (
+        "It is old ([Hinton et al., 2015](https://arxiv.org/abs/1503.02531); "
+        "[Ba and Caruana, 2014](https://arxiv.org/abs/1312.6184)); "
+        "[Pan and Yang (2010)](https://doi.org/10.1109/TKDE.2009.191) say so."
+    )
+    assert cites.readable(shown) == shown
+    assert cites.faults(shown) == []
+    assert cites.roles(shown) == typed.replace(", ba", ",ba")
+    assert cites.faults(shown.replace("Hinton et al., 2015", "Hinton et al., 2016"))
+    assert cites.faults(shown.replace("1503.02531", "1503.02532"))
+    assert cites.faults("([a page](https://example.org)) of [chapter 2](02_teacher.ipynb)") == []
+    with pytest.raises(SystemExit, match="has no entry nobody2015"):
+        cites.readable("{cite:p}`nobody2015`")
 
 
 def test_numbers_are_filled_in_and_become_placeholders(capsys):

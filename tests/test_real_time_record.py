@@ -8,7 +8,7 @@ import tiny_baskets
 from tiny_baskets import USERS
 
 import measure_real_time as script
-from ecomkd import recommend
+from ecomkd import recommend, report
 
 
 def test_seeds_are_replayed_and_merged_into_a_record(tmp_path, monkeypatch):
@@ -72,3 +72,18 @@ def test_buy_again_shows_what_was_bought_after_weeks_without_a_sale():
     user = int(events["user"].iloc[0])
     own = events.loc[events["user"] == user, "item"].unique()
     assert set(again.recommend(user, 120, [])[: len(own)]) <= set(own)
+
+
+def test_what_chapter_14_says_in_words_is_in_the_record():
+    told = report.recorded("real_time")["data"]
+    minus = told["heads"]["0"]["minus"]
+    assert minus["live − nightly"]["low"] <= 0 <= minus["live − nightly"]["high"]
+    for other in ("never", "buy it again"):
+        assert minus[f"live − {other}"]["low"] > 0
+    first_day = minus["live − live, items of the first day"]
+    assert first_day["low"] > 0 and first_day["difference"] > minus["live − nightly"]["difference"]
+    arrived = {(row["visit"], row["head"]): row["minus"] for row in told["newcomers"]}
+    assert arrived[1, 0]["low"] > 0 and arrived[1, 10]["low"] > 0 > arrived[1, 1]["high"]
+    explored = told["explore"]
+    assert all(row["rare_hits"] < explored[0]["rare_hits"] for row in explored[1:])
+    assert all(row["rare_shown"] > explored[0]["rare_shown"] for row in explored[1:])

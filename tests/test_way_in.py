@@ -118,18 +118,13 @@ def test_a_record_that_denies_a_sentence_of_the_first_page_stops_the_build():
         landing.results(found | {"core_shop": rows})
 
 
-def test_cards_take_figures_as_png_and_as_svg():
-    import nbformat
-
-    cell = nbformat.v4.new_code_cell("1", metadata={"mystnb": {"image": {"alt": "A curve."}}})
-    notebook = nbformat.v4.new_notebook(cells=[cell])
-    with pytest.raises(SystemExit, match="without a figure"):
-        landing.thumbnail(notebook, "fig")
-    cell.outputs = [nbformat.v4.new_output("display_data", data={"image/svg+xml": "<svg/>"})]
-    assert landing.thumbnail(notebook, "fig") == ("svg", b"<svg/>", "A curve.")
-    chapter = nbformat.read(chapters()[0], as_version=4)
-    suffix, content, alt = landing.thumbnail(chapter, landing.FIGURES[chapters()[0].stem])
-    assert suffix in ("png", "svg") and content and alt
+def test_a_card_has_a_figure_of_its_chapter_in_the_colours_of_the_page():
+    for path in chapters():
+        drawn = landing.thumbnail(nbformat.read(path, as_version=4), landing.FIGURES[path.stem])
+        assert drawn.startswith("<svg ") and "var(--role-ink" in drawn
+        assert re.search(r'aria-label="[^"]{20,}"', drawn)
+    with pytest.raises(SystemExit, match="No chapter's output has the figure fig"):
+        landing.thumbnail(nbformat.v4.new_notebook(), "fig")
 
 
 @built
@@ -145,10 +140,10 @@ def test_the_first_page_has_the_title_three_doors_and_a_card_for_each_chapter():
     assert len(cards) == len(chapters())
     for card, path in zip(cards, chapters(), strict=True):
         assert f"notebooks/{path.stem}.html" in card
-        assert sentences[path.stem].replace("'", "’") in text(card)
+        assert text(sentences[path.stem]).replace("'", "’") in text(card)
         assert "runs in" in card or "not measured" in card
-        assert re.search(r'<img[^>]*alt="[^"]{20,}"', card)
-    assert "var(--figure-student)" in page and 'role="img"' in page
+        assert re.search(r'<svg [^>]*role="img" aria-label="[^"]{20,}"', card)
+    assert "var(--role-student" in re.search(r'<figure class="frontier">.*?</figure>', page)[0]
 
 
 @built
@@ -302,12 +297,12 @@ def test_a_page_says_what_it_is_to_those_who_link_to_it(page):
 
 
 def test_the_first_use_of_a_term_becomes_a_link_on_the_way_into_the_book(monkeypatch, tmp_path):
-    monkeypatch.setattr(book_terms, "GLOSSARY", tmp_path / "glossary.md")
-    book_terms.GLOSSARY.write_text(
-        "# Glossary\n\n```{glossary}\nhard label\n硬标签\n  One class.\n\nlabel\n  A class.\n```\n",
-        "utf-8",
+    glossary = (
+        "# Glossary\n\n```{glossary}\nhard label\n硬标签\n  One class.\n\nlabel\n  A class.\n```\n"
     )
-    assert book_terms.terms() == ["hard label", "label"]
+    monkeypatch.setattr(book_terms, "GLOSSARY", tmp_path / "glossary.md")
+    book_terms.GLOSSARY.write_text(glossary, "utf-8")
+    assert book_terms.terms(glossary) == ["hard label", "label"]
     sources = [
         "# A label\n\n`label` **label** $label$ [label](x) <span data-value='a'>label</span>",
         "Hard labels beside a label and a label. unlabelled.",
@@ -320,7 +315,8 @@ def test_the_first_use_of_a_term_becomes_a_link_on_the_way_into_the_book(monkeyp
     ]
 
 
-def test_no_chapter_has_a_link_that_jupyter_would_show_as_markup():
+def test_no_chapter_has_a_role_that_jupyter_would_show_as_markup():
     for path in chapters():
-        text = path.read_text("utf-8")
-        assert "{term}" not in text, path
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type == "markdown":
+                assert not re.findall(r"\{[a-z:]+\}`[^`\n]+`", cell.source), path

@@ -5,6 +5,8 @@ page's own style sheet colours the SVG, so that it follows the light and the dar
 alternative is the diagram's `accDescr` line, which Jupyter reads too, or the option `:alt:`; a
 diagram without one breaks the build.
 
+Citations stand in round brackets, as in the notebooks.
+
 The directive `trap` is a box for a mistake, its effect and its mend. A figure that a chapter has
 drawn as SVG stands in the page itself, in the colours of the page's theme.
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
@@ -21,6 +24,9 @@ from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.docutils import SphinxDirective, SphinxRole
+from sphinxcontrib.bibtex.plugin import register_plugin
+from sphinxcontrib.bibtex.style.referencing import BracketStyle
+from sphinxcontrib.bibtex.style.referencing.author_year import AuthorYearReferenceStyle
 
 from book.figures import inline
 
@@ -119,6 +125,18 @@ class Value(SphinxRole):
         return [nodes.inline(self.rawtext, text, classes=["value"])], []
 
 
+def _round() -> BracketStyle:
+    return BracketStyle(left="(", right=")", sep="; ")
+
+
+@dataclass
+class RoundReferenceStyle(AuthorYearReferenceStyle):
+    """(Pan and Yang, 2010), and in a sentence Pan and Yang (2010)."""
+
+    bracket_textual: BracketStyle = field(default_factory=_round)
+    bracket_parenthetical: BracketStyle = field(default_factory=_round)
+
+
 MENDED = (
     # Browsers refuse to preload fonts from `file://`; the style sheet loads them all the same.
     (re.compile(r'<link rel="preload" as="font"[^>]*>\s*'), ""),
@@ -146,6 +164,8 @@ def mend_pages(app, exception) -> None:
 
 
 def setup(app) -> dict:
+    style = "sphinxcontrib.bibtex.style.referencing"
+    register_plugin(style, "author_year_round", RoundReferenceStyle)
     app.add_directive("mermaid", Mermaid)
     app.add_directive("trap", Trap)
     app.add_role("value", Value())

@@ -28,12 +28,6 @@ SHOWN = {
 """For each system drawn as a disc: its colour role, the row of its speed, and its caption."""
 
 
-COLOURS = {
-    role: plots.PALETTE[role] for role in ("teacher", "student", "baseline", "bm25", "random")
-}
-"""The colours of the picture, which the book's first page has as variables of its style sheet."""
-
-
 def draw(size: tuple[float, float] = (7, 3.6)) -> plt.Figure:
     """The picture, `size` inches wide and high."""
     record = report.recorded(RECORD.stem)["data"]

@@ -7,7 +7,8 @@ stored           the pages from the outputs stored in notebooks/; nothing is exe
 store [NAME ...] execute each chapter alone and store its outputs in notebooks/; all of them: record
                  what each costs
 accept [NAME ...] say that stored outputs are those of this code, after a change that makes the same
-cells            write the setup and run-time cells of the notebooks, and the tree of modules
+cells            write the setup and run-time cells of the notebooks, the words of their citations,
+                 and the tree of modules
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def store(names: list[str], timed: bool = False) -> None:
 def accept(names: list[str]) -> None:
     for path in chosen(names):
         notebook = nbformat.read(path, as_version=4)
-        notebook.metadata["ecomkd"]["key"] = key(notebook)
+        notebook.metadata["ecomkd"] = {"profile": PROFILE, "key": key(notebook)}
         write(path, dump(notebook))
 
 

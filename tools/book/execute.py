@@ -15,7 +15,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from book.common import BUILD, PROFILE, ROOT, dump, say, write
-from book.stale import code_hash, key
+from book.stale import key
 from book.values import fill
 from ecomkd import bench
 
@@ -130,11 +130,7 @@ def with_outputs(notebook, ran):
             source = next(outputs)
             cell.outputs, cell.execution_count = source.outputs, source.execution_count
     notebook.metadata = copy.deepcopy(ran.metadata)
-    notebook.metadata["ecomkd"] = {
-        "profile": PROFILE,
-        "code": code_hash(notebook),
-        "key": key(notebook),
-    }
+    notebook.metadata["ecomkd"] = {"profile": PROFILE, "key": key(notebook)}
     return notebook
 
 

@@ -11,6 +11,7 @@ import nbformat
 import yaml
 
 import ecomkd
+from book import cites
 from book.common import PACKAGE, PROFILE, RECORDED, ROOT, RUN_TIMES, chapters, dump, tags, write
 from book.goals import machine, number, provenance, span
 from ecomkd import report
@@ -111,6 +112,8 @@ def write_cells(path: Path) -> None:
             cell.metadata |= {"cellView": "form", "tags": ["setup", "hide-input"]}
         elif "run-time" in tags(cell):
             cell.source = run_time_cell(path.stem)
+        elif cell.cell_type == "markdown":
+            cell.source = cites.readable(cell.source)
     write(path, dump(notebook))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import nbformat
 
-from book import landing
+from book import cites, landing
 from book.common import BUILD, ROOT, dump, say, write
 from book.goals import results_page
 from book.pages import SIDES, beside, records, run_times_page
@@ -45,7 +45,9 @@ def render(output: Path, notebooks: dict[str, nbformat.NotebookNode]) -> Path:
     source = output / "source"
     shown = {f"notebooks/{name}.ipynb": dump(notebook) for name, notebook in notebooks.items()}
     wanted = {
-        f"notebooks/{name}.ipynb": dump(for_sphinx(linked(copy.deepcopy(notebook)), name))
+        f"notebooks/{name}.ipynb": dump(
+            for_sphinx(cites.for_sphinx(linked(copy.deepcopy(notebook))), name)
+        )
         for name, notebook in notebooks.items()
     }
     for name, notebook in notebooks.items():
@@ -57,7 +59,7 @@ def render(output: Path, notebooks: dict[str, nbformat.NotebookNode]) -> Path:
     sides = {title: found[name] for name, title in SIDES.items() if name in found}
     wanted["book/beside.txt"] = beside(sides)
     wanted["book/_static/search_data.js"] = page_data()
-    wanted |= landing.pages_of(notebooks)
+    wanted["index.md"] = landing.first_page(notebooks)
     for path in [ROOT / "_toc.yml", *(ROOT / "book").rglob("*")]:
         if path.is_file():
             wanted[str(path.relative_to(ROOT))] = path.read_bytes()

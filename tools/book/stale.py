@@ -53,10 +53,6 @@ def code_of(notebook) -> str:
     return "\n\n".join(cell.source for cell in found if "setup" not in tags(cell))
 
 
-def code_hash(notebook) -> str:
-    return hashlib.sha256(code_of(notebook).encode()).hexdigest()[:16]
-
-
 def settings() -> dict:
     """The profile of the stored outputs, but for what the environment says."""
     own = asdict(Profile.named(PROFILE))

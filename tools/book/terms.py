@@ -7,6 +7,7 @@ the first use of each term in a chapter is a link, which shows the definition.
 from __future__ import annotations
 
 import re
+from functools import cache
 
 from book.common import ROOT, tags
 
@@ -24,10 +25,10 @@ _APART = re.compile(
 """What holds no link."""
 
 
-def terms() -> list[str]:
-    """The English terms of the glossary, the longest first."""
+def terms(glossary: str) -> list[str]:
+    """The English terms of a glossary, the longest first."""
     found, inside = set(), False
-    for line in GLOSSARY.read_text("utf-8").splitlines():
+    for line in glossary.splitlines():
         if re.fullmatch(r"[:`]{3,}\s*(\{glossary\})?", line):
             inside = line.endswith("{glossary}")
         elif inside and re.fullmatch(r"[A-Za-z0-9][\x21-\x7e ]+", line):
@@ -35,28 +36,37 @@ def terms() -> list[str]:
     return sorted(found, key=lambda term: (-len(term), term))
 
 
+@cache
+def uses(glossary: str) -> list[tuple[str, re.Pattern]]:
+    """The terms of a glossary, with what finds each of them, alone, in the plural or capital."""
+    found = []
+    for term in terms(glossary):
+        words = {term, f"{term}s", term[0].upper() + term[1:], f"{term[0].upper()}{term[1:]}s"}
+        either = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
+        found.append((term, re.compile(rf"(?<![\w/-])(?:{either})(?![\w/-])")))
+    return found
+
+
 def linked(notebook):
-    """The notebook with a link at the first use of each term, alone, in the plural or capital."""
+    """The notebook with a link at the first use of each term."""
     cells = [
         cell
         for cell in notebook.cells
         if cell.cell_type == "markdown" and "run-time" not in tags(cell)
     ]
-    for term in terms():
-        words = {term, f"{term}s", term[0].upper() + term[1:], f"{term[0].upper()}{term[1:]}s"}
-        either = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
-        use = re.compile(rf"(?<![\w/-])(?:{either})(?![\w/-])")
+    for term, use in uses(GLOSSARY.read_text("utf-8")):
         any(_link(cell, use, term) for cell in cells)
     return notebook
 
 
 def _link(cell, use: re.Pattern, term: str) -> bool:
     """Link the first use of a term in a cell, where there is one."""
-    apart = [found.span() for found in _APART.finditer(cell.source)]
-    for found in use.finditer(cell.source):
-        begin, end = found.span()
+    found = list(use.finditer(cell.source)) if term[1:] in cell.source else []
+    apart = [one.span() for one in _APART.finditer(cell.source)] if found else []
+    for one in found:
+        begin, end = one.span()
         if not any(start < end and begin < stop for start, stop in apart):
-            shown = found[0] if found[0] == term else f"{found[0]} <{term}>"
+            shown = one[0] if one[0] == term else f"{one[0]} <{term}>"
             cell.source = f"{cell.source[:begin]}{{term}}`{shown}`{cell.source[end:]}"
             return True
     return False
