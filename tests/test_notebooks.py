@@ -198,6 +198,13 @@ def test_each_number_in_the_prose_is_that_of_the_stored_run(path):
 
 
 @each_notebook
+def test_nothing_in_the_text_reads_as_markup_in_jupyter(path):
+    """A link without words shows nothing there, a role its name."""
+    text = "\n".join(cell.source for cell in cells(path, "markdown"))
+    assert re.findall(r"\[\]\(|\{(?:[a-z]+:)?(?:cite|cite:.|numref|eq|ref|doc|term)\}`", text) == []
+
+
+@each_notebook
 def test_each_citation_has_the_words_and_the_address_of_its_entry(path):
     for cell in cells(path, "markdown"):
         assert cites.faults(cell.source) == []
