@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 from serving import ROOT, Client, Stub, everything, open_connections, service, until
 
@@ -134,7 +135,13 @@ def test_a_client_that_does_not_take_its_answers_is_let_go():
     ask = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
     settings = {"read_timeout": 0.3, "timeout": 0.3}
     with service(**settings) as one, open_connections(one.port, 1, ask * 2_000) as (connection,):
-        time.sleep(2)
+        client, here = connection.getsockname(), psutil.Process()
+
+        def served() -> bool:
+            return any(other.raddr == client for other in here.net_connections("tcp"))
+
+        until(served)
+        until(lambda: not served())
         assert one.ask("/health").status == 200
         assert everything(connection).count(b"HTTP/1.1 200 ") < 2_000
 
