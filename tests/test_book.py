@@ -12,7 +12,6 @@ from book.pages import beside
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILT = ROOT / "_build" / "stored" / "_build" / "html"
-SHOTS = ROOT / "_build" / "screenshots"
 VIEWS = {  # width, height, colour scheme
     "light": (1280, 900, "light"),
     "dark": (1280, 900, "dark"),
@@ -109,8 +108,6 @@ def test_a_page_in_the_browser(browser, page, view):
     assert tab.evaluate("document.scrollingElement.scrollWidth") <= width
     if view == "phone":
         assert out_of_reach(tab) == []
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    tab.screenshot(path=SHOTS / f"{page.replace('/', '-')}-{view}.png", full_page=True)
     context.close()
     assert not faults
     assert not outside
