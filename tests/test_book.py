@@ -1,4 +1,7 @@
-"""The rendered book, opened in a browser from file://. `make test` renders it before these run."""
+"""The rendered book, opened in a browser from file://, and looked at by axe-core.
+
+`make test` renders it before these run.
+"""
 
 import re
 from importlib.metadata import version
@@ -12,6 +15,9 @@ from book.pages import beside
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILT = ROOT / "_build" / "stored" / "_build" / "html"
+AXE = ROOT / "_build" / "axe" / "node_modules" / "axe-core" / "axe.min.js"
+SHADES = {"runOnly": ["color-contrast"]}
+"""On a dark page only the colours are others."""
 VIEWS = {  # width, height, colour scheme
     "light": (1280, 900, "light"),
     "dark": (1280, 900, "dark"),
@@ -68,27 +74,34 @@ def test_colab_buttons_only_with_a_repository():
     assert bool(button) == bool(config["repository"]["url"])
 
 
-@pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("page", pages())
-def test_a_page_in_the_browser(browser, page, view):
-    width, height, scheme = VIEWS[view]
+@pytest.fixture(scope="module", params=pages())
+def opened(browser, request):
+    """A page, loaded once for all tests of it: the tab, and what went wrong in it."""
     context = browser.new_context(
-        viewport={"width": width, "height": height}, color_scheme=scheme, offline=True
+        viewport={"width": 1280, "height": 900},
+        color_scheme="light",
+        reduced_motion="reduce",  # colours change at once
+        offline=True,
     )
     context.set_default_timeout(120_000)
-    tab = context.new_page()
-    faults, outside = [], []
+    tab, faults = context.new_page(), []
     tab.on("console", lambda line: line.type == "error" and faults.append(line.text))
     tab.on("pageerror", lambda error: faults.append(str(error)))
     tab.on("requestfailed", lambda request: faults.append(f"failed: {request.url}"))
     tab.on(
         "request",
-        lambda request: request.url.startswith(("file:", "data:")) or outside.append(request.url),
+        lambda request: (
+            request.url.startswith(("file:", "data:")) or faults.append(f"asked: {request.url}")
+        ),
     )
-    source = BUILT / f"{page}.html"
-    html = source.read_text("utf-8")
-    tab.goto(source.as_uri(), wait_until="load")
-    if 'class="math' in html:
+    tab.goto((BUILT / f"{request.param}.html").as_uri(), wait_until="load")
+    yield tab, faults
+    context.close()
+
+
+def test_what_a_page_shows_is_there(opened):
+    tab, _ = opened
+    if tab.locator(".math").count():
         tab.wait_for_function("document.querySelector('mjx-container') !== null")
         tab.evaluate("MathJax.startup.promise")
         unset = tab.evaluate(
@@ -101,16 +114,66 @@ def test_a_page_in_the_browser(browser, page, view):
         box = diagram.bounding_box()
         assert box["width"] > 100 and box["height"] > 50
         assert diagram.get_attribute("aria-label")
-    for image in tab.locator(".bd-article img").all():
-        assert image.evaluate("node => node.naturalWidth") > 0
-        assert image.get_attribute("alt")
-    assert tab.evaluate("document.documentElement.dataset.theme") == scheme
+    assert (
+        tab.evaluate(
+            """() => [...document.querySelectorAll('.bd-article img')]
+            .filter(image => !image.naturalWidth || !image.alt).map(image => image.src)"""
+        )
+        == []
+    )
+
+
+def shown_in(tab, scheme: str) -> None:
+    """Wait until the page has followed a change of the reader's colour scheme."""
+    tab.emulate_media(color_scheme=scheme)
+    tab.wait_for_function("scheme => document.documentElement.dataset.theme === scheme", arg=scheme)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_page_fits(opened, view):
+    tab, _ = opened
+    width, height, scheme = VIEWS[view]
+    tab.set_viewport_size({"width": width, "height": height})
+    shown_in(tab, scheme)
     assert tab.evaluate("document.scrollingElement.scrollWidth") <= width
     if view == "phone":
         assert out_of_reach(tab) == []
-    context.close()
+
+
+def test_a_page_has_no_faults_and_asks_nobody(opened):
+    """After all that was done to the page, but before axe-core, which asks for style sheets."""
+    _, faults = opened
     assert not faults
-    assert not outside
+
+
+@pytest.mark.skipif(not AXE.exists(), reason="no axe-core: install npm, then run `make unit`")
+def test_nothing_keeps_people_from_reading_a_page(opened):
+    tab, _ = opened
+    shown_in(tab, "light")
+    tab.evaluate(AXE.read_text("utf-8"))
+    found = serious(tab, {})
+    shown_in(tab, "dark")
+    found += serious(tab, SHADES)
+    assert not found
+
+
+def serious(tab, options: dict) -> list[str]:
+    """What axe finds that is serious or critical: the rule and the element of each."""
+    return tab.evaluate(
+        """async options => (await axe.run({ ...options, resultTypes: ['violations'] })).violations
+            .filter(rule => ['serious', 'critical'].includes(rule.impact))
+            .flatMap(rule => rule.nodes.map(node => `${rule.id}: ${node.html.slice(0, 200)}`))""",
+        options,
+    )
+
+
+def test_a_page_is_dark_from_the_start_where_that_is_wished(browser):
+    context = browser.new_context(color_scheme="dark", offline=True)
+    context.set_default_timeout(120_000)
+    tab = context.new_page()
+    tab.goto((BUILT / f"{pages()[0]}.html").as_uri(), wait_until="load")
+    assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
+    context.close()
 
 
 def out_of_reach(tab) -> list[str]:
