@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 
 from book.common import PACKAGE, PROFILE, ROOT, RUN_TIMES, tags
@@ -59,10 +60,24 @@ def settings() -> dict:
     return {name: value for name, value in own.items() if name not in ("artifacts", "precision")}
 
 
+@lru_cache(maxsize=1)
+def package(folder: Path, state: str) -> Package:
+    """The package in a folder, whose `state` is that of `sources`: reading it takes a second."""
+    return Package(folder)
+
+
+def sources(folder: Path) -> str:
+    """A hash of the Python files in a folder."""
+    sha = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        sha.update(f"\0{path.relative_to(folder)}\0".encode() + path.read_bytes())
+    return sha.hexdigest()
+
+
 def key(notebook) -> str:
     """What a run's outputs are filed under."""
     code = code_of(notebook)
-    reached = Package(PACKAGE).reached(code)
+    reached = package(PACKAGE, sources(PACKAGE)).reached(code)
     parts = [code, json.dumps(reached), json.dumps(settings(), default=str)]
     sha = hashlib.sha256("\0".join(parts).encode())
     for path in data_files(code, set(reached)):
