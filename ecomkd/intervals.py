@@ -182,9 +182,9 @@ def two_way_bootstrap(
     Where every seed is tested on the same queries, its values are a table of two crossed factors.
     Seeds are drawn with replacement, queries are drawn with replacement, and the mean is taken over
     the cells where the two meet: the pigeonhole bootstrap (Owen 2007, doi:10.1214/07-AOAS122). No
-    bootstrap of such a table is exact (McCullagh 2000): this one counts the variance of single cells
-    up to three times, which makes the interval wider, and the variance between seeds by a share
-    1/S too low, a fifth for five seeds, which makes it narrower.
+    bootstrap of such a table is exact (McCullagh 2000): this one counts the variance of single
+    cells up to three times, which makes the interval wider, and the variance between seeds by a
+    share of 1/S too low, a fifth for five seeds, which makes it narrower.
 
     Args:
         values: (S, Q), a row per seed and a column per query; or (S, Q, M), of M quantities each.
