@@ -181,7 +181,7 @@ def _parser() -> argparse.ArgumentParser:
         "folds that the data have, or over N that are drawn; example: ecomkd run my_shop/ --folds "
         "--out report/"
     )
-    _number(run, "--folds", text, LEAST_FOLDS, metavar="N", bare="given")
+    _number(run, "--folds", text, LEAST_FOLDS, bare=True)
     text = "put the teacher there too, for `serve --shadow`"
     index.add_argument("--with-teacher", action="store_true", help=text)
 
@@ -224,9 +224,9 @@ def _number(
     kind: Callable[[str], float] = int,
     metavar: str = "N",
     default: int | None = None,
-    bare: str | None = None,
+    bare: bool = False,
 ) -> None:
-    """Add an option that takes a number within limits, or, where `bare` is given, none for that."""
+    """Add an option that takes a number within limits; one that may be `bare` is True without."""
     wanted = "a whole number" if kind is int else "a number"
     wanted += f" of at least {low}" if high is None else f" from {low} to {high}"
 
@@ -239,7 +239,7 @@ def _number(
             raise argparse.ArgumentTypeError(f"{shown(text, 40)}: give {wanted}")
         return number
 
-    alone: dict[str, Any] = {} if bare is None else {"nargs": "?", "const": bare}
+    alone: dict[str, Any] = {"nargs": "?", "const": True} if bare else {}
     command.add_argument(option, type=read, metavar=metavar, default=default, help=text, **alone)
 
 
@@ -284,10 +284,11 @@ def _run(options: argparse.Namespace) -> None:
     arguments = f"--profile {profile.name} --seeds {options.seeds} --first-seed {seeds[0]}"
     if options.unlabelled is not None:
         arguments += f" --unlabelled {options.unlabelled}"
-    if options.folds is not None:
-        arguments += " --folds" if options.folds == "given" else f" --folds {options.folds}"
+    folds = "given" if options.folds is True else options.folds
+    if folds is not None:
+        arguments += " --folds" if folds == "given" else f" --folds {folds}"
     command = f"ecomkd run {shlex.quote(name)} {arguments} --out {shlex.quote(options.out.name)}"
-    _say(run(source, profile, seeds, options.out, command, options.unlabelled, options.folds))
+    _say(run(source, profile, seeds, options.out, command, options.unlabelled, folds))
     _say(f"Report: {options.out / 'report.html'}")
 
 
