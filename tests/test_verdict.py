@@ -288,6 +288,10 @@ def test_not_to_beat_takes_an_interval_below_the_margin(by_turns, word):
 
 def test_where_there_is_no_verdict_nothing_can_be_told():
     assert set(words([result(times=9)]).values()) == {"cannot be told"}
+    single = result()
+    for entry in single["systems"].values():
+        entry["per_query"] = {name: values[:1] for name, values in entry["per_query"].items()}
+    assert set(words([single]).values()) == {"cannot be told"}
     same = words([result(ndcg={"teacher": [0.8, 0.7]}, times=12)])
     assert same["teacher", BEST, "nDCG@10"] == "cannot be told"
 

@@ -133,7 +133,8 @@ def _report(pairs: Pairs) -> dict:
     counts = np.bincount(labels[labels >= 0], minlength=len(pairs.names))
     known = pairs.products.row if pairs.products else pairs.product.number
     missing = [name for name in pairs.product.number if name not in known]
-    learnt, tested, folds = names == "train", names == "test", {}
+    learnt, tested = names == "train", names == "test"
+    folds: dict[str, list[int]] = {}
     if pairs.by_fold:  # each query is learnt from, and each is tested
         learnt = tested = labels >= 0
         fold = pairs.fold[pairs.keep]

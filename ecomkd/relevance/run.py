@@ -458,7 +458,9 @@ def html(
         f"<p><strong>{escape(said)}</strong></p>",
         *(f"<p>{escape(sentence)}</p>" for sentence in notes),
         "<h2>What beats what</h2>",
-        compared.to_html(float_format="{:+.3f}".format, border=0, index=False, classes="compared"),
+        compared.to_html(
+            float_format="{:+.3f}".format, na_rep="", border=0, index=False, classes="compared"
+        ),
         f"<p>{escape(WORDS)}</p>",
         "<h2>Quality on held-out queries</h2>",
         shown.to_html(float_format="{:.3f}".format, border=0),

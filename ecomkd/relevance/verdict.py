@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -41,6 +42,7 @@ WORDS = (
 """What the three words of `comparisons` mean."""
 
 _ROUNDING = 1e-9
+_NO_INTERVAL = dict.fromkeys(("difference", "low", "high"), math.nan)
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,8 @@ def comparisons(results: Sequence[dict]) -> pd.DataFrame:
         asked.append((_classes(results), DISTILLED, PLAIN))
     rows = []
     for measure, name, other in asked:
-        found = measure.over(name, other)
+        # A single query has no interval.
+        found = measure.over(name, other) if measure.queries > 1 else _NO_INTERVAL
         rows.append(
             {
                 "system": name,
