@@ -158,6 +158,9 @@ def pooled(results: Sequence[dict], pairs: Dataset) -> dict:
     a query are of one fold, and their means are over all queries; the predicted classes of all
     pairs are counted together. In `pairs`, `test` is the number of all judged pairs, and the other
     splits have the mean of the folds. An order is judged where every fold judges it.
+
+    Queries of a fold share their models, and the folds share most of what those learnt from. An
+    interval over queries knows nothing of that (Bengio & Grandvalet 2004); seeds show a part of it.
     """
     label = [one for result in results for one in result["label"]]
     kinds = [result["kind"] for result in results]

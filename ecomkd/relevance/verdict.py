@@ -37,7 +37,8 @@ is smaller nobody notices who searches."""
 WORDS = (
     f"{BEATS}: the 95 % interval of the difference lies above 0 (superior). {DOES_NOT_BEAT}: its "
     f"upper end lies below {MARGIN}, the margin under which a gain is too small to matter (a "
-    f"relevant superiority is ruled out). {CANNOT_BE_TOLD}: neither, for the interval is too wide."
+    f"relevant superiority is ruled out). {CANNOT_BE_TOLD}: neither, for the interval is too wide, "
+    f"or there are fewer than {LEAST_QUERIES} test queries."
 )
 """What the three words of `comparisons` mean."""
 
