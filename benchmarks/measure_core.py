@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ecomkd import metrics, report
+from ecomkd import report
 from ecomkd.artifacts import write_text
 from ecomkd.relevance.tables import (
     DISTILLED,
@@ -24,8 +24,9 @@ from ecomkd.relevance.tables import (
     INT8,
     PLAIN,
     TEACHER,
+    by_seed,
     f1_difference,
-    per_query,
+    interval,
     ranked,
 )
 
@@ -33,10 +34,11 @@ RECORDED = Path(report.__file__).parent / "recorded"
 
 
 def goals(results: Sequence[dict], clock: pd.DataFrame) -> list[dict]:
-    """What distillation is to show, each with its interval over test queries, met or not.
+    """What distillation is to show, each with its interval, met or not.
 
-    Intervals come from 10,000 resamples of the queries of all seeds; a test query that several
-    seeds share counts once, with its mean over them.
+    Intervals come from 10,000 resamples of seeds and queries together, where three seeds or more
+    share their test queries. Otherwise they come from as many of the queries of all seeds; a query
+    that two seeds share counts once, with its mean over them.
     """
     entries = []
     for other, label in ((PLAIN, "without distillation"), (HARD, "on hard pseudo-labels")):
@@ -81,11 +83,11 @@ def goals(results: Sequence[dict], clock: pd.DataFrame) -> list[dict]:
 
 def ranking_goals(results: Sequence[dict]) -> list[dict]:
     """Those that go by the order of products."""
-    values = per_query(results, [TEACHER, DISTILLED, PLAIN, HARD, INT8])
-    values["random"] = per_query(results, ["random"], "random_ndcg@10")["random"]
+    values = by_seed(results, [TEACHER, DISTILLED, PLAIN, HARD, INT8])
+    values["random"] = by_seed(results, ["random"], "random_ndcg@10")["random"]
 
     def entry(name, statistic, wanted, met):
-        span = metrics.bootstrap_of_means(values, statistic)
+        span = interval(values, statistic)
         return report.goal(name, span["value"], span["low"], span["high"], wanted, met(span))
 
     above = "above 0, interval excluding 0"

@@ -18,10 +18,11 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from ecomkd import outputs
 from ecomkd.config import Profile
-from ecomkd.data.contract import NAMES, shown
+from ecomkd.data.contract import LEAST_FOLDS, NAMES, shown
 
 _SEEDS = 2**32 - 1  # the largest seed that NumPy, PyTorch and Transformers all take
 _PRODUCT = 115  # bytes of the simulated shop for each of its products, in a large one
@@ -175,6 +176,12 @@ def _parser() -> argparse.ArgumentParser:
     text = "seeds run from K (default: %(default)s)"
     _number(run, "--first-seed", text, 0, _SEEDS, default=Profile.seed, metavar="K")
     _number(run, "--unlabelled", "learn from the first N unlabelled pairs (default: all)", 1)
+    text = (
+        "cross-validation by query, where judged queries are few: each is tested once; over the "
+        "folds that the data have, or over N that are drawn; example: ecomkd run my_shop/ --folds "
+        "--out report/"
+    )
+    _number(run, "--folds", text, LEAST_FOLDS, bare=True)
     text = "put the teacher there too, for `serve --shadow`"
     index.add_argument("--with-teacher", action="store_true", help=text)
 
@@ -217,8 +224,9 @@ def _number(
     kind: Callable[[str], float] = int,
     metavar: str = "N",
     default: int | None = None,
+    bare: bool = False,
 ) -> None:
-    """Add an option that takes a number within limits."""
+    """Add an option that takes a number within limits; one that may be `bare` is True without."""
     wanted = "a whole number" if kind is int else "a number"
     wanted += f" of at least {low}" if high is None else f" from {low} to {high}"
 
@@ -231,7 +239,8 @@ def _number(
             raise argparse.ArgumentTypeError(f"{shown(text, 40)}: give {wanted}")
         return number
 
-    command.add_argument(option, type=read, metavar=metavar, default=default, help=text)
+    alone: dict[str, Any] = {"nargs": "?", "const": True} if bare else {}
+    command.add_argument(option, type=read, metavar=metavar, default=default, help=text, **alone)
 
 
 def _source(text: str) -> str | Path:
@@ -275,8 +284,11 @@ def _run(options: argparse.Namespace) -> None:
     arguments = f"--profile {profile.name} --seeds {options.seeds} --first-seed {seeds[0]}"
     if options.unlabelled is not None:
         arguments += f" --unlabelled {options.unlabelled}"
+    folds = "given" if options.folds is True else options.folds
+    if folds is not None:
+        arguments += " --folds" if folds == "given" else f" --folds {folds}"
     command = f"ecomkd run {shlex.quote(name)} {arguments} --out {shlex.quote(options.out.name)}"
-    _say(run(source, profile, seeds, options.out, command, options.unlabelled))
+    _say(run(source, profile, seeds, options.out, command, options.unlabelled, folds))
     _say(f"Report: {options.out / 'report.html'}")
 
 

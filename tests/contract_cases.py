@@ -137,6 +137,88 @@ HEADER = ",".join(COLUMNS)
 yes("good", GOOD)
 yes("good parquet", parquet(frame()))
 
+# Folds in the place of splits -----------------------------------------------------------------
+
+FOLDED = [*COLUMNS[:5], "fold"]
+
+
+def by_fold(fold: Callable[[int], object], label: Callable[[str, int], str] = lambda x, _: x):
+    """The table with the fold of each query, from its number; labels change with it."""
+    lines = []
+    for place, row in enumerate(rows()):
+        number = place // 4
+        lines.append([*row[:4], label(row[4], number), fold(number)])
+    return table(lines, FOLDED)
+
+
+def folds(values: list) -> pd.DataFrame:
+    return frame(fold=np.repeat(values, 4)).drop(columns="split")
+
+
+THREE = [number % 3 for number in range(12)]
+
+yes("folds", by_fold(lambda number: number % 3), "12 test queries are too few")
+yes("folds as numbers", parquet(folds(THREE)), "12 test queries are too few")
+yes("folds as floats", parquet(folds([float(fold) for fold in THREE])), "12 test queries are")
+yes("folds as a spreadsheet writes them", by_fold(lambda number: f"{number % 3}.0"))
+yes("folds beside splits", parquet(frame(fold="first")))
+no(
+    "a query in two folds",
+    by_fold(lambda number: number % 3).replace("Red Shoes model 1,S,0", "Red Shoes model 1,S,2"),
+    "line 3, column 'query': the query 'red shoes' is in fold 2, and in fold 0 at",
+    "keep each query in one fold.",
+)
+no(
+    "a query in a fold and unlabelled",
+    files(
+        judgments__csv=by_fold(lambda number: number % 3),
+        unlabelled__csv="query_id,product_id,query,product_title\nu1,p1,Blue Mug,Red shoes\n",
+    ),
+    "the query 'Blue Mug' is in unlabelled, and in fold 1 at",
+)
+no("two folds", by_fold(lambda number: number % 2), "there are 2 folds", "make 3 or more")
+no("one fold", by_fold(lambda number: 0), "there is a single fold", "make 3 or more")
+no(
+    "a fold without a query",
+    by_fold(lambda number: [0, 1, 3][number % 3]),
+    "column 'fold': no query is in fold 2, and one is in fold 3; number the folds from 0",
+)
+no("folds from 1", by_fold(lambda number: number % 3 + 1), "no query is in fold 0, and one is in")
+no(
+    "a large fold",
+    by_fold(lambda number: 999_999_999 if number == 3 else number % 3),
+    "no query is in fold 3, and one is in fold 999999999",
+)
+no(
+    "no fold",
+    by_fold(lambda number: "" if number == 2 else number % 3),
+    "line 10 and 3 more rows, column 'fold': the fold is empty; use the whole numbers from 0 on",
+)
+no(
+    "a missing fold",
+    parquet(
+        folds([None if number == 2 else number % 3 for number in range(12)]).astype({"fold": float})
+    ),
+    "row 9 and 3 more rows, column 'fold': the fold is empty",
+)
+for name, fold in (
+    ("half a", "1.5"),
+    ("a negative", "-1"),
+    ("a named", "unlabelled"),
+    ("a great", "9" * 30),
+):
+    no(
+        f"{name} fold",
+        by_fold(lambda number, fold=fold: fold if number == 2 else number % 3),
+        f"line 10 and 3 more rows, column 'fold': unknown fold '{fold}'; use the whole numbers",
+    )
+no(
+    "nothing relevant in a fold",
+    by_fold(lambda number: number % 3, lambda label, number: "I" if number % 3 == 2 else label),
+    "column 'esci_label': no product is relevant in fold 2",
+    "judge some products there as one of E, S, C.",
+)
+
 # Columns ------------------------------------------------------------------------------------------
 
 for place, column in enumerate(COLUMNS[:5]):

@@ -214,6 +214,11 @@ USAGE = {
     "20 digits": ([*RUN, "--first-seed", "9" * 20], "give a whole number from 0 to 4294967295"),
     "5,000 digits": ([*RUN, "--first-seed", "9" * 5_000], "9…: give a whole number from 0 to"),
     "no unlabelled": ([*RUN, "--unlabelled", "0"], "0: give a whole number of at least 1"),
+    "two folds": ([*RUN, "--folds", "2"], "2: give a whole number of at least 3"),
+    "folds before the data": (
+        ["run", "--folds", "shop", "--out", "x"],
+        "shop: give a whole number",
+    ),
     "a seed with escapes": ([*RUN, "--seeds", "\x1b[2J"], "\\x1b[2J: give a whole number"),
     "half": (["shop", "x", "--products", "1.5"], "1.5: give a whole number of at least 1"),
     "no product": (["shop", "x", "--products", "0"], "0: give a whole number of at least 1"),
@@ -445,6 +450,17 @@ def test_a_source_has_one_name_in_every_command(tmp_path, capsys, monkeypatch, c
         assert tried([command, "shop", "--out", "out"], capsys)[::2] == (0, hint)
         assert tried([command, "./shop", "--out", "out"], capsys)[::2] == (0, "")
     assert [given[0] for given in called] == ["shop", Path("shop")] * 2
+
+
+@pytest.mark.parametrize(
+    ("option", "folds"), [([], None), (["--folds"], "given"), (["--folds", "5"], 5)]
+)
+def test_folds_are_handed_on_and_recorded_in_the_command(option, folds, tmp_path, capsys, called):
+    assert tried(["run", "esci", *option, "--out", tmp_path / "out"], capsys)[0] == 0
+    ((*_, command, _, found),) = called
+    assert found == folds
+    told = " ".join(["--first-seed 18", *option, "--out out"])
+    assert command == f"ecomkd run esci --profile book --seeds 1 {told}"
 
 
 def test_index_can_put_the_teacher_beside_the_student(tmp_path, capsys, called):

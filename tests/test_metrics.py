@@ -524,6 +524,101 @@ def test_bootstrap_of_means_draws_all_columns_together():
     assert list(found.values()) == pytest.approx([0.1, 0.1, 0.1])
 
 
+# Over seeds and queries
+
+
+def crossed(seeds=5, queries=80, seed=0) -> np.ndarray:
+    """A table of an effect for each seed, one for each query, and noise in each cell."""
+    rng = np.random.default_rng(seed)
+    by_seed, by_query = rng.normal(0, 0.05, (seeds, 1)), rng.normal(0.7, 0.2, queries)
+    return by_seed + by_query + rng.normal(0, 0.1, (seeds, queries))
+
+
+def width(found: dict) -> float:
+    return found["high"] - found["low"]
+
+
+def test_seeds_that_agree_leave_the_interval_over_queries():
+    by_query = crossed()[0]
+    found = metrics.two_way_bootstrap(np.tile(by_query, (5, 1)))
+    plain = metrics.bootstrap_of_means(pd.DataFrame({"a": by_query}), lambda m: m["a"])
+    assert list(found.values()) == pytest.approx(list(plain.values()), abs=1e-12)
+
+
+def test_queries_that_agree_leave_the_interval_over_seeds():
+    """Three seeds: one of them thrice has a chance of 1/27, more than 2.5 %. Five: by all draws."""
+    found = metrics.two_way_bootstrap(np.tile([[0.1], [0.2], [0.6]], 40))
+    assert list(found.values()) == pytest.approx([0.3, 0.1, 0.6])
+    of_seeds = np.array([0.1, 0.2, 0.23, 0.3, 0.6])
+    found = metrics.two_way_bootstrap(np.tile(of_seeds[:, None], 40))
+    draws = np.mean(list(itertools.product(of_seeds, repeat=5)), axis=1)
+    low, high = np.percentile(draws, [2.5, 97.5])
+    assert [found["low"], found["high"]] == pytest.approx([low, high], abs=0.015)
+
+
+def test_the_interval_over_both_has_the_variance_of_crossed_draws():
+    """That of a normal interval with the variance of seeds, of queries and of the cells."""
+    table = crossed(seeds=12, queries=300)
+    found = metrics.two_way_bootstrap(table)
+    of_seeds, of_queries = table.mean(axis=1), table.mean(axis=0)
+    cells = table - of_seeds[:, None] - of_queries + table.mean()
+    variance = of_seeds.var() / 12 + of_queries.var() / 300 + cells.var() / table.size
+    assert width(found) == pytest.approx(2 * 1.96 * math.sqrt(variance), rel=0.05)
+    alone = metrics.bootstrap_of_means(pd.DataFrame({"a": of_queries}), lambda m: m["a"])
+    assert width(found) > width(alone)
+
+
+def test_the_order_of_seeds_and_queries_and_the_parts_of_the_draws_do_not_matter(monkeypatch):
+    table = crossed()
+    found = metrics.two_way_bootstrap(table, resamples=500)
+    assert metrics.two_way_bootstrap(table, resamples=500) == found
+    other = metrics.two_way_bootstrap(table[::-1, ::-1])
+    assert list(other.values()) == pytest.approx(
+        list(metrics.two_way_bootstrap(table).values()), abs=0.01
+    )
+    monkeypatch.setattr(intervals, "_CELLS", 4_000)
+    assert metrics.two_way_bootstrap(table, resamples=500) == pytest.approx(found, abs=1e-12)
+
+
+def test_a_statistic_of_several_means_over_both():
+    table = np.stack([crossed(seed=1), crossed(seed=2)], axis=2)
+    ratio = metrics.two_way_bootstrap(table, lambda m: m[:, 0] / m[:, 1])
+    assert ratio["value"] == pytest.approx(np.divide(*table.mean(axis=(0, 1))))
+    assert ratio["low"] < ratio["value"] < ratio["high"]
+    minus = metrics.two_way_bootstrap(table, lambda m: m[:, 0] - m[:, 1])
+    plain = metrics.two_way_bootstrap(table[..., 0] - table[..., 1])
+    assert list(minus.values()) == pytest.approx(list(plain.values()), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (np.zeros(4), r"values is \(4,\); give \(seeds, queries\)"),
+        (np.zeros((0, 4)), r"values is \(0, 4\)"),
+        (np.array([[0.1, math.nan]]), "a value is NaN"),
+    ],
+)
+def test_bad_tables_are_named(values, words):
+    with pytest.raises(ValueError, match=words):
+        metrics.two_way_bootstrap(values)
+
+
+def test_macro_f1_over_both_draws_seeds_with_queries():
+    """Three seeds of the same predictions: as over queries. One seed that differs: wider."""
+    labels, a, b, _ = predictions(pairs=120)
+    queries, seeds = np.tile(np.arange(120) // 4, 3), np.repeat([5, 6, 7], 120)
+    plain = metrics.macro_f1_difference(labels, a, b, queries[:120], 4)
+    same = [np.tile(values, 3) for values in (labels, a, b)]
+    both = metrics.macro_f1_difference(*same, queries, 4, seeds=seeds)
+    assert list(both) == list(plain)
+    assert list(both.values()) == pytest.approx(list(plain.values()), abs=1e-9)
+    worse = [same[0], np.where(seeds == 7, 0, same[1]), same[2]]
+    alone = metrics.macro_f1_difference(*worse, queries, 4)
+    found = metrics.macro_f1_difference(*worse, queries, 4, seeds=seeds)
+    assert found["difference"] == pytest.approx(alone["difference"])
+    assert width(found) > 1.2 * width(alone)
+
+
 def predictions(seed=0, pairs=400, classes=4):
     rng = np.random.default_rng(seed)
     labels = rng.integers(classes, size=pairs)

@@ -4,8 +4,9 @@ import pandas as pd
 import pytest
 from tiny_results import result, without_ranking
 
+from ecomkd import metrics
 from ecomkd.relevance import tables
-from ecomkd.relevance.verdict import verdict
+from ecomkd.relevance.verdict import MARGIN, comparisons, verdict
 
 # The table
 
@@ -173,3 +174,134 @@ def test_a_seed_without_an_order_leaves_all_to_classes():
     both = [result(times=12), without_ranking(times=12)]
     assert "ndcg@10" not in tables.table(both)
     assert "macro-F1" in verdict(both)
+
+
+# Over seeds and queries
+
+
+def seeds(data=("same", "same", "same"), **ndcg) -> list[dict]:
+    """Three seeds, whose teachers are of different worth; 24 queries."""
+    worth = [[0.9, 0.9], [0.8, 0.8], [0.72, 0.7]]
+    return [
+        result(900 + seed, data[seed], {"teacher": worth[seed], **ndcg}, times=12)
+        for seed in range(3)
+    ]
+
+
+def test_three_seeds_that_share_their_queries_are_drawn_with_them():
+    shared, apart = seeds(), seeds(data=("a", "b", "c"))
+    columns = ["ndcg@10 low", "ndcg@10 high"]
+    of_both = tables.table(shared).loc["teacher", columns]
+    # One seed thrice has a chance of 1/27: the interval reaches from the worst to the best.
+    assert list(of_both) == pytest.approx([0.71, 0.9], abs=0.005)
+    of_queries = tables.table(apart).loc["teacher", columns]
+    means = tables.per_query(apart, ["teacher"])
+    plain = metrics.bootstrap_of_means(means, lambda means: means["teacher"])
+    assert list(of_queries) == [plain["low"], plain["high"]]
+    assert tables.table(shared)["ndcg@10"]["teacher"] == pytest.approx(
+        tables.table(apart)["ndcg@10"]["teacher"]
+    )
+
+
+def test_two_seeds_or_a_query_less_leave_the_interval_over_queries():
+    for few in (seeds()[:2], seeds()):
+        if len(few) == 3:
+            for entry in few[2]["systems"].values():
+                entry["per_query"] = {name: v[1:] for name, v in entry["per_query"].items()}
+        values = tables.by_seed(few, ["teacher", "BM25"])
+        means = values.groupby(level=1).mean()
+        assert tables.difference(values, "teacher", "BM25") == metrics.paired_bootstrap(
+            means["teacher"], means["BM25"]
+        )
+
+
+def test_a_difference_of_three_seeds_is_that_of_the_table_of_cells():
+    values = tables.by_seed(seeds(), ["teacher", "BM25"])
+    cells = values["teacher"].unstack() - values["BM25"].unstack()
+    found = tables.difference(values, "teacher", "BM25")
+    whole = metrics.two_way_bootstrap(cells.to_numpy())
+    assert list(found.values()) == pytest.approx(list(whole.values()), abs=0.005)
+
+
+def test_macro_f1_of_three_seeds_is_drawn_with_them():
+    """The undistilled student is wrong in one seed alone."""
+    found = [result(900 + seed, times=12) for seed in range(3)]
+    right = [0, 1, 0, 1] * 12
+    for one in found[:2]:
+        one["systems"][PLAIN]["predicted"] = right
+    both = tables.f1_difference(found, DISTILLED, PLAIN)
+    assert both["low"] == 0 and both["high"] > 0.5
+    for seed, one in enumerate(found):
+        one["data"] = str(seed)
+    alone = tables.f1_difference(found, DISTILLED, PLAIN)
+    assert alone["difference"] == pytest.approx(both["difference"])
+    assert alone["high"] - alone["low"] < both["high"] - both["low"]
+
+
+# The three words
+
+
+def words(results) -> dict:
+    rows = comparisons(results)
+    names = zip(rows["system"], rows["against"], rows["measure"], strict=True)
+    return dict(zip(names, rows["word"], strict=True))
+
+
+BEST = "the untrained bi-encoder"
+
+
+def test_the_comparisons_that_decide_in_three_words():
+    ndcg = {"teacher": [0.9, 0.85], DISTILLED: [0.6, 0.55], PLAIN: [0.8, 0.5]}
+    found = [result(ndcg=ndcg, predicted={PLAIN: [0, 0, 0, 1]}, times=12)]
+    assert words(found) == {
+        ("teacher", BEST, "nDCG@10"): "beats",
+        (DISTILLED, BEST, "nDCG@10"): "does not beat",
+        (PLAIN, BEST, "nDCG@10"): "cannot be told",
+        (DISTILLED, PLAIN, "nDCG@10"): "does not beat",
+        (DISTILLED, PLAIN, "macro-F1"): "beats",
+    }
+    rows = comparisons(found)
+    assert list(rows.columns) == [
+        "system", "against", "measure", "difference", "low", "high", "word",
+    ]  # fmt: skip
+    assert rows["difference"][0] == pytest.approx(0.225)
+
+
+@pytest.mark.parametrize(
+    ("by_turns", "word"),
+    [
+        ((0.001, 0.004), "beats"),  # a small gain, and a sure one
+        ((-0.004, 0.005), "does not beat"),  # from -0.001 to 0.002
+        ((-0.02, 0.025), "cannot be told"),  # from -0.005 to 0.01
+        ((-0.03, -0.01), "does not beat"),
+        ((0.0, 0.0), "does not beat"),
+    ],
+)
+def test_not_to_beat_takes_an_interval_below_the_margin(by_turns, word):
+    """Of 40 queries, each second one has the one difference, and the others the other."""
+    plain = [0.7, 0.6]
+    ours = [value + more for value, more in zip(plain, by_turns, strict=True)]
+    found = words([result(ndcg={PLAIN: plain, DISTILLED: ours}, times=20)])
+    assert MARGIN == 0.005
+    assert found[DISTILLED, PLAIN, "nDCG@10"] == word
+
+
+def test_where_there_is_no_verdict_nothing_can_be_told():
+    assert set(words([result(times=9)]).values()) == {"cannot be told"}
+    single = result()
+    for entry in single["systems"].values():
+        entry["per_query"] = {name: values[:1] for name, values in entry["per_query"].items()}
+    assert set(words([single]).values()) == {"cannot be told"}
+    same = words([result(ndcg={"teacher": [0.8, 0.7]}, times=12)])
+    assert same["teacher", BEST, "nDCG@10"] == "cannot be told"
+
+
+def test_without_an_order_the_comparisons_go_by_classes():
+    found = words([without_ranking({"random": [1, 0, 0, 0]}, times=12)])
+    assert {measure for _, _, measure in found} == {"macro-F1"}
+    assert list(found) == [
+        ("teacher", "what needs no training", "macro-F1"),
+        (DISTILLED, "what needs no training", "macro-F1"),
+        (PLAIN, "what needs no training", "macro-F1"),
+        (DISTILLED, PLAIN, "macro-F1"),
+    ]

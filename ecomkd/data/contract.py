@@ -31,6 +31,9 @@ GRADE_GAINS = {grade: (2**grade - 1) / 7 for grade in range(4)}
 SPLITS = ("train", "validation", "test", "unlabelled")
 """The splits of judged pairs, and that of pairs without a label."""
 
+LEAST_FOLDS = 3
+"""Of the folds of a cross-validation one tests, one validates, and the rest are learnt from."""
+
 TEXT = (
     "product_title",
     "product_description",

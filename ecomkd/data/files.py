@@ -29,7 +29,7 @@ STEMS = ("judgments", "products", "unlabelled")
 
 _BATCH = 2_000
 _EXACT = 2**53  # up to here a floating-point number tells every whole number apart
-_NAMES = {"query_id", "product_id", "query", "esci_label", "grade", "split", *TEXT}
+_NAMES = {"query_id", "product_id", "query", "esci_label", "grade", "split", "fold", *TEXT}
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _SHEET = "save the sheet as CSV in UTF-8"
 _PACKED = "unpack it"
@@ -144,6 +144,11 @@ class TableFile:
             self._batches = self._csv_batches(records)
         else:
             self._batches = self._parquet_batches(self._open_parquet())
+
+    @property
+    def by_fold(self) -> bool:
+        """Whether the file gives each query a fold, and no split."""
+        return "fold" in self.columns and "split" not in self.columns
 
     def require(self, *names: str) -> None:
         """Raise DataError unless the file has all these columns, and none twice."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ import pyarrow as pa
 from ecomkd.data.contract import (
     GRADES,
     LABELS,
+    LEAST_FOLDS,
     SPLITS,
     TEXT,
     DataError,
@@ -180,8 +181,11 @@ class Pairs:
 
     After the files were added, `settle` draws the splits and merges repeated pairs. Then `keep` has
     the numbers of the rows that stay, `split` the number of each row's split in SPLITS, `how` says
-    where it is from, and `label` is each row's class or -1.
+    where it is from, and `label` is each row's class or -1. Where the judgments are `by_fold`,
+    `fold` has each row's fold, or -1 without a label.
     """
+
+    by_fold = False
 
     def __init__(self, products: Products | None, scratch: Path):
         self.products, self.scratch = products, scratch
@@ -210,6 +214,7 @@ class Pairs:
         if not unlabelled:
             self.column = column
             self.names = LABELS if column == "esci_label" else GRADES
+            self.by_fold = file.by_fold
         splits = SPLITS if "split" in file.columns else ("",)
         self.files.append(file)
         self.writers.append(ArrowWriter(self.scratch / f"pairs-{len(self.files)}.arrow"))
@@ -226,7 +231,10 @@ class Pairs:
         texts = {name: file.texts(batch, name) for name in (*_IDS, *TEXT)}
         if self.products:
             self.products.fill(texts)
-        splits = file.texts(batch, "split")
+        if self.by_fold and not unlabelled:
+            splits = [_whole(fold) for fold in file.texts(batch, "fold")]
+        else:
+            splits = file.texts(batch, "split")
         if unlabelled:
             splits = [split or "unlabelled" for split in splits]
         # As programs write whole numbers beside missing ones.
@@ -243,7 +251,8 @@ class Pairs:
         self._split.extend(splits)
         self._given_label.extend(given)
         self._labels.extend(labels)
-        used = [n for n in (*texts, column, "split") if n in batch.column_names]
+        used = [*texts, column, "split", *(["fold"] if self.by_fold else [])]
+        used = [name for name in used if name in batch.column_names]
         self.writers[-1].write({**texts, "label": labels}, batch.drop_columns(used))
 
     def _check(self, faults: Faults, column: str, splits: tuple[str, ...]) -> None:
@@ -262,15 +271,22 @@ class Pairs:
         add(np.array(self.titles) == 0, "product_title", _EMPTY.replace("empty", also))
 
         split, given = self._split, self._given_label
-        no_split = ~split.each(lambda name: name in splits) & last
-        use = f"use {' or '.join(splits)}."
-        add(no_split, "split", lambda row: f"unknown split {quoted(split[row])}; {use}")
+        if self.by_fold and len(self.files) == 1:
+            no_split = ~split.each(_is_fold)
+            use = "use the whole numbers from 0 on, one for each query."
+            empty = no_split & ~split.each(bool)
+            add(empty, "fold", f"the fold is empty; {use}")
+            add(no_split & ~empty, "fold", lambda row: f"unknown fold {quoted(split[row])}; {use}")
+        else:
+            no_split = ~split.each(lambda name: name in splits) & last
+            use = f"use {' or '.join(splits)}."
+            add(no_split, "split", lambda row: f"unknown split {quoted(split[row])}; {use}")
 
         # What is a fault already is to cause no second one, from here on.
         free, filled = split.each(lambda name: name == "unlabelled"), given.each(bool)
         judged, label = ~free & ~no_split, self.label
         mend = "on an unlabelled pair; empty it or change the split."
-        add(free & filled, column, lambda row: f"{quoted(given[row])} {mend}")
+        add(free & ~no_split & filled, column, lambda row: f"{quoted(given[row])} {mend}")
         one = f"use one of {', '.join(self.names)}."
         unknown = judged & filled & (label < 0)
         add(unknown, column, lambda row: f"unknown label {quoted(given[row])}; {one}")
@@ -292,14 +308,18 @@ class Pairs:
             ),
         )
         rows, splits = unlike(split.codes, seen.codes, whole)
-        drawn = "a split to be drawn"
+
+        def named(row: int) -> str:
+            name = split[row] or "a split to be drawn"
+            return f"fold {name}" if _is_fold(name) else name
+
+        part = "fold" if self.by_fold else "split"
         faults.add(
             rows,
             "query",
             lambda row: (
-                f"the query {quoted(query[row])} is in {split[row] or drawn}, and in "
-                f"{split[splits[0]] or drawn} at {self.place(splits[0])}; "
-                "keep each query in one split."
+                f"the query {quoted(query[row])} is in {named(row)}, and in "
+                f"{named(splits[0])} at {self.place(splits[0])}; keep each query in one {part}."
             ),
         )
         rows, labels = unlike(self.label, self.pair(self.query_id), judged)
@@ -340,7 +360,7 @@ class Pairs:
 
     def settle(self) -> None:
         """Draw the splits that are not given, and merge repeated pairs."""
-        self.how = self._draw()
+        self.how = self._of_folds() if self.by_fold else self._draw()
         if len(self.product.number) < 2:
             raise DataError(
                 f"{self.files[0].path}: all pairs are about one product, so that nothing can be "
@@ -349,6 +369,26 @@ class Pairs:
         self._relevant()
         _, first = np.unique(self.pair(self.query_id), return_index=True)
         self.keep = np.sort(first)
+
+    def _of_folds(self) -> str:
+        """Give every query the split that it has when fold 0 tests, and say so."""
+        place = f"{self.files[0].path}, column 'fold'"
+        known = {int(name) for name in self._split.number if _is_fold(name)}
+        if (gap := next(fold for fold in count() if fold not in known)) < max(known):
+            raise DataError(
+                f"{place}: no query is in fold {gap}, and one is in fold {max(known)}; number the "
+                "folds from 0 on, without a gap."
+            )
+        if len(known) < LEAST_FOLDS:
+            raise DataError(
+                f"{place}: {_folds(len(known))}, and one is to test, one to validate and the rest "
+                f"to be learnt from; make {LEAST_FOLDS} or more, or leave the column out to have "
+                "splits drawn."
+            )
+        self.fold = self._split.each(lambda name: int(name) if _is_fold(name) else -1)
+        named = {"0": "test", "1": "validation", "unlabelled": "unlabelled"}
+        self.split = self._split.each(lambda name: SPLITS.index(named.get(name, "train")))
+        return "by fold, for `ecomkd run --folds`; all else takes fold 0 as test, 1 as validation"
 
     def _draw(self) -> str:
         """Give every query its split, and say how."""
@@ -389,12 +429,30 @@ class Pairs:
         worst = "I" if "I" in self.names else "0"
         good = ", ".join(name for name in self.names if name != worst)
         mend = f"judge some products there as one of {good}"
-        if self.how != "as given":
-            mend += ", or say in a column 'split' where each query belongs"
-        for name in ("test", "validation"):
-            labels = self.label[self.split == SPLITS.index(name)]
+        if self.by_fold:
+            parts = {f"fold {fold}": self.fold == fold for fold in range(self.fold.max() + 1)}
+        else:
+            parts = {name: self.split == SPLITS.index(name) for name in ("test", "validation")}
+            if self.how != "as given":
+                mend += ", or say in a column 'split' where each query belongs"
+        for name, rows in parts.items():
+            labels = self.label[rows]
             if (labels == self.names.index(worst)).all():
                 raise DataError(
                     f"{self.files[0].path}, column {self.column!r}: no product is relevant in "
                     f"{name}, so that no ranking can be judged; {mend}."
                 )
+
+
+def _whole(fold: str) -> str:
+    """The fold without what some programs add to a whole number: 3 for 3.0 and for 03."""
+    fold = fold.removesuffix(".0")
+    return str(int(fold)) if _is_fold(fold) else fold
+
+
+def _is_fold(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 10
+
+
+def _folds(number: int) -> str:
+    return "there is a single fold" if number == 1 else f"there are {number} folds"

@@ -40,9 +40,9 @@ class Tables:
     """A data set that keeps the contract; every table is memory-mapped.
 
     `judgments` has the contract's columns with `label` (a ClassLabel) and `split`, then further
-    columns. `unlabelled` has the same with label -1, `products` the catalogue; both may be None.
-    `report` counts what was read, merged and held out; its `notes` are sentences about what is
-    allowed, but may surprise.
+    columns, and last, where the data give folds, `fold` (an integer). `unlabelled` has the same
+    with label -1 and fold -1, `products` the catalogue; both may be None. `report` counts what was
+    read, merged and held out; its `notes` are sentences about what is allowed, but may surprise.
     """
 
     judgments: datasets.Dataset
@@ -67,7 +67,9 @@ def read(path: Path | str, scratch: Path | str) -> Tables:
     product_id: repeated with one label it is merged into its first row, with two it is an error.
     Without a validation split, 15 % of the training queries become one; without a split column,
     15 % of all queries become test and 15 % validation. Both are taken in the order of the
-    SHA-256 of the normalised query. Further columns are kept; from CSV they come as strings.
+    SHA-256 of the normalised query. Where a column `fold` stands in the place of `split`, fold 0 is
+    test, fold 1 validation, and the rest training (`folds.divided` makes a test set of each).
+    Further columns are kept; from CSV they come as strings.
 
     The Arrow files go into the folder `scratch`. Raises DataError, each of whose sentences names
     file, row, column and mend.
@@ -91,6 +93,8 @@ def _tables(pairs: Pairs) -> Tables:
 
     parts = [writer.dataset(pairs.names) for writer in pairs.writers]
     data = datasets.concatenate_datasets(parts).add_column("split", np.array(SPLITS)[pairs.split])
+    if pairs.by_fold:
+        data = data.add_column("fold", pairs.fold)
     labelled = pairs.label[pairs.keep] >= 0
     unlabelled = pairs.keep[~labelled]
     return Tables(
@@ -119,13 +123,22 @@ def to_dataset(tables: Tables) -> datasets.DatasetDict:
 
 
 def _report(pairs: Pairs) -> dict:
-    """What was read, merged and held out, with notes on what is allowed, but may surprise."""
+    """What was read, merged and held out, with notes on what is allowed, but may surprise.
+
+    Where the data give folds, `folds` has the number of queries in each.
+    """
     names = np.array(SPLITS)[pairs.split[pairs.keep]]
     present = [name for name in SPLITS if (names == name).any()]
     queries, labels = pairs.query_id.codes[pairs.keep], pairs.label[pairs.keep]
     counts = np.bincount(labels[labels >= 0], minlength=len(pairs.names))
     known = pairs.products.row if pairs.products else pairs.product.number
     missing = [name for name in pairs.product.number if name not in known]
+    learnt, tested = names == "train", names == "test"
+    folds: dict[str, list[int]] = {}
+    if pairs.by_fold:  # each query is learnt from, and each is tested
+        learnt = tested = labels >= 0
+        fold = pairs.fold[pairs.keep]
+        folds["folds"] = [len(np.unique(queries[fold == k])) for k in range(fold.max() + 1)]
     return {
         "pairs": {name: int((names == name).sum()) for name in present},
         "queries": {name: len(np.unique(queries[names == name])) for name in present},
@@ -133,9 +146,10 @@ def _report(pairs: Pairs) -> dict:
         "products": len(known),
         "products_not_in_catalogue": len(missing),
         "duplicates_merged": len(pairs.label) - len(names),
+        **folds,
         "splits": pairs.how,
         "notes": [
-            *_on_size(pairs, labels[names == "train"], queries[names == "test"]),
+            *_on_size(pairs, labels[learnt], queries[tested]),
             *_on_missing(pairs, missing),
             *_on_titles(pairs),
             *_on_labels(pairs),

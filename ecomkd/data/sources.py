@@ -23,7 +23,7 @@ from ecomkd.config import Profile
 from ecomkd.data import shop
 from ecomkd.data.contract import LABELS, TEXT, DataError, normalise_query
 from ecomkd.data.contract import product_text as product_text
-from ecomkd.data.files import MAX_CHARACTERS, STEMS, data_files
+from ecomkd.data.files import MAX_CHARACTERS, STEMS, TableFile, data_files
 from ecomkd.data.schema import Tables, read, to_dataset
 
 ESCI = "tasksource/esci"
@@ -47,6 +47,9 @@ def load(source: str | Path = "shop", profile: Profile | None = None) -> dataset
     product_color, `label` (ClassLabel; -1 in unlabelled), then further ones. Checked once, then
     memory-mapped from the profile's artifact folder. What `ecomkd check` notes of the reader's own
     data is told as a warning when they are read for the first time.
+
+    Where the data give each query a fold and no split, these are the splits in which fold 0 is
+    tested; `ecomkd.data.folds.divided` gives those of every fold.
 
     Raises DataError for an unknown source or for data that break the contract, ConnectionError
     where the hub is out of reach.
@@ -131,8 +134,11 @@ def _prepared(source: str | Path, profile: Profile | None) -> Path:
             "CSV or Parquet file that exists."
         )
     path = Path(source)
-    found = zip(STEMS, data_files(path), strict=True)
-    contents = [[stem, file.suffix, known_digest(file)] for stem, file in found if file]
+    files = data_files(path)
+    found = zip(STEMS, files, strict=True)
+    contents: list = [[stem, file.suffix, known_digest(file)] for stem, file in found if file]
+    if TableFile(files[0]).by_fold:
+        contents.append("by fold")
     return _stage(lambda scratch: path, contents, root, own=True)
 
 

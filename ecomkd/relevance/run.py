@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from html import escape
 from importlib import import_module
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -19,18 +20,20 @@ from ecomkd.extras import needed
 with needed("ecomkd.relevance.run", "run"):
     import torch
 
-from ecomkd import bench, features, keys, models, outputs, report, runtime, words
+from ecomkd import bench, features, keys, metrics, models, outputs, report, runtime, words
 from ecomkd.artifacts import data_digest, stage, write_text
 from ecomkd.config import Profile
 from ecomkd.data import shop, sources
-from ecomkd.data.schema import TEXT
+from ecomkd.data.folds import divided, judged
+from ecomkd.data.schema import TEXT, DataError
 from ecomkd.export import OnnxClassifier, deploy, exports, predict_onnx
 from ecomkd.relevance import baselines, judge, mining, stages
 from ecomkd.relevance.tables import INT8, NAME_OF_ROW, STUDENTS, TEACHER, by_kind, table
-from ecomkd.relevance.verdict import LEAST_QUERIES, verdict
+from ecomkd.relevance.verdict import LEAST_QUERIES, WORDS, comparisons, verdict
 
 _SPEED_PAIRS = 50
 _THROUGHPUT_BATCH = 32
+_TESTED = ("query_id", "product_id", "query", "label")
 
 
 @dataclass(frozen=True)
@@ -101,22 +104,17 @@ def _evaluated(made: Trained) -> dict:
 
     def add(name: str, probabilities: np.ndarray, scores: np.ndarray | None = None) -> None:
         values = judge.evaluate(test, probabilities, scores)
-        entry = {
+        found[name] = {
             "predicted": probabilities.argmax(1).tolist(),
-            "classification": {
-                key: value
-                for key, value in values["classification"].items()
-                if isinstance(value, float)
-            },
-            "per_class": values["classification"]["per_class"].to_dict("index"),
+            **_of_classes(values["classification"]),
         }
-        ranking = values.get("ranking")
         # It is empty where no query has a relevant product: there is no order to judge then.
-        if ranking is not None:
-            per_query = ranking.pop("per_query")
-            entry["ranking"] = ranking
-            entry["per_query"] = per_query.to_dict("list") | {"query_id": list(per_query.index)}
-        found[name] = entry
+        if "ranking" in values:
+            per_query = values["ranking"].pop("per_query")
+            found[name]["ranking"] = values["ranking"]
+            found[name]["per_query"] = per_query.to_dict("list") | {
+                "query_id": list(per_query.index)
+            }
 
     scorers = {
         "random": lambda pairs: baselines.random_scores(pairs, profile.seed),
@@ -137,13 +135,68 @@ def _evaluated(made: Trained) -> dict:
     add(INT8, predict_onnx(made.exported / "model.int8.onnx", test, profile))
     return {
         "seed": profile.seed,
-        "data": data_digest(test, ("query_id", "product_id", "query", "label")),
+        "data": data_digest(test, _TESTED),
         "pairs": _sizes(made.data),
         "query_id": list(test["query_id"]),
         "label": list(test["label"]),
         "kind": _kinds(test),
         "systems": found,
     }
+
+
+def _of_classes(found: Mapping) -> dict:
+    """What is kept of `metrics.classification`."""
+    means = {key: value for key, value in found.items() if isinstance(value, float)}
+    return {"classification": means, "per_class": found["per_class"].to_dict("index")}
+
+
+def pooled(results: Sequence[dict], pairs: Dataset) -> dict:
+    """What `results_of` found for each fold of a seed, as one result of the same shape.
+
+    Every query of `pairs`, which are all the judged ones, is a test query of one fold, by whose
+    models it was judged. Scores of different models are not compared: nDCG and the other values of
+    a query are of one fold, and their means are over all queries; the predicted classes of all
+    pairs are counted together. In `pairs`, `test` is the number of all judged pairs, and the other
+    splits have the mean of the folds. An order is judged where every fold judges it.
+
+    Queries of a fold share their models, and the folds share most of what those learnt from. An
+    interval over queries knows nothing of that (Bengio & Grandvalet 2004); seeds show a part of it.
+    """
+    label = [one for result in results for one in result["label"]]
+    kinds = [result["kind"] for result in results]
+    return {
+        "seed": results[0]["seed"],
+        "data": data_digest(pairs, _TESTED),
+        "pairs": {
+            name: len(label)
+            if name == "test"
+            else round(float(np.mean([result["pairs"][name] for result in results])))
+            for name in results[0]["pairs"]
+        },
+        "query_id": [one for result in results for one in result["query_id"]],
+        "label": label,
+        "kind": None if None in kinds else [one for kind in kinds for one in kind],
+        "systems": {
+            name: _pooled_system([result["systems"][name] for result in results], label)
+            for name in results[0]["systems"]
+        },
+    }
+
+
+def _pooled_system(entries: Sequence[dict], label: Sequence[int]) -> dict:
+    predicted = [one for entry in entries for one in entry["predicted"]]
+    classes = len(entries[0]["per_class"])
+    found = metrics.classification(label, np.eye(classes)[predicted])
+    found["per_class"].index = found["per_class"].index.astype(str)  # as JSON has it
+    whole = {"predicted": predicted, **_of_classes(found)}
+    if all("ranking" in entry for entry in entries):
+        parts = [pd.DataFrame(entry["per_query"]) for entry in entries]
+        per_query = pd.concat(parts, ignore_index=True)
+        without = sum(entry["ranking"]["n_without_positives"] for entry in entries)
+        means = per_query.drop(columns="query_id").mean().to_dict()
+        whole["ranking"] = {**means, "n_without_positives": without}
+        whole["per_query"] = per_query.to_dict("list")
+    return whole
 
 
 def _sizes(data: DatasetDict) -> dict[str, int]:
@@ -266,6 +319,7 @@ def run(
     out: Path,
     command: str,
     unlabelled: int | None = None,
+    folds: int | Literal["given"] | None = None,
 ) -> str:
     """Everything on one catalogue, over several seeds; returns the verdict.
 
@@ -273,14 +327,23 @@ def run(
     What an earlier, killed run finished is not done again. `unlabelled` is as in `trained`. Files
     that an earlier run wrote into `out` and this one did not are deleted at the end.
 
+    With `folds` each seed trains everything once for each fold of a cross-validation by query, as
+    `folds.divided` makes them: those that the data give, or so many as are asked for, which each
+    seed draws anew. The results of a fold go to `out/seed-K-fold-F.json`, and those of its seed are
+    pooled. Nothing learns from a test query, not even without its label: unlabelled pairs are the
+    data's own, none of which has a judged query, or are mined with queries that are not judged.
+    Speed is measured on the models of fold 0 of the first seed, whose student is the one to deploy.
+
     Raises OSError before any work where `out` holds something that the program did not write, or
-    cannot be written to, and ModuleNotFoundError where a package is missing.
+    cannot be written to, ModuleNotFoundError where a package is missing, and DataError where the
+    data have folds and `folds` is None, or the other way round.
     """
     out = outputs.claim(out, "run")
     # Else one would be found missing only after hours of training.
     with needed("`ecomkd run`", "run"):
         for name in ("lightgbm", "onnx"):
             import_module(name)
+    _agree(source, replace(profile, seed=seeds[0]), folds)
     machine = bench.hardware() | {"precision": runtime.precision(profile)}
     written: list[str] = []
 
@@ -299,21 +362,37 @@ def run(
     for seed in seeds:
         own = replace(profile, seed=seed)
         data, catalogue = sources.load(source, own), sources.catalogue(source, own)
+        parts, pairs = [data], judged(data)
+        if folds is not None:
+            parts = divided(data, None if folds == "given" else folds, seed)
+            data = DatasetDict(train=pairs, test=pairs)  # each is learnt from, and each is tested
         for sentence in cautions(data, catalogue):
             if sentence not in notes:
                 warnings.warn(sentence, stacklevel=2)
                 notes.append(sentence)
-        made = trained(data, catalogue, own, unlabelled)
-        first = first or made
-        results.append(results_of(made))
+        found = []
+        for fold, part in enumerate(parts):
+            made = trained(part, catalogue, own, unlabelled)
+            first = first or made
+            found.append(results_of(made))
+            if folds is not None:
+                keep(f"seed-{seed}-fold-{fold}.json", report.to_json(found[-1]))
+        results.append(found[0] if folds is None else pooled(found, pairs))
         keep(f"seed-{seed}.json", report.to_json(results[-1]))
+    if folds is not None:
+        notes.append(
+            f"Cross-validation in {len(parts)} folds: each query was tested once by each seed, by "
+            "models that learnt from other folds. Speed was measured on the models of fold 0 of "
+            f"seed {seeds[0]}, and the student to deploy is one of them: it learnt from the labels "
+            f"of {len(parts) - 2} of the {len(parts)} folds."
+        )
     test = first.data["test"]
     clock = speed(
         first.teacher, first.students["kd_unlabelled"], test, first.profile, first.exported
     )
     rows = table(results)
     kinds = by_kind(results)
-    said = verdict(results)
+    said, compared = verdict(results), comparisons(results)
     outputs.expect(out, "run", ["report.json"])
     report.write_recorded(
         out / "report.json",
@@ -335,6 +414,7 @@ def run(
             "by_kind": None if kinds is None else json.loads(kinds.to_json(orient="index")),
             "speed": json.loads(clock.to_json(orient="index")),
             "notes": notes,
+            "comparisons": compared.to_dict("records"),
             "verdict": said,
         },
         goals=[],
@@ -345,21 +425,46 @@ def run(
     gains, max_length = judge.gains(test), first.profile.max_length
     names = deploy(first.exported, out / "student", gains, max_length)
     note([f"student/{name}" for name in names])
-    keep("report.html", html(rows, clock, said, notes, command))
+    keep("report.html", html(rows, clock, compared, said, notes, command))
     outputs.prune(out, "run", written)
     return said
 
 
+def _agree(source: str | Path, profile: Profile, folds: int | Literal["given"] | None) -> None:
+    """Refuse data with folds for a run without, and the other way round."""
+    given = "folds" in sources.report(source, profile)
+    if given and folds is None:
+        raise DataError(
+            f"{source}: the queries have folds and no split: add --folds, and each query is tested "
+            "once."
+        )
+    if folds == "given" and not given:
+        raise DataError(
+            f"{source}: no column 'fold' stands in the place of 'split': add one, or give a number "
+            "of folds to be drawn, as in --folds 5."
+        )
+
+
 def html(
-    rows: pd.DataFrame, clock: pd.DataFrame, said: str, notes: Sequence[str], command: str
+    rows: pd.DataFrame,
+    clock: pd.DataFrame,
+    compared: pd.DataFrame,
+    said: str,
+    notes: Sequence[str],
+    command: str,
 ) -> str:
-    """A self-contained page with the verdict, what it cannot say, the systems and their speed."""
+    """A self-contained page: the verdict, what it cannot say, comparisons, systems, their speed."""
     columns = ["ndcg@10", "ndcg@10 low", "ndcg@10 high", "lift@10", "mrr"]
     columns += ["accuracy", "macro_precision", "macro_recall", "macro_f1"]
     shown = rows[[column for column in columns if column in rows]]
     parts = [
         f"<p><strong>{escape(said)}</strong></p>",
         *(f"<p>{escape(sentence)}</p>" for sentence in notes),
+        "<h2>What beats what</h2>",
+        compared.to_html(
+            float_format="{:+.3f}".format, na_rep="", border=0, index=False, classes="compared"
+        ),
+        f"<p>{escape(WORDS)}</p>",
         "<h2>Quality on held-out queries</h2>",
         shown.to_html(float_format="{:.3f}".format, border=0),
         "<h2>Speed and size</h2>",
@@ -377,7 +482,7 @@ _PAGE = """<!doctype html>
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; display: block; overflow-x: auto; font-size: 0.9rem; }
 th, td { padding: 0.3rem 0.7rem; text-align: right; border-bottom: 1px solid #8884; }
-th:first-child { text-align: left; }
+th:first-child, .compared th, .compared td { text-align: left; }
 </style></head><body><h1>Distillation report</h1>
 BODY
 </body></html>

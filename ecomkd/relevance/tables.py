@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -31,6 +31,9 @@ SYSTEMS = {
 }
 """The rows of every results table, and the colour role of each (`plots.PALETTE`)."""
 
+LEAST_SEEDS = 3
+"""From so many seeds that share their test queries, intervals are over seeds and queries."""
+
 UNTRAINED = {"BM25": "BM25", "bi-encoder, untrained": "the untrained bi-encoder"}
 """The systems that rank without training, each with its name in a sentence."""
 
@@ -43,17 +46,17 @@ def ranked(results: Sequence[dict]) -> bool:
 
 
 def table(results: Sequence[dict]) -> pd.DataFrame:
-    """One row per system: means over seeds, intervals over queries for nDCG@10."""
+    """One row per system: means over seeds, and for nDCG@10 intervals as `interval` gives them."""
     rows = {}
     parts = ("ranking", "classification") if ranked(results) else ("classification",)
+    values = by_seed(results, SYSTEMS) if "ranking" in parts else None
     for name, role in SYSTEMS.items():
         row: dict = {"role": role}
         for part in parts:
             for key in results[0]["systems"][name][part]:
                 row[key] = mean(results, name, part, key)
         if "ranking" in parts:
-            values = per_query(results, [name])
-            span = metrics.bootstrap_of_means(values, lambda means, name=name: means[name])
+            span = interval(values[[name]], lambda means, name=name: means[name])
             row |= {"ndcg@10 low": span["low"], "ndcg@10 high": span["high"]}
         rows[name] = row
     return pd.DataFrame.from_dict(rows, orient="index")
@@ -71,25 +74,71 @@ def by_kind(results: Sequence[dict]) -> pd.DataFrame | None:
     return pd.concat(parts).groupby("kind").mean()
 
 
-def per_query(results: Sequence[dict], names: list[str], column: str = "ndcg@10") -> pd.DataFrame:
-    """Per-query values (queries × systems); what seeds share is averaged over them."""
+def by_seed(results: Sequence[dict], names: Iterable[str], column: str = "ndcg@10") -> pd.DataFrame:
+    """Per-query values (seeds and queries × systems), with two levels of rows."""
     parts = []
     for result in results:
         values = _of_one_seed(result, names, column)
         parts.append(values.set_axis(query_keys(result, values.index)))
-    return pd.concat(parts).groupby(level=0).mean()
+    return pd.concat(parts, keys=range(len(results)))
+
+
+def per_query(results: Sequence[dict], names: list[str], column: str = "ndcg@10") -> pd.DataFrame:
+    """Per-query values (queries × systems); what seeds share is averaged over them."""
+    return by_seed(results, names, column).groupby(level=1).mean()
+
+
+def interval(values: pd.DataFrame, statistic: Callable[[pd.DataFrame], pd.Series]) -> dict:
+    """A statistic of the mean values of `by_seed`, with a 95 % interval: `value`, `low`, `high`.
+
+    It is over seeds and queries together, as `metrics.two_way_bootstrap`, where there are
+    LEAST_SEEDS or more and all of them have the same queries. Otherwise it is over queries, as
+    `metrics.bootstrap_of_means`, each of them with its mean over the seeds that share it.
+    """
+    if not _crossed(values.index):
+        return metrics.bootstrap_of_means(values.groupby(level=1).mean(), statistic)
+    queries = values.index.get_level_values(1).unique()
+    table = np.stack([part.droplevel(0).loc[queries] for _, part in values.groupby(level=0)])
+    return metrics.two_way_bootstrap(
+        table, lambda means: np.asarray(statistic(pd.DataFrame(means, columns=values.columns)))
+    )
+
+
+def _crossed(units: pd.MultiIndex) -> bool:
+    """Whether there are LEAST_SEEDS seeds or more, and each has all queries; of seeds, queries."""
+    seeds, queries = (units.unique(level) for level in (0, 1))
+    return len(seeds) >= LEAST_SEEDS and len(units.unique()) == len(seeds) * len(queries)
+
+
+def difference(values: pd.DataFrame, a: str, b: str) -> dict:
+    """System `a` minus system `b` in `by_seed`'s values, with an interval as `interval` gives it.
+
+    Over queries alone it is that of `metrics.paired_bootstrap`.
+    """
+    if _crossed(values.index):
+        found = interval(values, lambda means: means[a] - means[b])
+        return {"difference": found.pop("value"), **found}
+    means = values.groupby(level=1).mean()
+    return metrics.paired_bootstrap(means[a], means[b])
 
 
 def f1_difference(results: Sequence[dict], a: str, b: str) -> dict:
-    """Macro-F1 of system `a` minus that of `b`, as `metrics.macro_f1_difference` gives it."""
-    labels, first, second, units = [], [], [], []
-    for result in results:
+    """Macro-F1 of system `a` minus that of `b`, as `metrics.macro_f1_difference` gives it.
+
+    The interval is over seeds and queries together where `interval` takes both.
+    """
+    labels, first, second, units, seeds = [], [], [], [], []
+    for seed, result in enumerate(results):
         labels += result["label"]
         first += result["systems"][a]["predicted"]
         second += result["systems"][b]["predicted"]
         units += query_keys(result, result["query_id"])
+        seeds += [seed] * len(result["label"])
     classes = len(results[0]["systems"][a]["per_class"])
-    return metrics.macro_f1_difference(labels, first, second, units, classes)
+    both = _crossed(pd.MultiIndex.from_arrays([seeds, units]))
+    return metrics.macro_f1_difference(
+        labels, first, second, units, classes, seeds=seeds if both else None
+    )
 
 
 def mean(results: Sequence[dict], name: str, part: str, key: str) -> float:

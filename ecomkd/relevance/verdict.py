@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from ecomkd import metrics
+import pandas as pd
+
 from ecomkd.relevance.tables import (
     DISTILLED,
     PLAIN,
     TEACHER,
     UNTRAINED,
+    by_seed,
+    difference,
     f1_difference,
     mean,
-    per_query,
     query_keys,
     ranked,
 )
+
+BEATS, DOES_NOT_BEAT, CANNOT_BE_TOLD = "beats", "does not beat", "cannot be told"
 
 LEAST_QUERIES = 20
 """With fewer test queries there is no verdict: an interval over so few says little."""
@@ -25,7 +30,20 @@ LEAST_QUERIES = 20
 LEAST_LIFT = 0.05
 """Of a teacher's lift below this no share is told: it would be a ratio of two small numbers."""
 
+MARGIN = 0.005
+"""The margin of relevance, in nDCG@10 and in macro-F1: half a point, as much as int8 may cost. What
+is smaller nobody notices who searches."""
+
+WORDS = (
+    f"{BEATS}: the 95 % interval of the difference lies above 0 (superior). {DOES_NOT_BEAT}: its "
+    f"upper end lies below {MARGIN}, the margin under which a gain is too small to matter (a "
+    f"relevant superiority is ruled out). {CANNOT_BE_TOLD}: neither, for the interval is too wide, "
+    f"or there are fewer than {LEAST_QUERIES} test queries."
+)
+"""What the three words of `comparisons` mean."""
+
 _ROUNDING = 1e-9
+_NO_INTERVAL = dict.fromkeys(("difference", "low", "high"), math.nan)
 
 
 @dataclass(frozen=True)
@@ -53,7 +71,7 @@ def verdict(results: Sequence[dict]) -> str:
     What needs no training is BM25 or the untrained bi-encoder, whichever ranks better. Where most
     queries have a single candidate or none has a relevant one, the verdict goes by macro-F1.
     """
-    by = _order(results) if ranked(results) else _classes(results)
+    by = _measure(results)
     if by.queries < LEAST_QUERIES:
         return (
             f"No verdict: there are {by.queries} test queries to go by, and intervals over fewer "
@@ -63,7 +81,7 @@ def verdict(results: Sequence[dict]) -> str:
     over = {name: by.over(name, by.rival) for name in (TEACHER, PLAIN, DISTILLED)}
     gain, above_chance = by.over(DISTILLED, PLAIN), by.over(TEACHER, "random")
     for name, found in over.items():
-        if found["high"] - found["low"] < _ROUNDING < abs(found["difference"]):
+        if _without_width(found):
             return (
                 f"No verdict: from {by.rival_name} the {name} differs by the same "
                 f"{found['difference']:+.3f} {by.name} on every test query, so the interval has no "
@@ -103,15 +121,68 @@ def verdict(results: Sequence[dict]) -> str:
     )
 
 
+def comparisons(results: Sequence[dict]) -> pd.DataFrame:
+    """The comparisons that decide, each with its interval and one of three words.
+
+    The rows are the teacher, the distilled student and the undistilled one against the best that
+    nobody trained, and the distilled against the undistilled, by the measure of the `verdict`.
+    Where that is the order, a last row has the two students' classes. The columns are `system`,
+    `against`, `measure`, `difference`, `low`, `high` and `word`.
+
+    The words are those of a test of superiority with a margin of relevance (Lakens 2017,
+    doi:10.1177/1948550617697177): BEATS where the interval lies above 0, DOES_NOT_BEAT where its
+    upper end is below MARGIN, so that a gain worth having is ruled out, and else CANNOT_BE_TOLD.
+    An interval that excludes neither is no sign that two systems are alike. Where the `verdict`
+    trusts no interval, for want of queries or of width, nothing can be told either.
+    """
+    by = _measure(results)
+    asked = [(by, name, by.rival) for name in (TEACHER, DISTILLED, PLAIN)]
+    asked.append((by, DISTILLED, PLAIN))
+    if ranked(results):
+        asked.append((_classes(results), DISTILLED, PLAIN))
+    rows = []
+    for measure, name, other in asked:
+        # A single query has no interval.
+        found = measure.over(name, other) if measure.queries > 1 else _NO_INTERVAL
+        rows.append(
+            {
+                "system": name,
+                "against": measure.rival_name if other == measure.rival else other,
+                "measure": measure.name,
+                **found,
+                "word": _word(measure, found),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _word(by: _Measure, found: dict) -> str:
+    if by.queries < LEAST_QUERIES or _without_width(found):
+        return CANNOT_BE_TOLD
+    if found["low"] > 0:
+        return BEATS
+    return DOES_NOT_BEAT if found["high"] < MARGIN else CANNOT_BE_TOLD
+
+
+def _without_width(found: dict) -> bool:
+    """Whether the difference is the same on every query, and not 0."""
+    return found["high"] - found["low"] < _ROUNDING < abs(found["difference"])
+
+
+def _measure(results: Sequence[dict]) -> _Measure:
+    return _order(results) if ranked(results) else _classes(results)
+
+
 def _order(results: Sequence[dict]) -> _Measure:
-    score = per_query(results, [TEACHER, PLAIN, DISTILLED, *UNTRAINED])
-    score["random"] = per_query(results, [TEACHER], "random_ndcg@10")[TEACHER]
-    rival = score[list(UNTRAINED)].mean().idxmax()
+    score = by_seed(results, [TEACHER, PLAIN, DISTILLED, *UNTRAINED])
+    score["random"] = by_seed(results, [TEACHER], "random_ndcg@10")[TEACHER]
+    means = score.groupby(level=1).mean()
+    rival = means[list(UNTRAINED)].mean().idxmax()
     return _Measure(
         name="nDCG@10",
-        queries=len(score),
+        queries=len(means),
         value=lambda name: mean(results, name, "ranking", "lift@10"),
-        over=lambda a, b: metrics.paired_bootstrap(score[a], score[b]),
+        over=partial(difference, score),
         enough=0.9,
         whole="lift over a random order",
         rival=rival,
