@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import tiny_models
 import torch
 
-from ecomkd import cli, distill, export, outputs, score
+from ecomkd import bench, cli, distill, export, outputs, score
 from ecomkd.data.schema import GAINS
 from ecomkd.relevance import gate as gating
 from ecomkd.relevance import runtimes
@@ -19,6 +20,15 @@ from ecomkd.relevance import runtimes
 TOKENIZER = tiny_models.tokenizer()
 LENGTH = 24
 QUERIES = 20
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hurried():
+    """No test asks how long anything takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtimes, "_TIMED", 2)
+        patch.setattr(bench, "interleaved", partial(bench.interleaved, repeats=1, warmup=0))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +101,8 @@ def ruined(folder: Path) -> Path:
 def tried(arguments: list, capsys) -> tuple[int, str, str]:
     capsys.readouterr()
     status = cli.main([str(argument) for argument in arguments])
-    return status, *capsys.readouterr()
+    printed, err = capsys.readouterr()
+    return status, printed, err.rstrip("\n").split("\n")[-1]  # without the bars of progress
 
 
 def command(model: Path, data: Path, *further) -> list:
@@ -106,7 +117,7 @@ def test_the_gate_passes_and_writes_what_the_table_says(
 ):
     out = tmp_path / "serving"
     status, printed, err = tried(command(checkpoint, shop, "--max-loss", 60, "--out", out), capsys)
-    assert (status, err) == (0, "")
+    assert status == 0, err
     outputs.check(out, "quantize")
     kept = json.loads((out / "quantize.json").read_text("utf-8"))
     chosen = runtimes.Variant(*kept["data"]["chosen"].values())
@@ -144,6 +155,9 @@ def test_what_is_written_scores_as_it_was_measured(
 ):
     """Whichever was chosen; `score.py` reads from `labels.json` how it is to be run."""
     monkeypatch.setattr(gating, "winner", lambda table, loss: variant)
+    for module in (gating, runtimes):
+        both = tuple(dict.fromkeys([runtimes.VARIANTS[0], variant]))
+        monkeypatch.setattr(module, "available", lambda both=both: both)
     profile = tiny_models.profile(own_artifacts)
     out = tmp_path / "serving"
     found = gating.gate(checkpoint, shop, profile, 60.0, out, LENGTH)
@@ -199,7 +213,7 @@ def test_the_gate_fails_where_int8_is_ruined_and_leaves_what_was_there(
     bad = ruined(tmp_path / "ruined")
     status, printed, err = tried(command(bad, shop, "--max-loss", 0.5, "--out", out), capsys)
     assert status == 1
-    assert err.startswith("ecomkd: No quantised variant ") and err.count("\n") == 1
+    assert err.startswith("ecomkd: No quantised variant ")
     assert "serve the model in fp32" in err
     assert "ONNX Runtime" in printed and "fp32" in printed
     assert (out / "manifest.json").read_text() == before
@@ -222,7 +236,7 @@ def test_the_sentence_of_a_failed_gate_names_the_nearest_variant_and_its_loss(
         1,
         "ecomkd: No quantised variant loses at most 0.5 points: ONNX Runtime int8, the nearest, "
         "loses 3.25 of nDCG@10 and 0.125 of macro-F1 on 48 test pairs; serve the model in fp32, or "
-        "allow more with --max-loss.\n",
+        "allow more with --max-loss.",
     )
 
 
@@ -254,7 +268,7 @@ def test_a_deployed_student_is_held_against_the_model_that_it_was_made_of(
     export.deploy(export.exports(checkpoint, profile), student, GAINS, LENGTH)
     arguments = ["quantize", student, "--on", shop, "--max-loss", 100]
     status, printed, err = tried(arguments, capsys)
-    assert (status, err) == (0, "")
+    assert status == 0, err
     assert "on 48 test pairs" in printed
 
     shutil.rmtree(next(own_artifacts.glob("onnx-*")))
@@ -269,10 +283,10 @@ def test_a_folder_with_an_onnx_file_will_do(
     export.to_onnx(model, TOKENIZER, tmp_path / "onnx" / "model.onnx")
     out = tmp_path / "out"
     arguments = command(tmp_path / "onnx", shop, "--max-loss", 100, "--out", out)
-    assert tried(arguments, capsys)[::2] == (0, "")
+    assert tried(arguments, capsys)[0] == 0
     assert {path.name for path in (tmp_path / "onnx").glob("*.onnx")} == {"model.onnx"}
     # What it wrote itself, it replaces; not a folder to which something was added.
-    assert tried(arguments, capsys)[::2] == (0, "")
+    assert tried(arguments, capsys)[0] == 0
     (out / "notes.txt").write_text("the only copy")
     status, _, err = tried(arguments, capsys)
     assert status == 1 and "`ecomkd quantize` did not write notes.txt" in err
@@ -341,12 +355,11 @@ def test_a_model_that_will_not_do_gets_one_sentence(
     status, printed, err = tried(["quantize", model, "--on", shop, *further], capsys)
     assert (status, printed) == (1, "")
     assert err.startswith("ecomkd: ") and sentence in err
-    assert err.count("\n") == 1
 
 
 def test_data_without_the_split_are_refused(checkpoint, shop, tmp_path, capsys, own_artifacts):
     frame = pd.read_csv(shop / "judgments.csv")
     frame[frame["split"] != "test"].to_csv(tmp_path / "untested.csv", index=False)
     status, _, err = tried(command(checkpoint, tmp_path / "untested.csv"), capsys)
-    assert status == 1 and err.count("\n") == 1
-    assert "test" in err
+    assert status == 1
+    assert err.startswith("ecomkd: ") and "test" in err

@@ -1,6 +1,7 @@
 """One classifier in several runtimes: the same answers, a table like for like, and the choice."""
 
 import sys
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ import tiny_models
 import torch
 from datasets import Dataset
 
-from ecomkd import distill, export, score
+from ecomkd import bench, distill, export, score
 from ecomkd.relevance import judge, runtimes
 from ecomkd.relevance.runtimes import VARIANTS, like_for_like, winner
 
@@ -20,6 +21,15 @@ needs_openvino = pytest.mark.skipif(
     "openvino" not in {variant.runtime for variant in runtimes.available()},
     reason="OpenVINO is not installed",
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hurried():
+    """No test asks how long anything takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtimes, "_TIMED", 2)
+        patch.setattr(bench, "interleaved", partial(bench.interleaved, repeats=1, warmup=0))
+        yield
 
 
 def export_of(model, folder):
@@ -181,7 +191,8 @@ def test_losses_are_points_against_the_same_models_own_fp32(table):
             assert np.allclose(own[f"{name}_loss"], 100 * (origin[name] - own[name]))
     floats = table.xs("fp32", level="precision")
     assert np.allclose(floats[["macro_f1_loss", "ndcg@10_loss"]], 0)
-    assert table.loc["teacher", "macro_f1"].iloc[0] != table.loc["student", "macro_f1"].iloc[0]
+    teacher, student = (table.xs(model)["macro_f1"].iloc[0] for model in ("teacher", "student"))
+    assert teacher != student
 
 
 def test_where_no_order_can_be_judged_there_is_no_ndcg(exported, pairs):
