@@ -12,7 +12,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,43 @@ def throughput(
             for _ in range(repeats)
         ]
     return {"per_second": items / float(np.median(rounds)), "items": items, **setting}
+
+
+def interleaved(
+    work: Mapping[Hashable, Sequence[Callable[[], Any]]], repeats: int = 9, warmup: int = 1
+) -> dict[Hashable, float]:
+    """The median time of a call, in ms, of several ways to do a thing, compared with each other.
+
+    A machine that is busy for a while, or hot, makes whatever it runs then look slow. So the ways
+    take turns, each with all its calls, round after round, and each round another one begins.
+
+    Args:
+        work: the calls of each way, the same ones in the same order. All run on the CPU, on the
+            threads that they were made with.
+        repeats: rounds, so that each call is timed so often.
+        warmup: rounds before the clock starts.
+
+    Raises:
+        ValueError: no way, a way without a call, repeats below 1, warmup below 0.
+
+    Example:
+        >>> product, power = (lambda: 3.0 * 3.0), (lambda: 3.0**2)
+        >>> times = interleaved({"product": [product], "power": [power]}, repeats=5)
+        >>> sorted(times), min(times.values()) > 0
+        (['power', 'product'], True)
+    """
+    ways = list(work)
+    for calls in work.values() or [[]]:
+        _check("interleaved", calls, warmup, repeats, None)
+    times: dict[Hashable, list[float]] = {way: [] for way in ways}
+    with _settled(interleaved, None, "cpu"):
+        for turn in range(warmup + repeats):
+            first = turn % len(ways)
+            for way in ways[first:] + ways[:first]:
+                taken = [_seconds(lambda one: one(), call, "cpu") for call in work[way]]
+                if turn >= warmup:
+                    times[way] += taken
+    return {way: 1000 * float(np.median(taken)) for way, taken in times.items()}
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The command line: `ecomkd check`, `run`, `index`, `serve` and `shop`.
+"""The command line: `ecomkd check`, `run`, `quantize`, `index`, `serve` and `shop`.
 
 What a command needs is imported when it runs, so that help and refusals are quick. Chapters 1, 5, 8
 and 9.
@@ -147,10 +147,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(function: Callable[[argparse.Namespace], None], text: str, example: str):
+    def command(
+        function: Callable[[argparse.Namespace], None], text: str, example: str, further: str = ""
+    ):
         name = example.split()[0]
         made = commands.add_parser(
-            name, help=text, description=text, epilog=f"Example: ecomkd {example}"
+            name, help=text, description=text + further, epilog=f"Example: ecomkd {example}"
         )
         made.set_defaults(command=function)
         return made
@@ -184,6 +186,28 @@ def _parser() -> argparse.ArgumentParser:
     _number(run, "--folds", text, LEAST_FOLDS, bare=True)
     text = "put the teacher there too, for `serve --shadow`"
     index.add_argument("--with-teacher", action="store_true", help=text)
+
+    quantize = command(
+        _quantize,
+        "Write the quickest quantised variant of a classifier that loses little, or fail.",
+        "quantize report/student --on my_shop/ --max-loss 0.5 --out serving/",
+        " ONNX Runtime and OpenVINO run it in fp32 and quantised (int8, and bf16 where the "
+        "processor has it), on one thread. It is a gate for CI: the exit status is 1 where every "
+        "quantised variant loses more than --max-loss, however quick fp32 is. Run it on the kind "
+        "of machine that serves.",
+    )
+    text = "a folder with model.safetensors or model.onnx, or the student/ that `run` deployed"
+    quantize.add_argument("model", metavar="MODEL", type=Path, help=text)
+    text = "judged pairs: shop, esci, or the path of a folder, CSV or Parquet file"
+    quantize.add_argument("--on", required=True, metavar="DATA", help=text)
+    text = "points (hundredths) of nDCG@10 and of macro-F1 that may be lost (default: %(default)s)"
+    _number(quantize, "--max-loss", text, 0, 100, kind=float, metavar="P", default=0.5)
+    text = "pairs to measure on; no model was chosen on test (default: %(default)s)"
+    quantize.add_argument("--split", choices=("test", "validation"), default="test", help=text)
+    text = "tokens at which a pair is cut (default: what labels.json in MODEL says)"
+    _number(quantize, "--max-length", text, 4, 100_000)
+    text = "where the variant goes, ready to serve; without it the gate only tells"
+    quantize.add_argument("--out", type=Path, metavar="DIR", help=text)
 
     serve = command(
         _serve,
@@ -223,7 +247,7 @@ def _number(
     high: float | None = None,
     kind: Callable[[str], float] = int,
     metavar: str = "N",
-    default: int | None = None,
+    default: float | None = None,
     bare: bool = False,
 ) -> None:
     """Add an option that takes a number within limits; one that may be `bare` is True without."""
@@ -290,6 +314,40 @@ def _run(options: argparse.Namespace) -> None:
     command = f"ecomkd run {shlex.quote(name)} {arguments} --out {shlex.quote(options.out.name)}"
     _say(run(source, profile, seeds, options.out, command, options.unlabelled, folds))
     _say(f"Report: {options.out / 'report.html'}")
+
+
+def _quantize(options: argparse.Namespace) -> None:
+    source = _source(options.on)
+    if options.out is not None:
+        outputs.claim(options.out, "quantize")
+
+    from ecomkd.relevance.gate import gate
+
+    name = source.name if isinstance(source, Path) else source
+    words = ["ecomkd", "quantize", options.model.name, "--on", name, "--split", options.split]
+    words += ["--max-loss", f"{options.max_loss:g}"]
+    if options.max_length is not None:
+        words += ["--max-length", str(options.max_length)]
+    if options.out is not None:
+        words += ["--out", options.out.name]
+    found = gate(
+        options.model,
+        source,
+        Profile.named(),
+        options.max_loss,
+        options.out,
+        options.max_length,
+        options.split,
+        shlex.join(words),
+    )
+    _say(str(found.shown()))
+    for note in found.notes:
+        _say(f"  note: {note}")
+    if found.taken is None:
+        raise RuntimeError(found.sentence)
+    _say(found.sentence)
+    if options.out is not None:
+        _say(f"Written: {options.out}")
 
 
 def _index(options: argparse.Namespace) -> None:

@@ -1,7 +1,7 @@
 """From PyTorch to ONNX, in fp32 and int8, and back to probabilities: what a shop serves.
 
-What answers (`OnnxClassifier`, `Scorer`, `predict_onnx`) needs no PyTorch; what exports imports it
-when it is called. Chapter 5.
+What answers (`OnnxClassifier`, `OpenVinoClassifier`, `Scorer`, `predict_onnx`) needs no PyTorch;
+what exports imports it when it is called. Chapter 5.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ _SAMPLE = (
     ("cot", "Baby bed with bars, solid beech, 120 x 60 cm, height of the base in three steps"),
 )
 """Pairs on which an export is compared with its origin."""
+
+_INT8 = "model.int8.onnx"
+"""The file that a deployed folder holds where nothing else is said."""
 
 
 def to_onnx(model, tokenizer, path: Path | str) -> Path:
@@ -97,9 +100,6 @@ def quantize(path: Path | str) -> Path:
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
-    from scipy.special import softmax
-
-    from ecomkd.models import load_tokenizer
 
     path = Path(path)
     target = path.with_suffix(".int8.onnx")
@@ -116,9 +116,50 @@ def quantize(path: Path | str) -> Path:
     finally:
         root.setLevel(level)
         prepared.unlink(missing_ok=True)
-    inputs = _sample(load_tokenizer(str(path.parent)))
-    before, after = (softmax(OnnxClassifier(file)(**inputs), axis=1) for file in (path, target))
-    _check_parity(target, np.abs(after - before).max(axis=1).mean(), tolerance=0.35)
+    _check_quantised(path, target)
+    return target
+
+
+def quantize_weights(path: Path | str, target: Path | str) -> Path:
+    """Store the matrices of an ONNX classifier in int8, a scale for each row of words or channel.
+
+    Activations are left to the runtime, which computes with the weights as if they were float32 or,
+    as OpenVINO does, rounds the activations in small groups. Read from the file that `quantize`
+    writes, OpenVINO is as far from the float model as ONNX Runtime, and slower than in float32.
+
+    Writes `target` and returns it, after the check that `quantize` makes, or raises RuntimeError
+    and leaves no file. A matrix is an initial value of two axes that a `MatMul`, `Gemm` or `Gather`
+    reads.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    path, target = Path(path), Path(target)
+    model = onnx.load(path)
+    graph = model.graph
+    weights = {weight.name: weight for weight in graph.initializer}
+    added = []
+    for name, axis in _matrices(graph).items():
+        values = numpy_helper.to_array(weights[name])
+        if values.ndim != 2 or values.dtype != np.float32:
+            continue
+        largest = np.abs(values).max(axis=1 - axis, keepdims=True)
+        scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+        rounded = np.rint(values / scale).astype(np.int8)
+        graph.initializer.remove(weights[name])
+        graph.initializer.extend(
+            [
+                numpy_helper.from_array(rounded, f"{name}_int8"),
+                numpy_helper.from_array(scale.squeeze(1 - axis), f"{name}_scale"),
+            ]
+        )
+        parts = [f"{name}_int8", f"{name}_scale"]
+        added.append(helper.make_node("DequantizeLinear", parts, [name], axis=axis))
+    nodes = [*added, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    onnx.save(model, target)
+    _check_quantised(path, target)
     return target
 
 
@@ -131,12 +172,31 @@ class OnnxClassifier:
     """
 
     def __init__(self, path: Path | str, threads: int | None = None):
-        self.session = score.session(path, threads)
-        self.inputs = [node.name for node in self.session.get_inputs()]
+        self._take(score.session(path, threads))
+
+    def _take(self, session) -> None:
+        self.session = session
+        self.inputs = [node.name for node in session.get_inputs()]
 
     def __call__(self, **tokens) -> np.ndarray:
         feed = {name: np.asarray(tokens[name], dtype=np.int64) for name in self.inputs}
         return self.session.run(None, feed)[0]
+
+
+class OpenVinoClassifier(OnnxClassifier):
+    """The same function, computed by OpenVINO: see `OpenVinoSession`.
+
+    Args:
+        path: a file that `to_onnx` or `quantize_weights` wrote.
+        threads: processor threads; None lets OpenVINO choose.
+        bf16: compute in bfloat16 what is not in int8.
+
+    Raises ModuleNotFoundError without the package `openvino`.
+    """
+
+    def __init__(self, path: Path | str, threads: int | None = None, bf16: bool = False):
+        with needed("OpenVinoClassifier", "openvino"):
+            self._take(score.OpenVinoSession(path, threads, bf16))
 
 
 def exports(folder: Path, profile: Profile) -> Path:
@@ -163,19 +223,28 @@ def predict_onnx(path: Path, pairs, profile: Profile) -> np.ndarray:
         return np.stack(list(rows))
 
 
-def deploy(folder: Path, out: Path, gains: Mapping, max_length: int) -> list[str]:
+def deploy(
+    folder: Path, out: Path, gains: Mapping, max_length: int, file: str = _INT8, **run_by
+) -> list[str]:
     """Copy an exported student into `out`, with all that is needed to score; return the file names.
 
-    Beside the int8 model and its tokenizer stand `labels.json`, which says what the classes are
+    Beside the model `file` and its tokenizer stand `labels.json`, which says what the classes are
     called, what each is worth and at how many tokens a pair is cut, and `score.py`. Nothing else
-    that may be in `out` is touched.
+    that may be in `out` is touched. `run_by` are the `runtime` and `bf16` of a `Scorer`, where they
+    are not its defaults: `labels.json` names them, and the file where it is not the int8 one.
     """
     out.mkdir(parents=True, exist_ok=True)
-    kept = [path for path in folder.iterdir() if path.name not in (MANIFEST, "model.onnx")]
+    kept = [
+        path
+        for path in folder.iterdir()
+        if path.name != MANIFEST and (path.suffix != ".onnx" or path.name == file)
+    ]
     for path in [*kept, Path(score.__file__)]:
         shutil.copyfile(path, out / path.name)
     labels, worth = list(map(str, gains)), list(gains.values())
-    label_map = {"labels": labels, "gains": worth, "max_length": max_length}
+    label_map = {"labels": labels, "gains": worth, "max_length": max_length, **run_by}
+    if file != _INT8:
+        label_map["file"] = file
     write_text(out / "labels.json", json.dumps(label_map, indent=1))
     return sorted([path.name for path in kept] + ["labels.json", "score.py"])
 
@@ -198,6 +267,32 @@ def _positional(model, names: tuple[str, ...]):
 def _sample(tokenizer) -> dict:
     queries, products = zip(*_SAMPLE, strict=True)
     return dict(tokenizer(list(queries), list(products), padding=True, return_tensors="pt"))
+
+
+def _matrices(graph) -> dict[str, int]:
+    """The initial values that multiplications and look-ups read, each with the axis of its scale.
+
+    That is the axis that stays in the result, so that a product can be scaled after it was summed.
+    """
+    given = {weight.name for weight in graph.initializer}
+    found = {}
+    for node in graph.node:
+        flipped = any(entry.name == "transB" and entry.i for entry in node.attribute)
+        place = {"Gather": 0, "MatMul": 1, "Gemm": 1}.get(node.op_type)
+        if place is not None and node.input[place] in given:
+            found[node.input[place]] = 0 if node.op_type == "Gather" or flipped else 1
+    return found
+
+
+def _check_quantised(path: Path, target: Path) -> None:
+    """Compare class probabilities of a quantised file and of its origin, as `quantize` says."""
+    from scipy.special import softmax
+
+    from ecomkd.models import load_tokenizer
+
+    inputs = _sample(load_tokenizer(str(path.parent)))
+    before, after = (softmax(OnnxClassifier(file)(**inputs), axis=1) for file in (path, target))
+    _check_parity(target, np.abs(after - before).max(axis=1).mean(), tolerance=0.35)
 
 
 def _check_parity(path: Path, off: float, tolerance: float) -> None:

@@ -116,7 +116,35 @@ def test_settings_are_restored_after_an_error():
     assert probe.training and gc.isenabled()
 
 
+def test_interleaved_ways_take_turns_and_each_begins_a_round(clock):
+    """So that what a machine does beside them falls on all of them."""
+    seen = []
+
+    def call(name, seconds):
+        def timed():
+            seen.append(name)
+            clock.now += seconds
+
+        return timed
+
+    work = {"a": [call("a", 1), call("a", 3), call("a", 3)], "b": [call("b", 2)]}
+    assert bench.interleaved(work, repeats=3, warmup=1) == {"a": 3000, "b": 2000}
+    assert "".join(seen) == "aaab" + "baaa" + "aaab" + "baaa"
+
+
+def test_interleaved_leaves_warmup_out(clock):
+    times = iter([100, 1, 1, 1])
+
+    def call():
+        clock.now += next(times)
+
+    assert bench.interleaved({"a": [call]}, repeats=3, warmup=1) == {"a": 1000}
+
+
 BAD = {
+    "no ways": (lambda: bench.interleaved({}), "interleaved: there is nothing to call with"),
+    "a way without calls": (lambda: bench.interleaved({"a": []}), "nothing to call with"),
+    "rounds": (lambda: bench.interleaved({"a": [list]}, repeats=0), "repeats 0"),
     "no inputs": (lambda: bench.latency(len, []), "nothing to call with"),
     "warmup": (lambda: bench.latency(len, [""], warmup=-1), "warmup is -1"),
     "repeats": (lambda: bench.latency(len, [""], repeats=0), "repeats 0"),

@@ -131,6 +131,22 @@ BAD = {
         ["index", "shop", "--out", "mine"],
         f"mine: `ecomkd index` {MINE}",
     ),
+    "quantize into what is not its own": (
+        ["quantize", "mine", "--on", "shop", "--out", "mine"],
+        f"mine: `ecomkd quantize` {MINE}",
+    ),
+    "quantize into a file": (
+        ["quantize", "mine", "--on", "shop", "--out", "file"],
+        "file: a file of this name is there; give another folder.",
+    ),
+    "quantize what is not there": (
+        ["quantize", "nowhere", "--on", "shop"],
+        "nowhere: no such folder; check the path.",
+    ),
+    "quantize what is no folder": (
+        ["quantize", "file", "--on", "shop"],
+        "file: no such folder; check the path.",
+    ),
     "shop into what is not its own": (["shop", "mine"], f"mine: `ecomkd shop` {MINE}"),
     "run into a link to itself": (
         ["run", "shop", "--out", "loop"],
@@ -194,6 +210,7 @@ def test_an_unknown_profile_in_the_environment_is_named(tmp_path, capsys, monkey
 
 
 RUN, SERVE = ["run", "shop", "--out", "x"], ["serve", "x"]
+QUANTIZE = ["quantize", "x", "--on", "shop"]
 USAGE = {
     "no command": ([], "COMMAND"),
     "unknown command": (["train"], "invalid choice: 'train'"),
@@ -204,6 +221,12 @@ USAGE = {
     "no output of an index": (["index", "shop"], "--out"),
     "no folder to serve": (["serve"], "DIR"),
     "no folder to write": (["shop"], "OUT"),
+    "no model": (["quantize", "--on", "shop"], "MODEL"),
+    "no data to measure on": (["quantize", "x"], "--on"),
+    "a negative loss": ([*QUANTIZE, "--max-loss", "-1"], "-1: give a number from 0 to 100"),
+    "no number of points": ([*QUANTIZE, "--max-loss", "nan"], "nan: give a number from 0 to 100"),
+    "pairs that were trained on": ([*QUANTIZE, "--split", "train"], "invalid choice: 'train'"),
+    "no tokens": ([*QUANTIZE, "--max-length", "0"], "0: give a whole number from 4 to 100000"),
     "no seed": ([*RUN, "--seeds", "0"], "0: give a whole number from 1 to 1000"),
     "a negative number of seeds": ([*RUN, "--seeds", "-1"], "-1: give a whole number from 1"),
     "half a seed": ([*RUN, "--seeds", "1.5"], "1.5: give a whole number from 1 to 1000"),
@@ -470,7 +493,7 @@ def test_index_can_put_the_teacher_beside_the_student(tmp_path, capsys, called):
     assert [given[3] for given in called] == [{"with_teacher": False}, {"with_teacher": True}]
 
 
-@pytest.mark.parametrize("command", ["check", "run", "index", "serve", "shop"])
+@pytest.mark.parametrize("command", ["check", "run", "quantize", "index", "serve", "shop"])
 def test_help_shows_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

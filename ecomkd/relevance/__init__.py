@@ -1,8 +1,8 @@
 """Relevance of products for queries: teacher, students, baselines, verdict. Chapters 1 to 7.
 
 All public names of the modules of this part can be had from here, as `relevance.teacher`; each
-module is loaded when one of its names is first asked for. `relevance.run` and `relevance.verdict`
-are the modules.
+module is loaded when one of its names is first asked for. `relevance.gate`, `relevance.run` and
+`relevance.verdict` are the modules.
 """
 
 from ecomkd import lazy
@@ -28,6 +28,7 @@ __getattr__, __dir__ = lazy.names(
         ),
         ".tables": "by_kind DISTILLED f1_difference per_query STUDENTS SYSTEMS table UNTRAINED",
         ".verdict": "LEAST_LIFT LEAST_QUERIES",
+        ".runtimes": "available BATCHES like_for_like Variant VARIANTS winner",
         ".run": "cautions results_of speed Trained trained",
     },
 )
