@@ -95,11 +95,16 @@ class Profile:
                     f"Unknown profile field {key!r}: the fields are {', '.join(sorted(known))}."
                 )
         told: dict[str, Any] = {
-            "artifacts": Path(os.environ.get("ECOMKD_ARTIFACTS") or "artifacts"),
+            "artifacts": artifact_folder(),
             "precision": os.environ.get("ECOMKD_PRECISION") or "auto",
             **_SCALES[name],
         }
         return replace(cls(name=name, **told), **overrides)
+
+
+def artifact_folder() -> Path:
+    """Where a profile keeps what is made once, unless it names another folder."""
+    return Path(os.environ.get("ECOMKD_ARTIFACTS") or "artifacts")
 
 
 _SCALES: dict[str, dict] = {
