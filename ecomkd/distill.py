@@ -203,7 +203,7 @@ def with_teacher(encoded: Dataset, taught: Dataset) -> Dataset:
 
 
 def _ids(pairs: Dataset) -> list[tuple[str, str]]:
-    return list(zip(pairs["query_id"], pairs["product_id"], strict=True))
+    return list(zip(pairs["query_id"][:], pairs["product_id"][:], strict=True))
 
 
 def _order(encoded: Dataset) -> np.ndarray:

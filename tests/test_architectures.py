@@ -140,7 +140,7 @@ def test_a_student_learns_what_its_teacher_says_and_how_it_says_it(
     saved = models.load(tmp_path / "student", 4)
     kept = models.load_tokenizer(str(tmp_path / "student"))
     found = distill.predict(saved, encoded, kept, profile)
-    assert closeness(found)["quality"] > before / 2
+    assert closeness(found)["quality"] > 0.8 * before  # both below 0, the best at 0
     assert set(saved.state_dict()) == set(models.build_student(teacher, (0, 2)).state_dict())
 
 
@@ -233,33 +233,45 @@ def apart(kind, tmp_path):
     return profile, folder
 
 
-@pytest.mark.parametrize("row", ["kd_unlabelled", "hard", "none"])
-def test_a_student_reads_its_own_tokens_whatever_its_teacher_reads(kind, apart, row):
+def test_a_student_reads_its_own_tokens_whatever_its_teacher_reads(kind, apart):
     profile, folder = apart
-    made = stages.student(tiny_models.shop(), profile, row, teacher_folder=folder)
+    made = stages.student(tiny_models.shop(), profile, teacher_folder=folder)
     model = models.load(made, 4)
     assert model.config.model_type == other(kind)
     assert model.config.num_hidden_layers == 2
     own = tiny_models.TOKENIZERS[other(kind)]()
     assert models.load_tokenizer(str(made)).get_vocab() == own.get_vocab()
-    again = stages.student(tiny_models.shop(), profile, row, teacher_folder=folder)
-    assert again == made
 
 
-def test_a_student_of_another_class_learns_from_the_teachers_logits(apart, monkeypatch):
+@pytest.fixture
+def fitted(monkeypatch) -> list[tuple]:
+    """What would have been trained on, each time: the pairs, and the options."""
+    calls = []
+
+    def fit(model, pairs, *rest, **options):
+        calls.append((pairs, options))
+
+    monkeypatch.setattr(distill, "fit", fit)
+    return calls
+
+
+def test_a_student_of_another_class_learns_from_the_teachers_logits(apart, fitted):
     profile, folder = apart
-    learnt = {}
-    monkeypatch.setattr(
-        distill, "fit", lambda model, pairs, *rest, **options: learnt.update(pairs=pairs)
-    )
     data = tiny_models.shop()
-    stages.student(data, profile, "kd_unlabelled", teacher_folder=folder)
+    for row in ("kd_unlabelled", "hard", "none"):
+        stages.student(data, profile, row, teacher_folder=folder)
     taught = stages.teacher_pairs(data, profile, folder, "unlabelled")
     begin = models.load_tokenizer(profile.teacher)
-    wanted = distill.encode(data["unlabelled"], begin, LENGTH)
-    found = learnt["pairs"].select(range(24, 40))
-    assert found["input_ids"] == wanted["input_ids"]
-    assert found["teacher_logits"] == taught["teacher_logits"]
+    labelled, extra = (
+        distill.encode(data[split], begin, LENGTH) for split in ("train", "unlabelled")
+    )
+    (soft, _), (hard, _), (none, options) = fitted
+    assert soft["input_ids"][:] == labelled["input_ids"][:] + extra["input_ids"][:]
+    assert soft["teacher_logits"][24:] == taught["teacher_logits"][:]
+    assert hard["input_ids"][:] == soft["input_ids"][:]
+    assert hard["labels"][24:] == np.argmax(taught["teacher_logits"], axis=1).tolist()
+    assert none["input_ids"][:] == labelled["input_ids"][:]
+    assert options["alpha"] == 0
 
 
 def test_states_of_other_tokens_are_not_compared(apart):
@@ -268,9 +280,9 @@ def test_states_of_other_tokens_are_not_compared(apart):
         stages.student(tiny_models.shop(), profile, "kd_hidden", teacher_folder=folder)
 
 
-def test_all_seeds_of_a_student_share_what_its_teacher_says(apart):
+def test_all_seeds_of_a_student_share_what_its_teacher_says(apart, fitted):
     profile, folder = apart
-    reads = replace(profile, max_length=24, seed=0)
+    reads = replace(profile, max_length=12, seed=0)
     names = set()
     for seed in (1, 2):
         own = replace(profile, seed=seed)
@@ -283,6 +295,7 @@ def test_all_seeds_of_a_student_share_what_its_teacher_says(apart):
     assert len(names) == 2
     kept = list(profile.artifacts.glob("teacher_outputs-*"))
     assert len(kept) == 3  # one for both seeds, and each seed's where the profile is its own
+    assert max(fitted[0][0]["length"]) > 12  # the student's own length
 
 
 # Teacher's columns on other tokens ----------------------------------------------------------------
@@ -302,11 +315,11 @@ def both(kind, teacher, tokenizer, tmp_path):
 def test_logits_follow_their_pairs_in_any_order(both):
     encoded, taught = both
     joined = distill.with_teacher(encoded, taught)
-    assert joined["input_ids"] == encoded["input_ids"]
-    assert joined["teacher_logits"] == taught["teacher_logits"]
+    assert joined["input_ids"][:] == encoded["input_ids"][:]
+    assert joined["teacher_logits"][:] == taught["teacher_logits"][:]
     turned = distill.with_teacher(encoded.select([7, 3, 3]), taught.select(range(11, -1, -1)))
-    assert turned["teacher_logits"] == [taught["teacher_logits"][row] for row in (7, 3, 3)]
-    assert turned["product_id"] == ["p7", "p3", "p3"]
+    assert turned["teacher_logits"][:] == [taught["teacher_logits"][row] for row in (7, 3, 3)]
+    assert turned["product_id"][:] == ["p7", "p3", "p3"]
 
 
 def test_a_pair_that_the_teacher_has_not_seen(both):

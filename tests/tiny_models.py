@@ -76,8 +76,8 @@ def encoder(kind: str, layers: int = 3, hidden: int = 32, classes: int = 4, seed
         num_hidden_layers=layers,
         num_attention_heads=4,
         intermediate_size=2 * hidden,
-        # Positions are counted from behind the padding's id in two of the three.
-        max_position_embeddings=42,
+        # RoBERTa spells words that it does not know, and counts positions from behind the padding.
+        max_position_embeddings=200,
         num_labels=classes,
         initializer_range=0.2,
         pad_token_id=tokens.pad_token_id,
