@@ -34,7 +34,8 @@ class Profile:
     """How many of the users of a basket shop, drawn at random, the chapters on recommendation use
     while the reader waits; None takes all."""
     teacher: str = "minilm"
-    """A bundled checkpoint, a name on the model hub, or a folder."""
+    """A checkpoint of the package index (`minilm`, which is bundled, `mpnet`, `e5-multilingual`), a
+    name on the model hub, or a folder."""
     warm_up_pairs: int = 12_800
     """Unlabelled pairs on which the teacher, before it sees labels, learns to compare a query and a
     product as the pretrained bi-encoder does; 0 leaves that out."""
@@ -95,11 +96,16 @@ class Profile:
                     f"Unknown profile field {key!r}: the fields are {', '.join(sorted(known))}."
                 )
         told: dict[str, Any] = {
-            "artifacts": Path(os.environ.get("ECOMKD_ARTIFACTS") or "artifacts"),
+            "artifacts": artifact_folder(),
             "precision": os.environ.get("ECOMKD_PRECISION") or "auto",
             **_SCALES[name],
         }
         return replace(cls(name=name, **told), **overrides)
+
+
+def artifact_folder() -> Path:
+    """Where a profile keeps what is made once, unless it names another folder."""
+    return Path(os.environ.get("ECOMKD_ARTIFACTS") or "artifacts")
 
 
 _SCALES: dict[str, dict] = {

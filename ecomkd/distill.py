@@ -15,7 +15,7 @@ from typing import Any
 
 import datasets
 import numpy as np
-from datasets import Array2D, Dataset, Features, Value
+from datasets import Array2D, Dataset, Features, Value, concatenate_datasets
 from datasets import Sequence as SequenceFeature
 
 from ecomkd.extras import needed
@@ -33,7 +33,7 @@ _TOKENS = ("input_ids", "token_type_ids")
 
 
 def encode(dataset: Dataset, tokenizer: Any, max_length: int) -> Dataset:
-    """Query–product pairs as token ids: `[CLS] query [SEP] product [SEP]`.
+    """Query–product pairs as token ids, as in `[CLS] query [SEP] product [SEP]`.
 
     Keeps `query_id` and `product_id`; adds `input_ids`, `length`, `labels` (−100 where a pair has
     no label) and, where the tokenizer has them, `token_type_ids`. The product is cut so that the
@@ -165,6 +165,45 @@ def teacher_outputs(
         names = [f"teacher_hidden_{index}" for index in hidden_states]
         labelled = labelled.with_format("numpy", columns=names, output_all_columns=True)
     return labelled
+
+
+def with_teacher(encoded: Dataset, taught: Dataset) -> Dataset:
+    """`encoded` with the `teacher_logits` that `taught` has of the same pairs.
+
+    So a student learns from a teacher that cuts texts into other tokens: `encoded` comes from the
+    student's tokenizer, `taught` from `teacher_outputs` with the teacher's. Pairs are matched by
+    `query_id` and `product_id`; both may stand in another order, and `taught` may hold more. Only
+    logits cross over: a hidden state belongs to a token that the other tokenizer has not.
+
+    Raises ValueError for a pair that `taught` lacks, or has with two different outputs.
+    """
+    wanted, known = _ids(encoded), _ids(taught)
+    if wanted == known:
+        rows = np.arange(len(known))
+    else:
+        first: dict[tuple[str, str], int] = {}
+        logits = np.asarray(taught["teacher_logits"], np.float32)
+        for row, pair in enumerate(known):
+            before = first.setdefault(pair, row)
+            if before != row and not np.array_equal(logits[before], logits[row]):
+                raise ValueError(
+                    f"with_teacher: the teacher says two things of query_id={pair[0]!r}, "
+                    f"product_id={pair[1]!r}: give each pair one text."
+                )
+        missing = [pair for pair in wanted if pair not in first]
+        if missing:
+            raise ValueError(
+                f"with_teacher: the teacher has not seen {len(missing)} of {len(wanted)} pairs, "
+                f"such as query_id={missing[0][0]!r}, product_id={missing[0][1]!r}: run it on them."
+            )
+        rows = np.array([first[pair] for pair in wanted])
+    column = taught.select_columns(["teacher_logits"]).with_format(None).select(rows)
+    with _apart_from_the_data():
+        return concatenate_datasets([encoded, column], axis=1)
+
+
+def _ids(pairs: Dataset) -> list[tuple[str, str]]:
+    return list(zip(pairs["query_id"][:], pairs["product_id"][:], strict=True))
 
 
 def _order(encoded: Dataset) -> np.ndarray:

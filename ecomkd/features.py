@@ -87,15 +87,30 @@ def last_layer(
     return load_file(folder / "vectors.safetensors")["vectors"]
 
 
-def embed(texts: Sequence[str], profile: Profile) -> np.ndarray:
-    """Unit vectors (N, H) of texts under the pretrained sentence encoder, untrained here.
+def embed(
+    texts: Sequence[str], profile: Profile, name: str = "minilm", role: str = "document"
+) -> np.ndarray:
+    """Unit vectors (N, H) of texts under a pretrained sentence encoder, untrained here.
 
-    A text that stands twice is encoded once.
+    `name` is one of the book's (`minilm`, `mpnet`, `e5-multilingual`) or a folder of
+    sentence-transformers. `role` says what the texts are, `query` or `document`: an encoder that
+    was trained with another word before each, as E5 was, gets that word. A text that stands twice
+    is encoded once.
+
+    Raises ModelError for a checkpoint that is not installed.
     """
-    encoder = SentenceTransformer(
-        models.checkpoint("minilm"), device=str(runtime.device(profile)), local_files_only=True
+    source = models.checkpoint(name)
+    with runtime.quiet():
+        encoder = SentenceTransformer(
+            source, device=str(runtime.device(profile)), local_files_only=True
+        )
+    return encode(
+        encoder,
+        texts,
+        batch_size=profile.batch_size,
+        normalize_embeddings=True,
+        prompt=encoder.prompts.get(role) or None,
     )
-    return encode(encoder, texts, batch_size=profile.batch_size, normalize_embeddings=True)
 
 
 def encode(encoder: SentenceTransformer, texts: Sequence[str], **options: Any) -> np.ndarray:
@@ -109,10 +124,13 @@ def encode(encoder: SentenceTransformer, texts: Sequence[str], **options: Any) -
     return vectors[[row[text] for text in texts]]
 
 
-def bi_encoder_scores(pairs: Dataset, profile: Profile) -> np.ndarray:
-    """Cosine between query and product under a pretrained sentence encoder, untrained, (N,)."""
-    query = embed(pairs["query"], profile)
-    product = embed(product_text(pairs[:]), profile)
+def bi_encoder_scores(pairs: Dataset, profile: Profile, name: str = "minilm") -> np.ndarray:
+    """Cosine between query and product under a pretrained sentence encoder, untrained, (N,).
+
+    `name` as in `embed`.
+    """
+    query = embed(pairs["query"], profile, name, "query")
+    product = embed(product_text(pairs[:]), profile, name)
     return (query * product).sum(axis=1)
 
 

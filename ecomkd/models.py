@@ -26,7 +26,7 @@ with needed("ecomkd.models", "run"):
         PreTrainedModel,
     )
 
-from ecomkd.artifacts import known_digest
+from ecomkd.checkpoints import OPTIONAL, check_hash, put_together
 
 # Chapters ask for some of these here.
 from ecomkd.runtime import ModelError, autocast, device, precision, quiet, seeded  # noqa: F401
@@ -48,11 +48,15 @@ _REVISIONS = {
 def checkpoint(name: str) -> str:
     """The folder of a bundled checkpoint or of a local one, or the hub's name for any other.
 
-    `minilm` is bundled; the SHA-256 of its weights is checked once per process. A hub checkpoint
-    that the book names is loaded at a pinned revision.
+    `minilm` is bundled; the SHA-256 of its weights is checked once per process. `mpnet` and
+    `e5-multilingual` are put together from packages that are installed by themselves (see
+    `checkpoints.put_together`). A hub checkpoint that the book names is loaded at a pinned
+    revision.
 
-    Raises ModelError when the bundled package is missing or its weights have another hash.
+    Raises ModelError when the package is missing or its weights have another hash.
     """
+    if name in OPTIONAL:
+        return str(put_together(name))
     if name not in _BUNDLED:
         return name
     package, expected = _BUNDLED[name]
@@ -65,16 +69,6 @@ def checkpoint(name: str) -> str:
     folder = Path(spec.origin).parent / "model"
     check_hash(folder / "model.safetensors", expected)
     return str(folder)
-
-
-def check_hash(path: Path | str, expected: str) -> None:
-    """Raise ModelError unless the file's SHA-256 is `expected` (hex); it is read once a process."""
-    found = known_digest(path)
-    if found != expected:
-        raise ModelError(
-            f"{path}: the SHA-256 is {found[:12]}…, expected {expected[:12]}…; the file is damaged "
-            "or another one: install or download it again."
-        )
 
 
 def load_tokenizer(name: str):
@@ -151,7 +145,9 @@ def _projections_and_head(model: PreTrainedModel) -> dict[str, list[str]]:
 def freeze(model: PreTrainedModel, layers: int | None) -> None:
     """Leave the embeddings and the `layers` lowest encoder layers as they are in training.
 
-    None freezes nothing. Raises ValueError when no layer would be left to train.
+    What all layers share beside them, as MPNet's table of relative positions, stays too as soon as
+    a layer does: else that layer would compute something else. None freezes nothing. Raises
+    ValueError when no layer would be left to train.
     """
     if layers is None:
         return
@@ -160,8 +156,10 @@ def freeze(model: PreTrainedModel, layers: int | None) -> None:
         raise ValueError(
             f"frozen_layers={layers}: the model has {depth} layers: take 0 to {depth - 1}."
         )
-    encoder: Any = model.get_submodule(_layer_prefix(model).removesuffix("."))
-    for part in (model.base_model.embeddings, *encoder[:layers]):
+    place, _, name = _layer_prefix(model).removesuffix(".").rpartition(".")
+    encoder: Any = model.get_submodule(place)
+    shared = [part for child, part in encoder.named_children() if child != name] if layers else []
+    for part in (model.base_model.embeddings, *encoder.get_submodule(name)[:layers], *shared):
         part.requires_grad_(False)
 
 
@@ -216,8 +214,8 @@ def build_narrow_student(
     """A narrow student with the teacher's tokenizer: `layers` layers of width `hidden`.
 
     Word embeddings are the teacher's, projected on their first `hidden` principal directions,
-    so that what pretraining knows of words is kept; all else is random. Works for encoders of the
-    BERT family.
+    so that what pretraining knows of words is kept; all else is random. Works for BERT, RoBERTa,
+    MPNet and their like.
     """
     config = type(teacher.config).from_dict(
         teacher.config.to_dict()

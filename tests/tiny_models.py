@@ -1,10 +1,19 @@
-"""A shop of a few words and a BERT of the teacher's class that fits it, for the tests."""
+"""A shop of a few words, and small encoders of three classes that fit it, for the tests."""
 
 from pathlib import Path
 
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict
-from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    BertTokenizerFast,
+    MPNetConfig,
+    MPNetTokenizer,
+    RobertaConfig,
+    RobertaTokenizer,
+)
 
 from ecomkd.config import Profile
 from ecomkd.data.schema import LABELS, TEXT
@@ -39,9 +48,48 @@ def bert(layers: int = 2, hidden: int = 32, dropout: float = 0.1, classes: int =
         return BertForSequenceClassification(config)
 
 
+def mpnet_tokenizer() -> MPNetTokenizer:
+    """The same words as MPNet cuts them: other ids, and no token types."""
+    special = ["<s>", "<pad>", "</s>", "[UNK]", "<mask>", "."]
+    return MPNetTokenizer(vocab={word: index for index, word in enumerate([*special, *WORDS])})
+
+
+def roberta_tokenizer() -> RobertaTokenizer:
+    """The same words as RoBERTa cuts them, each built up from its letters."""
+    letters = [*"abcdefghijklmnopqrstuvwxyz0123456789.", "Ġ"]
+    merges = {("Ġ" + word[:end], word[end]): None for word in WORDS for end in range(len(word))}
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *letters, *map("".join, merges)]
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    return RobertaTokenizer(vocab=vocabulary, merges=list(merges), add_prefix_space=True)
+
+
+TOKENIZERS = {"bert": tokenizer, "mpnet": mpnet_tokenizer, "roberta": roberta_tokenizer}
+_CONFIGS = {"bert": BertConfig, "mpnet": MPNetConfig, "roberta": RobertaConfig}
+
+
+def encoder(kind: str, layers: int = 3, hidden: int = 32, classes: int = 4, seed: int = 0):
+    """A random classifier of the class `bert`, `mpnet` or `roberta` over the words of this shop."""
+    tokens = TOKENIZERS[kind]()
+    config = _CONFIGS[kind](
+        vocab_size=len(tokens),
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        intermediate_size=2 * hidden,
+        # RoBERTa spells words that it does not know, and counts positions from behind the padding.
+        max_position_embeddings=200,
+        num_labels=classes,
+        initializer_range=0.2,
+        pad_token_id=tokens.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForSequenceClassification.from_config(config)
+
+
 def save(model, folder: Path) -> Path:
     model.save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
+    TOKENIZERS[model.config.model_type]().save_pretrained(folder)
     return folder
 
 

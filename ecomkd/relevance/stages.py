@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from ecomkd.extras import needed
 with needed("ecomkd.relevance.stages", "run"):
     from transformers import AutoConfig, PreTrainedModel
 
-from ecomkd import distill, features, keys, models
+from ecomkd import checkpoints, distill, features, keys, models
 from ecomkd.artifacts import stage
 from ecomkd.config import Profile
 from ecomkd.relevance import judge
@@ -42,7 +42,9 @@ def warm_up(data: DatasetDict, profile: Profile) -> Path:
 
     It learns from `profile.warm_up_pairs` pairs of `data["unlabelled"]`, without a label: its two
     classes are to have the odds e^(2z), where z is the pair's cosine under the bi-encoder, in
-    standard deviations from the mean. One pair in ten is held out to choose the checkpoint.
+    standard deviations from the mean. The bi-encoder is the teacher's own checkpoint where that is
+    one of the optional sentence encoders, and `minilm` elsewhere. One pair in ten is held out to
+    choose the checkpoint.
 
     Raises ValueError for fewer than WARM_UP_LEAST pairs.
     """
@@ -54,7 +56,8 @@ def warm_up(data: DatasetDict, profile: Profile) -> Path:
         )
 
     def make(folder: Path) -> None:
-        cosine = features.bi_encoder_scores(pairs, profile)
+        own = {"name": profile.teacher} if profile.teacher in checkpoints.OPTIONAL else {}
+        cosine = features.bi_encoder_scores(pairs, profile, **own)
         odds = _odds(cosine)
         tokenizer = models.load_tokenizer(profile.teacher)
         encoded = distill.encode(pairs, tokenizer, profile.max_length)
@@ -252,6 +255,7 @@ def student(
     row: str = "kd_unlabelled",
     *,
     teacher_folder: Path | None = None,
+    teacher_profile: Profile | None = None,
     unlabelled: int | Dataset | None = None,
     steps: int | None = None,
 ) -> Path:
@@ -260,7 +264,14 @@ def student(
     Every row starts from the same weights and takes the same number of steps: `student_epochs`
     passes over the labelled pairs and those without a label, unless `steps` gives a number. The
     latter are the `unlabelled` first of `data["unlabelled"]` (all of them by default), or, where
-    `unlabelled` is a data set, its pairs. Raises ValueError for an unknown row.
+    `unlabelled` is a data set, its pairs.
+
+    The teacher in `teacher_folder` may be of another architecture than `profile.teacher`, from
+    which the student starts, such as `mpnet` over `minilm`: then each reads the pairs in its own
+    tokens. `teacher_profile` is how the teacher reads them, with its length and its batches, which
+    is the student's profile by default; its outputs are then the same for all seeds of a student.
+
+    Raises ValueError for an unknown row, and for `kd_hidden` where the two read other tokens.
     """
     if row not in ROWS:
         raise ValueError(f"Unknown row {row!r}: choose one of {', '.join(ROWS)}.")
@@ -276,9 +287,18 @@ def student(
     used = unlabelled if row in ("kd_unlabelled", "hard", "kd_hidden") else 0
 
     def make(folder: Path) -> None:
-        tokenizer = models.load_tokenizer(str(teacher_folder))
         learner = start(data, profile, teacher_folder)
-        pairs, options = _learnt_from(extended, profile, teacher_folder, row, used, learner)
+        tokenizer, other = _tokenizer(profile, teacher_folder)
+        pairs, options = _learnt_from(
+            extended,
+            profile,
+            teacher_folder,
+            teacher_profile or profile,
+            row,
+            used,
+            learner,
+            tokenizer if other or teacher_profile else None,
+        )
         distill.fit(
             learner,
             pairs,
@@ -315,7 +335,25 @@ def student(
             "temperature",
         ),
     ]
+    if touched and teacher_profile is not None:
+        parts.append(keys.settings_of(teacher_profile))
     return stage("student", parts, make, profile.artifacts, recipe=1)
+
+
+def _tokenizer(profile: Profile, teacher_folder: Path) -> tuple[Any, bool]:
+    """The student's tokenizer, and whether it cuts texts otherwise than its teacher's."""
+    teachers = models.load_tokenizer(str(teacher_folder))
+    if profile.student_start == "teacher":
+        return teachers, False
+    own = models.load_tokenizer(profile.teacher)
+    other = _way_of_cutting(own) != _way_of_cutting(teachers)
+    return (own if other else teachers), other
+
+
+def _way_of_cutting(tokenizer: Any) -> dict:
+    """What a fast tokenizer does with a text, without how the last batch was cut and padded."""
+    known = json.loads(tokenizer.backend_tokenizer.to_str())
+    return {name: part for name, part in known.items() if name not in ("truncation", "padding")}
 
 
 def start(data: DatasetDict, profile: Profile, teacher_folder: Path) -> PreTrainedModel:
@@ -353,14 +391,29 @@ def _learnt_from(
     data: DatasetDict,
     profile: Profile,
     teacher_folder: Path,
+    teacher_profile: Profile,
     row: str,
     unlabelled: int,
     learner: PreTrainedModel,
+    tokenizer: Any | None,
 ) -> tuple[Dataset, Mapping]:
+    """What a student learns from, and how: in the teacher's tokens, or those of a `tokenizer`."""
     shape = AutoConfig.from_pretrained(str(teacher_folder))
     depth = shape.num_hidden_layers
     hidden = (depth,) if row == "kd_hidden" else ()
-    taught: Callable = partial(teacher_pairs, data, profile, teacher_folder, hidden_states=hidden)
+    if hidden and tokenizer is not None:
+        raise ValueError(
+            "student: kd_hidden compares states token by token, and this student reads the pairs "
+            "in other tokens than its teacher, or to another length: choose another row."
+        )
+
+    def taught(split: str, pairs: int | None = None) -> Dataset:
+        columns = teacher_pairs(data, teacher_profile, teacher_folder, split, pairs, hidden)
+        if tokenizer is None:
+            return columns
+        rows = first_pairs(data[split], pairs)
+        return distill.with_teacher(distill.encode(rows, tokenizer, profile.max_length), columns)
+
     parts = [taught("train")]
     if unlabelled:
         extra = taught("unlabelled", pairs=unlabelled)
