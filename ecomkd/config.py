@@ -49,7 +49,8 @@ class Profile:
     """Share of activations that fine-tuning the teacher drops. It reads few labels many times."""
     student_dropout: float = 0.0
     """The same share where soft targets are learnt, as in the warm-up. They are many and each is
-    read once or twice, and dropout can keep a small model for hundreds of steps where it starts."""
+    read once or twice, and dropout can keep a small model for hundreds of steps where it starts. A
+    student of labels alone gets it too, though it reads its pairs more often."""
     student_layers: tuple[int, ...] = (1, 3, 5)
     """The layers that a student starts from, counted from 0."""
     student_width: int | None = None

@@ -78,10 +78,11 @@ def catalogue_pairs(
     """Up to `profile.unlabelled_pairs` pairs of catalogue queries and products, without labels.
 
     Each query meets `per_query` products: most of them drawn from its nearest by embedding (the
-    pretrained bi-encoder), the rest at random. Random products are nearly all irrelevant, and the
-    teacher's certainty about them teaches little. Queries in `taken` (the judged ones) are left
-    out, so that no split meets another. `vectors` (products × H) are the embeddings of the
-    catalogue's texts, where they are at hand; without them they are computed.
+    pretrained bi-encoder), the rest at random. The teacher is less sure of near products than of
+    random ones, which are nearly all irrelevant; but on the simulated shop near products did not
+    make better students (chapter 4, two seeds). Queries in `taken` (the judged ones) are left out,
+    so that no split meets another. `vectors` (products × H) are the embeddings of the catalogue's
+    texts, where they are at hand; without them they are computed.
 
     Returns columns as `load` gives them, with label −1; no row where every query is taken.
     """

@@ -1,0 +1,90 @@
+"""What chapters 3 and 4 say in words of what they measured, held against the records."""
+
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+from book import values
+from ecomkd import report
+
+LOSS = Path(__file__).resolve().parent.parent / "notebooks" / "03_kd_loss.ipynb"
+
+
+@pytest.fixture(scope="module")
+def record() -> dict:
+    return report.recorded("student_ablations")["data"]
+
+
+@pytest.fixture(scope="module")
+def distilled(record) -> pd.DataFrame:
+    """The distilled students, by group and value of the setting."""
+    table = pd.json_normalize(record["summary"])
+    table.columns = table.columns.str.removesuffix(".mean")
+    return table[table["row"] != "none"].set_index(["group", "value"])
+
+
+@pytest.mark.parametrize(
+    ("group", "value"),
+    [
+        ("row", "kd"),
+        ("unlabelled", 0),
+        ("student_start", "teacher"),
+        ("student_layers", "1, 3, 5"),
+        ("alpha", 4.0),
+        ("temperature", 4.0),
+    ],
+)
+def test_what_validation_chooses(distilled, group, value):
+    chosen = distilled.loc[group]["chosen"].astype(bool)
+    assert list(chosen.index[chosen]) == [value]
+
+
+def test_validation_ties_the_rows_that_the_test_queries_order(distilled):
+    rows = distilled.loc["row"]
+    quality = rows["validation quality"]
+    assert 0 < quality["kd"] - quality["kd_unlabelled"] < 0.005
+    assert abs(rows["test ndcg@10"]["kd_hidden"] - rows["test ndcg@10"]["kd_unlabelled"]) < 0.005
+
+
+def test_the_undistilled_student_has_the_handicap_that_the_chapter_names(record):
+    profile = record["profile"]
+    assert profile["student_dropout"] == 0
+    assert profile["teacher_dropout"] > 0
+    assert profile["teacher_epochs"] == 6
+
+
+def test_random_pairs_are_ahead_of_near_ones_and_the_seeds_contradict_each_other(record, distilled):
+    sources = distilled.loc["source"]
+    for measure in ("validation quality", "test ndcg@10"):
+        values = sources[measure]
+        assert values["log"] > values["mined at random"] > values["mined"]
+    runs = pd.json_normalize(record["entries"])
+    runs = runs[runs["group"] == "source"].set_index(["value", "seed"])["test.ndcg@10"]
+    ahead = runs["mined at random"] - runs["mined"]
+    assert ahead.min() < 0 < ahead.max()
+
+
+def test_temperature_moves_nothing_and_alpha_still_rises_at_its_largest_value(distilled):
+    spread = distilled.loc["temperature"]["test ndcg@10"]
+    assert spread.max() - spread.min() < 0.005
+    assert distilled.loc["alpha"]["test ndcg@10"].sort_index().is_monotonic_increasing
+
+
+def test_the_start_moves_the_order_more_than_the_answers_do(record):
+    table = pd.json_normalize(record["summary"])
+    starts = table[table["group"] == "student_start"]
+    scores = starts.pivot(index="value", columns="row", values="test ndcg@10.mean")
+    added = scores["kd_unlabelled"] - scores["none"]
+    assert (added > 0).all()
+    assert scores["kd_unlabelled"].max() - scores["kd_unlabelled"].min() > added.max()
+    assert list(scores["kd_unlabelled"].sort_values().index) == ["checkpoint", "warmed", "teacher"]
+
+
+def test_the_student_never_told_of_complements_is_not_shown_to_beat_its_control():
+    known = values.values(nbformat.read(LOSS, as_version=4))
+    number = {name: float(text.replace("−", "-").split()[0]) for name, text in known.items()}
+    assert number["kd-ahead-low"] < 0 < number["kd-ahead-high"]
+    assert number["kd-area-hard"] < 0.5 < number["kd-area-cosine"] < number["kd-area-soft"]
+    assert number["kd-wrong-train"] < number["kd-wrong-mass"]
