@@ -39,8 +39,8 @@ class Engine(Protocol):
     """What a service is built around. Both methods are called from several threads at once.
 
     An engine may have two further attributes, each of which may also be None. `shadow` is a
-    callable like `score` that gives the teacher's gains, 0 or more. `version` is a text that names the index,
-    and goes with every answer.
+    callable like `score` that gives the teacher's gains, 0 or more. `version` is a text that names
+    the index, and goes with every answer.
     """
 
     def search(self, query: str, k: int) -> Sequence[Hit]:
