@@ -68,7 +68,7 @@ def judge_served(gains: Sequence[float]) -> Judged:
     Example:
         >>> found = judge_served([0.5, 0.8, 0.1])
         >>> round(found.ndcg, 3), round(found.overlap, 3), round(found.tau, 3), found.same_first
-        (0.89, 0.667, 0.333, False)
+        (0.905, 0.667, 0.333, False)
     """
     given = np.asarray(gains, np.float64)
     if given.ndim != 1 or len(given) < 2:
