@@ -38,18 +38,37 @@ SCORES = """texts => {
 }"""
 
 
+def best_weight(profile: Profile, table: np.ndarray) -> float:
+    """The weight of BM25 beside the static student, both as in the page, on validation queries."""
+    catalogue, tokenizer = sources.catalogue("shop", profile), models.load_tokenizer("minilm")
+    validation = load("shop", profile)["validation"]
+    queries, quality = search.quality_on(validation, catalogue["product_id"])
+    texts = sources.product_text(catalogue[:])
+    near = static_scores(queries, texts, tokenizer, table)
+    shared = bm25_scores(queries, texts, tokenizer)
+    tried = {w: quality(search.weighted(near, shared, w, 100)[1]) for w in search.WORDS}
+    return max(tried, key=tried.get)
+
+
 def asked(profile: Profile) -> list[str]:
     found = dict.fromkeys(load("shop", profile)["test"]["query"])
     mixed = (f"{query} {word}".strip() for query, word in zip(found, cycle(ADDED), strict=False))
     return list(mixed)[:QUERIES]
 
 
-def by_python(profile: Profile, queries: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (Q, P) of static student and BM25, by the student that chapter 8 puts in the page."""
+def token_vectors(profile: Profile) -> np.ndarray:
+    """The table (V, d) of the static student that chapter 8 puts in the page."""
     data, catalogue = load("shop", profile), sources.catalogue("shop", profile)
     wide = search.bi_encoder(data, catalogue, profile, unlabelled=profile.live_pairs)
     static = search.encoder(search.static_encoder(data, catalogue, profile, wide), profile)
-    table = static[0].embedding.weight.detach().numpy()
+    return static[0].embedding.weight.detach().numpy()
+
+
+def by_python(
+    profile: Profile, queries: list[str], table: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (Q, P) of static student and BM25."""
+    catalogue = sources.catalogue("shop", profile)
     tokenizer, texts = models.load_tokenizer("minilm"), sources.product_text(catalogue[:])
     return (
         static_scores(queries, texts, tokenizer, table),
@@ -108,7 +127,8 @@ def main() -> None:
     arguments = parser.parse_args()
     profile = Profile.named()
     queries = asked(profile)
-    wanted = by_python(profile, queries)
+    table = token_vectors(profile)
+    wanted = by_python(profile, queries, table)
     scores, times = in_the_page(arguments.page, queries)
     apart = [
         float(np.abs(np.array(found) - own).max())
@@ -131,6 +151,7 @@ def main() -> None:
             "p95_ms": p95,
             "largest_difference": dict(zip(("static student", "BM25"), apart, strict=True)),
             "data_mb": megabytes,
+            "words": best_weight(profile, table),
         },
         goals=[
             report.goal(

@@ -218,6 +218,8 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", default="127.0.0.1", help="default: this machine alone")
     _number(serve, "--port", "0 takes a free one", 0, 65_535, default=8000, metavar="PORT")
     _number(serve, "--workers", "threads (default: cores)", 1)
+    text = "products that the student reads; 0 for none (default: 20)"
+    _number(serve, "--depth", text, 0)
     text = "seconds until a request is given up"
     _number(serve, "--timeout", text, 0.001, kind=float, metavar="S")
     _number(serve, "--rate", "requests a second of one client; 0 for no limit", 0, kind=float)
@@ -390,6 +392,8 @@ def _serve(options: argparse.Namespace) -> None:
             f"{options.folder} holds no teacher to compare with: leave out --shadow, or write the "
             "folder with `ecomkd index --with-teacher`."
         )
+    if options.depth is not None:
+        engine.depth = options.depth
     name = options.folder.resolve().name
     app = service.create_app(engine, settings, name=name, reference=reference)
     service.run(app, options.host, options.port)

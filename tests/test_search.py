@@ -348,6 +348,34 @@ def test_a_shop_of_one_product_has_encoders(tmp_path):
     assert np.linalg.norm(model.encode("red shoe")) == pytest.approx(1, abs=1e-5)
 
 
+def test_the_loss_of_a_static_student_by_hand():
+    """Two queries and three products of a few tokens, in NumPy."""
+    rows = np.random.default_rng(5).normal(size=(len(tiny_models.tokenizer()), 6))
+    bag = StaticEmbedding(tiny_models.tokenizer(), embedding_weights=rows.astype(np.float32))
+    model = SentenceTransformer(modules=[bag, Normalize()], device="cpu")
+    queries, products = [[5, 6], [7]], [[5], [6, 7, 8], [9, 9]]
+    wanted = torch.tensor([[0.9, 0.2, 0.1], [0.0, 0.3, 0.4]])
+
+    def side(texts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        starts = np.cumsum([0, *map(len, texts)])[:-1]
+        flat = [token for text in texts for token in text]
+        return torch.tensor(flat), torch.from_numpy(starts)
+
+    def unit(texts: list[list[int]]) -> np.ndarray:
+        means = np.stack([rows[text].mean(axis=0) for text in texts])
+        return means / np.linalg.norm(means, axis=1, keepdims=True)
+
+    p = np.exp(wanted.numpy() / 0.05)
+    p /= p.sum(axis=1, keepdims=True)
+    q = np.exp(unit(queries) @ unit(products).T / 0.05)
+    q /= q.sum(axis=1, keepdims=True)
+    by_hand = 0.05**2 * (p * np.log(p / q)).sum(axis=1).mean()
+    loss = search.imitation_loss(model, side(queries), side(products), wanted)
+    assert loss.item() == pytest.approx(by_hand, rel=1e-4)
+    loss.backward()
+    assert bag.embedding.weight.grad.abs().sum() > 0
+
+
 def test_margins_are_learnt(tmp_path, smoke):
     profile, data, _ = smoke
     start = search.encoder(models.checkpoint("minilm"), profile)

@@ -153,6 +153,17 @@ def test_k_beyond_what_the_student_reads_is_honoured(engine, monkeypatch):
     assert len(engine.search("red shoe", 1000)) == len(engine.ids)
 
 
+def test_a_student_that_reads_nothing_leaves_the_order_of_words_and_vectors(engine, monkeypatch):
+    monkeypatch.setattr(engine, "weights", search.Weights(0.1, 0.5))
+    monkeypatch.setattr(engine, "depth", 0)
+    monkeypatch.setattr(engine, "student", lambda queries, texts: np.zeros(len(texts)))
+    hits = engine.search("red shoe", 12)
+    scores, order = search.weighted(*engine.compare(["red shoe"]), 0.1, 12)
+    assert [hit.product_id for hit in hits] == [engine.ids[row] for row in order[0]]
+    assert [hit.score for hit in hits] == scores[0].tolist()
+    assert [hit.text for hit in hits] == [engine.texts[row] for row in order[0]]
+
+
 def test_k_below_one_is_refused(engine):
     with pytest.raises(ValueError, match="k is 0: give 1 or more"):
         engine.search("red shoe", 0)
@@ -492,6 +503,7 @@ def test_an_index_with_its_teacher_is_served_with_a_shadow(shop, tiny, tmp_path,
 
         until(lambda: judged() and one.metrics()["ecomkd_shadow_waiting",] == 0)
         assert 0 < judged() < 20
+        assert 0 < one.metrics()["ecomkd_shadow_ndcg",] <= 1
         found = one.ask("/health")
     finally:
         child.kill()

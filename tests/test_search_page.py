@@ -16,7 +16,7 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import normalizers
 
 from book.common import pages
-from ecomkd import models
+from ecomkd import models, report
 from ecomkd.config import Profile
 from ecomkd.data import sources
 from ecomkd.search import page as search_page
@@ -336,6 +336,31 @@ def test_a_keystroke_ranks(browser, bare, tokenizer, vectors, products, catalogu
         assert tab.get_by_role("region", name="Teacher").count() == 0
 
 
+def test_a_third_list_is_the_sum_of_both(browser, bare, tokenizer, vectors, products, catalogue):
+    ids = np.array(catalogue["product_id"])
+    page = bare.with_name("sum.html")
+    page.write_text(BARE.replace('id="search-page"', 'id="search-page" data-words="0.5"'), "utf-8")
+    with tab_of(browser, page) as tab:
+        tab.get_by_role("searchbox", name="Query").fill("cutting board")
+        texts = ["cutting board"]
+        scores = static_scores(texts, products, tokenizer, vectors)[0]
+        scores = scores + 0.5 * bm25_scores(texts, products, tokenizer)[0]
+        best = dict(zip(ids, scores, strict=True))
+        found = [best[product] for product in shown(tab, "Both, added up")]
+        assert np.allclose(found, np.sort(scores)[::-1][:10], atol=1e-3)
+    with tab_of(browser, bare) as tab:  # without a weight there is no such list
+        tab.get_by_role("searchbox", name="Query").fill("board")
+        assert tab.get_by_role("region", name="Both, added up").count() == 0
+
+
+def test_the_weight_in_the_page_is_the_one_that_was_measured():
+    measured = report.recorded("search_page")["data"].get("words")
+    written = re.search(r'data-words="([\d.]+)"', (ROOT / f"{PAGE}.md").read_text("utf-8"))[1]
+    text = (ROOT / f"{PAGE}.md").read_text("utf-8")
+    assert f"plus {written}\n  times" in text
+    assert measured in (None, float(written))
+
+
 def test_the_outcome_is_spoken_once_the_typing_rests(browser, bare):
     with tab_of(browser, bare) as tab:
         spoken = tab.locator("[aria-live=polite]")
@@ -468,9 +493,9 @@ def test_the_page_of_the_book(browser, data_file, samples, width, scheme):
         place.get_by_label("Sample queries").select_option(next(iter(samples)))
         lists = place.get_by_role("region")
         assert [region.get_attribute("aria-labelledby") for region in lists.all()] == [
-            "search-student", "search-bm25", "search-teacher",
+            "search-student", "search-bm25", "search-sum", "search-teacher",
         ]  # fmt: skip
-        assert all(region.locator("li").count() == 10 for region in lists.all()[::2])
+        assert all(lists.nth(place).locator("li").count() == 10 for place in (0, 2, 3))
         left = {round(region.bounding_box()["x"]) for region in lists.all()}
         assert len(left) == (1 if width == 375 else 3)
         assert tab.evaluate("document.scrollingElement.scrollWidth") <= width

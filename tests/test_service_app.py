@@ -318,6 +318,7 @@ def test_the_description_states_limits_errors_and_kinds():
     q, k = (parameter["schema"] for parameter in paths["/search"]["get"]["parameters"])
     assert {**text, "maxLength": 50}.items() <= q.items()
     assert {"minimum": 1, "maximum": 40, "default": 10}.items() <= k.items()
+    assert "So many come, unless the catalogue has fewer" in k["description"]
     body = schemas["Rerank"]["properties"]
     assert {**text, "maxLength": 50}.items() <= body["query"].items()
     assert {"minItems": 1, "maxItems": 40}.items() <= body["products"].items()

@@ -1,8 +1,11 @@
 """What goes on beside the answers: the shadow teacher and the drift alarm."""
 
 import asyncio
+import itertools
+import math
 import random
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from serving import TITLES, Hit, Stub, service, until, with_shadow
 
 from ecomkd.service.app import create_app
-from ecomkd.service.watch import Drift, Shadow, agreement
+from ecomkd.service.watch import Drift, Shadow, agreement, judge_served
 
 # Shadow -------------------------------------------------------------------------------------------
 
@@ -21,6 +24,84 @@ def test_agreement_by_hand():
     tau, same = agreement([3, 2, 1], [9, 1, 2])  # one of three pairs is turned
     assert tau == pytest.approx(1 / 3) and same
     assert agreement([1, 1, 1], [1, 2, 3]) == (0.0, False)
+
+
+def test_an_order_that_was_served_is_judged_by_hand():
+    """The two best stand in each other's place."""
+    found = judge_served([0.5, 1.0, 0.0])
+    second, third = 1 / math.log2(3), 1 / math.log2(4)
+    best = 1 + 0.5 * second
+    assert found.ndcg == pytest.approx((0.5 + second) / best)
+    assert found.random == pytest.approx(0.5 * (1 + second + third) / best)
+    assert found.overlap == pytest.approx((0 + 1 + 1) / 3)
+    assert found.tau == pytest.approx(1 / 3)
+    assert found.same_first is False
+
+    own = judge_served([0.9, 0.3, 0.3, 0.1])
+    assert (own.ndcg, own.overlap, own.same_first) == (1, 1, True)
+    turned = judge_served([1, 2, 3, 4])
+    assert turned.overlap == pytest.approx((0 + 0 + 2 / 3 + 1) / 4) and turned.tau == -1
+
+
+def test_what_a_random_order_has_is_the_mean_over_all_orders():
+    for gains in ([0.7, 0.2, 0.1, 0.4], [1.0, 0.0, 0.0, 0.0, 0.5]):
+        each = [judge_served(order) for order in itertools.permutations(gains)]
+        assert np.mean([one.ndcg for one in each]) == pytest.approx(each[0].random)
+        chance = (len(gains) + 1) / (2 * len(gains))
+        if len(set(gains)) == len(gains):
+            assert np.mean([one.overlap for one in each]) == pytest.approx(chance)
+
+
+def test_only_the_first_ten_count_but_all_that_was_shown_could_have_been_first():
+    gains = [0.0] * 10 + [1.0]
+    found = judge_served(gains)
+    assert (found.ndcg, found.same_first) == (0, False)
+    assert found.overlap == pytest.approx(np.mean([(depth - 1) / depth for depth in range(1, 11)]))
+    assert judge_served([0.0, 0.0]).ndcg == judge_served([-1.0, 0.0]).ndcg == 1
+    with pytest.raises(ValueError, match="give two or more"):
+        judge_served([0.5])
+
+
+def test_a_difference_that_costs_nothing_lowers_tau_and_not_ndcg():
+    """The teacher's last five are worth next to nothing, in whatever order they stand."""
+    gains = [0.9, 0.8, 0.005, 0.004, 0.003, 0.002, 0.001]
+    found = judge_served(gains[:2] + gains[:1:-1])
+    assert found.ndcg > 0.99
+    assert found.tau < 0.2
+
+
+def test_the_order_that_was_served_is_judged_by_the_texts_that_were_read():
+    """The student's scores of the texts are turned round: what counts is what stood there."""
+    worth = {"whole 0": 0.9, "whole 1": 0.2, "whole 2": 0.6}
+    shown = [SimpleNamespace(product_id=f"p{i}", title="mug", score=1.0 - i) for i in range(3)]
+    for number, hit in enumerate(shown):
+        hit.text = f"whole {number}"
+    asked = []
+
+    def shadow(queries, texts):
+        asked.append((queries, texts))
+        return np.array([worth.get(text, 0.1 * place) for place, text in enumerate(texts)])
+
+    engine = with_shadow(shadow)
+    engine.search = lambda query, k: shown[:k]
+    with service(engine, shadow_share=1) as one:
+        one.ask("/search?q=red+mug")
+        until(lambda: one.metrics()["ecomkd_shadow_compared_total",] == 1)
+        scored = len(engine.calls)
+        found, wanted = one.metrics(), judge_served([0.9, 0.2, 0.6])
+        assert asked == [(["red mug"] * 3, ["whole 0", "whole 1", "whole 2"])]
+        assert found["ecomkd_shadow_ndcg",] == pytest.approx(wanted.ndcg)
+        assert found["ecomkd_shadow_random_ndcg",] == pytest.approx(wanted.random)
+        assert found["ecomkd_shadow_overlap",] == pytest.approx(wanted.overlap)
+        assert found["ecomkd_shadow_tau",] == pytest.approx(wanted.tau)
+        assert found["ecomkd_shadow_same_first_total",] == 1
+        answer = one.rerank("red").content
+        until(lambda: one.metrics()["ecomkd_shadow_compared_total",] == 2)
+        assert asked[1] == (["red"] * 4, [TITLES[place] for place in answer["order"]])
+        both = np.mean([wanted.ndcg, judge_served([0, 0.1, 0.2, 0.3]).ndcg])
+        assert one.metrics()["ecomkd_shadow_ndcg",] == pytest.approx(both)
+        # The warm-up and the four pairs of /rerank: the comparison asks the student nothing.
+        assert (scored, len(engine.calls)) == (1, 5)
 
 
 def test_the_teacher_judges_after_the_answer_was_given():

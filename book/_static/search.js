@@ -4,7 +4,8 @@
    this file is what a search engine does, as pure functions of an opened index; they hang on
    window.ecomkdRanker. The second half shows it to a reader, in the element #search-page. What
    that element may say of itself: data-query, a query that is asked at once; data-try, queries
-   to press, apart by "|"; data-shown, how many products a list has; data-level, of its headings. */
+   to press, apart by "|"; data-shown, how many products a list has; data-level, of its headings;
+   data-words, the weight of BM25 in a third list, the sum of both scores. */
 (function () {
   "use strict";
 
@@ -175,15 +176,18 @@
   }
 
   /* Everything that one keystroke needs. */
-  function search(index, text, shown = SHOWN) {
+  function search(index, text, shown = SHOWN, weight = 0) {
     const ids = tokenise(index, text);
     const top = (scores) =>
       rank(scores).slice(0, shown).map((row) => ({ row, score: scores[row] }));
+    const near = cosines(index, embed(index, ids));
+    const shared = bm25(index, ids);
     return {
       ids,
       known: ids.some((id) => id !== index.unknown),
-      student: top(cosines(index, embed(index, ids))),
-      bm25: top(bm25(index, ids)).filter(({ score }) => score > 0),
+      student: top(near),
+      bm25: top(shared).filter(({ score }) => score > 0),
+      sum: top(near.map((score, product) => score + weight * shared[product])),
     };
   }
 
@@ -235,9 +239,13 @@
     const spoken = element("p", { class: "spoken", "aria-live": "polite" });
     const student = ranking("student", "Static student", level);
     const lexical = ranking("bm25", "BM25", level);
+    const weight = Number(place.dataset.words ?? 0);
+    const both = ranking("sum", "Both, added up", level);
     const teacher = ranking("teacher", "Teacher", level);
     const lists = element("div", { class: "lists" });
-    lists.append(student.section, lexical.section, teacher.section);
+    lists.append(student.section, lexical.section);
+    if (weight) lists.append(both.section);
+    lists.append(teacher.section);
     const tries = element("p", { class: "tries" });
     for (const query of place.dataset.try?.split("|") ?? []) {
       const button = element("button", { type: "button" }, query);
@@ -251,7 +259,7 @@
 
     function update(event) {
       const begin = performance.now();
-      const found = search(index, input.value, shown);
+      const found = search(index, input.value, shown, weight);
       const spent = performance.now() - begin;
       const sample = index.samples.find(({ query }) => query === input.value.trim());
       const best = (sample ? sample.teacher : []).slice(0, shown);
@@ -268,6 +276,7 @@
       fill(student, index, found.student, shared(found.student));
       fill(lexical, index, found.bm25, found.bm25.length
         ? shared(found.bm25) : "No product has any of these pieces.");
+      fill(both, index, found.sum, shared(found.sum));
       fill(teacher, index, best.map((row) => ({ row })), "Stored, for the sample queries alone.");
       cut.textContent =
         problem || `Pieces: ${found.ids.map((id) => index.vocabulary[id]).join(" · ")}`;

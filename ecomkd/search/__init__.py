@@ -17,7 +17,10 @@ __getattr__, __dir__ = lazy.names(
             "word_scores"
         ),
         ".tune": "candidates choose_weights model_scores quality_on ranked RERANKER WORDS",
-        ".encoders": ("bi_encoder BI_ENCODERS encoder hard_negatives margin_rows static_encoder"),
+        ".encoders": (
+            "bi_encoder BI_ENCODERS encoder hard_negatives imitation_loss margin_rows "
+            "static_encoder"
+        ),
         ".engine": "Hit load SearchEngine",
         ".index": "build write",
         ".page": "",

@@ -330,10 +330,9 @@ def _imitate(
         cut = tokenizer.encode_batch(list(side), add_special_tokens=False)
         return [np.array(one.ids, dtype=np.int64) for one in cut]
 
-    def vectors(ids: list[np.ndarray]) -> torch.Tensor:
+    def pieces(ids: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
         starts = torch.from_numpy(np.cumsum([0, *map(len, ids)])[:-1])
-        side = {"input_ids": torch.from_numpy(np.concatenate(ids)), "offsets": starts}
-        return model(side)["sentence_embedding"]
+        return torch.from_numpy(np.concatenate(ids)), starts
 
     query_tokens, text_tokens = tokens(queries), tokens(texts)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
@@ -343,13 +342,40 @@ def _imitate(
         for batch in np.array_split(order, -(-len(order) // 64)):
             wanted = torch.from_numpy(asked[batch] @ kept.T)
             shown = _shown(wanted, rng)
-            a = vectors([query_tokens[row] for row in batch])
-            b = vectors([text_tokens[row] for row in shown])
-            wanted = wanted[:, shown]
-            loss = losses.listwise_kl(a @ b.T, wanted, torch.ones_like(wanted).bool(), _TEMPERATURE)
+            a = pieces([query_tokens[row] for row in batch])
+            b = pieces([text_tokens[row] for row in shown])
+            loss = imitation_loss(model, a, b, wanted[:, shown])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+
+
+def imitation_loss(
+    model: SentenceTransformer,
+    queries: tuple[torch.Tensor, torch.Tensor],
+    products: tuple[torch.Tensor, torch.Tensor],
+    wanted: torch.Tensor,
+) -> torch.Tensor:
+    """What a static student learns by: how far its ranking of products is from a teacher's.
+
+    It is `losses.listwise_kl` between the cosines of both, at the temperature at which
+    `static_encoder` trains. Chapter 8 has the same loss on its page.
+
+    Args:
+        model: a static student, as `encoder` loads it.
+        queries, products: texts as their tokens' ids (T,), one text after the other, and where each
+            text begins (Q,) or (N,).
+        wanted: the teacher's cosines (Q, N) of the queries with the products.
+
+    Returns:
+        A scalar with a gradient.
+    """
+
+    def vectors(side: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        return model(dict(zip(("input_ids", "offsets"), side, strict=True)))["sentence_embedding"]
+
+    found = vectors(queries) @ vectors(products).T
+    return losses.listwise_kl(found, wanted, torch.ones_like(wanted).bool(), _TEMPERATURE)
 
 
 def _shown(cosines: torch.Tensor, rng: np.random.Generator) -> np.ndarray:

@@ -41,6 +41,8 @@ class Hit:
     product_id: str
     title: str
     score: float
+    text: str
+    """What a model reads of the product."""
 
 
 @dataclass(eq=False)
@@ -68,7 +70,7 @@ class SearchEngine:
     shadow: Callable[[Sequence[str], Sequence[str]], np.ndarray] | None = None
     """Like `student`, from the teacher."""
     depth: int = DEPTH
-    """How many products the student reads."""
+    """How many products the student reads; with 0, the order is that of words and vectors."""
     version: str | None = None
     """Names the index that `load` read: folder, format, what wrote it, and its content."""
 
@@ -118,7 +120,7 @@ class SearchEngine:
         scores = np.concatenate([scores[0], sums[0, self.depth :]])[:k]
         rows = np.concatenate([first[0], rows[0, self.depth :]])[:k]
         return [
-            Hit(self.ids[row], self.titles[row], float(score))
+            Hit(self.ids[row], self.titles[row], float(score), self.texts[row])
             for row, score in zip(rows, scores, strict=True)
         ]
 

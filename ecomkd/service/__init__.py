@@ -22,7 +22,7 @@ __getattr__, __dir__ = lazy.names(
     {
         ".contract": "Engine Hit Settings",
         ".limits": "Connections RateLimit",
-        ".watch": "agreement Drift Shadow",
+        ".watch": "agreement judge_served Drift Judged Shadow",
         ".app": "create_app",
         ".server": "background read_queries run",
     },

@@ -30,6 +30,12 @@ _LOG = logging.getLogger(__name__)
 _NOT_BLANK = r"[^\s\u001c-\u001f\u0085]"
 """What `str.strip` leaves, as a regular expression of JSON Schema."""
 
+_K = (
+    "How many products to give. So many come, unless the catalogue has fewer, or nothing of the "
+    "query is known. The student reads the first ones and puts them into a new order; those beyond "
+    "come after them, in the order of words and vectors."
+)
+
 
 class Order(BaseModel):
     """The answer to /rerank: a score for each product, and their places, the best first."""
@@ -195,7 +201,7 @@ class _Service:
         return scores[0]
 
     def answered(self, query: str, texts: list[str], best: float | None = None) -> None:
-        """Keep an answer in view; with `best`, its query counts for drift."""
+        """Keep an answer in view, its products as served; with `best`, drift sees its query."""
         if self.shadow is not None:
             self.shadow.offer(query, texts)
         if best is not None and self.drift is not None and self.drift.see(query, best):
@@ -302,7 +308,7 @@ def create_app(
 
     @app.get("/search", response_model=Found, responses=_REFUSALS)
     async def search(
-        q: query_text, k: Annotated[int, Query(ge=1, le=most)] = min(10, most)
+        q: query_text, k: Annotated[int, Query(ge=1, le=most, description=_K)] = min(10, most)
     ) -> JSONResponse:
         with service.room.work():
             hits = await service.search(q, k)
@@ -310,7 +316,7 @@ def create_app(
             {"product_id": hit.product_id, "title": hit.title, "score": float(hit.score)}
             for hit in hits
         ]
-        service.answered(q, [hit.title for hit in hits], _best(hits))
+        service.answered(q, [getattr(hit, "text", hit.title) for hit in hits], _best(hits))
         return JSONResponse({"query": q, "hits": shown})
 
     @app.post("/rerank", response_model=Order, responses=_REFUSALS)
@@ -318,8 +324,8 @@ def create_app(
         query, products = request.query, request.products
         with service.room.work():
             scores = await service.score(query, products)
-        service.answered(query, products)
         order = np.argsort(-scores, kind="stable")
+        service.answered(query, [products[place] for place in order])
         return JSONResponse({"scores": scores.tolist(), "order": order.tolist()})
 
     @app.get("/health", responses={503: {"model": Health}, **_UNKNOWN_HOST})

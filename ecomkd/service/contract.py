@@ -24,7 +24,11 @@ _RANGES = {
 
 
 class Hit(Protocol):
-    """A product that a search has found."""
+    """A product that a search has found.
+
+    It may have a further attribute `text`: what a model reads of the product. Without it the
+    shadow reads the title.
+    """
 
     product_id: str
     title: str
@@ -35,12 +39,16 @@ class Engine(Protocol):
     """What a service is built around. Both methods are called from several threads at once.
 
     An engine may have two further attributes, each of which may also be None. `shadow` is a
-    callable like `score` that gives the teacher's scores. `version` is a text that names the index,
-    and goes with every answer.
+    callable like `score` that gives the teacher's gains, 0 or more. `version` is a text that names
+    the index, and goes with every answer.
     """
 
     def search(self, query: str, k: int) -> Sequence[Hit]:
-        """Return the best `k` products, the best first; fewer only where there are no more."""
+        """Return the best `k` products, the best first; fewer only where there are no more.
+
+        That holds for a `k` beyond what an engine reads with care, too: what it has not read comes
+        after what it has, in the order of its first stage.
+        """
 
     def score(self, queries: Sequence[str], texts: Sequence[str]) -> np.ndarray:
         """Return the student's scores (N,) of N pairs of a query and a product's text.

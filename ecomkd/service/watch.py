@@ -10,6 +10,7 @@ from collections import Counter as Tally
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -19,6 +20,8 @@ from ecomkd.service.contract import Engine
 _LOG = logging.getLogger(__name__)
 _SHADOW_WAITING = 32
 _SHADOW_MEAN = 200
+_FIRST = 10
+"""The ranks that count where an order is judged from its top."""
 LEAST_REFERENCE = 100
 """The fewest queries that drift can be told from."""
 
@@ -36,34 +39,89 @@ def agreement(student: np.ndarray, teacher: np.ndarray) -> tuple[float, bool]:
     return 0.0 if math.isnan(tau) else tau, same
 
 
+@dataclass(frozen=True)
+class Judged:
+    """How a teacher finds an order that was served."""
+
+    ndcg: float
+    """nDCG@10 of the order served, in 0..1: what it loses of the teacher's own order."""
+    random: float
+    """What a random order of the same products would have, in the mean."""
+    overlap: float
+    """Shared products of both orders, top-weighted: the mean of their shares in the first 1 to 10.
+    A random order of N has (N + 1) / 2N, where N is at most 10."""
+    tau: float
+    """Kendall's tau-b of the order served and the teacher's gains, which counts every pair alike,
+    at the top, at the end, and where it makes no difference."""
+    same_first: bool
+    """Whether what was served first is the first of the teacher's order, too."""
+
+
+def judge_served(gains: Sequence[float]) -> Judged:
+    """How the teacher finds an order that was served, from its gains (N,) in that order.
+
+    A gain below 0 counts as 0. Where no product has one, every order is worth as much as the best:
+    nDCG and its random order are 1. Products of equal gain stand in the teacher's order as they
+    were served. The overlap is the average overlap of Webber, Moffat and Zobel (2010), section 3.
+    Raises ValueError for fewer than two products.
+
+    Example:
+        >>> found = judge_served([0.5, 0.8, 0.1])
+        >>> round(found.ndcg, 3), round(found.overlap, 3), round(found.tau, 3), found.same_first
+        (0.905, 0.667, 0.333, False)
+    """
+    given = np.asarray(gains, np.float64)
+    if given.ndim != 1 or len(given) < 2:
+        raise ValueError(f"judge_served: the gains are {given.shape}; give two or more, (N,).")
+    order = np.argsort(-given, kind="stable")
+    depths = np.arange(1, min(_FIRST, len(given)) + 1)
+    worth, discount = np.maximum(given, 0), 1 / np.log2(depths + 1)
+    best = worth[order[: len(depths)]] @ discount
+    ndcg, chance = 1.0, 1.0
+    if best > 0:
+        ndcg = float(worth[: len(depths)] @ discount / best)
+        chance = float(worth.mean() * discount.sum() / best)
+    overlap = np.mean([(order[:depth] < depth).mean() for depth in depths])
+    tau, _ = agreement(-np.arange(len(given)), given)
+    return Judged(ndcg, chance, float(overlap), tau, bool(order[0] == 0))
+
+
 class Shadow:
     """Has the teacher judge a share of the answers, after they were given.
 
-    Student and teacher score the same pairs; after a search these are the query with each title.
-    A thread of its own does that, one answer at a time. Where samples come faster than the teacher
-    judges, they are dropped and counted. The teacher takes its time from the same processor, which
-    bounds the share.
+    The teacher gives each product that was shown its gain for the query, and the order in which
+    they were served is held against these (see `Judged`). A thread of its own does that, one answer
+    at a time. Where samples come faster than the teacher judges, they are dropped and counted. The
+    teacher takes its time from the same processor, which bounds the share.
     """
 
     def __init__(self, engine: Engine, share: float, registry: CollectorRegistry):
         self._engine, self._share, self._draw = engine, share, random.Random(0)
         self._waiting: asyncio.Queue = asyncio.Queue(_SHADOW_WAITING)
-        self._recent: deque[float] = deque(maxlen=_SHADOW_MEAN)
+        self._recent: deque[Judged] = deque(maxlen=_SHADOW_MEAN)
         self._pool = ThreadPoolExecutor(1, "shadow")
         self._counts = {
             name: Counter(f"ecomkd_shadow_{name}", text, registry=registry)
             for name, text in {
-                "compared": "Answers that student and teacher were compared on.",
-                "same_first": "Of these, answers where both put the same product first.",
-                "dropped": "Sampled answers that were not compared, for lack of time.",
+                "compared": "Answers that the teacher has judged.",
+                "same_first": "Of these, answers where the teacher, too, puts the first one first.",
+                "dropped": "Sampled answers that were not judged, for lack of time.",
                 "failed": "Sampled answers on which the teacher failed.",
             }.items()
         }
-        self._tau = Gauge(
-            "ecomkd_shadow_tau",
-            f"Kendall's tau between student and teacher, mean of the last {_SHADOW_MEAN} answers.",
-            registry=registry,
-        )
+        self._means = {
+            name: Gauge(
+                f"ecomkd_shadow_{name}",
+                f"{text}, mean of the last {_SHADOW_MEAN} answers.",
+                registry=registry,
+            )
+            for name, text in {
+                "ndcg": "nDCG@10 of the order served, by the teacher's gains",
+                "random_ndcg": "nDCG@10 of a random order of the same products",
+                "overlap": "Top-weighted overlap of the order served with the teacher's",
+                "tau": "Kendall's tau of the order served with the teacher's gains",
+            }.items()
+        }
         self._open = 0
         waiting = Gauge(
             "ecomkd_shadow_waiting", "Sampled answers not yet compared.", registry=registry
@@ -72,7 +130,7 @@ class Shadow:
         self._task = asyncio.create_task(self._work())
 
     def offer(self, query: str, texts: Sequence[str]) -> None:
-        """Sample an answer, or not; returns at once."""
+        """Sample an answer, whose products stand as they were served, or not; returns at once."""
         if len(texts) < 2 or self._draw.random() >= self._share:
             return
         try:
@@ -92,22 +150,23 @@ class Shadow:
         while True:
             query, texts = await self._waiting.get()
             try:
-                tau, same = await loop.run_in_executor(self._pool, self._compare, query, texts)
+                judged = await loop.run_in_executor(self._pool, self._judge, query, texts)
             except Exception:  # a teacher that fails must not end the comparison, nor the service
                 self._counts["failed"].inc()
                 _LOG.exception("The shadow comparison failed.")
                 continue
             finally:
                 self._open -= 1
-            self._recent.append(tau)
-            self._tau.set(sum(self._recent) / len(self._recent))
+            self._recent.append(judged)
+            means = np.mean([astuple(each) for each in self._recent], axis=0)
+            # The last number is whether both put the same product first, which is counted.
+            for gauge, mean in zip(self._means.values(), means[:-1], strict=True):
+                gauge.set(mean)
             self._counts["compared"].inc()
-            self._counts["same_first"].inc(same)
+            self._counts["same_first"].inc(judged.same_first)
 
-    def _compare(self, query: str, texts: list[str]) -> tuple[float, bool]:
-        queries = [query] * len(texts)
-        student = np.asarray(self._engine.score(queries, texts))
-        return agreement(student, np.asarray(self._engine.shadow(queries, texts)))
+    def _judge(self, query: str, texts: list[str]) -> Judged:
+        return judge_served(self._engine.shadow([query] * len(texts), texts))
 
 
 class Drift:
