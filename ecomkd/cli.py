@@ -18,7 +18,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ecomkd import outputs
 from ecomkd.config import Profile
@@ -284,7 +284,7 @@ def _run(options: argparse.Namespace) -> None:
     arguments = f"--profile {profile.name} --seeds {options.seeds} --first-seed {seeds[0]}"
     if options.unlabelled is not None:
         arguments += f" --unlabelled {options.unlabelled}"
-    folds = "given" if options.folds is True else options.folds
+    folds: int | Literal["given"] | None = "given" if options.folds is True else options.folds
     if folds is not None:
         arguments += " --folds" if folds == "given" else f" --folds {folds}"
     command = f"ecomkd run {shlex.quote(name)} {arguments} --out {shlex.quote(options.out.name)}"
