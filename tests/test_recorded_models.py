@@ -1,10 +1,12 @@
 """How recorded models are made, and what is measured about them."""
 
 import json
+import re
+from pathlib import Path
 
 import measure_recorded
 import models as tool
-from ecomkd import artifacts
+from ecomkd import artifacts, report
 from ecomkd.artifacts import stage
 
 
@@ -65,3 +67,24 @@ def test_a_recorded_quality_outside_the_range_of_other_seeds_is_a_missed_goal(
     met = {goal["name"].split(":")[0]: goal["met"] for goal in record["goals"]}
     assert met.pop("teacher") is False
     assert all(met.values())
+
+
+def test_the_page_on_running_says_which_recorded_models_are_typical():
+    rows = {row["name"]: row for row in report.recorded("recorded_models")["data"]["rows"]}
+    names = measure_recorded.NAMES
+    spans = {
+        key: (min(rows[name]["again"]), max(rows[name]["again"])) for key, name in names.items()
+    }
+    found = {key: rows[name]["recorded"] for key, name in names.items()}
+    assert all(len(rows[name]["again"]) == 5 for name in names.values())
+    within = {key for key, (low, high) in spans.items() if low <= found[key] <= high}
+    page = (Path(__file__).parent.parent / "book" / "running.md").read_text("utf-8")
+    page = re.sub(r"\s+", " ", page)
+    assert "Three lie within: the warm-up and both students." in page
+    assert within == {"warm_up", "none", "kd_unlabelled"}
+    above = found["labels"] - spans["labels"][1]
+    below = spans["teacher"][0] - found["teacher"]
+    assert f"{above:.3f} above its range and the teacher {below:.3f} below its own" in page
+    low, high = spans["distilled"]
+    said = f"nDCG@10 of {found['distilled']:.3f}, and the five others {low:.3f} to {high:.3f}"
+    assert said in page and found["distilled"] < low
