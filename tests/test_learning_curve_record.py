@@ -60,3 +60,10 @@ def test_on_other_shops_too_it_is_the_pretraining():
     whole = summary[summary["labels"] == 4500].set_index("method")["lift@10"]
     assert whole["full"]["low"] > whole["scratch"]["high"]
     assert whole["full"]["high"] > whole["warmed"]["low"]
+
+
+def test_pretraining_is_worth_more_than_the_warm_up_between_any_ends_of_the_intervals():
+    summary = pd.DataFrame(report.recorded("methods")["data"]["summary"])
+    whole = summary[summary["labels"] == 4500].set_index("method")["lift@10"]
+    least = whole["full"]["low"] - whole["scratch"]["high"]
+    assert least > max(0, whole["warmed"]["high"] - whole["full"]["low"])
