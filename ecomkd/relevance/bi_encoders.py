@@ -5,9 +5,11 @@ Chapters 5 and 8.
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +42,6 @@ RATES = (2e-5, 1e-4)
 """Learning rates that the contrastive bi-encoder tries."""
 _QUALITY = "ndcg@10"
 _CHOICES = "choices.json"
-_TRIES = 10
-"""Products of other queries that are drawn where a query has no rival of its own."""
 
 
 def contrastive(data: DatasetDict, profile: Profile) -> Path:
@@ -117,14 +117,20 @@ def contrastive_rows(pairs: Dataset, seed: int) -> Dataset:
     rows: dict[str, list[str]] = {"query": [], "product": [], "rival": []}
     for row in good:
         own = bad[judged[queries[row]]] if queries[row] in judged else bad[:0]
-        others = rng.choice(good, _TRIES)
-        drawn = [*rng.permutation(own), *others[queries[others] != queries[row]]]
+        start = int(rng.integers(len(good)))
+        others = (one for one in _from(good, start) if queries[one] != queries[row])
+        drawn = itertools.chain(rng.permutation(own), others)
         rival = next((one for one in drawn if texts[one] != texts[row]), None)
         if rival is not None:
             rows["query"].append(asked[row])
             rows["product"].append(texts[row])
             rows["rival"].append(texts[rival])
     return Dataset.from_dict(rows)
+
+
+def _from(rows: np.ndarray, start: int) -> Iterator[int]:
+    """All rows once, from the one at `start` on; few are asked for, so that none is copied."""
+    return (rows[(start + step) % len(rows)] for step in range(len(rows)))
 
 
 def _looks(

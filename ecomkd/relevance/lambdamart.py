@@ -24,6 +24,7 @@ LEAST_PAIRS = (5, 20, 80)
 """The fewest pairs in a leaf that are tried."""
 LEARNING_RATES = (0.03, 0.1)
 """Shares of each tree that are tried."""
+_QUALITY = "ndcg@10"
 _ROUNDS = 1_000
 _PATIENCE = 50
 _TRUNCATION = 20
@@ -79,39 +80,30 @@ def lambdamart(
             stacklevel=2,
         )
 
-    def quality(labels: np.ndarray, scores: np.ndarray) -> tuple[str, float, bool]:
+    def quality(scores: np.ndarray, _: Any) -> tuple[str, float, bool]:
         found = metrics.mean_ndcg(asked.queries, scores, asked.gains)
-        return "ndcg@10", float(np.nan_to_num(found)), True
+        return _QUALITY, float(np.nan_to_num(found)), True
 
     best, rows = None, []
     for leaves, least, rate in itertools.product(LEAVES, LEAST_PAIRS, LEARNING_RATES):
-        model = lightgbm.LGBMRanker(
-            n_estimators=_ROUNDS,
-            num_leaves=leaves,
-            min_child_samples=least,
-            learning_rate=rate,
-            label_gain=shown.table,
-            lambdarank_truncation_level=_TRUNCATION,
-            metric="None",
-            deterministic=True,
-            force_row_wise=True,
-            random_state=0,
-            verbosity=-1,
-        )
-        model.fit(
-            shown.signals,
-            shown.labels,
-            group=shown.sizes,
-            eval_set=[(asked.signals, asked.labels)],
-            eval_group=[asked.sizes],
-            eval_metric=quality,
+        row = {"num_leaves": leaves, "min_child_samples": least, "learning_rate": rate}
+        settings = {"objective": "lambdarank", "label_gain": shown.table, "metric": "None"}
+        settings |= {"lambdarank_truncation_level": _TRUNCATION, "verbosity": -1, "seed": 0}
+        settings |= {"deterministic": True, "force_row_wise": True}
+        pairs = lightgbm.Dataset(shown.signals, shown.labels, group=shown.sizes)
+        booster = lightgbm.train(
+            settings | row,
+            pairs,
+            num_boost_round=_ROUNDS,
+            valid_sets=[pairs.create_valid(asked.signals, asked.labels, group=asked.sizes)],
+            valid_names=["validation"],
+            feval=quality,
             callbacks=[lightgbm.early_stopping(_PATIENCE, verbose=False)],
         )
-        row = {"num_leaves": leaves, "min_child_samples": least, "learning_rate": rate}
-        row |= {"rounds": model.best_iteration_}
-        rows.append(row | {"ndcg@10": model.best_score_["valid_0"]["ndcg@10"]})
-        if best is None or rows[-1]["ndcg@10"] > best[0]:
-            best = rows[-1]["ndcg@10"], model.booster_, row
+        row |= {"rounds": booster.best_iteration}
+        rows.append(row | {_QUALITY: booster.best_score["validation"][_QUALITY]})
+        if best is None or rows[-1][_QUALITY] > best[0]:
+            best = rows[-1][_QUALITY], booster, row
     return LambdaMart(best[1], best[2], pd.DataFrame(rows))
 
 
