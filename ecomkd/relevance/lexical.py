@@ -18,8 +18,7 @@ from ecomkd.data.sources import product_text
 from ecomkd.relevance.fusion import Fusion, choose_fusion
 
 LEXICAL = ("BM25", "character n-grams", "BM25 of titles")
-"""The signals of `lexical_signals`, in order; `lexical_scores` adds up the first two."""
-_SUMMED = 2
+"""The signals of `lexical_signals`, in order."""
 _PAIRS = 10_000
 """Pairs whose rows are multiplied at a time."""
 
@@ -29,12 +28,13 @@ def lexical_scores(
 ) -> tuple[np.ndarray, Fusion]:
     """Scores (N,) of pairs by words at their best, and the sum that validation pairs chose.
 
-    BM25 of the query with its spelling mended, and the cosine of character n-grams, in standard
-    units: see `lexical_signals` and `choose_fusion`.
+    BM25 of the query with its spelling mended, by whole text and by title, and the cosine of
+    character n-grams, in standard units: see `lexical_signals` and `choose_fusion`. The pieces are
+    to be used by whoever scores several splits, for the catalogue is indexed at each call.
     """
     signals = lexical_signals(catalogue)
-    chosen = choose_fusion("z", signals(validation)[:, :_SUMMED], validation)
-    return chosen.scores(signals(pairs)[:, :_SUMMED], pairs["query_id"]), chosen
+    chosen = choose_fusion("z", signals(validation), validation)
+    return chosen.scores(signals(pairs), pairs["query_id"]), chosen
 
 
 def lexical_signals(catalogue: Dataset) -> Callable[[Dataset], np.ndarray]:
