@@ -1,4 +1,4 @@
-"""BM25 over texts: the words that a query and a product share. Chapters 1 and 8.
+"""BM25 over texts: the words that a query and a product share, and spelling. Chapters 1 and 8.
 
 `bm25s` makes an index, and is loaded for that alone: it brings SciPy, which would cost a service
 more than all else that searches by words.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ _STOP = (
 )
 """The English stop words of `bm25s`, which are Lucene's."""
 _STOPPED = frozenset(_STOP.split())
+_MOST_EDITS = 2
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,100 @@ def bm25_of(index: Words, query: str) -> np.ndarray:
     return scores
 
 
+@dataclass(frozen=True)
+class Spelling:
+    """The words of a catalogue, among which a query's misspelt words find what was meant."""
+
+    stems: frozenset[str]
+    """The stems of all its words: a word with one of these is spelt well enough for BM25."""
+    words: dict[tuple[str, int], list[str]]
+    """Its words by first letter and length, those of most texts first."""
+    letters: dict[tuple[str, int], np.ndarray]
+    """The code points of the same words, (length, words)."""
+    texts: dict[str, int]
+    """In how many texts each word stands."""
+
+
+def spelling(texts: Sequence[str]) -> Spelling:
+    """The spelling of the words that BM25 counts in texts: of the words, not of their stems."""
+    counts = Counter(word for text in texts for word in set(_counted(text)))
+    groups: dict[tuple[str, int], list[str]] = {}
+    for word in sorted(counts, key=lambda word: (-counts[word], word)):
+        groups.setdefault((word[0], len(word)), []).append(word)
+    letters = {
+        group: np.ascontiguousarray(np.array([_points(word) for word in own]).T)
+        for group, own in groups.items()
+    }
+    return Spelling(frozenset(_stems(list(counts))), groups, letters, dict(counts))
+
+
+def mended(known: Spelling, query: str) -> str:
+    """The query in small letters, each unknown word replaced by the nearest known one.
+
+    As `fuzziness: AUTO` of Elasticsearch has it, a word of three to five letters may be one edit
+    away, a longer one two, and a shorter one none; an edit adds, drops or changes a letter, or
+    swaps two neighbours (optimal string alignment; Damerau 1964). The first letter has to agree,
+    and among equally near words that of most texts is taken, then the first by alphabet. Stop words
+    and words with a digit, such as sizes and model numbers, stay. So do words of which the
+    catalogue has another form, and those that nothing is near to.
+
+    Example:
+        >>> known = spelling(["steel lamp", "oak desk", "desk lamps"])
+        >>> mended(known, "A stele lqmp for 20 desks")
+        'a steel lamp for 20 desks'
+    """
+
+    def mend(found: re.Match[str]) -> str:
+        word = found[0]
+        if word in _STOPPED or any(letter.isdigit() for letter in word):
+            return word
+        return word if _stems([word])[0] in known.stems else _nearest(known, word)
+
+    return _WORD.sub(mend, query.lower())
+
+
+def _nearest(known: Spelling, word: str) -> str:
+    """The known word that is fewest edits away from one that is not known, or that word itself."""
+    most = 0 if len(word) < 3 else 1 if len(word) < 6 else _MOST_EDITS
+    points, found = _points(word), [(_MOST_EDITS + 1, 0, word)]
+    for length in range(len(word) - most, len(word) + most + 1):
+        group = word[0], length
+        if group in known.words:
+            edits = _edits(points, known.letters[group])
+            best = int(edits.argmin())  # the first of equals, which stands in most texts
+            other = known.words[group][best]
+            if edits[best] <= most:
+                found.append((int(edits[best]), -known.texts[other], other))
+    return min(found)[2]
+
+
+def _edits(word: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """How many edits lead from a word (L,) to each of others (M, N); 3 where that is more than 2.
+
+    The usual table of prefixes, for all N at once; only its cells within 2 of the diagonal count.
+    """
+    size, count = others.shape
+    far = np.full(count, _MOST_EDITS + 1)
+    # Cell j of a row belongs to the first j letters of the others.
+    last = [np.full(count, j) if j <= _MOST_EDITS else far for j in range(size + 1)]
+    before = last
+    for i in range(1, len(word) + 1):
+        row = [np.full(count, i) if i <= _MOST_EDITS else far] + [far] * size
+        for j in range(max(1, i - _MOST_EDITS), min(size, i + _MOST_EDITS) + 1):
+            differs = others[j - 1] != word[i - 1]
+            cell = np.minimum(np.minimum(row[j - 1], last[j]) + 1, last[j - 1] + differs)
+            if i > 1 and j > 1:
+                swapped = (others[j - 2] == word[i - 1]) & (others[j - 1] == word[i - 2])
+                cell = np.where(swapped, np.minimum(cell, before[j - 2] + 1), cell)
+            row[j] = cell
+        before, last = last, row
+    return np.minimum(last[size], far)
+
+
+def _points(word: str) -> np.ndarray:
+    return np.array([ord(letter) for letter in word], np.int32)
+
+
 def any_word(texts: Sequence[str]) -> bool:
     """Whether one of the texts at least has a word that BM25 counts."""
     return any(words_of(text) for text in texts)
@@ -87,6 +183,14 @@ def any_word(texts: Sequence[str]) -> bool:
 
 def words_of(text: str) -> list[str]:
     """The stems of the words of a text that BM25 counts, in order, as `bm25s.tokenize` has them."""
-    found = [word for word in _WORD.findall(text.lower()) if word not in _STOPPED]
+    return _stems(_counted(text))
+
+
+def _counted(text: str) -> list[str]:
+    """The words of a text that BM25 counts, in order and as they are written."""
+    return [word for word in _WORD.findall(text.lower()) if word not in _STOPPED]
+
+
+def _stems(words: list[str]) -> list[str]:
     # A stemmer is made for each call, because two threads may not use one at once.
-    return Stemmer.Stemmer("english").stemWords(found)
+    return Stemmer.Stemmer("english").stemWords(words)

@@ -26,6 +26,10 @@ __getattr__, __dir__ = lazy.names(
             "bm25_scores boosted_trees lexical_boosting random_scores scores_to_probabilities "
             "word_features"
         ),
+        ".lexical": "LEXICAL lexical_scores lexical_signals",
+        ".fusion": "choose_fusion Fusion FUSIONS",
+        ".lambdamart": "LambdaMart lambdamart",
+        ".bi_encoders": "contrastive contrastive_choices contrastive_rows cosine_scores",
         ".tables": "by_kind DISTILLED f1_difference per_query STUDENTS SYSTEMS table UNTRAINED",
         ".verdict": "LEAST_LIFT LEAST_QUERIES",
         ".runtimes": "available BATCHES like_for_like Variant VARIANTS winner",

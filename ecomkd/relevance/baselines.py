@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from datasets import Dataset
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -35,10 +36,9 @@ def bm25_scores(pairs: Dataset, catalogue: Dataset) -> np.ndarray:
     column = {product: index for index, product in enumerate(texts)}
     index = bm25(list(texts.values()))
     scores = np.zeros(len(pairs))
-    queries = np.asarray(pairs["query"], dtype=object)
     products = np.asarray([column[product] for product in pairs["product_id"]])
-    for query in dict.fromkeys(queries):
-        rows = queries == query
+    by_query = pd.Series(products).groupby(np.asarray(pairs["query"], object)).indices
+    for query, rows in by_query.items():
         scores[rows] = bm25_of(index, query)[products[rows]]
     return scores
 
@@ -116,7 +116,7 @@ def _cosine_of_words(texts: list[str], **options) -> Callable[[list[str], list[s
     vectoriser.fit(texts)
 
     def cosine(queries: list[str], products: list[str]) -> np.ndarray:
-        a, b = vectoriser.transform(queries), vectoriser.transform(products)
+        a, b = _each_once(vectoriser.transform, queries), _each_once(vectoriser.transform, products)
         return np.asarray(a.multiply(b).sum(axis=1)).ravel()
 
     return cosine
@@ -153,9 +153,16 @@ def _texts(pairs: Dataset) -> list[str]:
     return product_text(pairs[:])
 
 
+def _each_once(transform: Callable, texts: Sequence[str]) -> Any:
+    """A row for each text; a text that stands often, as in many pairs, is transformed once."""
+    rows, distinct = pd.factorize(np.asarray(texts, dtype=object))
+    return transform(list(distinct))[rows]
+
+
 def _share_found(asked: list[set[str]], texts: Sequence[str]) -> np.ndarray:
+    words_of = {text: set(text.lower().split()) for text in set(texts)}
     found = [
-        len(words & set(text.lower().split())) / max(1, len(words))
+        len(words & words_of[text]) / max(1, len(words))
         for words, text in zip(asked, texts, strict=True)
     ]
     return np.asarray(found)

@@ -27,6 +27,11 @@ def gains(dataset: Dataset) -> dict:
     return dict(GAINS) if names == list(GAINS) else dict(GRADE_GAINS)
 
 
+def worth(pairs: Dataset) -> np.ndarray:
+    """The gain of each labelled pair, (N,)."""
+    return np.asarray(list(gains(pairs).values()))[np.asarray(pairs["label"], dtype=int)]
+
+
 def predict(folder: Path, pairs: Dataset, profile: Profile) -> np.ndarray:
     """Class probabilities (N, C) of a saved teacher or student on pairs as `load` gives them."""
     tokenizer = models.load_tokenizer(str(folder))

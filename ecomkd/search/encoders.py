@@ -14,24 +14,20 @@ import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset, DatasetDict
-from sentence_transformers import (
-    SentenceTransformer,
-    SentenceTransformerTrainer,
-    SentenceTransformerTrainingArguments,
-)
-from sentence_transformers.base.evaluation import BaseEvaluator
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import MarginMSELoss
 from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
 from sentence_transformers.util import pairwise_dot_score
 from sklearn.decomposition import PCA
 from transformers import PreTrainedTokenizerBase
 
-from ecomkd import features, keys, losses, metrics, models, runtime, trainer, words
+from ecomkd import features, keys, losses, models, words
 from ecomkd.artifacts import data_digest, stage
 from ecomkd.config import Profile
 from ecomkd.data.schema import TEXT
 from ecomkd.data.sources import product_text
 from ecomkd.relevance import judge, mining, stages
+from ecomkd.relevance.bi_encoders import PRETRAINED, encoder, fit
 from ecomkd.search.engine import DEPTH
 from ecomkd.search.retrieve import exact, word_scores
 from ecomkd.search.tune import RERANKER, WORDS, candidates, model_scores, weights_on
@@ -40,8 +36,6 @@ BI_ENCODERS = ("labels", "distilled")
 """How a bi-encoder learns: from the gains of labelled pairs, or from the scores of a whole search
 (the first row, BM25 and the teacher) on labelled, unlabelled and mined pairs."""
 
-_PRETRAINED = "minilm"
-"""The sentence encoder that every bi-encoder starts from."""
 _RIVALS = 4
 """Products that a query's best one is compared with in a training step."""
 _SCALE = 4.0
@@ -196,7 +190,7 @@ def bi_encoder(
                 teacher_folder,
             )  # fmt: skip
             rows = margin_rows(pairs, _SCALE * scores, profile.seed)
-        model = encoder(models.checkpoint(_PRETRAINED), profile)
+        model = encoder(models.checkpoint(PRETRAINED), profile)
         model.max_seq_length = profile.max_length
         if not len(rows):
             warnings.warn(
@@ -211,7 +205,7 @@ def bi_encoder(
 
     parts = [
         row,
-        _PRETRAINED,
+        PRETRAINED,
         steps,
         keys.digests(data["train"], data["validation"]),
         imitated,
@@ -287,7 +281,7 @@ def static_encoder(
 
     def make(folder: Path) -> None:
         teacher = encoder(teacher_folder, profile)
-        tokenizer = models.load_tokenizer(_PRETRAINED)
+        tokenizer = models.load_tokenizer(PRETRAINED)
         table = _token_table(teacher, tokenizer, profile.seed)
         bag = StaticEmbedding(tokenizer, embedding_weights=table)
         model = SentenceTransformer(modules=[bag, Normalize()], device="cpu")
@@ -388,29 +382,6 @@ def _shown(cosines: torch.Tensor, rng: np.random.Generator) -> np.ndarray:
     return np.union1d(near, drawn)
 
 
-def encoder(folder: Path | str, profile: Profile) -> SentenceTransformer:
-    """A saved bi-encoder or static student, in eval mode; its vectors have length 1."""
-    return SentenceTransformer(
-        str(folder), device=str(runtime.device(profile)), local_files_only=True
-    ).eval()
-
-
-class _Validation(BaseEvaluator):
-    """nDCG@10 of the cosines on the validation pairs."""
-
-    def __init__(self, pairs: Dataset):
-        super().__init__()
-        self.primary_metric = "ndcg@10"
-        self.pairs = pairs
-        self.texts = product_text(pairs[:])
-
-    def __call__(self, model, output_path=None, epoch=-1, steps=-1) -> dict[str, float]:
-        asked = features.encode(model, self.pairs["query"])
-        shown = features.encode(model, self.texts)
-        scored = judge.frame(self.pairs, (asked * shown).sum(axis=1))
-        return {"ndcg@10": metrics.ranking(scored, judge.gains(self.pairs))["ndcg@10"]}
-
-
 def _fit(
     model: SentenceTransformer,
     rows: Dataset,
@@ -421,29 +392,8 @@ def _fit(
     learning_rate: float,
 ) -> None:
     """Train on the rows of `margin_rows` and save the best of five looks into `folder`."""
-    fitting = _Trainer(
-        model=model,
-        args=trainer.arguments(
-            profile,
-            folder,
-            steps,
-            learning_rate,
-            kind=SentenceTransformerTrainingArguments,
-            metric_for_best_model="ndcg@10",
-        ),
-        train_dataset=rows,
-        evaluator=_Validation(validation),
-        loss=MarginMSELoss(model, _scaled),
-    )
-    trainer.run_to_end(fitting, folder)
-
-
-class _Trainer(SentenceTransformerTrainer):
-    def save_model(self, output_dir=None, _internal_call=False):
-        if _internal_call:
-            return super().save_model(output_dir, _internal_call=True)
-        # Without the library's model card, which would ask a hub.
-        self.model.save_pretrained(output_dir, create_model_card=False)
+    loss = MarginMSELoss(model, _scaled)
+    fit(model, rows, validation, profile, folder, steps, learning_rate, loss)
 
 
 def _scaled(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

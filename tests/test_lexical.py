@@ -1,0 +1,138 @@
+"""Search by words at its best: spelling by hand, signals against the plain ones, a typo mended."""
+
+import numpy as np
+import pytest
+import tiny_models
+from datasets import Dataset
+
+from ecomkd import metrics, words
+from ecomkd.data.schema import TEXT
+from ecomkd.relevance import baselines, judge, lexical
+
+KNOWN = words.spelling(
+    ["steel lamp", "oak desk with drawers", "desk lamp", "red dusk 90cm", "lamp"]
+)
+
+
+def shop(*rows: tuple[str, str, str]) -> Dataset:
+    """Pairs of a query, a title and a label, each of another product."""
+    pairs = [
+        {name: "" for name in TEXT}
+        | {"query_id": query, "query": query, "product_id": f"p{number}", "product_title": title}
+        | {"label": label}
+        for number, (query, title, label) in enumerate(rows)
+    ]
+    return Dataset.from_list(pairs).cast_column("label", tiny_models.CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("lqmp", "lamp"),  # a letter changed,
+        ("lmp", "lamp"),  # dropped,
+        ("laamp", "lamp"),  # added,
+        ("lapm", "lamp"),  # and swapped with its neighbour
+        ("stele", "steel"),
+        ("drrawwers", "drawers"),  # a long word may be two edits away,
+        ("dsekk", "dsekk"),  # a short one may not,
+        ("oka", "oak"),
+        ("lp", "lp"),  # and one of two letters may not be one away
+        ("eamp", "eamp"),  # the first letter has to agree
+        ("dask", "desk"),  # as near as "dusk", and in two texts instead of one
+        ("drawer", "drawer"),  # another form of a word that is there
+        ("desk", "desk"),
+        ("dusk", "dusk"),  # a word of the vocabulary is not mended, however rare
+        ("wjth", "wjth"),  # nothing is near: stop words are no words of the catalogue
+        ("with", "with"),
+        ("80cm", "80cm"),  # a size is no slip
+        ("Lqmp, STEEL!", "lamp, steel!"),
+        ("", ""),
+    ],
+)
+def test_spelling(typed, meant):
+    assert words.mended(KNOWN, typed) == meant
+
+
+def test_equally_near_and_frequent_words_go_by_the_alphabet():
+    assert words.mended(words.spelling(["bold", "bald"]), "bild") == "bald"
+    assert words.mended(words.spelling(["bald", "bold", "bold"]), "bild") == "bold"
+
+
+def test_nothing_is_mended_into_a_catalogue_without_words():
+    assert words.mended(words.spelling(["the", "!"]), "lqmp") == "lqmp"
+
+
+def edits(a: str, b: str) -> int:
+    """Optimal string alignment, cell by cell, as the textbook has it."""
+    table = np.add.outer(np.arange(len(a) + 1), np.arange(len(b) + 1))
+    for i in range(1, len(a) + 1):
+        for j in range(1, len(b) + 1):
+            ways = [table[i - 1, j] + 1, table[i, j - 1] + 1]
+            ways.append(table[i - 1, j - 1] + (a[i - 1] != b[j - 1]))
+            if i > 1 and j > 1 and a[i - 1] == b[j - 2] and a[i - 2] == b[j - 1]:
+                ways.append(table[i - 2, j - 2] + 1)
+            table[i, j] = min(ways)
+    return table[len(a), len(b)]
+
+
+def test_edits_are_those_of_the_textbook():
+    rng = np.random.default_rng(0)
+    drawn = ["".join(rng.choice(list("abc"), size)) for size in rng.integers(1, 7, 120)]
+    for word in drawn[:12]:
+        for size in range(1, 7):
+            others = [other for other in drawn if len(other) == size]
+            letters = np.array([words._points(other) for other in others]).T
+            found = words._edits(words._points(word), letters)
+            assert found.tolist() == [min(3, edits(word, other)) for other in others]
+
+
+PAIRS = tiny_models.pairs(60, seed=3)
+
+
+def test_signals_are_the_plain_ones_where_every_word_is_known():
+    query = [" ".join(query.split()[1:]) + " lamp lamp" for query in PAIRS["query"]]
+    pairs = PAIRS.remove_columns("query").add_column("query", query)
+    found = lexical.lexical_signals(pairs)(pairs)
+    assert found.shape == (60, len(lexical.LEXICAL))
+    np.testing.assert_allclose(found[:, 0], baselines.bm25_scores(pairs, pairs), rtol=1e-5)
+    # These pairs have no text but the title.
+    np.testing.assert_allclose(found[:, 2], found[:, 0], rtol=1e-5)
+    cosine = baselines._cosine_of_words(
+        list(pairs["product_title"]), analyzer="char_wb", ngram_range=(3, 5)
+    )
+    np.testing.assert_allclose(found[:, 1], cosine(query, list(pairs["product_title"])))
+
+
+def test_products_that_the_catalogue_lacks_are_indexed_as_well():
+    signals = lexical.lexical_signals(PAIRS.select(range(20)))
+    whole = lexical.lexical_signals(PAIRS)
+    np.testing.assert_array_equal(signals(PAIRS), whole(PAIRS))
+    assert not np.array_equal(signals(PAIRS.select(range(20))), whole(PAIRS.select(range(20))))
+
+
+def test_pairs_are_multiplied_part_by_part(monkeypatch):
+    whole = lexical.lexical_signals(PAIRS)(PAIRS)
+    monkeypatch.setattr(lexical, "_PAIRS", 7)
+    np.testing.assert_array_equal(lexical.lexical_signals(PAIRS)(PAIRS), whole)
+
+
+def test_a_typo_is_found_by_words_at_their_best_alone():
+    asked = [("lqmp", "lamp"), ("tqble", "table"), ("sofaa", "sofa"), ("mirrro", "mirror")]
+    rows = [
+        (typed, f"oak {title}", "E" if title == meant else "I")
+        for typed, meant in asked
+        for _, title in asked
+    ]
+    pairs = shop(*rows)
+    scores, chosen = lexical.lexical_scores(pairs, pairs, pairs)
+    assert not baselines.bm25_scores(pairs, pairs).any()
+    found = metrics.ranking(judge.frame(pairs, scores), judge.gains(pairs))
+    assert found["ndcg@10"] == 1.0
+    assert chosen.kind == "z" and len(chosen.weights) == len(lexical.LEXICAL)
+
+
+@pytest.mark.parametrize("title", ["the", "a", "!"], ids=["stop word", "letter", "mark"])
+def test_titles_without_a_word(title):
+    pairs = shop(*[("lamp", title, "E"), ("lamp", title, "I"), ("desk", title, "E")])
+    scores, _ = lexical.lexical_scores(pairs, pairs, pairs)
+    assert np.isfinite(scores).all()
