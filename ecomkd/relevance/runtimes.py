@@ -53,6 +53,7 @@ class Variant(NamedTuple):
         return {} if self.runtime == "onnxruntime" else {"runtime": self.runtime, **further}
 
     def classifier(self, path: Path, threads: int) -> export.OnnxClassifier:
+        """The function from token tensors to logits (N, C) that it makes of the file."""
         if self.runtime == "onnxruntime":
             return export.OnnxClassifier(path, threads)
         return export.OpenVinoClassifier(path, threads, bf16=self.precision == "bf16")
