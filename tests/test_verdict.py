@@ -66,6 +66,11 @@ VERDICTS = {
         {"bi-encoder, untrained": [0.95, 0.8]},
         "Stay with the untrained bi-encoder: the teacher's nDCG@10 is not clearly above it",
     ),
+    "sum": (
+        {"words and bi-encoder, added up": [0.95, 0.8]},
+        "Stay with the untrained sum of words and bi-encoder: the teacher's nDCG@10 is not clearly "
+        "above it",
+    ),
     "distil": (
         {DISTILLED: [0.88, 0.85]},
         "Distil: the student keeps 91% of the teacher's lift over a random order and stands +0.215 "

@@ -28,7 +28,8 @@ from ecomkd.data.folds import divided, judged
 from ecomkd.data.schema import TEXT, DataError
 from ecomkd.export import OnnxClassifier, deploy, exports, predict_onnx
 from ecomkd.relevance import baselines, judge, mining, stages
-from ecomkd.relevance.tables import INT8, NAME_OF_ROW, STUDENTS, TEACHER, by_kind, table
+from ecomkd.relevance.rivals import rivals
+from ecomkd.relevance.tables import INT8, NAME_OF_ROW, STUDENTS, SYSTEMS, TEACHER, by_kind, table
 from ecomkd.relevance.verdict import LEAST_QUERIES, WORDS, comparisons, verdict
 
 _SPEED_PAIRS = 50
@@ -73,9 +74,9 @@ def results_of(made: Trained) -> dict:
     """The evaluation of every system on the test pairs, kept like any other artefact.
 
     Returns `seed`, `data` (a digest of the test pairs), `pairs` (a number for each split),
-    `query_id`, `label` and `kind` of the test pairs, and for each system its predicted classes,
+    `query_id`, `label` and `kind` of the test pairs, for each system its predicted classes,
     `classification` means and, where an order can be judged, `ranking` means and `per_query`
-    values.
+    values, and what validation chose for each of the `rivals`.
     """
     test = made.data["test"]
 
@@ -92,7 +93,7 @@ def results_of(made: Trained) -> dict:
         _sizes(made.data),
         keys.settings_of(made.profile),
     ]
-    folder = stage("result", parts, make, made.profile.artifacts, recipe=1)
+    folder = stage("result", parts, make, made.profile.artifacts, recipe=2)
     return json.loads((folder / "result.json").read_text(encoding="utf-8"))
 
 
@@ -130,6 +131,10 @@ def _evaluated(made: Trained) -> dict:
         baselines.lexical_boosting(train, test, catalogue, profile.seed),
     )
     add(TEACHER, judge.predict(made.teacher, test, profile))
+    choices = {}
+    for name, *answers, chosen in rivals(made.data, catalogue, profile, made.teacher):
+        add(name, *answers)
+        choices[name] = chosen
     for row, folder in made.students.items():
         add(NAME_OF_ROW[row], judge.predict(folder, test, profile))
     add(INT8, predict_onnx(made.exported / "model.int8.onnx", test, profile))
@@ -140,7 +145,8 @@ def _evaluated(made: Trained) -> dict:
         "query_id": list(test["query_id"]),
         "label": list(test["label"]),
         "kind": _kinds(test),
-        "systems": found,
+        "systems": {name: found[name] for name in SYSTEMS},
+        "choices": choices,
     }
 
 
@@ -180,6 +186,7 @@ def pooled(results: Sequence[dict], pairs: Dataset) -> dict:
             name: _pooled_system([result["systems"][name] for result in results], label)
             for name in results[0]["systems"]
         },
+        "choices": [result["choices"] for result in results],
     }
 
 
@@ -411,6 +418,7 @@ def run(
                 }
                 for result in results
             },
+            "choices": {result["seed"]: result["choices"] for result in results},
             "by_kind": None if kinds is None else json.loads(kinds.to_json(orient="index")),
             "speed": json.loads(clock.to_json(orient="index")),
             "notes": notes,

@@ -17,12 +17,20 @@ PLAIN = "student, labels only"
 DISTILLED = "student, distilled"
 INT8 = "student, distilled, int8"
 HARD = "student, hard pseudo-labels"
+BEST_WORDS = "words at their best"
+UNTRAINED_SUM = "words and bi-encoder, added up"
+LAMBDAMART = "LambdaMART on words and bi-encoder"
+TEACHER_SUM = "teacher, words and bi-encoder, added up"
 SYSTEMS = {
     "random": "random",
     "BM25": "bm25",
+    BEST_WORDS: "bm25",
     "bi-encoder, untrained": "bi-encoder",
+    UNTRAINED_SUM: "bi-encoder",
     "boosted trees on words": "bm25",
+    LAMBDAMART: "baseline",
     TEACHER: "teacher",
+    TEACHER_SUM: "teacher",
     PLAIN: "baseline",
     "student, KD on labels": "student",
     DISTILLED: "student",
@@ -34,8 +42,14 @@ SYSTEMS = {
 LEAST_SEEDS = 3
 """From so many seeds that share their test queries, intervals are over seeds and queries."""
 
-UNTRAINED = {"BM25": "BM25", "bi-encoder, untrained": "the untrained bi-encoder"}
-"""The systems that rank without training, each with its name in a sentence."""
+UNTRAINED = {
+    "BM25": "BM25",
+    BEST_WORDS: "search by words at its best",
+    "bi-encoder, untrained": "the untrained bi-encoder",
+    UNTRAINED_SUM: "the untrained sum of words and bi-encoder",
+}
+"""The systems that rank without training, each with its name in a sentence. Validation queries
+choose the weights of the sums among them."""
 
 NAME_OF_ROW = dict(zip(STUDENTS, (PLAIN, "student, KD on labels", DISTILLED, HARD), strict=True))
 
