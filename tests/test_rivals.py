@@ -14,7 +14,6 @@ from ecomkd.relevance.fusion import choose_fusion
 from ecomkd.relevance.lexical import lexical_signals
 from ecomkd.relevance.tables import BEST_WORDS, LAMBDAMART, SYSTEMS, TEACHER_SUM, UNTRAINED_SUM
 
-
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*judged products have more than one title"),
     pytest.mark.filterwarnings("ignore:.*too few to conclude"),
