@@ -226,8 +226,11 @@ class Package:
                 return [f"{module.name}.{value}"]
             if key in self.modules and name in value.split():
                 return [f"{key}.{name}"]
-        below = (other for other in self.modules if other.startswith(f"{module.name}."))
-        return [f"{other}.{name}" for other in below if name in self.modules[other].definitions]
+        below = [other for other in self.modules if other.startswith(f"{module.name}.")]
+        homes = [other for other in below if name in self.modules[other].definitions]
+        # A module may pass on a name that it has from another part.
+        homes = homes or [other for other in below if name in self.modules[other].imports]
+        return [f"{other}.{name}" for other in homes]
 
 
 # Reading a tree -----------------------------------------------------------------------------------
