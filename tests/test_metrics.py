@@ -60,6 +60,25 @@ relaxed = settings(deadline=None, max_examples=60)
 # ranking
 
 
+@pytest.mark.parametrize("ties", [False, True])
+def test_mean_ndcg_is_that_of_a_ranking(ties):
+    """Queries without a positive gain, lists beyond rank ten and ties among them."""
+    given = random_frame(5, ties=ties).sample(frac=1, random_state=0)
+    gains = given["esci_label"].map(GAINS)
+    found = metrics.mean_ndcg(given["query_id"], given["score"], gains)
+    whole = metrics.ranking(given, GAINS)
+    assert whole["n_without_positives"] < 40
+    assert found == pytest.approx(whole["ndcg@10"], abs=1e-12)
+    constant = metrics.mean_ndcg(given["query_id"], np.zeros(len(given)), gains)
+    assert constant == pytest.approx(whole["random_ndcg@10"], abs=1e-12)
+
+
+def test_mean_ndcg_of_nothing_relevant_is_nan_and_lengths_have_to_agree():
+    assert math.isnan(metrics.mean_ndcg(["a", "a"], [1.0, 2.0], [0.0, 0.0]))
+    with pytest.raises(ValueError, match="mean_ndcg: 2 query ids, 1 scores and 2 gains"):
+        metrics.mean_ndcg(["a", "a"], [1.0], [0.0, 1.0])
+
+
 def test_ndcg_of_gains_is_ndcg_of_a_ranking_without_ties():
     data = random_frame(3)
     ours = metrics.ranking(data, GAINS)["per_query"]
