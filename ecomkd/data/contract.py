@@ -122,3 +122,14 @@ def _joined(title: str, description: str, bullets: str, brand: str, color: str) 
     parts += [part for part in (brand, color) if part.casefold() not in title.casefold()]
     parts += [bullets, description]
     return " . ".join(text for part in parts if (text := " ".join(part.split())))
+
+
+def whole_fold(fold: str) -> str:
+    """The fold without what some programs add to a whole number: 3 for 3.0 and for 03."""
+    fold = fold.removesuffix(".0")
+    return str(int(fold)) if is_fold(fold) else fold
+
+
+def is_fold(text: str) -> bool:
+    """Whether a text is a whole number of at most nine digits, as a fold is."""
+    return text.isascii() and text.isdecimal() and len(text) < 10

@@ -23,8 +23,10 @@ from ecomkd.data.contract import (
     DataError,
     as_seen,
     is_blank,
+    is_fold,
     order_by_hash,
     quoted,
+    whole_fold,
 )
 from ecomkd.data.files import ArrowWriter, TableFile
 
@@ -232,7 +234,7 @@ class Pairs:
         if self.products:
             self.products.fill(texts)
         if self.by_fold and not unlabelled:
-            splits = [_whole(fold) for fold in file.texts(batch, "fold")]
+            splits = [whole_fold(fold) for fold in file.texts(batch, "fold")]
         else:
             splits = file.texts(batch, "split")
         if unlabelled:
@@ -272,7 +274,7 @@ class Pairs:
 
         split, given = self._split, self._given_label
         if self.by_fold and len(self.files) == 1:
-            no_split = ~split.each(_is_fold)
+            no_split = ~split.each(is_fold)
             use = "use the whole numbers from 0 on, one for each query."
             empty = no_split & ~split.each(bool)
             add(empty, "fold", f"the fold is empty; {use}")
@@ -311,7 +313,7 @@ class Pairs:
 
         def named(row: int) -> str:
             name = split[row] or "a split to be drawn"
-            return f"fold {name}" if _is_fold(name) else name
+            return f"fold {name}" if is_fold(name) else name
 
         part = "fold" if self.by_fold else "split"
         faults.add(
@@ -373,7 +375,7 @@ class Pairs:
     def _of_folds(self) -> str:
         """Give every query the split that it has when fold 0 tests, and say so."""
         place = f"{self.files[0].path}, column 'fold'"
-        known = {int(name) for name in self._split.number if _is_fold(name)}
+        known = {int(name) for name in self._split.number if is_fold(name)}
         if (gap := next(fold for fold in count() if fold not in known)) < max(known):
             raise DataError(
                 f"{place}: no query is in fold {gap}, and one is in fold {max(known)}; number the "
@@ -385,7 +387,7 @@ class Pairs:
                 f"to be learnt from; make {LEAST_FOLDS} or more, or leave the column out to have "
                 "splits drawn."
             )
-        self.fold = self._split.each(lambda name: int(name) if _is_fold(name) else -1)
+        self.fold = self._split.each(lambda name: int(name) if is_fold(name) else -1)
         named = {"0": "test", "1": "validation", "unlabelled": "unlabelled"}
         self.split = self._split.each(lambda name: SPLITS.index(named.get(name, "train")))
         return "by fold, for `ecomkd run --folds`; all else takes fold 0 as test, 1 as validation"
@@ -442,16 +444,6 @@ class Pairs:
                     f"{self.files[0].path}, column {self.column!r}: no product is relevant in "
                     f"{name}, so that no ranking can be judged; {mend}."
                 )
-
-
-def _whole(fold: str) -> str:
-    """The fold without what some programs add to a whole number: 3 for 3.0 and for 03."""
-    fold = fold.removesuffix(".0")
-    return str(int(fold)) if _is_fold(fold) else fold
-
-
-def _is_fold(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) < 10
 
 
 def _folds(number: int) -> str:

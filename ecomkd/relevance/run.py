@@ -6,7 +6,6 @@ import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from html import escape
 from importlib import import_module
 from pathlib import Path
 from typing import Literal
@@ -20,7 +19,7 @@ from ecomkd.extras import needed
 with needed("ecomkd.relevance.run", "run"):
     import torch
 
-from ecomkd import bench, features, keys, metrics, models, outputs, report, runtime, words
+from ecomkd import bench, features, keys, models, outputs, report, runtime, words
 from ecomkd.artifacts import data_digest, stage, write_text
 from ecomkd.config import Profile
 from ecomkd.data import shop, sources
@@ -28,13 +27,14 @@ from ecomkd.data.folds import divided, judged
 from ecomkd.data.schema import TEXT, DataError
 from ecomkd.export import OnnxClassifier, deploy, exports, predict_onnx
 from ecomkd.relevance import baselines, judge, mining, stages
+from ecomkd.relevance.page import html
+from ecomkd.relevance.pooling import TESTED, of_classes, pooled
 from ecomkd.relevance.rivals import rivals
 from ecomkd.relevance.tables import INT8, NAME_OF_ROW, STUDENTS, SYSTEMS, TEACHER, by_kind, table
-from ecomkd.relevance.verdict import LEAST_QUERIES, WORDS, comparisons, verdict
+from ecomkd.relevance.verdict import LEAST_QUERIES, comparisons, verdict
 
 _SPEED_PAIRS = 50
 _THROUGHPUT_BATCH = 32
-_TESTED = ("query_id", "product_id", "query", "label")
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _evaluated(made: Trained) -> dict:
         values = judge.evaluate(test, probabilities, scores)
         found[name] = {
             "predicted": probabilities.argmax(1).tolist(),
-            **_of_classes(values["classification"]),
+            **of_classes(values["classification"]),
         }
         # It is empty where no query has a relevant product: there is no order to judge then.
         if "ranking" in values:
@@ -140,7 +140,7 @@ def _evaluated(made: Trained) -> dict:
     add(INT8, predict_onnx(made.exported / "model.int8.onnx", test, profile))
     return {
         "seed": profile.seed,
-        "data": data_digest(test, _TESTED),
+        "data": data_digest(test, TESTED),
         "pairs": _sizes(made.data),
         "query_id": list(test["query_id"]),
         "label": list(test["label"]),
@@ -148,62 +148,6 @@ def _evaluated(made: Trained) -> dict:
         "systems": {name: found[name] for name in SYSTEMS},
         "choices": choices,
     }
-
-
-def _of_classes(found: Mapping) -> dict:
-    """What is kept of `metrics.classification`."""
-    means = {key: value for key, value in found.items() if isinstance(value, float)}
-    return {"classification": means, "per_class": found["per_class"].to_dict("index")}
-
-
-def pooled(results: Sequence[dict], pairs: Dataset) -> dict:
-    """What `results_of` found for each fold of a seed, as one result of the same shape.
-
-    Every query of `pairs`, which are all the judged ones, is a test query of one fold, by whose
-    models it was judged. Scores of different models are not compared: nDCG and the other values of
-    a query are of one fold, and their means are over all queries; the predicted classes of all
-    pairs are counted together. In `pairs`, `test` is the number of all judged pairs, and the other
-    splits have the mean of the folds. An order is judged where every fold judges it.
-
-    Queries of a fold share their models, and the folds share most of what those learnt from. An
-    interval over queries knows nothing of that (Bengio & Grandvalet 2004); seeds show a part of it.
-    """
-    label = [one for result in results for one in result["label"]]
-    kinds = [result["kind"] for result in results]
-    return {
-        "seed": results[0]["seed"],
-        "data": data_digest(pairs, _TESTED),
-        "pairs": {
-            name: len(label)
-            if name == "test"
-            else round(float(np.mean([result["pairs"][name] for result in results])))
-            for name in results[0]["pairs"]
-        },
-        "query_id": [one for result in results for one in result["query_id"]],
-        "label": label,
-        "kind": None if None in kinds else [one for kind in kinds for one in kind],
-        "systems": {
-            name: _pooled_system([result["systems"][name] for result in results], label)
-            for name in results[0]["systems"]
-        },
-        "choices": [result["choices"] for result in results],
-    }
-
-
-def _pooled_system(entries: Sequence[dict], label: Sequence[int]) -> dict:
-    predicted = [one for entry in entries for one in entry["predicted"]]
-    classes = len(entries[0]["per_class"])
-    found = metrics.classification(label, np.eye(classes)[predicted])
-    found["per_class"].index = found["per_class"].index.astype(str)  # as JSON has it
-    whole = {"predicted": predicted, **_of_classes(found)}
-    if all("ranking" in entry for entry in entries):
-        parts = [pd.DataFrame(entry["per_query"]) for entry in entries]
-        per_query = pd.concat(parts, ignore_index=True)
-        without = sum(entry["ranking"]["n_without_positives"] for entry in entries)
-        means = per_query.drop(columns="query_id").mean().to_dict()
-        whole["ranking"] = {**means, "n_without_positives": without}
-        whole["per_query"] = per_query.to_dict("list")
-    return whole
 
 
 def _sizes(data: DatasetDict) -> dict[str, int]:
@@ -451,47 +395,3 @@ def _agree(source: str | Path, profile: Profile, folds: int | Literal["given"] |
             f"{source}: no column 'fold' stands in the place of 'split': add one, or give a number "
             "of folds to be drawn, as in --folds 5."
         )
-
-
-def html(
-    rows: pd.DataFrame,
-    clock: pd.DataFrame,
-    compared: pd.DataFrame,
-    said: str,
-    notes: Sequence[str],
-    command: str,
-) -> str:
-    """A self-contained page: the verdict, what it cannot say, comparisons, systems, their speed."""
-    columns = ["ndcg@10", "ndcg@10 low", "ndcg@10 high", "lift@10", "mrr"]
-    columns += ["accuracy", "macro_precision", "macro_recall", "macro_f1"]
-    shown = rows[[column for column in columns if column in rows]]
-    parts = [
-        f"<p><strong>{escape(said)}</strong></p>",
-        *(f"<p>{escape(sentence)}</p>" for sentence in notes),
-        "<h2>What beats what</h2>",
-        compared.to_html(
-            float_format="{:+.3f}".format, na_rep="", border=0, index=False, classes="compared"
-        ),
-        f"<p>{escape(WORDS)}</p>",
-        "<h2>Quality on held-out queries</h2>",
-        shown.to_html(float_format="{:.3f}".format, border=0),
-        "<h2>Speed and size</h2>",
-        clock.drop(columns="role").to_html(float_format="{:.2f}".format, na_rep="", border=0),
-        f"<p>Made by <code>{escape(command)}</code>.</p>",
-    ]
-    return _PAGE.replace("BODY", "\n".join(parts))
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Distillation report</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; display: block; overflow-x: auto; font-size: 0.9rem; }
-th, td { padding: 0.3rem 0.7rem; text-align: right; border-bottom: 1px solid #8884; }
-th:first-child, .compared th, .compared td { text-align: left; }
-</style></head><body><h1>Distillation report</h1>
-BODY
-</body></html>
-"""
