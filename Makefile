@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ONLY ?=
-# Two tests at a time, each on one thread: that is quicker than one test on two.
-SIDE_BY_SIDE = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# Several tests at a time, each on one thread: that is quicker than one test on two.
+SIDE_BY_SIDE = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile
 AXE = _build/axe/node_modules/axe-core/axe.min.js
 
 .DEFAULT_GOAL := help
@@ -59,14 +59,15 @@ $(AXE):
 	  npm install --silent --no-audit --no-fund --prefix _build/axe axe-core@4.14.1; \
 	else echo "npm is missing, so axe-core does not look at the pages."; fi
 
+# Three at a time on two cores: tests of the browser and of the service wait for others.
 unit: $(VENV)/.test $(AXE)
 	PYTHONPATH=tools $(BIN)/python -m book stored
-	$(SIDE_BY_SIDE) tests
+	$(SIDE_BY_SIDE) -n 3 tests
 
 # Each notebook by itself in an empty folder, with the built wheel in place of this checkout.
 smoke: $(VENV)/.test
 	$(BIN)/python tools/smoke.py
-	PYTHONPATH=$(CURDIR)/_build/smoke/site ECOMKD_PROFILE=smoke $(SIDE_BY_SIDE) --nbval-lax \
+	PYTHONPATH=$(CURDIR)/_build/smoke/site ECOMKD_PROFILE=smoke $(SIDE_BY_SIDE) -n 2 --nbval-lax \
 	  --nbval-current-env --nbval-cell-timeout=300 -p no:cacheprovider _build/smoke/notebooks
 
 notebooks: $(VENV)/.test
