@@ -1,6 +1,7 @@
 """What several tests need: a browser, and what the data cards of baskets state."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,18 @@ def browser():
             yield opened
     except FileNotFoundError as missing:
         pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="module")
+def hurried():
+    """Runtimes are timed once: no test asks how long anything takes."""
+    from ecomkd import bench  # not every test needs what these load
+    from ecomkd.relevance import runtimes
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtimes, "_TIMED", 2)
+        patch.setattr(bench, "interleaved", partial(bench.interleaved, repeats=1, warmup=0))
+        yield
 
 
 @pytest.fixture

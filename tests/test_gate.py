@@ -3,7 +3,6 @@
 import json
 import shutil
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 import tiny_models
 import torch
 
-from ecomkd import bench, cli, distill, export, outputs, score
+from ecomkd import cli, distill, export, outputs, score
 from ecomkd.data.schema import GAINS
 from ecomkd.relevance import gate as gating
 from ecomkd.relevance import runtimes
@@ -22,13 +21,7 @@ LENGTH = 24
 QUERIES = 20
 
 
-@pytest.fixture(scope="module", autouse=True)
-def hurried():
-    """No test asks how long anything takes."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runtimes, "_TIMED", 2)
-        patch.setattr(bench, "interleaved", partial(bench.interleaved, repeats=1, warmup=0))
-        yield
+pytestmark = pytest.mark.usefixtures("hurried")
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,8 @@ pytestmark = [
 
 @pytest.fixture
 def shoes(tmp_path, monkeypatch):
-    """A shop whose teacher and bi-encoder are functions of the label, the teacher the better."""
+    """A shop whose teacher and bi-encoder are functions of the label, the teacher the better; its
+    data, its catalogue, and what the rivals make of it."""
     profile = tiny_models.profile(tmp_path / "artifacts")
     folder = shop(tmp_path / "shoes", judgments())
     data, catalogue = sources.load(folder, profile), sources.catalogue(folder, profile)
@@ -37,12 +38,13 @@ def shoes(tmp_path, monkeypatch):
 
     monkeypatch.setattr(features, "bi_encoder_scores", lambda pairs, _: noisy(pairs, 0.6))
     monkeypatch.setattr(judge, "predict", chances)
-    return data, catalogue, profile, tmp_path / "teacher"
+    seen = rivals.signals(data, catalogue, profile, tmp_path / "teacher")
+    return data, catalogue, list(rivals.rivals(data, seen))
 
 
 def test_a_sum_is_what_validation_chooses_of_its_signals(shoes):
-    data, catalogue, *_ = shoes
-    found = {name: (chances, scores, told) for name, chances, scores, told in rivals.rivals(*shoes)}
+    data, catalogue, answers = shoes
+    found = {name: (chances, scores, told) for name, chances, scores, told in answers}
     assert set(found) == {BEST_WORDS, UNTRAINED_SUM, TEACHER_SUM, LAMBDAMART} < set(SYSTEMS)
     words = lexical_signals(catalogue)
     fused = choose_fusion("z", words(data["validation"]), data["validation"])
@@ -62,8 +64,8 @@ def test_a_sum_is_what_validation_chooses_of_its_signals(shoes):
 
 
 def test_the_sum_with_the_teacher_ranks_as_well_as_its_best_signal(shoes):
-    data = shoes[0]
-    found = {name: scores for name, _, scores, _ in rivals.rivals(*shoes)}
+    data, _, answers = shoes
+    found = {name: scores for name, _, scores, _ in answers}
     quality = {
         name: judge.evaluate(data["test"], np.eye(4)[data["test"]["label"]], scores)["ranking"]
         for name, scores in found.items()

@@ -1,7 +1,6 @@
 """One classifier in several runtimes: the same answers, a table like for like, and the choice."""
 
 import sys
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -10,7 +9,7 @@ import tiny_models
 import torch
 from datasets import Dataset
 
-from ecomkd import bench, distill, export, score
+from ecomkd import distill, export, score
 from ecomkd.relevance import judge, runtimes
 from ecomkd.relevance.runtimes import VARIANTS, like_for_like, winner
 
@@ -23,13 +22,7 @@ needs_openvino = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def hurried():
-    """No test asks how long anything takes."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runtimes, "_TIMED", 2)
-        patch.setattr(bench, "interleaved", partial(bench.interleaved, repeats=1, warmup=0))
-        yield
+pytestmark = pytest.mark.usefixtures("hurried")
 
 
 def export_of(model, folder):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,38 @@ SUMS = {
 """The signals that each sum adds up."""
 
 
-def rivals(
+@dataclass(frozen=True)
+class Signals:
+    """What is known of the N pairs of a split without a student, computed once for all rivals."""
+
+    words: np.ndarray
+    """The signals LEXICAL, (N, 3)."""
+    features: np.ndarray
+    """What the trees read of words, (N, F): `baselines.word_features`."""
+    cosine: np.ndarray
+    """Of the untrained bi-encoder, (N,)."""
+    taught: np.ndarray | None
+    """The teacher's class probabilities, (N, C); None for the pairs that it learnt from."""
+
+
+def signals(
     data: DatasetDict, catalogue: Dataset, profile: Profile, teacher: Path
+) -> dict[str, Signals]:
+    """The signals of the judged splits: `train`, `validation` and `test`."""
+    by_words, of_words = lexical_signals(catalogue), baselines.word_features(catalogue)
+    return {
+        name: Signals(
+            by_words(data[name]),
+            of_words(data[name]),
+            features.bi_encoder_scores(data[name], profile),
+            None if name == "train" else judge.predict(teacher, data[name], profile),
+        )
+        for name in ("train", "validation", "test")
+    }
+
+
+def rivals(
+    data: DatasetDict, seen: Mapping[str, Signals]
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray, dict]]:
     """What is compared with a student beside single models, on the test pairs.
 
@@ -39,39 +70,31 @@ def rivals(
     (N, C), scores (N,), and what validation chose. The weights of a sum are those of the highest
     nDCG@10 on validation, in standard units (`choose_fusion`). Classes come of the score, by a
     logistic regression on the validation pairs, which neither the teacher nor the trees learnt
-    from.
+    from. `seen` is what `signals` gave.
     """
     validation, test = data["validation"], data["test"]
     classes = test.features["label"].num_classes
-    by_words, of_words = lexical_signals(catalogue), baselines.word_features(catalogue)
+    gains = np.asarray(list(judge.gains(test).values()))
 
     def chances(chosen_on: np.ndarray, scores: np.ndarray) -> np.ndarray:
         return baselines.scores_to_probabilities(chosen_on, validation["label"], scores, classes)
 
-    def signals(pairs: Dataset) -> np.ndarray:
-        return np.column_stack([by_words(pairs), features.bi_encoder_scores(pairs, profile)])
+    def added(own: Signals) -> np.ndarray:
+        return np.column_stack([own.words, own.cosine, own.taught @ gains])
 
-    known = {"validation": signals(validation), "test": signals(test)}
-    gains = np.asarray(list(judge.gains(test).values()))
-    read = {
-        name: np.column_stack([known[name], judge.predict(teacher, data[name], profile) @ gains])
-        for name in known
-    }
+    columns = {name: added(seen[name]) for name in ("validation", "test")}
     for name, used in SUMS.items():
-        columns = slice(len(used))  # the signals stand in the order in which the sums add them
-        fused = choose_fusion("z", read["validation"][:, columns], validation)
+        first = slice(len(used))  # the signals stand in the order in which the sums add them
+        fused = choose_fusion("z", columns["validation"][:, first], validation)
         found = [
-            fused.scores(read[split][:, columns], data[split]["query_id"])
-            for split in ("validation", "test")
+            fused.scores(columns[split][:, first], data[split]["query_id"]) for split in columns
         ]
-        weights = dict(zip(used, fused.weights, strict=True))
-        yield name, chances(*found), found[1], weights
+        yield name, chances(*found), found[1], dict(zip(used, fused.weights, strict=True))
 
-    def columns_of(pairs: Dataset, own: np.ndarray) -> np.ndarray:
-        return np.column_stack([of_words(pairs), own])
+    def read(own: Signals) -> np.ndarray:
+        return np.column_stack([own.features, own.words, own.cosine])
 
-    asked = columns_of(validation, known["validation"])
-    shown = columns_of(data["train"], signals(data["train"]))
-    trees = lambdamart(shown, data["train"], asked, validation)
-    found = [trees.scores(asked), trees.scores(columns_of(test, known["test"]))]
+    shown, chosen_on, asked = (read(seen[name]) for name in ("train", "validation", "test"))
+    trees = lambdamart(shown, data["train"], chosen_on, validation)
+    found = [trees.scores(chosen_on), trees.scores(asked)]
     yield LAMBDAMART, chances(*found), found[1], trees.settings

@@ -19,7 +19,7 @@ from ecomkd.extras import needed
 with needed("ecomkd.relevance.run", "run"):
     import torch
 
-from ecomkd import bench, features, keys, models, outputs, report, runtime, words
+from ecomkd import bench, keys, models, outputs, report, runtime, words
 from ecomkd.artifacts import data_digest, stage, write_text
 from ecomkd.config import Profile
 from ecomkd.data import shop, sources
@@ -29,7 +29,7 @@ from ecomkd.export import OnnxClassifier, deploy, exports, predict_onnx
 from ecomkd.relevance import baselines, judge, mining, stages
 from ecomkd.relevance.page import html
 from ecomkd.relevance.pooling import TESTED, of_classes, pooled
-from ecomkd.relevance.rivals import rivals
+from ecomkd.relevance.rivals import rivals, signals
 from ecomkd.relevance.tables import INT8, NAME_OF_ROW, STUDENTS, SYSTEMS, TEACHER, by_kind, table
 from ecomkd.relevance.verdict import LEAST_QUERIES, comparisons, verdict
 
@@ -117,22 +117,22 @@ def _evaluated(made: Trained) -> dict:
                 "query_id": list(per_query.index)
             }
 
-    scorers = {
-        "random": lambda pairs: baselines.random_scores(pairs, profile.seed),
-        "BM25": lambda pairs: baselines.bm25_scores(pairs, catalogue),
-        "bi-encoder, untrained": lambda pairs: features.bi_encoder_scores(pairs, profile),
-    }
-    for name, scorer in scorers.items():
-        scores = scorer(test)
-        chances = baselines.scores_to_probabilities(scorer(train), train["label"], scores, classes)
-        add(name, chances, scores)
-    add(
-        "boosted trees on words",
-        baselines.lexical_boosting(train, test, catalogue, profile.seed),
-    )
-    add(TEACHER, judge.predict(made.teacher, test, profile))
+    def add_scorer(name: str, on_train: np.ndarray, on_test: np.ndarray) -> None:
+        fitted_on = on_train, train["label"]
+        add(name, baselines.scores_to_probabilities(*fitted_on, on_test, classes), on_test)
+
+    seen = signals(made.data, catalogue, profile, made.teacher)
+    at_random = (baselines.random_scores(pairs, profile.seed) for pairs in (train, test))
+    by_words = (baselines.bm25_scores(pairs, catalogue) for pairs in (train, test))
+    add_scorer("random", *at_random)
+    add_scorer("BM25", *by_words)
+    add_scorer("bi-encoder, untrained", seen["train"].cosine, seen["test"].cosine)
+    shown, asked = seen["train"].features, seen["test"].features
+    trees = baselines.boosted_trees(shown, train["label"], asked, classes, profile.seed)
+    add("boosted trees on words", trees)
+    add(TEACHER, seen["test"].taught)
     choices = {}
-    for name, *answers, chosen in rivals(made.data, catalogue, profile, made.teacher):
+    for name, *answers, chosen in rivals(made.data, seen):
         add(name, *answers)
         choices[name] = chosen
     for row, folder in made.students.items():
