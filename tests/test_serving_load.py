@@ -45,9 +45,9 @@ def test_time_counts_from_when_a_request_was_due():
 
 def test_requests_are_sent_when_they_are_due_whatever_those_before_them_do():
     engine = Stub()
-    engine.gate.clear()
     opened = threading.Timer(0.5, engine.gate.set)
     with service(engine, workers=1, max_waiting=8) as one:
+        engine.gate.clear()  # not before: the service begins with a search of its own
         asked = plan(one.port, load.searches(Stub(), ["red"], "search"))
         opened.start()
         seen = load.open_loop(asked, due=[0.0, 0.1, 0.2])
@@ -60,9 +60,9 @@ def test_requests_are_sent_when_they_are_due_whatever_those_before_them_do():
 
 def test_who_is_turned_away_does_not_ask_again():
     engine = Stub()
-    engine.gate.clear()
     opened = threading.Timer(1, engine.gate.set)
     with service(engine, workers=1, max_waiting=1) as one:
+        engine.gate.clear()
         asked = plan(one.port, load.searches(Stub(), ["red"], "search"))
         opened.start()
         seen = load.open_loop(asked, due=[0.0, 0.2, 0.3, 0.4])
