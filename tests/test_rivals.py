@@ -38,7 +38,7 @@ def shoes(tmp_path, monkeypatch):
 
     monkeypatch.setattr(features, "bi_encoder_scores", lambda pairs, _: noisy(pairs, 0.6))
     monkeypatch.setattr(judge, "predict", chances)
-    seen = rivals.signals(data, catalogue, profile, tmp_path / "teacher")
+    seen = rivals.signals(data, catalogue, profile, {"teacher": tmp_path / "teacher"})
     return data, catalogue, list(rivals.rivals(data, seen))
 
 
@@ -58,8 +58,8 @@ def test_a_sum_is_what_validation_chooses_of_its_signals(shoes):
         chances,
         baselines.scores_to_probabilities(on_validation, data["validation"]["label"], scores, 4),
     )
-    assert found[TEACHER_SUM][2][rivals.GAIN] == 1  # the best alone
-    assert rivals.GAIN not in found[UNTRAINED_SUM][2]
+    assert found[TEACHER_SUM][2]["expected gain of the teacher"] == 1  # the best alone
+    assert "expected gain of the teacher" not in found[UNTRAINED_SUM][2]
     assert json.loads(json.dumps(found[LAMBDAMART][2]))["rounds"] >= 1
 
 

@@ -150,6 +150,28 @@ def test_no_share_is_told_of_a_small_lift():
     )
 
 
+T_SUM, P_SUM, D_SUM = tables.TEACHER_SUM, tables.PLAIN_SUM, tables.DISTILLED_SUM
+
+
+@pytest.mark.parametrize(
+    ("ndcg", "who"),
+    [
+        ({}, None),
+        ({T_SUM: [0.97, 0.83]}, "the teacher"),
+        ({T_SUM: [0.97, 0.83], P_SUM: [0.97, 0.82]}, "the student of labels alone"),
+        ({D_SUM: [0.98, 0.83], P_SUM: [0.97, 0.82]}, "the distilled student"),
+    ],
+)
+def test_who_stays_hears_what_a_sum_with_a_model_would_bring(ndcg, who):
+    """The cheapest that beats what is free; the distilled where its sum beats the undistilled's."""
+    below = {"BM25": [0.95, 0.8], T_SUM: [0.9, 0.81], P_SUM: [0.9, 0.8], D_SUM: [0.9, 0.8]}
+    said = verdict([result(ndcg=below | ndcg, times=12)])
+    assert said.startswith("Stay with BM25: the teacher's nDCG@10 is not clearly above it")
+    assert ("Added to words" in said) == (who is not None)
+    if who is not None:
+        assert f"Added to words and bi-encoder, {who} is worth it: the sum stands +0.0" in said
+
+
 GUESSED = {"random": [1, 0, 0, 0]}
 
 
@@ -263,6 +285,10 @@ def test_the_comparisons_that_decide_in_three_words():
         (DISTILLED, BEST, "nDCG@10"): "does not beat",
         (PLAIN, BEST, "nDCG@10"): "cannot be told",
         (DISTILLED, PLAIN, "nDCG@10"): "does not beat",
+        (tables.TEACHER_SUM, BEST, "nDCG@10"): "beats",
+        (tables.DISTILLED_SUM, BEST, "nDCG@10"): "beats",
+        (tables.PLAIN_SUM, BEST, "nDCG@10"): "beats",
+        (tables.DISTILLED_SUM, tables.PLAIN_SUM, "nDCG@10"): "beats",
         (DISTILLED, PLAIN, "macro-F1"): "beats",
     }
     rows = comparisons(found)

@@ -19,21 +19,27 @@ from ecomkd.relevance import baselines, judge
 from ecomkd.relevance.fusion import choose_fusion
 from ecomkd.relevance.lambdamart import lambdamart
 from ecomkd.relevance.lexical import LEXICAL, lexical_signals
-from ecomkd.relevance.tables import BEST_WORDS, LAMBDAMART, TEACHER_SUM, UNTRAINED_SUM
+from ecomkd.relevance.tables import BEST_WORDS, LAMBDAMART, SUM_OF, UNTRAINED_SUM
 
 COSINE = "cosine of the untrained bi-encoder"
-GAIN = "expected gain of the teacher"
+
+
+def gain_of(model: str) -> str:
+    """The name of the signal that a model gives: the expected gain of its class probabilities."""
+    return f"expected gain of the {model}"
+
+
 SUMS = {
     BEST_WORDS: LEXICAL,
     UNTRAINED_SUM: (*LEXICAL, COSINE),
-    TEACHER_SUM: (*LEXICAL, COSINE, GAIN),
+    **{added: (*LEXICAL, COSINE, gain_of(model)) for model, added in SUM_OF.items()},
 }
 """The signals that each sum adds up."""
 
 
 @dataclass(frozen=True)
 class Signals:
-    """What is known of the N pairs of a split without a student, computed once for all rivals."""
+    """What is known of the N pairs of a split, computed once for all rivals."""
 
     words: np.ndarray
     """The signals LEXICAL, (N, 3)."""
@@ -41,21 +47,28 @@ class Signals:
     """What the trees read of words, (N, F): `baselines.word_features`."""
     cosine: np.ndarray
     """Of the untrained bi-encoder, (N,)."""
-    taught: np.ndarray | None
-    """The teacher's class probabilities, (N, C); None for the pairs that it learnt from."""
+    answers: Mapping[str, np.ndarray]
+    """The class probabilities, (N, C), of each model; none for the pairs that they learnt from."""
 
 
 def signals(
-    data: DatasetDict, catalogue: Dataset, profile: Profile, teacher: Path
+    data: DatasetDict, catalogue: Dataset, profile: Profile, models: Mapping[str, Path]
 ) -> dict[str, Signals]:
-    """The signals of the judged splits: `train`, `validation` and `test`."""
+    """The signals of the judged splits: `train`, `validation` and `test`.
+
+    `models` are the folders of fine-tuned models by the name of their row.
+    """
     by_words, of_words = lexical_signals(catalogue), baselines.word_features(catalogue)
     return {
         name: Signals(
             by_words(data[name]),
             of_words(data[name]),
             features.bi_encoder_scores(data[name], profile),
-            None if name == "train" else judge.predict(teacher, data[name], profile),
+            {
+                row: judge.predict(folder, data[name], profile)
+                for row, folder in models.items()
+                if name != "train"
+            },
         )
         for name in ("train", "validation", "test")
     }
@@ -66,11 +79,11 @@ def rivals(
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray, dict]]:
     """What is compared with a student beside single models, on the test pairs.
 
-    For each of `SUMS`, and for LambdaMART over words and cosine: its name, class probabilities
-    (N, C), scores (N,), and what validation chose. The weights of a sum are those of the highest
-    nDCG@10 on validation, in standard units (`choose_fusion`). Classes come of the score, by a
-    logistic regression on the validation pairs, which neither the teacher nor the trees learnt
-    from. `seen` is what `signals` gave.
+    For each of `SUMS` whose signals are there, and for LambdaMART over words and cosine: its name,
+    class probabilities (N, C), scores (N,), and what validation chose. The weights of a sum are
+    those of the highest nDCG@10 on validation, in standard units (`choose_fusion`). Classes come of
+    the score, by a logistic regression on the validation pairs, from which neither the models nor
+    the trees learnt. `seen` is what `signals` gave.
     """
     validation, test = data["validation"], data["test"]
     classes = test.features["label"].num_classes
@@ -79,16 +92,17 @@ def rivals(
     def chances(chosen_on: np.ndarray, scores: np.ndarray) -> np.ndarray:
         return baselines.scores_to_probabilities(chosen_on, validation["label"], scores, classes)
 
-    def added(own: Signals) -> np.ndarray:
-        return np.column_stack([own.words, own.cosine, own.taught @ gains])
+    def known(own: Signals) -> dict[str, np.ndarray]:
+        of_models = {gain_of(name): answers @ gains for name, answers in own.answers.items()}
+        return dict(zip(LEXICAL, own.words.T, strict=True)) | {COSINE: own.cosine} | of_models
 
-    columns = {name: added(seen[name]) for name in ("validation", "test")}
+    columns = {name: known(seen[name]) for name in ("validation", "test")}
     for name, used in SUMS.items():
-        first = slice(len(used))  # the signals stand in the order in which the sums add them
-        fused = choose_fusion("z", columns["validation"][:, first], validation)
-        found = [
-            fused.scores(columns[split][:, first], data[split]["query_id"]) for split in columns
-        ]
+        if not columns["test"].keys() >= set(used):
+            continue
+        added = {split: np.column_stack([of[one] for one in used]) for split, of in columns.items()}
+        fused = choose_fusion("z", added["validation"], validation)
+        found = [fused.scores(added[split], data[split]["query_id"]) for split in columns]
         yield name, chances(*found), found[1], dict(zip(used, fused.weights, strict=True))
 
     def read(own: Signals) -> np.ndarray:

@@ -30,7 +30,16 @@ from ecomkd.relevance import baselines, judge, mining, stages
 from ecomkd.relevance.page import html
 from ecomkd.relevance.pooling import TESTED, of_classes, pooled
 from ecomkd.relevance.rivals import rivals, signals
-from ecomkd.relevance.tables import INT8, NAME_OF_ROW, STUDENTS, SYSTEMS, TEACHER, by_kind, table
+from ecomkd.relevance.tables import (
+    INT8,
+    NAME_OF_ROW,
+    STUDENTS,
+    SUM_OF,
+    SYSTEMS,
+    TEACHER,
+    by_kind,
+    table,
+)
 from ecomkd.relevance.verdict import LEAST_QUERIES, comparisons, verdict
 
 _SPEED_PAIRS = 50
@@ -93,7 +102,7 @@ def results_of(made: Trained) -> dict:
         _sizes(made.data),
         keys.settings_of(made.profile),
     ]
-    folder = stage("result", parts, make, made.profile.artifacts, recipe=2)
+    folder = stage("result", parts, make, made.profile.artifacts, recipe=3)
     return json.loads((folder / "result.json").read_text(encoding="utf-8"))
 
 
@@ -121,7 +130,9 @@ def _evaluated(made: Trained) -> dict:
         fitted_on = on_train, train["label"]
         add(name, baselines.scores_to_probabilities(*fitted_on, on_test, classes), on_test)
 
-    seen = signals(made.data, catalogue, profile, made.teacher)
+    students = {NAME_OF_ROW[row]: folder for row, folder in made.students.items()}
+    networks = {TEACHER: made.teacher, **students}
+    seen = signals(made.data, catalogue, profile, {name: networks[name] for name in SUM_OF})
     at_random = (baselines.random_scores(pairs, profile.seed) for pairs in (train, test))
     by_words = (baselines.bm25_scores(pairs, catalogue) for pairs in (train, test))
     add_scorer("random", *at_random)
@@ -130,13 +141,13 @@ def _evaluated(made: Trained) -> dict:
     shown, asked = seen["train"].features, seen["test"].features
     trees = baselines.boosted_trees(shown, train["label"], asked, classes, profile.seed)
     add("boosted trees on words", trees)
-    add(TEACHER, seen["test"].taught)
     choices = {}
     for name, *answers, chosen in rivals(made.data, seen):
         add(name, *answers)
         choices[name] = chosen
-    for row, folder in made.students.items():
-        add(NAME_OF_ROW[row], judge.predict(folder, test, profile))
+    for name, folder in networks.items():
+        answers = seen["test"].answers.get(name)
+        add(name, judge.predict(folder, test, profile) if answers is None else answers)
     add(INT8, predict_onnx(made.exported / "model.int8.onnx", test, profile))
     return {
         "seed": profile.seed,

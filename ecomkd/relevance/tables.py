@@ -21,6 +21,8 @@ BEST_WORDS = "words at their best"
 UNTRAINED_SUM = "words and bi-encoder, added up"
 LAMBDAMART = "LambdaMART on words and bi-encoder"
 TEACHER_SUM = "teacher, words and bi-encoder, added up"
+PLAIN_SUM = "student, labels only, words and bi-encoder, added up"
+DISTILLED_SUM = "student, distilled, words and bi-encoder, added up"
 SYSTEMS = {
     "random": "random",
     "BM25": "bm25",
@@ -32,12 +34,17 @@ SYSTEMS = {
     TEACHER: "teacher",
     TEACHER_SUM: "teacher",
     PLAIN: "baseline",
+    PLAIN_SUM: "baseline",
     "student, KD on labels": "student",
     DISTILLED: "student",
+    DISTILLED_SUM: "student",
     HARD: "baseline",
     INT8: "student",
 }
 """The rows of every results table, and the colour role of each (`plots.PALETTE`)."""
+
+SUM_OF = {TEACHER: TEACHER_SUM, PLAIN: PLAIN_SUM, DISTILLED: DISTILLED_SUM}
+"""The models that are served in a sum with words and bi-encoder, too, and the row of each sum."""
 
 LEAST_SEEDS = 3
 """From so many seeds that share their test queries, intervals are over seeds and queries."""

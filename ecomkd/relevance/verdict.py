@@ -11,7 +11,10 @@ import pandas as pd
 
 from ecomkd.relevance.tables import (
     DISTILLED,
+    DISTILLED_SUM,
     PLAIN,
+    PLAIN_SUM,
+    SUM_OF,
     TEACHER,
     UNTRAINED,
     by_seed,
@@ -102,7 +105,7 @@ def verdict(results: Sequence[dict]) -> str:
     if over[TEACHER]["low"] <= 0:
         return (
             f"Stay with {by.rival_name}: the teacher's {by.name} is not clearly above it "
-            f"({_span(by, over[TEACHER])})."
+            f"({_span(by, over[TEACHER])}).{_in_a_sum(by)}"
         )
     if over[DISTILLED]["low"] <= 0:
         return (
@@ -121,12 +124,32 @@ def verdict(results: Sequence[dict]) -> str:
     )
 
 
+def _in_a_sum(by: _Measure) -> str:
+    """A sentence on the cheapest model that beats the rival when words and bi-encoder are added."""
+    named = {
+        PLAIN: "the student of labels alone",
+        DISTILLED: "the distilled student",
+        TEACHER: "the teacher",
+    }
+    if by.over(DISTILLED_SUM, PLAIN_SUM)["low"] > 0:
+        del named[PLAIN]
+    for name, called in named.items():
+        found = by.over(SUM_OF[name], by.rival)
+        if found["low"] > 0:
+            return (
+                f" Added to words and bi-encoder, {called} is worth it: the sum stands "
+                f"{_span(by, found)} from {by.rival_name}."
+            )
+    return ""
+
+
 def comparisons(results: Sequence[dict]) -> pd.DataFrame:
     """The comparisons that decide, each with its interval and one of three words.
 
     The rows are the teacher, the distilled student and the undistilled one against the best that
     nobody trained, and the distilled against the undistilled, by the measure of the `verdict`.
-    Where that is the order, a last row has the two students' classes. The columns are `system`,
+    Where that is the order, the same follows for their sums with words and bi-encoder, and a last
+    row has the two students' classes. The columns are `system`,
     `against`, `measure`, `difference`, `low`, `high` and `word`.
 
     The words are those of a test of superiority with a margin of relevance (Lakens 2017,
@@ -139,6 +162,8 @@ def comparisons(results: Sequence[dict]) -> pd.DataFrame:
     asked = [(by, name, by.rival) for name in (TEACHER, DISTILLED, PLAIN)]
     asked.append((by, DISTILLED, PLAIN))
     if ranked(results):
+        asked += [(by, SUM_OF[name], by.rival) for name in (TEACHER, DISTILLED, PLAIN)]
+        asked.append((by, DISTILLED_SUM, PLAIN_SUM))
         asked.append((_classes(results), DISTILLED, PLAIN))
     rows = []
     for measure, name, other in asked:
@@ -174,7 +199,7 @@ def _measure(results: Sequence[dict]) -> _Measure:
 
 
 def _order(results: Sequence[dict]) -> _Measure:
-    score = by_seed(results, [TEACHER, PLAIN, DISTILLED, *UNTRAINED])
+    score = by_seed(results, [*SUM_OF, *SUM_OF.values(), *UNTRAINED])
     score["random"] = by_seed(results, [TEACHER], "random_ndcg@10")[TEACHER]
     means = score.groupby(level=1).mean()
     rival = means[list(UNTRAINED)].mean().idxmax()
