@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-import measure_methods as methods
 from book import values
 from ecomkd import metrics, report
 from ecomkd.relevance import verdict
 
 CHAPTER = Path(__file__).resolve().parent.parent / "notebooks" / "07_choosing_a_method.ipynb"
 FEW, SOME, MANY, ALL = 50, 200, 1000, 4500
+TRAINED = ("frozen", "trees", "full", "LoRA", "adapted", "warmed", "distilled", "scratch")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def leads(entries: pd.DataFrame, measure: str, rival: tuple, others: list) -> pd
 
 
 def trained(labels: int, without: str = "") -> list:
-    return [(name, labels) for name in methods.METHODS if name != without]
+    return [(name, labels) for name in TRAINED if name != without]
 
 
 def test_up_to_a_thousand_labels_each_model_orders_worse_than_the_cosine_of_its_shop(entries):
