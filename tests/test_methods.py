@@ -434,8 +434,13 @@ def test_a_bi_encoder_that_labels_taught_has_scores_classes_and_a_cost(tmp_path)
         "validation": (8,),
         "test": (8,),
     }
-    assert found["chances"].shape == (8, 4)
-    assert np.allclose(found["chances"].sum(axis=1), 1)
+    assert list(found["chances"]) == ["validation", "test"]
+    for chances in found["chances"].values():
+        assert chances.shape == (8, 4)
+        assert np.allclose(chances.sum(axis=1), 1)
+    for pairs, split in ((lesson["validation"], "validation"), (lesson["test"], "test")):
+        value = methods.quality(judge.evaluate(pairs, found["chances"][split]))
+        assert 0 < value < 1
     cost = found["cost"]
     assert 0 < cost["trained_parameters"] < 4 * 22_713_216 <= cost["kept_bytes"]
     assert cost["chosen"] in (0.0, *methods.bi_encoders.RATES)
