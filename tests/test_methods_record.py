@@ -97,6 +97,16 @@ def test_only_lora_beats_what_is_cheapest_in_the_class_and_only_with_all_labels(
     assert list(found.index[found["low"] > 0]) == [ALL]
 
 
+def test_of_most_that_are_not_shown_to_beat_the_cheapest_it_cannot_be_told(entries):
+    few = pd.concat(
+        leads(entries, "macro_f1", ("frozen", labels), trained(labels, "frozen"))["word"]
+        for labels in (FEW, SOME, MANY)
+    )
+    unseen = leads(entries, "lift@10 unseen", ("cosine", 0), trained(ALL))["word"]
+    for found in (few, unseen):
+        assert (found == verdict.CANNOT_BE_TOLD).mean() > 0.8
+
+
 @pytest.mark.parametrize(("one", "other"), [("LoRA", "full"), ("distilled", "warmed")])
 def test_what_the_table_of_decisions_cannot_tell(entries, one, other):
     runs = entries.pivot(index="seed", columns=["method", "labels"], values="lift@10")
