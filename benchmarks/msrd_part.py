@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
+
 import shared
 
 SPLITS = {"labelled": "train", "validation": "validation", "tested": "test"}
@@ -63,6 +64,25 @@ def part(
     return judged, log[inside].drop(columns=["grade", "split"])
 
 
+def write(
+    folder: Path, labelled: int, validation: int, tested: int, unlabelled: int
+) -> tuple[int, int]:
+    """Make a folder with a `part` and the films; how many judged and unlabelled pairs it holds.
+
+    Raises FileExistsError where the folder is there.
+    """
+    source = shared.real_folder("msrd")
+    judgments = pd.read_parquet(source / "judgments.parquet")
+    judged, log = part(judgments, labelled, validation, tested, unlabelled)
+    folder.mkdir(parents=True)
+    judged.to_parquet(folder / "judgments.parquet", index=False)
+    if len(log):
+        log.to_parquet(folder / "unlabelled.parquet", index=False)
+    products = pd.read_parquet(source / "products.parquet")
+    products.to_parquet(folder / "products.parquet", index=False)
+    return len(judged), len(log)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write a part of msrd as data for `ecomkd run`.")
     parser.add_argument("out", type=Path, help="a folder that is not there yet")
@@ -71,20 +91,14 @@ def main() -> None:
     parser.add_argument("--tested", type=int, default=1_032, help="queries: half of them")
     parser.add_argument("--unlabelled", type=int, default=16_000, help="pairs of other queries")
     arguments = parser.parse_args()
-    source = shared.real_folder("msrd")
-    judged, log = part(
-        pd.read_parquet(source / "judgments.parquet"),
+    judged, log = write(
+        arguments.out,
         arguments.labelled,
         arguments.validation,
         arguments.tested,
         arguments.unlabelled,
     )
-    arguments.out.mkdir(parents=True)
-    judged.to_parquet(arguments.out / "judgments.parquet", index=False)
-    log.to_parquet(arguments.out / "unlabelled.parquet", index=False)
-    products = pd.read_parquet(source / "products.parquet")
-    products.to_parquet(arguments.out / "products.parquet", index=False)
-    print(f"Wrote {arguments.out}: {len(judged):,} judged pairs, {len(log):,} without a label.")
+    print(f"Wrote {arguments.out}: {judged:,} judged pairs, {log:,} without a label.")
 
 
 if __name__ == "__main__":
