@@ -1,0 +1,180 @@
+"""Query encoders that learn alone: their lists, losses and choices on tiny data, and the record."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict
+
+import measure_query_side as script
+from ecomkd import report
+
+WIDTH = 8
+
+
+@pytest.fixture
+def table():
+    return np.random.default_rng(0).normal(size=(30_522, WIDTH)).astype(np.float32)
+
+
+def pairs(queries, products=6, seed=0) -> Dataset:
+    """Pairs in which the product whose number is the query's colour is the right one."""
+    rows = [
+        {
+            "query_id": f"q {query}",
+            "query": query,
+            "product_id": f"p{product}",
+            "label": 3 * (product == COLOURS[query.split()[0]]),
+        }
+        for query in queries
+        for product in range(products)
+    ]
+    found = Dataset.from_list(rows).shuffle(seed=seed)
+    return found.cast_column("label", ClassLabel(names=["0", "1", "2", "3"]))
+
+
+COLOURS = {name: place for place, name in enumerate(["red", "blue", "green", "black"])}
+THINGS = ["shoe", "lamp", "chair", "table", "shirt"]
+PLACE = {f"p{product}": product for product in range(6)}
+
+
+@pytest.fixture
+def shop():
+    every = [f"{colour} {thing}" for thing in THINGS for colour in COLOURS]
+    splits = {"train": every[:12], "validation": every[12:16], "test": every[16:]}
+    return DatasetDict({name: pairs(queries) for name, queries in splits.items()})
+
+
+@pytest.fixture
+def vectors():
+    drawn = np.random.default_rng(1).normal(size=(6, WIDTH)).astype(np.float32)
+    return torch.from_numpy(script.unit(drawn))
+
+
+def test_scores_stand_in_the_order_of_the_pairs(shop, vectors, table):
+    """Pairs are shuffled; of each the cosine is that of its own query and product."""
+    asked, model = script.of_pairs(shop["test"], PLACE), script.Static(table)
+    found = script.in_order(script.cosines(model, asked, vectors), asked)
+    ordered = script.by_query(shop["test"])
+    queries = model(list(ordered["query"])).detach()
+    rows = [PLACE[product] for product in ordered["product_id"]]
+    np.testing.assert_allclose(found, (queries * vectors[rows]).sum(1), atol=1e-6)
+    assert asked.queries == list(dict.fromkeys(ordered["query"]))
+
+
+def test_the_loss_of_labels_by_hand():
+    asked = script.lists(["a"], [[0, 1]], [[1.0, 0.0]])
+    near = torch.tensor([[0.05 * np.log(3), 0.0]])  # shares of 3/4 and 1/4
+    assert script.from_labels(near, asked).item() == pytest.approx(-np.log(0.75), abs=1e-5)
+
+
+def test_padding_changes_nothing(vectors, table):
+    asked = script.lists(["red shoe", "blue lamp"], [[0, 1, 2], [3, 4, 5]], np.eye(3)[:2])
+    other = script.lists(["green chair"], [[0, 1, 2, 3]])
+    both = script.joined(asked, other).part([0, 1])
+    model = script.Static(table)
+    near, wide = (script.cosines(model, one, vectors) for one in (asked, both))
+    assert script.from_labels(near, asked) == script.from_labels(wide, both)
+    assert script.quality(near, asked) == script.quality(wide, both)
+
+
+def test_labels_teach_an_order_that_holds_for_new_queries(shop, vectors, table):
+    train, validation = (script.of_pairs(shop[name], PLACE) for name in ("train", "validation"))
+    model = script.Static(table)
+    looks = script.fit(model, train, vectors, validation, rate=0.2, passes=150, seed=1)
+    assert looks[0] < 0.7 and max(looks) > 0.9
+    assert script.quality(script.cosines(model, validation, vectors), validation) == max(looks)
+    test = script.of_pairs(shop["test"], PLACE)
+    assert script.quality(script.cosines(model, test, vectors), test) > 0.8
+
+
+def test_a_student_of_queries_without_a_label_comes_close_to_its_teacher(shop, vectors, table):
+    """Before it learns it is as far from the teacher as a stranger."""
+    everything = script.of_pairs(shop["train"], PLACE)
+    log = script.Lists(everything.queries, everything.rows, everything.mask, 0 * everything.gains)
+    validation = script.of_pairs(shop["validation"], PLACE)
+    teacher = script.Static(table[::-1].copy())
+    script.fit(teacher, everything, vectors, validation, rate=0.2, passes=150, seed=1)
+    wanted = script.cosines(teacher, log, vectors)
+    student = script.Static(table)
+    before = (script.cosines(student, log, vectors) - wanted).abs().mean()
+    script.fit(student, log, vectors, validation, rate=0.2, passes=150, seed=1, taught=wanted)
+    after = (script.cosines(student, log, vectors) - wanted).abs().mean()
+    assert after < before / 2
+
+
+def test_every_system_is_judged_on_every_test_query(shop, vectors, table, monkeypatch):
+    class Small(script.Static):
+        kind = "network"
+
+        def __init__(self, layers=None):
+            super().__init__(table)
+
+    monkeypatch.setattr(script, "Network", Small)
+    monkeypatch.setattr(script, "RATES", {"network": (0.01, 0.03), "static": (0.03,)})
+    monkeypatch.setattr(script, "CURVE", (2, 8))
+    signals = np.random.default_rng(2).random((sum(map(len, shop.values())), 3))
+    judged = [
+        pair
+        for split in shop.values()
+        for pair in zip(split["query_id"], split["product_id"], strict=True)
+    ]
+    log = script.of_pairs(shop["train"].map(lambda row: {"label": -1}), PLACE)
+    base = script.Ground(
+        [shop], PLACE, vectors, dict(zip(judged, signals, strict=True)), log, table
+    )
+    seeds = [script.measured(base, seed, curve=True) for seed in (1, 2, 3)]
+    names, cells = script.table_of(seeds)
+    assert cells.shape == (3, 4, len(names)) and np.isfinite(cells).all()
+    assert {"random", "words", "words + untrained", "words + static, kd_unlabelled"} < set(names)
+    assert {"teacher of 2", "words + teacher of 8"} < set(names)
+    (chosen,) = seeds[0]["choices"]
+    assert chosen["teacher"]["rate"] in (0.01, 0.03) and len(chosen["teacher"]["tried"]) == 2
+    found = script.summary(seeds)
+    assert found["queries"] == 4
+    assert found["rows"]["teacher"]["ndcg@10"] > found["rows"]["random"]["ndcg@10"]
+    assert [pair["system"] for pair in found["kept"]] == [small for small, _ in script.KEPT]
+    entries = script.goals({"msrd": found}, {"teacher": 9.0, "static": 0.1})
+    assert entries[-1]["met"] is False and entries[-1]["value"] == pytest.approx(90)
+
+
+def test_a_folder_without_a_log_gets_queries_from_its_catalogue(monkeypatch, tmp_path):
+    """The unlabelled lists are the nearest products; no judged query is among them."""
+    texts = [f"{colour} {thing}" for colour in COLOURS for thing in THINGS]
+    catalogue = Dataset.from_dict(
+        {name: [""] * len(texts) for name in ("product_description", "product_bullet_point")}
+        | {name: [""] * len(texts) for name in ("product_brand", "product_color")}
+        | {"product_id": [f"p{row}" for row in range(len(texts))], "product_title": texts}
+    )
+    own = pairs(["red shoe", "blue lamp", "green chair", "black table"], products=4)
+    own = own.add_column("fold", [list(COLOURS).index(q.split()[0]) for q in own["query"]])
+    for name in ("product_description", "product_bullet_point", "product_brand", "product_color"):
+        own = own.add_column(name, [""] * len(own))
+    own = own.add_column("product_title", [texts[int(p[1:])] for p in own["product_id"]])
+    data = DatasetDict(
+        train=own.filter(lambda row: row["fold"] > 1),
+        validation=own.filter(lambda row: row["fold"] == 1),
+        test=own.filter(lambda row: row["fold"] == 0),
+    )
+    monkeypatch.setattr(script.shared, "real_folder", lambda name: tmp_path)
+    monkeypatch.setattr(script.sources, "load", lambda source, profile: data)
+    monkeypatch.setattr(script.sources, "catalogue", lambda source, profile: catalogue)
+    drawn = np.random.default_rng(0)
+    monkeypatch.setattr(
+        script.features, "last_layer", lambda texts, _: drawn.normal(size=(len(texts), WIDTH))
+    )
+    monkeypatch.setattr(script, "NEAR", 3)
+    monkeypatch.setattr(script, "MINED", 20)
+    base = script.ground("esci_150", SimpleNamespace(artifacts=tmp_path))
+    assert len(base.parts) == 4 and base.log.rows.shape[1] == 3
+    assert not set(base.log.queries) & set(own["query"])
+    assert not base.log.gains.any()
+
+
+# The record
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return report.recorded("query_side")["data"]
