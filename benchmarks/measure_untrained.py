@@ -1,0 +1,120 @@
+"""What a shop has before it fine-tunes anything, on judged queries of real catalogues.
+
+    python benchmarks/measure_untrained.py
+
+needs ECOMKD_REAL_DATA. Of each catalogue: a random order, BM25, words at their best, the untrained
+bi-encoder, the sum of words and bi-encoder, and LambdaMART, which learns from labels, over the same
+signals. Weights and trees are chosen on validation queries. `esci_150` has so few queries that each
+is tested once, in five folds; of `msrd` all test queries are read, and 400 training queries by
+LambdaMART. No network is trained and nothing is drawn at random, so there are no seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from datasets import Dataset, DatasetDict
+
+import msrd_part
+import shared
+from ecomkd import bench, metrics, report
+from ecomkd.config import Profile
+from ecomkd.data import sources
+from ecomkd.data.folds import divided
+from ecomkd.relevance import baselines, judge, rivals
+from ecomkd.relevance.tables import BEST_WORDS, LAMBDAMART, SYSTEMS, UNTRAINED, UNTRAINED_SUM
+
+NAMES = ("esci_150", "icecat", "msrd")
+ROWS = ("random", "BM25", BEST_WORDS, "bi-encoder, untrained", UNTRAINED_SUM, LAMBDAMART)
+LABELLED, VALIDATION, TESTED = 400, 150, 2_064
+"""Queries of `msrd`."""
+COMPARED = (
+    (BEST_WORDS, "BM25"),
+    ("bi-encoder, untrained", "BM25"),
+    ("bi-encoder, untrained", BEST_WORDS),
+    (UNTRAINED_SUM, "bi-encoder, untrained"),
+    (UNTRAINED_SUM, BEST_WORDS),
+    (LAMBDAMART, UNTRAINED_SUM),
+)
+
+
+def parts_of(name: str, profile: Profile, scratch: Path) -> tuple[list[DatasetDict], Dataset]:
+    """The data sets to test on, one for each fold, and the catalogue."""
+    source = shared.real_folder(name)
+    if name == "msrd":
+        source = scratch / "msrd"
+        msrd_part.write(source, LABELLED, VALIDATION, TESTED, 0)
+    data = sources.load(source, profile)
+    folds = "fold" in data["train"].column_names
+    return divided(data) if folds else [data], sources.catalogue(source, profile)
+
+
+def measured(parts: Sequence[DatasetDict], catalogue: Dataset, profile: Profile) -> dict:
+    """Of one catalogue: its sizes, a row for each system, comparisons, and what was chosen."""
+    values, choices = [], []
+    for data in parts:
+        test = data["test"]
+        seen = rivals.signals(data, catalogue, profile, {})
+        scores = {
+            "BM25": baselines.bm25_scores(test, catalogue),
+            "bi-encoder, untrained": seen["test"].cosine,
+        }
+        chosen = {}
+        for name, _, scored, how in rivals.rivals(data, seen):
+            scores[name], chosen[name] = scored, how
+        choices.append(chosen)
+        ranked = {
+            name: metrics.ranking(judge.frame(test, one), judge.gains(test))["per_query"]
+            for name, one in scores.items()
+        }
+        table = pd.DataFrame({name: found["ndcg@10"] for name, found in ranked.items()})
+        values.append(table.assign(random=ranked["BM25"]["random_ndcg@10"]))
+    values = pd.concat(values)
+    rows = {}
+    for name in ROWS:
+        span = metrics.bootstrap_of_means(values[[name]], lambda means, name=name: means[name])
+        lift = float((values[name] - values["random"]).mean())
+        rows[name] = {"role": SYSTEMS[name], "ndcg@10": span["value"], "lift@10": lift}
+        rows[name] |= {"ndcg@10 low": span["low"], "ndcg@10 high": span["high"]}
+    return {
+        "queries": len(values),
+        "pairs": sum(len(data["test"]) for data in parts),
+        "training_queries": [len(set(data["train"]["query_id"])) for data in parts],
+        "rows": rows,
+        "best": max(UNTRAINED, key=lambda name: rows[name]["ndcg@10"]),
+        "comparisons": [
+            {"system": a, "against": b, **metrics.paired_bootstrap(values[a], values[b])}
+            for a, b in COMPARED
+        ],
+        "choices": choices,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What ranks real products without a network.")
+    out = shared.RECORDED / "untrained.json"
+    parser.add_argument("--out", type=Path, default=out, help="where the record goes")
+    arguments = parser.parse_args()
+    profile = Profile.named("book")
+    found = {}
+    for name in NAMES:
+        with tempfile.TemporaryDirectory(prefix="ecomkd-") as scratch:
+            found[name] = measured(*parts_of(name, profile, Path(scratch)), profile)
+    report.write_recorded(
+        arguments.out,
+        command="python benchmarks/measure_untrained.py",
+        seeds=[],
+        hardware=bench.hardware(),
+        generator=None,
+        data=found,
+        goals=[],
+    )
+    print(f"Wrote {arguments.out}.")
+
+
+if __name__ == "__main__":
+    main()

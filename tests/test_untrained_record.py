@@ -1,0 +1,66 @@
+"""What is measured before anything is fine-tuned, on tiny data, and the recorded result."""
+
+import pandas as pd
+import pytest
+from test_run import judgments, shop
+
+import measure_untrained as script
+from ecomkd import features, report
+from ecomkd.config import Profile
+from ecomkd.data import sources
+from ecomkd.data.folds import divided, judged
+from ecomkd.relevance import judge
+from ecomkd.relevance.tables import LAMBDAMART, UNTRAINED_SUM
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*judged products have more than one title"),
+    pytest.mark.filterwarnings("ignore:.*too few to conclude"),
+]
+
+
+@pytest.fixture
+def shoes(tmp_path, monkeypatch):
+    profile = Profile.named("smoke", artifacts=tmp_path / "artifacts")
+    folder = shop(tmp_path / "shoes", judgments())
+    # A bi-encoder that knows all.
+    monkeypatch.setattr(features, "bi_encoder_scores", lambda pairs, _: judge.worth(pairs))
+    return sources.load(folder, profile), sources.catalogue(folder, profile), profile
+
+
+def test_every_row_is_about_the_test_queries_of_all_parts(shoes):
+    data, catalogue, profile = shoes
+    parts = divided(data, 3, seed=1)
+    found = script.measured(parts, catalogue, profile)
+    asked = {query for part in parts for query in part["test"]["query_id"]}
+    assert found["queries"] == len(asked)
+    assert found["pairs"] == len(judged(data))
+    assert list(found["rows"]) == list(script.ROWS)
+    rows = pd.DataFrame(found["rows"]).T
+    assert rows.loc["bi-encoder, untrained", "ndcg@10"] == 1
+    assert rows.loc["random", "lift@10"] == 0
+    lifts = rows["ndcg@10"] - rows.loc["random", "ndcg@10"]
+    assert rows["lift@10"].astype(float).tolist() == pytest.approx(lifts.astype(float).tolist())
+    assert found["best"] in ("bi-encoder, untrained", UNTRAINED_SUM)
+    assert [(c["system"], c["against"]) for c in found["comparisons"]] == list(script.COMPARED)
+    assert len(found["choices"]) == 3 and {LAMBDAMART, UNTRAINED_SUM} < set(found["choices"][0])
+
+
+# The record
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return report.recorded("untrained")["data"]
+
+
+def test_of_each_catalogue_all_rows_are_recorded(recorded):
+    assert list(recorded) == list(script.NAMES)
+    for found in recorded.values():
+        rows = pd.DataFrame(found["rows"]).T
+        assert list(rows.index) == list(script.ROWS)
+        assert (rows["ndcg@10 low"] <= rows["ndcg@10"]).all()
+        assert (rows["ndcg@10"] <= rows["ndcg@10 high"]).all()
+        assert found["best"] in script.UNTRAINED
+    assert recorded["msrd"]["queries"] <= script.TESTED
+    assert recorded["msrd"]["training_queries"] == [script.LABELLED]
+    assert recorded["esci_150"]["queries"] <= 106 and len(recorded["esci_150"]["choices"]) == 5
