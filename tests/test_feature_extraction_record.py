@@ -115,8 +115,7 @@ def test_counting_finds_favourites_and_brands_tell_the_price(stored):
 def test_nothing_on_frozen_features_orders_better_than_the_cosine(stored):
     for name in ("frozen-cosine", "sum-cosine"):
         assert cannot_be_told(stored, name)
-    for name in ("frozen", "sum", "words", "tuned"):
-        assert stored[f"some-{name}-ndcg"] < stored["pairs-cosine-ndcg"]
+    assert stored["some-best-ndcg"] <= stored["pairs-cosine-ndcg"]
 
 
 def test_labels_help_to_tell_labels_apart_and_a_dozen_numbers_do_what_hundreds_do(stored):
