@@ -21,8 +21,14 @@ Of the sources other than the target, that is near whose products' mean embeddin
 cosine with the target's, and that is far which has the smallest. A run that is started again goes
 on where it stopped.
 
-The best method at each number of labels is chosen on the test queries, and compared with the others
-on the same ones (see `comparisons`): read a lead whose interval ends near 0 as none.
+Chapter 7 compares methods over seeds, each with another shop and other trainings, by intervals
+that hold together (`metrics.simultaneous_intervals`): measure five seeds at least, for with three
+such an interval is three times as wide. `comparisons` has what that chapter warns of: the best
+method on the test queries against each other one, by an interval over these queries. The lift of
+each query stays in the record, so that other intervals can be made of it.
+
+Beside each model alone the record has it in a sum with words and cosine, in standard units, whose
+weights the validation pairs chose: few labels that ruin a model need not ruin the sum.
 """
 
 from __future__ import annotations
@@ -30,7 +36,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -48,14 +54,38 @@ from ecomkd import bench, distill, features, load, metrics, models, report
 from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
 from ecomkd.data import shop, sources
-from ecomkd.relevance import adapt, judge, stages
+from ecomkd.relevance import adapt, baselines, bi_encoders, judge, stages
+from ecomkd.relevance.fusion import choose_fusion
+from ecomkd.relevance.lexical import lexical_signals
 
 RECORDED = Path(report.__file__).parent / "recorded" / "methods.json"
-METHODS = ("frozen", "trees", "full", "LoRA", "adapted", "warmed", "distilled", "scratch")
+METHODS = (
+    "frozen",
+    "trees",
+    "contrast",
+    "full",
+    "LoRA",
+    "adapted",
+    "warmed",
+    "warmed LoRA",
+    "distilled",
+    "scratch",
+)
 """`frozen`, `trees`: logistic regression and boosted trees on vectors of the frozen encoder.
-`full`, `LoRA`, `adapted`, `scratch`: all layers of the checkpoint, a low-rank correction of it, all
-layers after domain-adaptive pretraining, all layers from random weights. `warmed`: the book's
-teacher. `distilled`: a student of that teacher."""
+`contrast`: a bi-encoder that labels taught by contrast, its classes by a logistic regression on
+the cosine. `full`, `LoRA`, `adapted`, `scratch`: all layers of the checkpoint, a low-rank
+correction of it, all layers after domain-adaptive pretraining, all layers from random weights.
+`warmed`: the book's teacher. `warmed LoRA`: a low-rank correction of the model that it starts from.
+`distilled`: a student of that teacher."""
+NETWORKS = {
+    "frozen": "six layers read the query",
+    "trees": "six layers read the query",
+    "contrast": "six layers read the query",
+    "distilled": "the student reads the pair",
+}
+"""What a method serves, where that is not the whole encoder, which reads the pair. Methods that
+serve the same network have one latency, timed once a seed."""
+WHOLE = "six layers read the pair"
 LABELS = (50, 200, 1000)
 VALIDATION = 500
 EPOCHS = 3
@@ -68,15 +98,18 @@ RATES = {
     "LoRA": (5e-4, 1e-3, 2e-3, 4e-3),
     "scratch": (1e-4, 2e-4, 4e-4, 8e-4),
 }
-"""What `--tune` tries. `adapted` takes the rate of `full`; `warmed` and `distilled` have the
-profile's, which were chosen on a development shop too."""
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1)
-TREES = (25, 50, 100, 200)
+"""What `--tune` tries. `adapted` takes the rate of `full`, `warmed LoRA` that of `LoRA`; `warmed`
+and `distilled` have the profile's, which were chosen on a development shop too, and `contrast`
+tries its own."""
+STRENGTHS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1, 10)
+TREES = (10, 25, 50, 100, 200, 400, 800)
+"""What validation chooses among in each run. An entry keeps what was `chosen`, and whether it lies
+`on_edge` of the grid."""
 UNSEEN = "unseen_synonym"
-MEASURES = ("macro_f1", "ndcg@10", "lift@10", "lift@10 unseen")
+MEASURES = ("macro_f1", "ndcg@10", "lift@10", "lift@10 unseen", "lift@10 sum")
 COSTS = ("seconds", "shared_seconds", "trained_parameters", "kept_bytes", "p50_ms")
 TIMES = ("seconds", "shared_seconds", "seconds_per_pair", "p50_ms")
-SAME = ("profile", "generator", "labels", "pairs", "min_steps", "rates")
+SAME = ("profile", "generator", "labels", "pairs", "min_steps", "rates", "measures")
 SPEED_PAIRS = 50
 
 
@@ -109,7 +142,9 @@ def fitted(profile: Profile, method: str, pairs: int, min_steps: int, rates: dic
     """The profile with a method's learning rate and as many epochs as its pairs need."""
     batches = -(-pairs // profile.batch_size)
     changes: dict = {"teacher_epochs": max(EPOCHS, -(-min_steps // batches))}
-    if method not in ("warmed", "distilled"):
+    if method == "warmed LoRA":
+        changes |= {"teacher_learning_rate": rates["LoRA"]}
+    elif method not in ("warmed", "distilled", "contrast"):
         rate = rates["full" if method == "adapted" else method]
         changes |= {"teacher_learning_rate": rate, "warm_up_pairs": 0, "frozen_layers": None}
     return replace(profile, **changes)
@@ -118,8 +153,8 @@ def fitted(profile: Profile, method: str, pairs: int, min_steps: int, rates: dic
 # Quality and cost ---------------------------------------------------------------------------------
 
 
-def judged(pairs: Dataset, probabilities: np.ndarray) -> dict:
-    found = judge.evaluate(pairs, probabilities)
+def judged(pairs: Dataset, probabilities: np.ndarray, scores: np.ndarray | None = None) -> dict:
+    found = judge.evaluate(pairs, probabilities, scores)
     values = {"macro_f1": found["classification"]["macro_f1"]}
     return values | ranked(pairs, found["ranking"])
 
@@ -133,6 +168,30 @@ def ranked(pairs: Dataset, ranking: dict) -> dict:
         "lift@10": ranking["lift@10"],
         "lift@10 unseen": float(lifts[kinds == UNSEEN].mean()),
         "per_query": {query: round(lift, 5) for query, lift in lifts.items()},
+    }
+
+
+def in_sum(
+    validation: Dataset,
+    test: Dataset,
+    known: Mapping[str, np.ndarray],
+    scores: Mapping[str, np.ndarray],
+) -> dict:
+    """The lift of a model's scores added to words and cosine, with weights that validation chose.
+
+    `known` has words and cosine (N, 2) of all pairs of the two splits, `scores` the model's (N,);
+    `validation` is the pairs that it may choose on, the first ones of their split.
+    """
+    columns = {
+        split: np.column_stack([known[split][: len(own)], own]) for split, own in scores.items()
+    }
+    fused = choose_fusion("z", columns["validation"], validation)
+    order = fused.scores(columns["test"], test["query_id"])
+    found = ranked(test, metrics.ranking(judge.frame(test, order), judge.gains(test)))
+    return {
+        "lift@10 sum": found["lift@10"],
+        "per_query sum": found["per_query"],
+        "weights": list(fused.weights),
     }
 
 
@@ -237,8 +296,13 @@ def logistic(x: np.ndarray, y: np.ndarray, classes: int, seed: int) -> list[tupl
 
         weights = model[-1].coef_.size + model[-1].intercept_.size
         scale = 2 * x.shape[1]
-        found.append((call, {"trained_parameters": weights, "kept_bytes": 8 * (weights + scale)}))
+        cost = {"trained_parameters": weights, "kept_bytes": 8 * (weights + scale)}
+        found.append((call, cost | chosen_of(strength, STRENGTHS)))
     return found
+
+
+def chosen_of(value: float, grid: Sequence[float]) -> dict:
+    return {"chosen": value, "on_edge": value in (grid[0], grid[-1])}
 
 
 def boosted(x: np.ndarray, y: np.ndarray, classes: int, seed: int) -> list[tuple[Callable, dict]]:
@@ -263,6 +327,7 @@ def boosted(x: np.ndarray, y: np.ndarray, classes: int, seed: int) -> list[tuple
         cost = {
             "trained_parameters": sum(tree["num_leaves"] for tree in kept),
             "kept_bytes": len(model.model_to_string(num_iteration=trees).encode()),
+            **chosen_of(trees, TREES),
         }
         found.append((lambda rows, trees=trees: model.predict(rows, num_iteration=trees), cost))
     return found
@@ -277,12 +342,14 @@ def classical(method: str, data: DatasetDict, vectors: Vectors) -> tuple[Callabl
     tried = fit(pair_table(*vectors.of(train)), np.array(train["label"]), classes, seed)
     table = pair_table(*vectors.of(validation))
 
-    def quality(one: tuple[Callable, dict]) -> float:
-        found = judge.evaluate(validation, one[0](table))
-        return found["classification"]["macro_f1"] + found["ranking"]["ndcg@10"]
+    reached = [quality(judge.evaluate(validation, call(table))) for call, _ in tried]
+    call, cost = tried[int(np.argmax(reached))]
+    return call, cost | {"seconds": time.perf_counter() - start, "validation": max(reached)}
 
-    call, cost = max(tried, key=quality)
-    return call, cost | {"seconds": time.perf_counter() - start}
+
+def quality(found: dict) -> float:
+    """What a run chooses by, as the networks do: the mean of macro-F1 and nDCG@10."""
+    return (found["classification"]["macro_f1"] + found["ranking"]["ndcg@10"]) / 2
 
 
 # Networks -----------------------------------------------------------------------------------------
@@ -295,7 +362,7 @@ def trained(method: str, data: DatasetDict, profile: Profile, catalogue: Dataset
     if method == "adapted":
         start = adapt.domain_adapted(catalogue, profile)
         return stages.teacher(data, profile, checkpoint=start)
-    if method == "LoRA":
+    if method in ("LoRA", "warmed LoRA"):
         return adapt.low_rank(data, profile, learning_rate=profile.teacher_learning_rate)
     return stages.teacher(data, profile)
 
@@ -312,9 +379,11 @@ def measure(seed: int, result: dict, keep: Callable[[], None]) -> None:
         "cosine": vectors.seconds,
         "frozen": vectors.seconds,
         "trees": vectors.seconds,
-        "warmed": seconds(warmed) + vectors.seconds,
-        "distilled": seconds(warmed) + vectors.seconds,
+        "words + cosine": vectors.seconds,
+        **dict.fromkeys(("warmed", "warmed LoRA", "distilled"), seconds(warmed) + vectors.seconds),
     }
+    known = words_and_cosine(data, catalogue, vectors)
+    clocks = {entry["network"]: entry["p50_ms"] for entry in entries if "network" in entry}
 
     def lookup(method: str, wanted: int) -> dict | None:
         same = [e for e in entries if (e["method"], e["wanted"]) == (method, wanted)]
@@ -325,6 +394,13 @@ def measure(seed: int, result: dict, keep: Callable[[], None]) -> None:
         entries.append(own | {"shared_seconds": shared.get(method, 0.0)} | found)
         keep()
         print(f"seed {seed}, {method}, {labels} labels: lift@10 {found['lift@10']:.3f}")
+
+    def clocked(method: str, time_it: Callable[[], float]) -> dict:
+        """The latency of the network that a method serves, timed by the first that has it."""
+        served = NETWORKS.get(method, WHOLE)
+        if served not in clocks:
+            clocks[served] = time_it()
+        return {"network": served, "p50_ms": clocks[served]}
 
     def network(method: str, wanted: int, lesson: DatasetDict) -> dict:
         pairs = len(lesson["train"])
@@ -341,21 +417,50 @@ def measure(seed: int, result: dict, keep: Callable[[], None]) -> None:
             shared[method] = seconds(adapt.domain_adapted(catalogue, settings))
         frozen = {"warmed": profile.frozen_layers, "distilled": 0}.get(method)
         start = time.perf_counter()
-        found = judged(test, judge.predict(folder, test, profile))
-        return found | {
-            "seconds_per_pair": (time.perf_counter() - start) / len(test),
+        chances = {"test": judge.predict(folder, test, profile)}
+        spent = time.perf_counter() - start
+        chances["validation"] = judge.predict(folder, lesson["validation"], profile)
+        log = stages.training_log(folder)
+        return {
+            **judged(test, chances["test"]),
+            **in_sum(lesson["validation"], test, known, expected(chances)),
+            "validation": float(log["eval_quality"].max()),
+            "seconds_per_pair": spent / len(test),
             "seconds": seconds(folder) + cost,
-            "steps": int(stages.training_log(folder)["step"].max()),
-            "p50_ms": p50(folder, test, profile),
+            "steps": int(log["step"].max()),
+            **clocked(method, lambda: p50(folder, test, profile)),
             **sizes(folder, frozen),
         }
 
+    def expected(chances: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        weights = judge.gains(test)
+        return {split: metrics.expected_gain(own, weights) for split, own in chances.items()}
+
     def frozen(method: str, lesson: DatasetDict) -> dict:
         call, cost = classical(method, lesson, vectors)
-        found = judged(test, call(pair_table(*vectors.of(test))))
-        return found | cost | {"p50_ms": vectors.p50(call, test)}
+        rows = {"test": test, "validation": lesson["validation"]}
+        chances = {split: call(pair_table(*vectors.of(pairs))) for split, pairs in rows.items()}
+        return {
+            **judged(test, chances["test"]),
+            **in_sum(lesson["validation"], test, known, expected(chances)),
+            **cost,
+            **clocked(method, lambda: vectors.p50(call, test)),
+        }
 
-    scores = without_labels(data, warmed, vectors)
+    def contrast(method: str, lesson: DatasetDict) -> dict:
+        settings = fitted(profile, method, len(lesson["train"]), result["min_steps"], {})
+        found = by_contrast({**lesson, "test": test}, settings)
+        chances = found["chances"]
+        chosen_on = lesson["validation"], chances["validation"], found["scores"]["validation"]
+        return {
+            **judged(test, chances["test"], found["scores"]["test"]),
+            "validation": quality(judge.evaluate(*chosen_on)),
+            **in_sum(lesson["validation"], test, known, found["scores"]),
+            **found["cost"],
+            **clocked(method, lambda: vectors.p50(lambda table: table[:, -1], test)),
+        }
+
+    scores = without_labels(data, warmed, vectors, known)
     for method, score in scores.items():
         if lookup(method, 0) is None:
             ranking = metrics.ranking(judge.frame(test, score), judge.gains(test))
@@ -364,8 +469,12 @@ def measure(seed: int, result: dict, keep: Callable[[], None]) -> None:
         lesson = few(data, wanted)
         for method in METHODS:
             if lookup(method, wanted) is None:
-                classic = method in ("frozen", "trees")
-                run = frozen(method, lesson) if classic else network(method, wanted, lesson)
+                if method == "contrast":
+                    run = contrast(method, lesson)
+                elif method in ("frozen", "trees"):
+                    run = frozen(method, lesson)
+                else:
+                    run = network(method, wanted, lesson)
                 counts = {"validation_labels": len(lesson["validation"])}
                 add(method, wanted, len(lesson["train"]), run | counts)
     log = stages.training_log(adapt.domain_adapted(catalogue, profile))
@@ -383,14 +492,72 @@ def numbers(labels: list[int], everything: int) -> list[int]:
     return [*(n for n in labels if n < everything), everything]
 
 
-def without_labels(data: DatasetDict, warmed: Path, vectors: Vectors) -> dict[str, np.ndarray]:
-    """Scores (N,) of the test pairs before any label: by cosine, and by the warmed-up model."""
+def without_labels(
+    data: DatasetDict, warmed: Path, vectors: Vectors, known: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Scores (N,) of the test pairs before any label.
+
+    By BM25, by the cosine, by the sum of both in standard units, and by the warmed-up model.
+    """
     profile = vectors.profile
     tokenizer = models.load_tokenizer(str(warmed))
     encoded = distill.encode(data["test"], tokenizer, profile.max_length)
     logits = distill.predict(models.load(warmed, 2), encoded, tokenizer, profile)
-    queries, products = vectors.of(data["test"])
-    return {"cosine": (queries * products).sum(axis=1), "warmed": logits[:, 1] - logits[:, 0]}
+    words, cosine = known["test"].T
+    # Units are those of the validation pairs, whose labels are not read.
+    units = (known["test"] - known["validation"].mean(axis=0)) / known["validation"].std(axis=0)
+    return {
+        "BM25": words,
+        "cosine": cosine,
+        "words + cosine": units.sum(axis=1),
+        "warmed": logits[:, 1] - logits[:, 0],
+    }
+
+
+def words_and_cosine(
+    data: DatasetDict, catalogue: Dataset, vectors: Vectors
+) -> dict[str, np.ndarray]:
+    """What costs no label, (N, 2): BM25 with mended spelling, and the cosine of the vectors."""
+    by_words, found = lexical_signals(catalogue), {}
+    for split in ("validation", "test"):
+        queries, products = vectors.of(data[split])
+        cosine = (queries * products).sum(axis=1)
+        found[split] = np.column_stack([by_words(data[split])[:, 0], cosine])
+    return found
+
+
+def by_contrast(lesson: Mapping[str, Dataset], profile: Profile) -> dict:
+    """A bi-encoder that labels teach by contrast: its `scores` and `chances` by split, and `cost`.
+
+    The scores (N,) of validation and test are cosines. The class probabilities (N, C) come of the
+    cosine, by a logistic regression on the training pairs. The seconds are those of this call, so
+    that an artefact kept from an earlier one falsifies them.
+    """
+    start = time.perf_counter()
+    folder = bi_encoders.contrastive(DatasetDict(lesson), profile)
+    spent = time.perf_counter() - start
+    looks = bi_encoders.contrastive_choices(folder)
+    best = looks.loc[looks["ndcg@10"].idxmax()]
+    cosines = {
+        split: bi_encoders.cosine_scores(folder, lesson[split], profile)
+        for split in ("train", "validation", "test")
+    }
+    encoder = bi_encoders.encoder(folder, profile)[0].auto_model
+    models.freeze(encoder, profile.frozen_layers)
+    shown = lesson["train"]
+    classes = shown.features["label"].num_classes
+    cost = {
+        "trained_parameters": sum(w.numel() for w in encoder.parameters() if w.requires_grad),
+        "kept_bytes": bench.model_size(folder)["bytes"],
+        "seconds": spent,
+        **chosen_of(float(best["learning_rate"]), bi_encoders.RATES),
+    }
+    taught_by = cosines.pop("train"), shown["label"]
+    chances = {
+        split: baselines.scores_to_probabilities(*taught_by, own, classes)
+        for split, own in cosines.items()
+    }
+    return {"scores": cosines, "chances": chances, "cost": cost}
 
 
 # Labels from another department -------------------------------------------------------------------
@@ -531,9 +698,9 @@ def comparisons(entries: pd.DataFrame) -> list[dict]:
     """Lift@10 of the best method at each number of labels minus that of each other one.
 
     With intervals over the test queries of all seeds. What needs no label takes part everywhere.
-    The best is chosen on these same test queries, for no run keeps its quality on validation: so
-    its lead is told somewhat too large and its interval too narrow, the more so the closer the
-    methods lie. Each row says it (`best_chosen_on`).
+    The best is chosen on these same test queries, and each interval is made for one comparison: so
+    a lead is told too large and its interval too narrow, the more so the closer the methods lie.
+    Each row says it (`best_chosen_on`), and chapter 7 shows it as a mistake.
     """
     parts: dict[tuple, list[pd.Series]] = {}
     for entry in entries[["wanted", "method", "per_query"]].itertuples(index=False):
@@ -561,6 +728,22 @@ def comparisons(entries: pd.DataFrame) -> list[dict]:
     return rows
 
 
+def per_query(entries: pd.DataFrame) -> list[dict]:
+    """The lift of each test query under each run, in the order of its seed's `queries`."""
+    found = []
+    for seed, runs in entries.groupby("seed"):
+        queries = list(runs["per_query"].iloc[0])
+        rows = []
+        for run in runs[["method", "wanted", "per_query", "per_query sum"]].to_dict("records"):
+            row = {"method": run["method"], "wanted": run["wanted"]}
+            for name, column in (("lift@10", "per_query"), ("lift@10 sum", "per_query sum")):
+                if isinstance(run[column], dict):  # what needs no label is in no sum
+                    row[name] = [round(run[column][query], 4) for query in queries]
+            rows.append(row)
+        found.append({"seed": int(seed), "queries": queries, "runs": rows})
+    return found
+
+
 def merge(folder: Path, out: Path, untimed: Sequence[int] = ()) -> None:
     """Write the recorded result from the files of single seeds, without the times of `untimed`."""
     parts = shared.read(folder, SAME)
@@ -577,7 +760,7 @@ def merge(folder: Path, out: Path, untimed: Sequence[int] = ()) -> None:
     entries = pd.DataFrame([entry for part in parts for entry in part["entries"]])
     entries = entries.sort_values(["wanted", "seed"], kind="stable")
     entries.loc[entries["seed"].isin(untimed), entries.columns.intersection(TIMES)] = np.nan
-    plain = entries.drop(columns="per_query").astype(object)
+    plain = entries.drop(columns=["per_query", "per_query sum"]).astype(object)
     command = f"python benchmarks/measure_methods.py --pairs {parts[0]['pairs']}"
     command += f" --seeds {' '.join(map(str, seeds))} --merge"
     if untimed:
@@ -594,6 +777,7 @@ def merge(folder: Path, out: Path, untimed: Sequence[int] = ()) -> None:
             "summary": summary(entries),
             "comparisons": comparisons(entries),
             "entries": plain.where(plain.notna(), None).to_dict("records"),
+            "per_query": per_query(entries),
             "adaptation": [row for part in parts for row in part["adaptation"]],
             "distance": [row for part in parts for row in part["distance"]],
         },
@@ -607,7 +791,7 @@ def begun(file: Path, result: dict) -> dict:
     if not file.exists():
         return result
     found = json.loads(file.read_text(encoding="utf-8"))
-    unlike = [name for name in SAME if found[name] != result[name]]
+    unlike = [name for name in SAME if found.get(name) != result[name]]
     if unlike:
         raise SystemExit(
             f"{file}: made with another {', '.join(unlike)}; remove it or give another --folder."
@@ -651,6 +835,7 @@ def main() -> None:
             "pairs": arguments.pairs,
             "min_steps": arguments.min_steps,
             "rates": chosen_rates(rates),
+            "measures": MEASURES,
             "hardware": bench.hardware(),
             "entries": [],
             "adaptation": [],

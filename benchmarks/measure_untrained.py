@@ -24,10 +24,11 @@ import shared
 from ecomkd import bench, metrics, report
 from ecomkd.config import Profile
 from ecomkd.data import sources
-from ecomkd.data.folds import divided
+from ecomkd.data.folds import divided, judged
 from ecomkd.relevance import baselines, judge, rivals
 from ecomkd.relevance.tables import BEST_WORDS, LAMBDAMART, SYSTEMS, UNTRAINED, UNTRAINED_SUM
 
+SPLITS = ("train", "validation", "test")
 NAMES = ("esci_150", "icecat", "msrd")
 ROWS = ("random", "BM25", BEST_WORDS, "bi-encoder, untrained", UNTRAINED_SUM, LAMBDAMART)
 LABELLED, VALIDATION, TESTED = 400, 150, 2_064
@@ -56,9 +57,16 @@ def parts_of(name: str, profile: Profile, scratch: Path) -> tuple[list[DatasetDi
 def measured(parts: Sequence[DatasetDict], catalogue: Dataset, profile: Profile) -> dict:
     """Of one catalogue: its sizes, a row for each system, comparisons, and what was chosen."""
     values, choices = [], []
+    whole = judged(parts[0])
+    known = rivals.signals(DatasetDict(test=whole), catalogue, profile, {})["test"]
+    place = {pair: row for row, pair in enumerate(_names(whole))}
     for data in parts:
         test = data["test"]
-        seen = rivals.signals(data, catalogue, profile, {})
+        rows = {split: [place[pair] for pair in _names(data[split])] for split in SPLITS}
+        seen = {
+            split: rivals.Signals(known.words[own], known.features[own], known.cosine[own], {})
+            for split, own in rows.items()
+        }
         scores = {
             "BM25": baselines.bm25_scores(test, catalogue),
             "bi-encoder, untrained": seen["test"].cosine,
@@ -92,6 +100,10 @@ def measured(parts: Sequence[DatasetDict], catalogue: Dataset, profile: Profile)
         ],
         "choices": choices,
     }
+
+
+def _names(pairs: Dataset) -> list[tuple[str, str]]:
+    return list(zip(pairs["query_id"], pairs["product_id"], strict=True))
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from ecomkd.intervals import (  # noqa: F401
     macro_f1_difference,
     paired_bootstrap,
     seed_interval,
+    simultaneous_intervals,
     two_way_bootstrap,
 )
 

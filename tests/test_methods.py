@@ -350,6 +350,9 @@ def test_small_training_sets_take_more_passes():
     assert adapted.frozen_layers is None
     warmed = methods.fitted(profile, "warmed", 200, 150, rates)
     assert warmed == replace(profile, teacher_epochs=22)
+    assert methods.fitted(profile, "contrast", 200, 150, {}) == warmed
+    thin = methods.fitted(profile, "warmed LoRA", 200, 150, rates)
+    assert thin == replace(warmed, teacher_learning_rate=1e-3)
 
 
 @pytest.mark.parametrize("method", ["logistic", "boosted"])
@@ -366,6 +369,83 @@ def test_a_label_that_training_never_showed_has_probability(method):
     assert (chances.argmax(axis=1) == y).mean() > 0.9
 
 
+def test_what_validation_chose_is_kept_and_whether_it_lies_on_an_edge():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((40, 3))
+    y = np.where(x[:, 0] > 0, 1, 3)
+    for method, grid in (("logistic", methods.STRENGTHS), ("boosted", methods.TREES)):
+        costs = [cost for _, cost in getattr(methods, method)(x, y, 4, seed=0)]
+        assert [cost["chosen"] for cost in costs] == list(grid)
+        assert [cost["on_edge"] for cost in costs] == [True, *[False] * (len(grid) - 2), True]
+
+
+def test_a_sum_does_not_forget_what_its_model_forgot():
+    pairs = {
+        name: own.add_column("query_kind", ["plain"] * len(own))
+        for name, own in (
+            ("validation", tiny_models.pairs(40)),
+            ("test", tiny_models.pairs(80, prefix="t")),
+        )
+    }
+    rng = np.random.default_rng(0)
+    known = {
+        split: np.column_stack([rng.random(len(own)), judge.worth(own)])
+        for split, own in pairs.items()
+    }
+    noise = {"validation": rng.random(20), "test": rng.random(80)}
+    chosen_on = pairs["validation"].select(range(20))  # the labels that there are
+    found = methods.in_sum(chosen_on, pairs["test"], known, noise)
+    order = metrics.ranking(judge.frame(pairs["test"], known["test"][:, 1]), judge.gains(chosen_on))
+    assert found["lift@10 sum"] == pytest.approx(order["lift@10"])
+    assert found["weights"] == [0.0, 1.0, 0.0]
+    assert len(found["per_query sum"]) == len(set(pairs["test"]["query_id"]))
+
+
+def test_before_any_label_words_and_cosine_are_added_in_standard_units(monkeypatch):
+    test = tiny_models.pairs(8)
+    monkeypatch.setattr(methods.models, "load_tokenizer", lambda folder: None)
+    monkeypatch.setattr(methods.models, "load", lambda folder, classes: None)
+    monkeypatch.setattr(methods.distill, "encode", lambda *given: None)
+    monkeypatch.setattr(methods.distill, "predict", lambda *given: np.tile([1.0, 3.0], (8, 1)))
+
+    class Vectors:
+        profile = tiny_models.profile(Path("none"))
+
+    rng = np.random.default_rng(0)
+    known = {"validation": rng.normal([5, 0], [4, 0.1], (6, 2)), "test": rng.random((8, 2))}
+    found = methods.without_labels({"test": test}, Path("none"), Vectors, known)
+    assert list(found) == ["BM25", "cosine", "words + cosine", "warmed"]
+    assert (found["warmed"] == 2).all()
+    mean, deviation = known["validation"].mean(axis=0), known["validation"].std(axis=0)
+    wanted = (found["BM25"] - mean[0]) / deviation[0] + (found["cosine"] - mean[1]) / deviation[1]
+    assert np.allclose(found["words + cosine"], wanted)
+
+
+def test_a_bi_encoder_that_labels_taught_has_scores_classes_and_a_cost(tmp_path):
+    pytest.importorskip("sentence_transformers")
+    lesson = {
+        "train": tiny_models.pairs(16),
+        "validation": tiny_models.pairs(8, prefix="v"),
+        "test": tiny_models.pairs(8, prefix="t"),
+    }
+    profile = tiny_models.profile(tmp_path, teacher_epochs=1, frozen_layers=5)
+    found = methods.by_contrast(lesson, profile)
+    assert {split: own.shape for split, own in found["scores"].items()} == {
+        "validation": (8,),
+        "test": (8,),
+    }
+    assert list(found["chances"]) == ["validation", "test"]
+    for chances in found["chances"].values():
+        assert chances.shape == (8, 4)
+        assert np.allclose(chances.sum(axis=1), 1)
+    for pairs, split in ((lesson["validation"], "validation"), (lesson["test"], "test")):
+        value = methods.quality(judge.evaluate(pairs, found["chances"][split]))
+        assert 0 < value < 1
+    cost = found["cost"]
+    assert 0 < cost["trained_parameters"] < 4 * 22_713_216 <= cost["kept_bytes"]
+    assert cost["chosen"] in (0.0, *methods.bi_encoders.RATES)
+
+
 def entry(seed: int, method: str, wanted: int, lifts: list[float], **changes) -> dict:
     per_query = {f"S{seed}Q{i}": lift for i, lift in enumerate(lifts)}
     return {
@@ -377,7 +457,9 @@ def entry(seed: int, method: str, wanted: int, lifts: list[float], **changes) ->
         "ndcg@10": 0.8,
         "lift@10": float(np.mean(lifts)),
         "lift@10 unseen": 0.01 * seed,
+        "lift@10 sum": 0.12 if wanted else None,
         "per_query": per_query,
+        "per_query sum": dict.fromkeys(per_query, 0.12) if wanted else None,
         "seconds": 10.0 * seed if wanted else None,
         "shared_seconds": 1.0,
         "p50_ms": 2.0 if wanted else None,
@@ -393,7 +475,13 @@ def part(seed: int, **changes) -> dict:
         entry(seed, "full", 50, [0.3, 0.2, 0.1]),
         entry(seed, "LoRA", 50, [0.2, 0.2, 0.05]),
     ]
-    same_for_all = {"labels": [50], "pairs": 8, "min_steps": 150, "rates": {"full": 1e-4}}
+    same_for_all = {
+        "labels": [50],
+        "pairs": 8,
+        "min_steps": 150,
+        "rates": {"full": 1e-4},
+        "measures": list(methods.MEASURES),
+    }
     return {
         "seed": seed,
         "profile": {"name": "smoke"},
@@ -433,6 +521,15 @@ def test_merging_gives_means_intervals_and_comparisons(tmp_path):
     assert found["cosine"]["difference"] == pytest.approx(0.1)
     assert (found["cosine"]["method_labels"], found["LoRA"]["method_labels"]) == (0, 50)
     assert "per_query" not in record["data"]["entries"][0]
+    assert full["lift@10 sum"]["mean"] == pytest.approx(0.12)
+    kept = record["data"]["per_query"]
+    assert [(one["seed"], one["queries"][0], len(one["queries"])) for one in kept] == [
+        (seed, f"S{seed}Q0", 3) for seed in (1, 2, 3)
+    ]
+    runs = {(run["method"], run["wanted"]): run for run in kept[0]["runs"]}
+    assert runs["full", 50]["lift@10"] == [0.3, 0.2, 0.1]
+    assert runs["full", 50]["lift@10 sum"] == [0.12, 0.12, 0.12]
+    assert "lift@10 sum" not in runs["cosine", 0]
     assert "NaN" not in (tmp_path / "out.json").read_text()
 
 
@@ -472,6 +569,9 @@ def test_a_run_goes_on_from_its_file_unless_the_settings_changed(tmp_path):
     assert methods.begun(tmp_path / "seed2.json", fresh) is fresh
     with pytest.raises(SystemExit, match="made with another rates; remove it or give another"):
         methods.begun(file, {**fresh, "rates": {"full": 1e-3}})
+    older = {name: value for name, value in part(3).items() if name != "measures"}
+    with pytest.raises(SystemExit, match="made with another measures; remove it or give another"):
+        methods.begun(written(tmp_path, older) / "seed3.json", {**fresh, "seed": 3})
 
 
 def test_rates_come_first_and_from_another_shop(tmp_path, monkeypatch, capsys):

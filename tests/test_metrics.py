@@ -512,6 +512,34 @@ def test_seed_interval():
             metrics.seed_interval(bad)
 
 
+def test_simultaneous_intervals_are_wider_by_their_number():
+    """t(1 - 0.025/2, 2) = 6.2053; a single comparison has the interval of `seed_interval`."""
+    table = pd.DataFrame({"a": [1.0, 2.0, 3.0], "b": [4.0, 4.0, 4.0]}, index=[7, 8, 9])
+    found = metrics.simultaneous_intervals(table)
+    assert list(found.index) == ["a", "b"]
+    assert found.loc["a", "high"] - 2 == pytest.approx(6.205347 / math.sqrt(3), rel=1e-6)
+    assert found.loc["b"].tolist() == [4.0, 4.0, 4.0]
+    alone = metrics.simultaneous_intervals(table[["a"]]).loc["a"].to_dict()
+    assert alone == pytest.approx(metrics.seed_interval([1.0, 2.0, 3.0]))
+    bad = ([[1.0], [2.0]], [[1.0], [2.0], [math.inf]], [[], [], []])
+    for rows in bad:
+        with pytest.raises(ValueError, match="at least 3 seeds, 1 comparison, and finite values"):
+            metrics.simultaneous_intervals(pd.DataFrame(rows))
+
+
+def test_simultaneous_intervals_all_hold_together_as_often_as_they_say():
+    rng = np.random.default_rng(0)
+    missed = alone = 0
+    for _ in range(1000):
+        control = rng.normal(size=(5, 1))
+        table = pd.DataFrame(rng.normal(size=(5, 8)) - control)  # nothing differs from the control
+        found = metrics.simultaneous_intervals(table)
+        missed += ((found["low"] > 0) | (found["high"] < 0)).any()
+        half = stats.t.ppf(0.975, 4) * table.std() / 5**0.5
+        alone += (table.mean().abs() > half).any()
+    assert missed < 50 < 150 < alone
+
+
 def per_query_frame(seed=0, queries=300) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
     return pd.DataFrame({"a": rng.normal(0.8, 0.1, queries), "b": rng.normal(0.7, 0.1, queries)})

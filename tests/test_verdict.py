@@ -6,7 +6,7 @@ from tiny_results import result, without_ranking
 
 from ecomkd import metrics
 from ecomkd.relevance import tables
-from ecomkd.relevance.verdict import MARGIN, comparisons, verdict
+from ecomkd.relevance.verdict import MARGIN, comparisons, verdict, word
 
 # The table
 
@@ -315,6 +315,12 @@ def test_not_to_beat_takes_an_interval_below_the_margin(by_turns, word):
     found = words([result(ndcg={PLAIN: plain, DISTILLED: ours}, times=20)])
     assert MARGIN == 0.005
     assert found[DISTILLED, PLAIN, "nDCG@10"] == word
+
+
+def test_the_word_of_an_interval_from_elsewhere_follows_the_same_rule():
+    ends = [(0.001, 0.2), (-0.2, 0.0049), (-0.2, MARGIN), (0.0, 0.1)]
+    wanted = ["beats", "does not beat", "cannot be told", "cannot be told"]
+    assert [word(*span) for span in ends] == wanted
 
 
 def test_where_there_is_no_verdict_nothing_can_be_told():

@@ -54,7 +54,7 @@ class Signals:
 def signals(
     data: DatasetDict, catalogue: Dataset, profile: Profile, models: Mapping[str, Path]
 ) -> dict[str, Signals]:
-    """The signals of the judged splits: `train`, `validation` and `test`.
+    """The signals of the judged splits, `train`, `validation` and `test`, that are there.
 
     `models` are the folders of fine-tuned models by the name of their row.
     """
@@ -71,6 +71,7 @@ def signals(
             },
         )
         for name in ("train", "validation", "test")
+        if name in data
     }
 
 

@@ -184,9 +184,14 @@ def comparisons(results: Sequence[dict]) -> pd.DataFrame:
 def _word(by: _Measure, found: dict) -> str:
     if by.queries < LEAST_QUERIES or _without_width(found):
         return CANNOT_BE_TOLD
-    if found["low"] > 0:
+    return word(found["low"], found["high"])
+
+
+def word(low: float, high: float) -> str:
+    """Which of the three words an interval of a difference says; see `comparisons`."""
+    if low > 0:
         return BEATS
-    return DOES_NOT_BEAT if found["high"] < MARGIN else CANNOT_BE_TOLD
+    return DOES_NOT_BEAT if high < MARGIN else CANNOT_BE_TOLD
 
 
 def _without_width(found: dict) -> bool:

