@@ -123,13 +123,13 @@ def test_labels_help_to_tell_labels_apart_and_a_dozen_numbers_do_what_hundreds_d
     assert cannot_be_told(stored, "f1-sum")
 
 
-def test_the_cross_encoder_ends_highest_here_and_on_three_other_shops(stored):
+def test_the_cross_encoder_ends_highest_here_and_ahead_of_pair_features_on_other_shops(stored):
     rest = ("frozen", "cosine", "words", "sum")
     for measure in ("f1", "ndcg"):
         best = max(stored[f"pairs-{name}-{measure}"] for name in rest)
         assert stored[f"pairs-tuned-{measure}"] > best
     assert ahead(stored, "warmed-frozen")
-    assert ahead(stored, "warmed-cosine")
+    assert cannot_be_told(stored, "warmed-cosine")
     recorded = report.recorded("methods")
     assert len(recorded["seeds"]) == 3
     assert report.recorded("learning_curve")["seeds"] == [18]
