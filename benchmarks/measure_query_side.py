@@ -43,6 +43,7 @@ from ecomkd.data.folds import divided, judged
 from ecomkd.keys import digests
 from ecomkd.relevance import judge, lexical, mining
 from ecomkd.relevance.fusion import choose_fusion
+from ecomkd.relevance.tables import LEAST_SEEDS
 
 TEMPERATURE = 0.05
 """Of the softmax over the cosines of a query's candidates."""
@@ -149,7 +150,7 @@ class Static(nn.Module):
     def __init__(self, table: np.ndarray):
         super().__init__()
         self.tokenizer = AutoTokenizer.from_pretrained(models.checkpoint("minilm"))
-        self.table = nn.EmbeddingBag.from_pretrained(torch.from_numpy(table), freeze=False)
+        self.table = nn.EmbeddingBag.from_pretrained(torch.tensor(table), freeze=False)
 
     def forward(self, queries: list[str]) -> torch.Tensor:
         found = self.tokenizer(queries, add_special_tokens=False)["input_ids"]
@@ -490,8 +491,14 @@ def table_of(seeds: Sequence[dict]) -> tuple[list[str], np.ndarray]:
 
 
 def summary(seeds: Sequence[dict]) -> dict:
-    """The rows, comparisons and shares of one data set."""
+    """The rows, comparisons and shares of one data set.
+
+    Intervals are over seeds and queries together from LEAST_SEEDS seeds on, and over queries, each
+    with its mean over the seeds, where there are fewer.
+    """
     names, table = table_of(seeds)
+    if len(seeds) < LEAST_SEEDS:
+        table = table.mean(axis=0, keepdims=True)
     at = {name: place for place, name in enumerate(names)}
 
     def interval(statistic: Callable[[np.ndarray], np.ndarray]) -> dict:
@@ -515,7 +522,8 @@ def summary(seeds: Sequence[dict]) -> dict:
             return (m[:, at[small]] - chance) / (m[:, at[large]] - chance)
 
         kept.append({"system": small, "of": large, **interval(share)})
-    return {"queries": table.shape[1], "rows": rows, "comparisons": compared, "kept": kept}
+    known = {"queries": table.shape[1], "seeds": len(seeds)}
+    return known | {"rows": rows, "comparisons": compared, "kept": kept}
 
 
 def goals(found: dict[str, dict], times: dict[str, float]) -> list[dict]:

