@@ -91,6 +91,7 @@ def heading(page: str) -> str:
         return f"Chapter {number}"
     others = {
         "book/running": "The recorded models",
+        "book/compared": "Real products",
         "book/data_shop": "The simulated shop",
         "book/run_times": "The book itself",
     }
