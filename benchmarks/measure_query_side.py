@@ -33,17 +33,18 @@ from datasets import Dataset, DatasetDict
 from torch import nn
 from transformers import AutoModel, AutoTokenizer
 
-import msrd_part
 import shared
 from ecomkd import bench, features, losses, metrics, models, report, runtime
 from ecomkd.artifacts import stage, write_text
 from ecomkd.config import Profile
 from ecomkd.data import sources
-from ecomkd.data.folds import divided, judged
+from ecomkd.data.folds import judged
+from ecomkd.data.schema import normalise_query
 from ecomkd.keys import digests
 from ecomkd.relevance import judge, lexical, mining
 from ecomkd.relevance.fusion import choose_fusion
 from ecomkd.relevance.tables import LEAST_SEEDS
+from measure_untrained import parts_of
 
 TEMPERATURE = 0.05
 """Of the softmax over the cosines of a query's candidates."""
@@ -51,7 +52,7 @@ ALPHA = 1.0
 LABELLED = 400
 """Labelled queries of `msrd`."""
 CURVE = (25, 50, 100, 200, 400, 800, 1_600, 3_200)
-VALIDATION, TESTED, LOG = 150, 2_064, 72_000
+LOG = 72_000
 MINED, NEAR = 1_000, 24
 """Queries made from a catalogue that has no log, and how many nearest products each meets."""
 BATCH = 16
@@ -122,10 +123,8 @@ class Network(nn.Module):
     def __init__(self, layers: Sequence[int] | None = None):
         super().__init__()
         source = models.checkpoint("minilm")
-        self.tokenizer, self.body = (
-            AutoTokenizer.from_pretrained(source),
-            AutoModel.from_pretrained(source),
-        )
+        self.tokenizer = AutoTokenizer.from_pretrained(source)
+        self.body = AutoModel.from_pretrained(source)
         if layers is not None:
             kept = [self.body.encoder.layer[layer] for layer in layers]
             self.body.encoder.layer = nn.ModuleList(kept)
@@ -166,7 +165,7 @@ def cosines(model: nn.Module, asked: Lists, vectors: torch.Tensor) -> torch.Tens
             )
             for i in range(0, len(asked.queries), 64)
         ]
-    return torch.cat(parts).clone()
+    return torch.cat(parts).clone()  # what inference mode made may not enter a loss
 
 
 def in_order(scores: torch.Tensor, asked: Lists) -> np.ndarray:
@@ -208,10 +207,8 @@ def fit(
     plan = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: min(1.0, (step + 1) / (0.1 * steps)) * (1 - step / steps)
     )
-    draw, found = (
-        np.random.default_rng(seed),
-        [quality(cosines(model, validation, vectors), validation)],
-    )
+    draw = np.random.default_rng(seed)
+    found = [quality(cosines(model, validation, vectors), validation)]
     best = copy.deepcopy(model.state_dict())
     with runtime.seeded(seed):
         for _ in range(passes):
@@ -315,15 +312,8 @@ class Ground:
 
 def ground(name: str, profile: Profile) -> Ground:
     with tempfile.TemporaryDirectory(prefix="ecomkd-") as scratch:
-        source = shared.real_folder(name)
-        if name == "msrd":
-            source = Path(scratch) / "msrd"
-            # Of all other training queries but a few the pairs alone.
-            msrd_part.write(source, max(CURVE), VALIDATION, TESTED, LOG)
-        data, catalogue = sources.load(source, profile), sources.catalogue(source, profile)
-    folds = "fold" in data["train"].column_names
-    parts = divided(data) if folds else [data]
-    pairs = judged(data)
+        parts, catalogue = parts_of(name, profile, Path(scratch), max(CURVE), LOG)
+    pairs = judged(parts[0])
     texts = dict(zip(catalogue["product_id"], sources.product_text(catalogue[:]), strict=True))
     texts |= dict(zip(pairs["product_id"], sources.product_text(pairs[:]), strict=True))
     place = {product: row for row, product in enumerate(texts)}
@@ -339,10 +329,10 @@ def ground(name: str, profile: Profile) -> Ground:
     signals = np.load(known / "words.npy")
     ids = zip(pairs["query_id"], pairs["product_id"], strict=True)
     words = dict(zip(ids, signals, strict=True))
-    if "unlabelled" in data:
-        log = of_pairs(data["unlabelled"], place)
+    if "unlabelled" in parts[0]:
+        log = of_pairs(parts[0]["unlabelled"], place)
     else:
-        taken = set(pairs["query"])
+        taken = set(map(normalise_query, pairs["query"]))
         made = mining.catalogue_queries(catalogue, MINED, seed=0)
         made = [query for query in made if query not in taken]
         asked = torch.from_numpy(unit(features.last_layer(made, profile)))
@@ -374,8 +364,8 @@ def measured(base: Ground, seed: int, curve: bool) -> dict:
         seen.add(values, "static, untrained", Static(base.table))
         teacher, chosen["teacher"] = tuned(Network, some, passes=passes_over(some), **given)
         seen.add(values, "teacher", teacher)
-        given_too = some, base.log, base.vectors, validation, teacher, seed
-        for row, model, found in students(*given_too):
+        ways = students(some, base.log, base.vectors, validation, teacher, seed)
+        for row, model, found in ways:
             seen.add(values, row, model)
             chosen[row] = found
         if curve:

@@ -43,12 +43,17 @@ COMPARED = (
 )
 
 
-def parts_of(name: str, profile: Profile, scratch: Path) -> tuple[list[DatasetDict], Dataset]:
-    """The data sets to test on, one for each fold, and the catalogue."""
+def parts_of(
+    name: str, profile: Profile, scratch: Path, labelled: int, unlabelled: int
+) -> tuple[list[DatasetDict], Dataset]:
+    """The data sets to test on, one for each fold, and the catalogue.
+
+    Of `msrd` they hold so many labelled training queries, and so many pairs without a label.
+    """
     source = shared.real_folder(name)
     if name == "msrd":
         source = scratch / "msrd"
-        msrd_part.write(source, LABELLED, VALIDATION, TESTED, 0)
+        msrd_part.write(source, labelled, VALIDATION, TESTED, unlabelled)
     data = sources.load(source, profile)
     folds = "fold" in data["train"].column_names
     return divided(data) if folds else [data], sources.catalogue(source, profile)
@@ -115,7 +120,8 @@ def main() -> None:
     found = {}
     for name in NAMES:
         with tempfile.TemporaryDirectory(prefix="ecomkd-") as scratch:
-            found[name] = measured(*parts_of(name, profile, Path(scratch)), profile)
+            parts = parts_of(name, profile, Path(scratch), LABELLED, 0)
+            found[name] = measured(*parts, profile)
     report.write_recorded(
         arguments.out,
         command="python benchmarks/measure_untrained.py",

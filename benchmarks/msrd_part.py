@@ -1,7 +1,7 @@
 """A part of the Movie Search Ranking Dataset for `ecomkd run`, in the form of the data contract.
 
     python benchmarks/msrd_part.py msrd_part --labelled 400
-    ecomkd run msrd_part --profile catalogue --seeds 5 --out core_msrd
+    ecomkd run msrd_part --profile book --seeds 5 --out core_msrd
 
 A shop has few judged queries and a log of many more. So a part keeps the labels of some training
 queries, and of some others the pairs alone: those are its unlabelled pairs, real queries with the
