@@ -25,6 +25,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -62,8 +63,10 @@ MOST = 20
 PASSES = 4
 """Over labelled and unlabelled queries together."""
 RATES = (2e-5, 5e-5, 1e-4)
+STATIC_RATES = (1e-3, 3e-3, 1e-2)
 LAYERS = (1, 3, 5)
 ROWS = ("labels", "kd", "kd_unlabelled", "hard")
+STATIC_ROWS = ("labels", "kd_unlabelled")
 TIMED = 200
 
 
@@ -118,11 +121,11 @@ def of_pairs(pairs: Dataset, place: dict[str, int]) -> Lists:
 
 
 class Network(nn.Module):
-    """Some layers of the pretrained encoder; a query's vector is the mean of its tokens' states."""
+    """Some layers of a pretrained encoder; a query's vector is the mean of its tokens' states."""
 
-    def __init__(self, layers: Sequence[int] | None = None):
+    def __init__(self, layers: Sequence[int] | None = None, name: str = "minilm"):
         super().__init__()
-        source = models.checkpoint("minilm")
+        source = models.checkpoint(name)
         self.tokenizer = AutoTokenizer.from_pretrained(source)
         self.body = AutoModel.from_pretrained(source)
         if layers is not None:
@@ -139,20 +142,37 @@ class Network(nn.Module):
 
 
 class Static(nn.Module):
-    """A vector for each token; a query's vector is their mean. At first, what the pretrained
-    encoder makes of each token by itself."""
+    """A vector for each token; a query's vector has the direction of their sum.
 
-    def __init__(self, table: np.ndarray):
+    At first a token's vector is what the pretrained encoder makes of the token by itself. A step
+    of Adam costs as much as there are vectors to learn, so only those of `learnt` texts move.
+    """
+
+    def __init__(self, table: np.ndarray, learnt: Sequence[str] = (), name: str = "minilm"):
         super().__init__()
-        self.tokenizer = AutoTokenizer.from_pretrained(models.checkpoint("minilm"))
-        self.table = nn.EmbeddingBag.from_pretrained(torch.tensor(table), freeze=False)
+        self.tokenizer = AutoTokenizer.from_pretrained(models.checkpoint(name))
+        self.table = nn.EmbeddingBag.from_pretrained(torch.from_numpy(table), mode="sum")
+        tokens = sorted(set(itertools.chain(*self.tokens(learnt))))
+        row = torch.full((len(table),), len(tokens))
+        row[tokens] = torch.arange(len(tokens))
+        self.register_buffer("row", row)
+        self.moved = nn.EmbeddingBag(
+            len(tokens) + 1, table.shape[1], mode="sum", padding_idx=len(tokens)
+        )
+        nn.init.zeros_(self.moved.weight)
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        found = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        return [own or [self.tokenizer.unk_token_id] for own in found]
 
     def forward(self, queries: list[str]) -> torch.Tensor:
-        found = self.tokenizer(queries, add_special_tokens=False)["input_ids"]
-        ids = [own or [self.tokenizer.unk_token_id] for own in found]
-        starts = np.cumsum([0, *map(len, ids)])[:-1]
-        means = self.table(torch.tensor(list(itertools.chain(*ids))), torch.from_numpy(starts))
-        return nn.functional.normalize(means, dim=1)
+        found = self.tokens(queries)
+        starts = torch.from_numpy(np.cumsum([0, *map(len, found)])[:-1])
+        ids = torch.tensor(list(itertools.chain(*found)))
+        sums = self.table(ids, starts) + self.moved(self.row[ids], starts)
+        return nn.functional.normalize(sums, dim=1)
 
 
 def cosines(model: nn.Module, asked: Lists, vectors: torch.Tensor) -> torch.Tensor:
@@ -236,10 +256,12 @@ def fit(
     return found
 
 
-def tuned(make: Callable[[], nn.Module], *given, **options) -> tuple[nn.Module, dict]:
+def tuned(
+    make: Callable[[], nn.Module], rates: Sequence[float], *given, **options
+) -> tuple[nn.Module, dict]:
     """The model of the rate that ranks validation best, and what each rate reached."""
     tried = {}
-    for rate in RATES:
+    for rate in rates:
         model = make()
         looks = fit(model, *given, rate=rate, **options)
         tried[rate] = max(looks), looks, model
@@ -262,9 +284,10 @@ def students(
     vectors: torch.Tensor,
     validation: Lists,
     teacher: nn.Module,
+    table: np.ndarray,
     seed: int,
 ) -> Iterator[tuple[str, nn.Module, dict]]:
-    """The small model in each way to learn: its row, itself, and what was chosen."""
+    """The small models in each way to learn: a row, the model, and what was chosen."""
     both = joined(train, log)
     given = {"vectors": vectors, "validation": validation, "seed": seed}
     answers = {
@@ -279,8 +302,12 @@ def students(
         asked = {"labels": train, "kd": train, "kd_unlabelled": both, "hard": hard}[row]
         passes = PASSES if asked is not train else passes_over(train)
         options = {"passes": passes, "taught": answers.get(row)}
-        model, chosen = tuned(lambda: Network(LAYERS), asked, **options, **given)
+        model, chosen = tuned(lambda: Network(LAYERS), RATES, asked, **options, **given)
         yield f"three layers, {row}", model, chosen
+        if row in STATIC_ROWS:
+            make = partial(Static, table, asked.queries)
+            model, chosen = tuned(make, STATIC_RATES, asked, **options, **given)
+            yield f"static, {row}", model, chosen
 
 
 def joined(a: Lists, b: Lists) -> Lists:
@@ -308,19 +335,20 @@ class Ground:
     log: Lists
     table: np.ndarray
     """(V, H), what the pretrained encoder makes of each token by itself."""
+    titles: list[str]
 
 
-def ground(name: str, profile: Profile) -> Ground:
+def ground(name: str, profile: Profile, log: int = LOG, encoder: str = "minilm") -> Ground:
     with tempfile.TemporaryDirectory(prefix="ecomkd-") as scratch:
-        parts, catalogue = parts_of(name, profile, Path(scratch), max(CURVE), LOG)
+        parts, catalogue = parts_of(name, profile, Path(scratch), max(CURVE), log)
     pairs = judged(parts[0])
     texts = dict(zip(catalogue["product_id"], sources.product_text(catalogue[:]), strict=True))
     texts |= dict(zip(pairs["product_id"], sources.product_text(pairs[:]), strict=True))
     place = {product: row for row, product in enumerate(texts)}
-    vectors = unit(features.last_layer(list(texts.values()), profile))
-    tokens = AutoTokenizer.from_pretrained(models.checkpoint("minilm"))
+    vectors = unit(features.last_layer(list(texts.values()), profile, encoder))
+    tokens = AutoTokenizer.from_pretrained(models.checkpoint(encoder))
     names = tokens.convert_ids_to_tokens(range(len(tokens)))
-    table = features.last_layer([one.removeprefix("##") for one in names], profile)
+    table = features.last_layer([one.removeprefix("##") for one in names], profile, encoder)
 
     def measure(folder: Path) -> None:
         np.save(folder / "words.npy", lexical.lexical_signals(catalogue)(pairs))
@@ -330,15 +358,23 @@ def ground(name: str, profile: Profile) -> Ground:
     ids = zip(pairs["query_id"], pairs["product_id"], strict=True)
     words = dict(zip(ids, signals, strict=True))
     if "unlabelled" in parts[0]:
-        log = of_pairs(parts[0]["unlabelled"], place)
+        shown = of_pairs(parts[0]["unlabelled"], place)
     else:
         taken = set(map(normalise_query, pairs["query"]))
         made = mining.catalogue_queries(catalogue, MINED, seed=0)
         made = [query for query in made if query not in taken]
-        asked = torch.from_numpy(unit(features.last_layer(made, profile)))
+        asked = torch.from_numpy(unit(features.last_layer(made, profile, encoder)))
         near = (asked @ torch.from_numpy(vectors).T).topk(NEAR, dim=1).indices
-        log = lists(made, near.tolist())
-    return Ground(parts, place, torch.from_numpy(vectors), words, log, unit(table))
+        shown = lists(made, near.tolist())
+    return Ground(
+        parts,
+        place,
+        torch.from_numpy(vectors),
+        words,
+        shown,
+        unit(table),
+        list(catalogue["product_title"]),
+    )
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -362,9 +398,9 @@ def measured(base: Ground, seed: int, curve: bool) -> dict:
         seen.add(values, "words", None)
         seen.add(values, "untrained", Network())
         seen.add(values, "static, untrained", Static(base.table))
-        teacher, chosen["teacher"] = tuned(Network, some, passes=passes_over(some), **given)
+        teacher, chosen["teacher"] = tuned(Network, RATES, some, passes=passes_over(some), **given)
         seen.add(values, "teacher", teacher)
-        ways = students(some, base.log, base.vectors, validation, teacher, seed)
+        ways = students(some, base.log, base.vectors, validation, teacher, base.table, seed)
         for row, model, found in ways:
             seen.add(values, row, model)
             chosen[row] = found
@@ -396,15 +432,22 @@ class Judged:
 
     def add(self, values: dict, name: str, model: nn.Module | None) -> None:
         """Put nDCG@10 of each test query under `name`, and under its sum with words."""
-        columns = self.words
         if model is not None:
             found = {
                 split: in_order(cosines(model, asked, self.vectors), asked)
                 for split, asked in self.lists.items()
             }
-            values.setdefault(name, {}).update(self.ranked(found["test"]))
-            columns = {s: np.column_stack([self.words[s], found[s]]) for s in found}
-            name = f"words + {name}"
+            self.add_scores(values, name, found)
+        else:
+            self._add_sum(values, name, self.words)
+
+    def add_scores(self, values: dict, name: str, found: dict[str, np.ndarray]) -> None:
+        """The same from the scores of each part's pairs, query by query."""
+        values.setdefault(name, {}).update(self.ranked(found["test"]))
+        columns = {s: np.column_stack([self.words[s], found[s]]) for s in found}
+        self._add_sum(values, f"words + {name}", columns)
+
+    def _add_sum(self, values: dict, name: str, columns: dict[str, np.ndarray]) -> None:
         fused = choose_fusion("z", columns["validation"], self.pairs["validation"])
         self.weights[name] = list(fused.weights)
         scores = fused.scores(columns["test"], self.pairs["test"]["query_id"])
@@ -457,7 +500,14 @@ COMPARED = (
     (f"words + {DISTILLED}", BEST_FREE),
     (f"words + {PLAIN}", BEST_FREE),
 )
-KEPT = ((DISTILLED, "teacher"), (f"words + {DISTILLED}", "words + teacher"))
+STATIC = "static, kd_unlabelled"
+COMPARED += tuple((f"{w}{STATIC}", f"{w}static, labels") for w in ("", "words + "))
+COMPARED += ((f"words + {STATIC}", BEST_FREE), (f"words + {STATIC}", "words"))
+KEPT = tuple(
+    (f"{before}{small}", f"{before}teacher")
+    for small in (DISTILLED, STATIC)
+    for before in ("", "words + ")
+)
 DATA = {"msrd": "film queries", "esci_150": "ESCI lists"}
 
 
@@ -470,8 +520,14 @@ def table_of(seeds: Sequence[dict]) -> tuple[list[str], np.ndarray]:
     )
 
 
-def summary(seeds: Sequence[dict]) -> dict:
+def summary(
+    seeds: Sequence[dict],
+    compared: Sequence[tuple[str, str]] = COMPARED,
+    kept: Sequence[tuple[str, str]] = KEPT,
+) -> dict:
     """The rows, comparisons and shares of one data set.
+
+    Each sum with words of a teacher of the learning curve is compared with what is free, too.
 
     Intervals are over seeds and queries together from LEAST_SEEDS seeds on, and over queries, each
     with its mean over the seeds, where there are fewer.
@@ -491,20 +547,20 @@ def summary(seeds: Sequence[dict]) -> dict:
         rows[name] = {"ndcg@10": span["value"], "lift@10": lift}
         rows[name] |= {"ndcg@10 low": span["low"], "ndcg@10 high": span["high"]}
     few = [(name, BEST_FREE) for name in names if name.startswith("words + teacher of ")]
-    compared = [
+    differences = [
         {"system": a, "against": b, **interval(lambda m, a=a, b=b: m[:, at[a]] - m[:, at[b]])}
-        for a, b in (*COMPARED, *few)
+        for a, b in (*compared, *few)
     ]
-    kept = []
-    for small, large in KEPT:
+    shares = []
+    for small, large in kept:
 
         def share(m: np.ndarray, small=small, large=large) -> np.ndarray:
             chance = m[:, at["random"]]
             return (m[:, at[small]] - chance) / (m[:, at[large]] - chance)
 
-        kept.append({"system": small, "of": large, **interval(share)})
+        shares.append({"system": small, "of": large, **interval(share)})
     known = {"queries": table.shape[1], "seeds": len(seeds)}
-    return known | {"rows": rows, "comparisons": compared, "kept": kept}
+    return known | {"rows": rows, "comparisons": differences, "kept": shares}
 
 
 def goals(found: dict[str, dict]) -> list[dict]:
@@ -514,13 +570,14 @@ def goals(found: dict[str, dict]) -> list[dict]:
         (DISTILLED, PLAIN): "student distilled minus student on labels alone",
         (f"words + {DISTILLED}", f"words + {PLAIN}"): "the same, each added to words",
     }
-    shares = dict(zip(KEPT, ("student keeps", "student keeps, both added to words"), strict=True))
+    names = ("student keeps", "student keeps, both added to words")
+    shares = dict(zip(KEPT[:2], names, strict=True))
     entries = []
     for name, one in found.items():
         for pair in one["comparisons"]:
             if what := asked.get((pair["system"], pair["against"])):
                 entries.append(shared.above(f"{DATA[name]}, nDCG@10: {what}", pair))
-        for share in one["kept"]:
+        for share in one["kept"][:2]:
             what = f"{DATA[name]}: share of its teacher's lift over random that the "
             what += shares[share["system"], share["of"]]
             met = bool(share["value"] >= 0.97)

@@ -81,7 +81,7 @@ def test_padding_changes_nothing(vectors, table):
 
 def test_labels_teach_an_order_that_holds_for_new_queries(shop, vectors, table):
     train, validation = (script.of_pairs(shop[name], PLACE) for name in ("train", "validation"))
-    model, untouched = script.Static(table), table.copy()
+    model, untouched = script.Static(table, train.queries), table.copy()
     looks = script.fit(model, train, vectors, validation, rate=0.2, passes=150, seed=1)
     assert looks[0] < 0.7 and max(looks) > 0.9
     assert script.quality(script.cosines(model, validation, vectors), validation) == max(looks)
@@ -90,15 +90,25 @@ def test_labels_teach_an_order_that_holds_for_new_queries(shop, vectors, table):
     assert script.quality(script.cosines(model, test, vectors), test) > 0.8
 
 
+def test_a_token_that_was_not_learnt_stays(shop, vectors, table):
+    train = script.of_pairs(shop["train"], PLACE)
+    model = script.Static(table, train.queries)
+    before = model(["yellow sock", "red shoe"])
+    script.fit(model, train, vectors, train, rate=0.2, passes=3, seed=1)
+    after = model(["yellow sock", "red shoe"])
+    torch.testing.assert_close(before[0], after[0])
+    assert (before[1] - after[1]).abs().max() > 0.01
+
+
 def test_a_student_of_queries_without_a_label_comes_close_to_its_teacher(shop, vectors, table):
     """Before it learns it is as far from the teacher as a stranger."""
     everything = script.of_pairs(shop["train"], PLACE)
     log = script.Lists(everything.queries, everything.rows, everything.mask, 0 * everything.gains)
     validation = script.of_pairs(shop["validation"], PLACE)
-    teacher = script.Static(table[::-1].copy())
+    teacher = script.Static(table[::-1].copy(), everything.queries)
     script.fit(teacher, everything, vectors, validation, rate=0.2, passes=150, seed=1)
     wanted = script.cosines(teacher, log, vectors)
-    student = script.Static(table)
+    student = script.Static(table, log.queries)
     before = (script.cosines(student, log, vectors) - wanted).abs().mean()
     script.fit(student, log, vectors, validation, rate=0.2, passes=150, seed=1, taught=wanted)
     after = (script.cosines(student, log, vectors) - wanted).abs().mean()
@@ -108,10 +118,11 @@ def test_a_student_of_queries_without_a_label_comes_close_to_its_teacher(shop, v
 def test_every_system_is_judged_on_every_test_query(shop, vectors, table, monkeypatch):
     class Small(script.Static):
         def __init__(self, layers=None):
-            super().__init__(table)
+            super().__init__(table, [f"{colour} {thing}" for thing in THINGS for colour in COLOURS])
 
     monkeypatch.setattr(script, "Network", Small)
-    monkeypatch.setattr(script, "RATES", (0.01, 0.03))
+    for name in ("RATES", "STATIC_RATES"):
+        monkeypatch.setattr(script, name, (0.01, 0.03))
     monkeypatch.setattr(script, "CURVE", (2, 8))
     signals = np.random.default_rng(2).random((sum(map(len, shop.values())), 3))
     judged = [
@@ -121,11 +132,12 @@ def test_every_system_is_judged_on_every_test_query(shop, vectors, table, monkey
     ]
     log = script.of_pairs(shop["train"].map(lambda row: {"label": -1}), PLACE)
     base = script.Ground(
-        [shop], PLACE, vectors, dict(zip(judged, signals, strict=True)), log, table
+        [shop], PLACE, vectors, dict(zip(judged, signals, strict=True)), log, table, []
     )
     seeds = [script.measured(base, seed, curve=True) for seed in (1, 2, 3)]
     names, cells = script.table_of(seeds)
     assert cells.shape == (3, 4, len(names)) and np.isfinite(cells).all()
+    assert {"static, labels", "words + static, kd_unlabelled"} < set(names)
     assert {"random", "words", "words + untrained", "words + three layers, kd_unlabelled"} < set(
         names
     )
@@ -165,7 +177,7 @@ def test_a_folder_without_a_log_gets_queries_from_its_catalogue(monkeypatch, tmp
     monkeypatch.setattr(script.sources, "catalogue", lambda source, profile: catalogue)
     drawn = np.random.default_rng(0)
     monkeypatch.setattr(
-        script.features, "last_layer", lambda texts, _: drawn.normal(size=(len(texts), WIDTH))
+        script.features, "last_layer", lambda texts, _, name: drawn.normal(size=(len(texts), WIDTH))
     )
     monkeypatch.setattr(script, "NEAR", 3)
     monkeypatch.setattr(script, "MINED", 20)

@@ -1,0 +1,484 @@
+"""Quality against time on real queries, from a base-size teacher down to a table of token vectors.
+
+    python benchmarks/measure_frontier.py --seeds 1        students of one seed, into a file
+    python benchmarks/measure_frontier.py --clock          the time of a query
+    python benchmarks/measure_frontier.py --merge          all files into one record
+
+needs ECOMKD_REAL_DATA and the packages of `mpnet`. As in `measure_query_side`, on whose parts of
+`msrd` this stands, only what reads the query learns, and the vectors of the products stay. They are
+those of a base-size encoder here (12 layers of 768), which is also the teacher: fine-tuned once on
+400 labelled queries, for it costs half an hour of a core. The students are six, three and two
+layers of MiniLM (384), two of width 128, and a static table, each with a linear map into the
+teacher's space that starts where titles agree best. Each is trained on the labels alone, and from
+the teacher's cosines on queries that nobody labelled. The layers of MiniLM are trained on the
+labels over their own pretrained product vectors too, for that needs no teacher and no map.
+
+All networks are exported, in float32 and int8, and timed and judged in ONNX Runtime on one thread,
+a query at a time: what distillation brings is the ratio within a precision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import nn
+
+import shared
+from ecomkd import bench, export, features, models, report
+from ecomkd.artifacts import stage, write_text
+from ecomkd.config import Profile
+from measure_query_side import (
+    BATCH,
+    LABELLED,
+    LAYERS,
+    PASSES,
+    RATES,
+    STATIC_RATES,
+    Ground,
+    Judged,
+    Lists,
+    Network,
+    Static,
+    cosines,
+    fit,
+    ground,
+    in_order,
+    joined,
+    of_pairs,
+    passes_over,
+    summary,
+    tuned,
+    unit,
+)
+
+TEACHER = "mpnet"
+TEACHER_SEED = 1
+TEACHER_RATES = (1e-5, 2e-5, 5e-5)
+NARROW, NARROW_RATES = "two layers of 128", (1e-4, 3e-4, 1e-3)
+SIZES = {"six layers": tuple(range(6)), "three layers": LAYERS, "two layers": (2, 5)}
+STUDENTS = (*SIZES, NARROW, "static")
+LOG = 200_000
+"""Pairs without a label, of which a model reads the first SHOWN, or those of a step of CURVE."""
+SHOWN = 72_000
+CURVE = (2_000, 8_000, 32_000, 72_000, 200_000)
+CURVED = ("three layers", "static")
+RIDGE = 1.0
+TIMED = 300
+
+
+# Encoders -----------------------------------------------------------------------------------------
+
+
+class Mapped(nn.Module):
+    """A small encoder, and a linear map (H, h) into the space of another one's vectors."""
+
+    def __init__(self, make: Callable[[], nn.Module], start: torch.Tensor):
+        super().__init__()
+        self.small = make()
+        self.out = nn.Linear(start.shape[1], start.shape[0], bias=False)
+        self.out.weight.data = start.clone()
+
+    @property
+    def tokenizer(self):
+        return self.small.tokenizer
+
+    def forward(self, queries: list[str]) -> torch.Tensor:
+        return nn.functional.normalize(self.out(self.small(queries)), dim=1)
+
+
+class Narrow(Network):
+    """Two layers of 128 over MiniLM's word vectors on their first directions."""
+
+    def __init__(self, seed: int):
+        super().__init__()
+        whole = models.build_teacher("minilm", ("unused",))
+        self.body = models.build_narrow_student(whole, seed=seed).base_model
+        self.body.embeddings.requires_grad_(False)
+
+
+def map_between(small: nn.Module, titles: Sequence[str], wanted: np.ndarray) -> torch.Tensor:
+    """(H, h): by ridge regression, from a small encoder's vectors of titles to those wanted."""
+    x, y = encoded(small, titles), torch.from_numpy(wanted)
+    return torch.linalg.solve(x.T @ x + RIDGE * torch.eye(x.shape[1]), x.T @ y).T.contiguous()
+
+
+def encoded(model: nn.Module, texts: Sequence[str]) -> torch.Tensor:
+    """(N, H), in eval mode and without a gradient."""
+    model.eval()
+    with torch.inference_mode():
+        parts = [model(list(texts[i : i + 64])) for i in range(0, len(texts), 64)]
+    return torch.cat(parts).clone()
+
+
+class Exported(nn.Module):
+    """An encoder of queries as the exporter takes it: tokens in, `logits` out."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        mapped = isinstance(model, Mapped)
+        self.body = model.small.body if mapped else model.body
+        self.out = model.out if mapped else nn.Identity()
+
+    def forward(self, **tokens: torch.Tensor) -> SimpleNamespace:
+        states = self.body(**tokens).last_hidden_state
+        vectors = self.out(features.pool(states, tokens["attention_mask"]))
+        return SimpleNamespace(logits=nn.functional.normalize(vectors, dim=1))
+
+
+class Served:
+    """A query's unit vector (H,) as a shop computes it, one query at a time on one thread."""
+
+    def __init__(self, path: Path):
+        self.tokens = Tokenizer.from_file(str(path.parent / "tokenizer.json"))
+        self.tokens.enable_truncation(32)
+        self.tokens.no_padding()
+        self.network = export.OnnxClassifier(path, threads=1)
+
+    def __call__(self, query: str) -> np.ndarray:
+        found = self.tokens.encode(query)
+        known = {
+            "input_ids": found.ids,
+            "attention_mask": found.attention_mask,
+            "token_type_ids": found.type_ids,
+        }
+        return self.network(**{name: [ids] for name, ids in known.items()})[0]
+
+
+class ServedTable:
+    """The same of a static encoder."""
+
+    def __init__(self, model: Static):
+        self.tokens = Tokenizer.from_str(model.tokenizer.backend_tokenizer.to_str())
+        self.tokens.no_padding()
+        self.unknown = model.tokenizer.unk_token_id
+        with torch.inference_mode():
+            self.table = (model.table.weight + model.moved.weight[model.row]).numpy()
+
+    def __call__(self, query: str) -> np.ndarray:
+        ids = self.tokens.encode(query, add_special_tokens=False).ids
+        vector = self.table[ids or [self.unknown]].sum(axis=0)
+        return vector / np.sqrt(vector @ vector)
+
+
+def written(model: nn.Module, folder: Path) -> tuple[Path, Path]:
+    """The exported network in float32 and in int8."""
+    path = export.to_onnx(Exported(model), model.tokenizer, folder / "model.onnx")
+    return path, export.quantize(path)
+
+
+def served_cosines(
+    encode: Callable[[str], np.ndarray], asked: Lists, vectors: torch.Tensor
+) -> torch.Tensor:
+    """(Q, K), as `cosines` gives them."""
+    queries = torch.from_numpy(np.stack([encode(query) for query in asked.queries]))
+    return torch.einsum("qh,qkh->qk", queries, vectors[asked.rows])
+
+
+# The teacher --------------------------------------------------------------------------------------
+
+
+def taught_by(base: Ground, profile: Profile) -> tuple[Network, dict]:
+    """The base-size encoder, fine-tuned on the labelled queries once, and what was chosen."""
+    data = base.parts[0]
+    train, validation = (of_pairs(data[split], base.place) for split in ("train", "validation"))
+    some = first(train.labelled(), LABELLED)
+
+    def make(folder: Path) -> None:
+        model, chosen = tuned(
+            partial(Network, None, TEACHER),
+            TEACHER_RATES,
+            some,
+            base.vectors,
+            validation,
+            passes=passes_over(some),
+            seed=TEACHER_SEED,
+        )
+        save_file(model.state_dict(), folder / "weights.safetensors")
+        write_text(folder / "chosen.json", json.dumps(chosen))
+
+    parts = [
+        TEACHER,
+        TEACHER_SEED,
+        TEACHER_RATES,
+        BATCH,
+        some.queries,
+        some.rows.tolist(),
+        some.gains.tolist(),
+    ]
+    folder = stage("frontier_teacher", parts, make, profile.artifacts, recipe=1)
+    model = Network(None, TEACHER)
+    model.load_state_dict(load_file(folder / "weights.safetensors"))
+    return model, json.loads((folder / "chosen.json").read_text(encoding="utf-8"))
+
+
+def answers_of(
+    model: Network, chosen: dict, asked: Lists, base: Ground, profile: Profile
+) -> torch.Tensor:
+    """The teacher's cosines (Q, K), computed once."""
+
+    def make(folder: Path) -> None:
+        save_file({"cosines": cosines(model, asked, base.vectors)}, folder / "answers.safetensors")
+
+    parts = [chosen, asked.queries, asked.rows.tolist()]
+    folder = stage("frontier_answers", parts, make, profile.artifacts, recipe=1)
+    return load_file(folder / "answers.safetensors")["cosines"]
+
+
+def first(asked: Lists, count: int) -> Lists:
+    return asked.part(range(min(count, len(asked.queries))))
+
+
+# One seed -----------------------------------------------------------------------------------------
+
+
+def queries_within(log: Lists, pairs: int) -> int:
+    """How many queries have together at least so many pairs."""
+    totals = log.mask.sum(1).cumsum(0)
+    return min(int((totals < pairs).sum()) + 1, len(totals))
+
+
+def measured(base: Ground, own: Ground, profile: Profile, seed: int) -> dict:
+    """All systems with the students of one seed: nDCG@10 of each test query, alone and in the sum
+    with words. `own` are MiniLM's product vectors."""
+    data = base.parts[0]
+    train, validation, test = (
+        of_pairs(data[split], base.place) for split in ("train", "validation", "test")
+    )
+    some = first(train.labelled(), LABELLED)
+    seen, at_home = (Judged(one, data, validation, test) for one in (base, own))
+    values: dict[str, dict[str, float]] = {}
+    values["random"] = seen.ranked(np.zeros(len(seen.pairs["test"])))
+    seen.add(values, "words", None)
+    seen.add(values, "base size, untrained", Network(None, TEACHER))
+    at_home.add(values, "six layers, untrained", Network())
+    teacher, chosen = taught_by(base, profile)
+    choices: dict[str, dict] = {"teacher": chosen}
+    seen.add(values, "teacher", teacher)
+    judge_int8(values, seen, "teacher", teacher)
+
+    wanted = unit(features.last_layer(base.titles, profile, TEACHER))
+    small = {name: partial(Network, layers) for name, layers in SIZES.items()}
+    small[NARROW] = partial(Narrow, seed)
+    makers = {
+        name: partial(Mapped, make, map_between(make(), base.titles, wanted))
+        for name, make in small.items()
+    }
+    log = answers_of(teacher, chosen, joined(some, base.log), base, profile)
+    for name in STUDENTS:
+        rates = {NARROW: NARROW_RATES, "static": STATIC_RATES}.get(name, RATES)
+        given = {"vectors": base.vectors, "validation": validation, "seed": seed}
+        asked = joined(some, first(base.log, queries_within(base.log, SHOWN)))
+        make = makers.get(name) or partial(Static, base.table, asked.queries, TEACHER)
+        seen.add(values, f"{name}, start", make())
+        model, choices[f"{name}, labels"] = tuned(
+            make, rates, some, passes=passes_over(some), **given
+        )
+        seen.add(values, f"{name}, labels", model)
+        if name in SIZES:
+            plain, choices[f"{name}, labels, own vectors"] = tuned(
+                partial(Network, SIZES[name]),
+                rates,
+                some,
+                passes=passes_over(some),
+                **given | {"vectors": own.vectors},
+            )
+            at_home.add(values, f"{name}, labels, own vectors", plain)
+        taught = log[: len(asked.queries)]
+        model, choices[name] = tuned(make, rates, asked, passes=PASSES, taught=taught, **given)
+        seen.add(values, name, model)
+        if name in makers:
+            judge_int8(values, seen, name, model)
+        if name in CURVED:
+            for pairs in CURVE:
+                part = joined(some, first(base.log, queries_within(base.log, pairs)))
+                make = makers.get(name) or partial(Static, base.table, part.queries, TEACHER)
+                model, rate = make(), choices[name]["rate"]
+                looks = fit(
+                    model,
+                    part,
+                    rate=rate,
+                    passes=PASSES,
+                    taught=log[: len(part.queries)],
+                    **given,
+                )
+                seen.add(values, f"{name}, {pairs} pairs", model)
+                choices[f"{name}, {pairs} pairs"] = {"rate": rate, "looks": looks}
+        print(name, {k: round(np.mean([*v.values()]), 4) for k, v in values.items() if name in k})
+    weights = {**seen.weights, **at_home.weights}
+    return {"values": values, "choices": choices | {"weights": weights}}
+
+
+def judge_int8(values: dict, seen: Judged, name: str, model: nn.Module) -> None:
+    """Add the row of a network's int8 form."""
+    with tempfile.TemporaryDirectory(prefix="ecomkd-") as scratch:
+        encode = Served(written(model, Path(scratch))[1])
+        seen.add_scores(
+            values,
+            f"{name}, int8",
+            {
+                split: in_order(served_cosines(encode, asked, seen.vectors), asked)
+                for split, asked in seen.lists.items()
+            },
+        )
+
+
+# Clock --------------------------------------------------------------------------------------------
+
+
+def clock(base: Ground) -> dict[str, dict[str, float]]:
+    """The median milliseconds and the bytes of each network, before it learnt anything.
+
+    The clock runs from a query's text to the scores of its candidates.
+    """
+    test = first(of_pairs(base.parts[0]["test"], base.place), TIMED)
+    candidates = {
+        query: base.vectors[rows[mask]].numpy()
+        for query, rows, mask in zip(test.queries, test.rows, test.mask, strict=True)
+    }
+    small = {name: partial(Network, layers) for name, layers in SIZES.items()}
+    small[NARROW] = partial(Narrow, 1)
+    networks: dict[str, nn.Module] = {"teacher": Network(None, TEACHER)}
+    for name, make in small.items():
+        width = make().body.config.hidden_size
+        networks[name] = Mapped(make, torch.randn(base.vectors.shape[1], width))
+    found = {}
+    with tempfile.TemporaryDirectory(prefix="ecomkd-") as scratch:
+        encoders: dict[str, Callable[[str], np.ndarray]] = {}
+        sizes = {}
+        for name, network in networks.items():
+            for path, end in zip(
+                written(network, Path(scratch) / name), ("", ", int8"), strict=True
+            ):
+                encoders[name + end], sizes[name + end] = Served(path), path.stat().st_size
+        table = ServedTable(Static(base.table, name=TEACHER))
+        encoders["static"], sizes["static"] = table, table.table.nbytes
+
+        def answer(name: str, query: str) -> np.ndarray:
+            return candidates[query] @ encoders[name](query)
+
+        for name in encoders:
+            timed = bench.latency(partial(answer, name), test.queries, threads=1, device="cpu")
+            found[name] = {"p50_ms": timed["p50_ms"], "p95_ms": timed["p95_ms"]}
+            found[name]["bytes"] = sizes[name]
+    return found
+
+
+# The record ---------------------------------------------------------------------------------------
+
+FREE = ("words + base size, untrained", "words + six layers, untrained")
+FINE_TUNED = "words + teacher"
+UNDISTILLED = ("labels", "labels, own vectors")
+"""The ways to train a student without a teacher."""
+FLOATS, INT8 = STUDENTS, tuple(f"{name}, int8" for name in (*SIZES, NARROW))
+
+
+def both(name: str) -> tuple[str, str]:
+    """A system alone, and in the sum with words."""
+    return name, f"words + {name}"
+
+
+def compared() -> list[tuple[str, str]]:
+    pairs = [(FINE_TUNED, free) for free in FREE]
+    pairs += [("teacher", "base size, untrained"), ("teacher", "teacher, int8")]
+    for name in STUDENTS:
+        for way in UNDISTILLED if name in SIZES else UNDISTILLED[:1]:
+            pairs += zip(both(name), both(f"{name}, {way}"), strict=True)
+        pairs += [(f"words + {name}", free) for free in FREE]
+        pairs += zip(both(name), both("teacher"), strict=True)
+    for name in CURVED:
+        pairs += [(f"{name}, {count} pairs", "teacher") for count in CURVE]
+    return pairs
+
+
+def kept() -> list[tuple[str, str]]:
+    """Each student's share of what its teacher in float32 adds to a random order."""
+    pairs = [("teacher, int8", "teacher"), ("words + teacher, int8", FINE_TUNED)]
+    for name in (*FLOATS, *INT8):
+        pairs += zip(both(name), both("teacher"), strict=True)
+    return pairs
+
+
+def goals(found: dict, times: dict[str, dict[str, float]]) -> list[dict]:
+    rows = found["rows"]
+    differences = {(one["system"], one["against"]): one for one in found["comparisons"]}
+    shares = {one["system"]: one["value"] for one in found["kept"]}
+    speeds = {name: times["teacher"]["p50_ms"] / one["p50_ms"] for name, one in times.items()}
+
+    def best(names: Sequence[str]) -> str:
+        return max(names, key=lambda name: rows[name]["ndcg@10"])
+
+    start, entries = "base-size teacher, film queries: ", []
+    free = differences[FINE_TUNED, best(FREE)]
+    entries.append(shared.above(f"{start}nDCG@10, words and teacher minus what is free", free))
+    three = "three layers"
+    rival = best([f"{three}, {way}" for way in UNDISTILLED])
+    what = f"{start}nDCG@10, three layers distilled minus the best without a teacher"
+    entries.append(shared.above(what, differences[three, rival]))
+    for names, least, share in (
+        (FLOATS, 8, 0.97),
+        (FLOATS, 20, 0.95),
+        (INT8, 30, 0.97),
+        (INT8, 80, 0.95),
+    ):
+        fastest = max((speeds[name] for name in names if shares[name] >= share), default=0.0)
+        of = "in float32, as its teacher" if names is FLOATS else "in int8, its teacher in float32"
+        what = f"{start}times as fast, the fastest student that keeps {share:.0%} of the lift, {of}"
+        entries.append(shared.exact(what, fastest, f"at least {least}", fastest >= least))
+    static = speeds["static"] if shares["static"] >= 0.9 else 0.0
+    what = f"{start}times as fast, a static student that keeps 90% of the lift"
+    return [*entries, shared.exact(what, static, "at least 300", static >= 300)]
+
+
+def merge(folder: Path) -> None:
+    """Write the record from the files of all seeds."""
+    seeds = shared.read(folder, ["profile"])
+    file = folder / "clock.json"
+    if not file.exists():
+        raise SystemExit(f"{file}: not found; run this script with --clock first.")
+    times = json.loads(file.read_text(encoding="utf-8"))
+    found = summary(seeds, compared(), kept())
+    numbers = [one["seed"] for one in seeds]
+    script = "python benchmarks/measure_frontier.py"
+    report.write_recorded(
+        shared.RECORDED / "frontier.json",
+        command=f"{script} --seeds {' '.join(map(str, numbers))} --clock --merge",
+        seeds=numbers,
+        hardware=seeds[0]["hardware"],
+        generator=None,
+        data={"msrd": found, "clock": times, "choices": [one["choices"] for one in seeds]},
+        goals=goals(found, times),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Quality against time, on real film queries.")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[], help="to measure, in turn")
+    parser.add_argument("--clock", action="store_true", help="time the encoders")
+    parser.add_argument("--merge", action="store_true", help="write the recorded result")
+    parser.add_argument("--folder", type=Path, help="of the single seeds' files")
+    arguments = parser.parse_args()
+    profile = Profile.named("book")
+    folder = arguments.folder or profile.artifacts / "frontier"
+    if arguments.seeds or arguments.clock:
+        base = ground("msrd", profile, LOG, TEACHER)
+        for seed in arguments.seeds:
+            own = ground("msrd", profile, LOG)
+            shared.write(folder, seed, measured(base, own, profile, seed))
+        if arguments.clock:
+            write_text(folder / "clock.json", json.dumps(clock(base)))
+    if arguments.merge:
+        merge(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""From a base-size teacher to a table of tokens: the pieces on tiny data, and the record."""
+
+import numpy as np
+import pytest
+import torch
+from test_query_side_record import COLOURS, PLACE, THINGS, WIDTH, pairs
+
+import measure_frontier as script
+from ecomkd import report
+from measure_query_side import Ground, Network, Static, lists, of_pairs, unit
+
+QUERIES = ["red shoe", "a blue lamp of 1999 that nobody wants", "?"]
+
+
+@pytest.fixture(scope="module")
+def table():
+    return np.random.default_rng(0).normal(size=(30_522, WIDTH)).astype(np.float32)
+
+
+def test_a_map_between_two_spaces_is_found(table):
+    small = Static(table)
+    wanted = np.random.default_rng(1).normal(size=(5, WIDTH)).astype(np.float32)
+    titles = [f"{colour} {thing}" for colour in COLOURS for thing in THINGS] * 50
+    targets = (script.encoded(small, titles) @ torch.from_numpy(wanted).T).numpy()
+    found = script.map_between(small, titles, targets)
+    off = script.encoded(small, titles) @ found.T - torch.from_numpy(targets)
+    assert off.norm() < 0.05 * np.linalg.norm(targets)  # ridge regression draws to 0
+
+
+def test_what_is_served_gives_the_vectors_of_what_was_trained(tmp_path):
+    """A network with a map, exported: in float32 the same, in int8 alike."""
+    model = script.Mapped(lambda: Network([0]), torch.randn(6, 384) / 20)
+    exact, rough = map(script.Served, script.written(model, tmp_path))
+    vectors = script.encoded(model, QUERIES).numpy()
+    for query, vector in zip(QUERIES, vectors, strict=True):
+        np.testing.assert_allclose(exact(query), vector, atol=1e-5)
+        assert rough(query) @ vector > 0.9
+
+
+def test_a_table_is_served_as_it_was_trained(table):
+    model = Static(table, QUERIES)
+    torch.nn.init.normal_(model.moved.weight)
+    with torch.no_grad():
+        model.moved.weight[-1] = 0  # the row of what was not learnt
+    served = script.ServedTable(model)
+    for query in [*QUERIES, "green chair", ""]:
+        vector = script.encoded(model, [query])[0].numpy()
+        np.testing.assert_allclose(served(query), vector, atol=1e-5)
+
+
+def test_whole_queries_are_read_until_there_are_as_many_pairs():
+    log = lists(["a", "b", "c"], [[0, 1], [2], [3, 4, 5]])
+    assert [script.queries_within(log, count) for count in (1, 2, 3, 4, 6, 99)] == [
+        1,
+        1,
+        2,
+        3,
+        3,
+        3,
+    ]
+
+
+def test_every_student_is_judged_on_every_test_query(table, monkeypatch, tmp_path):
+    every = [f"{colour} {thing}" for thing in THINGS for colour in COLOURS]
+
+    class Small(Static):
+        def __init__(self, layers=None, name="minilm"):
+            super().__init__(table, every)
+
+    monkeypatch.setattr(script, "Network", Small)
+    monkeypatch.setattr(script, "Narrow", lambda seed: Small())
+    monkeypatch.setattr(script, "TEACHER", "minilm")
+    for name in ("RATES", "STATIC_RATES", "NARROW_RATES", "TEACHER_RATES"):
+        monkeypatch.setattr(script, name, (0.03,))
+    monkeypatch.setattr(script, "CURVE", (6, 30))
+    monkeypatch.setattr(script, "SHOWN", 30)
+    monkeypatch.setattr(script.features, "last_layer", lambda texts, *_: table[: len(texts)])
+    int8 = []
+    monkeypatch.setattr(script, "judge_int8", lambda values, seen, name, model: int8.append(name))
+    splits = {"train": every[:12], "validation": every[12:16], "test": every[16:]}
+    shop = {name: pairs(queries) for name, queries in splits.items()}
+    drawn = np.random.default_rng(2)
+    vectors = torch.from_numpy(unit(drawn.normal(size=(6, WIDTH)).astype(np.float32)))
+    judged = [
+        pair
+        for split in shop.values()
+        for pair in zip(split["query_id"], split["product_id"], strict=True)
+    ]
+    words = dict(zip(judged, drawn.random((len(judged), 3)), strict=True))
+    log = of_pairs(shop["train"].map(lambda row: {"label": -1}), PLACE)
+    base = Ground([shop], PLACE, vectors, words, log, table, every)
+    profile = script.Profile.named("smoke", artifacts=tmp_path)
+    monkeypatch.setattr(script.shared, "profile", dict)
+    found = script.measured(base, base, profile, seed=1)
+    again = script.measured(base, base, profile, seed=1)
+    assert found == again  # the teacher and its answers are read back
+    assert all(len(one) == 4 for one in found["values"].values())
+    assert set(int8) == {"teacher", *script.SIZES, script.NARROW}
+    for name in script.STUDENTS:
+        expected = {name, f"words + {name}", f"{name}, start", f"{name}, labels"}
+        assert expected < set(found["values"])
+    for name in int8:  # stands in for what was not exported here
+        for row in script.both(name):
+            values = dict(found["values"][row])
+            found["values"][row.replace(name, f"{name}, int8")] = values
+    told = script.summary([found] * 3, script.compared(), script.kept())
+    times = {name: {"p50_ms": 1.0} for name in (*script.FLOATS, *script.INT8)}
+    times["teacher"] = {"p50_ms": 50.0}
+    goals = script.goals(told, times)
+    assert len(goals) == 7
+    shares = {one["system"]: one["value"] for one in told["kept"]}
+    fast = max(shares[name] for name in script.FLOATS) >= 0.97
+    assert goals[2]["value"] == (50 if fast else 0) and goals[2]["met"] == fast
