@@ -8,10 +8,10 @@ needs ECOMKD_REAL_DATA and the packages of `mpnet`. As in `measure_query_side`, 
 `msrd` this stands, only what reads the query learns, and the vectors of the products stay. They are
 those of a base-size encoder here (12 layers of 768), which is also the teacher: fine-tuned once on
 400 labelled queries, for it costs half an hour of a core. The students are six, three and two
-layers of MiniLM (384), two of width 128, and a static table, each with a linear map into the
-teacher's space that starts where titles agree best. Each is trained on the labels alone, and from
-the teacher's cosines on queries that nobody labelled. The layers of MiniLM are trained on the
-labels over their own pretrained product vectors too, for that needs no teacher and no map.
+layers of MiniLM (384), over the product vectors that MiniLM made; a static table, over those of the
+teacher; and two layers of width 128, with a linear map into the teacher's space, which starts where
+titles agree best. Each is trained on the labels alone, and from the teacher's cosines with the same
+products on queries that nobody labelled.
 
 All networks are exported, in float32 and int8, and timed and judged in ONNX Runtime on one thread,
 a query at a time: what distillation brings is the ratio within a precision.
@@ -42,8 +42,6 @@ from measure_query_side import (
     LABELLED,
     LAYERS,
     PASSES,
-    RATES,
-    STATIC_RATES,
     Ground,
     Judged,
     Lists,
@@ -63,10 +61,12 @@ from measure_query_side import (
 
 TEACHER = "mpnet"
 TEACHER_SEED = 1
-TEACHER_RATES = (1e-5, 2e-5, 5e-5)
-NARROW, NARROW_RATES = "two layers of 128", (1e-4, 3e-4, 1e-3)
+TEACHER_RATES = (2e-5, 5e-5, 1e-4, 2e-4)
+NARROW = "two layers of 128"
 SIZES = {"six layers": tuple(range(6)), "three layers": LAYERS, "two layers": (2, 5)}
 STUDENTS = (*SIZES, NARROW, "static")
+RATES = dict.fromkeys(SIZES, (5e-5, 1e-4, 2e-4))
+RATES |= {NARROW: (3e-4, 1e-3, 3e-3), "static": (1e-4, 3e-4, 1e-3, 3e-3)}
 LOG = 200_000
 """Pairs without a label, of which a model reads the first SHOWN, or those of a step of CURVE."""
 SHOWN = 72_000
@@ -267,53 +267,44 @@ def measured(base: Ground, own: Ground, profile: Profile, seed: int) -> dict:
     judge_int8(values, seen, "teacher", teacher)
 
     wanted = unit(features.last_layer(base.titles, profile, TEACHER))
-    small = {name: partial(Network, layers) for name, layers in SIZES.items()}
-    small[NARROW] = partial(Narrow, seed)
-    makers = {
-        name: partial(Mapped, make, map_between(make(), base.titles, wanted))
-        for name, make in small.items()
+    start = map_between(Narrow(seed), base.titles, wanted)
+    fixed: dict[str, Callable[[], nn.Module]] = {
+        name: partial(Network, layers) for name, layers in SIZES.items()
     }
+    fixed[NARROW] = partial(Mapped, partial(Narrow, seed), start)
+
+    def maker(name: str, asked: Lists) -> Callable[[], nn.Module]:
+        return fixed.get(name) or partial(Static, base.table, asked.queries, TEACHER)
+
     log = answers_of(teacher, chosen, joined(some, base.log), base, profile)
+    asked = joined(some, first(base.log, queries_within(base.log, SHOWN)))
     for name in STUDENTS:
-        rates = {NARROW: NARROW_RATES, "static": STATIC_RATES}.get(name, RATES)
-        given = {"vectors": base.vectors, "validation": validation, "seed": seed}
-        asked = joined(some, first(base.log, queries_within(base.log, SHOWN)))
-        make = makers.get(name) or partial(Static, base.table, asked.queries, TEACHER)
-        seen.add(values, f"{name}, start", make())
+        rates, judge = RATES[name], at_home if name in SIZES else seen
+        given = {"vectors": judge.vectors, "validation": validation, "seed": seed}
+        judge.add(values, f"{name}, start", maker(name, asked)())
         model, choices[f"{name}, labels"] = tuned(
-            make, rates, some, passes=passes_over(some), **given
+            maker(name, some), rates, some, passes=passes_over(some), **given
         )
-        seen.add(values, f"{name}, labels", model)
-        if name in SIZES:
-            plain, choices[f"{name}, labels, own vectors"] = tuned(
-                partial(Network, SIZES[name]),
-                rates,
-                some,
-                passes=passes_over(some),
-                **given | {"vectors": own.vectors},
-            )
-            at_home.add(values, f"{name}, labels, own vectors", plain)
+        judge.add(values, f"{name}, labels", model)
         taught = log[: len(asked.queries)]
-        model, choices[name] = tuned(make, rates, asked, passes=PASSES, taught=taught, **given)
-        seen.add(values, name, model)
-        if name in makers:
-            judge_int8(values, seen, name, model)
-        if name in CURVED:
-            for pairs in CURVE:
-                part = joined(some, first(base.log, queries_within(base.log, pairs)))
-                make = makers.get(name) or partial(Static, base.table, part.queries, TEACHER)
-                model, rate = make(), choices[name]["rate"]
-                looks = fit(
-                    model,
-                    part,
-                    rate=rate,
-                    passes=PASSES,
-                    taught=log[: len(part.queries)],
-                    **given,
-                )
-                seen.add(values, f"{name}, {pairs} pairs", model)
-                choices[f"{name}, {pairs} pairs"] = {"rate": rate, "looks": looks}
-        print(name, {k: round(np.mean([*v.values()]), 4) for k, v in values.items() if name in k})
+        model, choices[name] = tuned(
+            maker(name, asked), rates, asked, passes=PASSES, taught=taught, **given
+        )
+        judge.add(values, name, model)
+        if name in fixed:
+            judge_int8(values, judge, name, model)
+        for pairs in CURVE if name in CURVED else ():
+            part = joined(some, first(base.log, queries_within(base.log, pairs)))
+            model, rate = maker(name, part)(), choices[name]["rate"]
+            taught = log[: len(part.queries)]
+            looks = fit(model, part, rate=rate, passes=PASSES, taught=taught, **given)
+            judge.add(values, f"{name}, {pairs} pairs", model)
+            choices[f"{name}, {pairs} pairs"] = {"rate": rate, "looks": looks}
+        print(
+            name,
+            {k: round(np.mean([*v.values()]), 4) for k, v in values.items() if name in k},
+            flush=True,
+        )
     weights = {**seen.weights, **at_home.weights}
     return {"values": values, "choices": choices | {"weights": weights}}
 
@@ -335,40 +326,39 @@ def judge_int8(values: dict, seen: Judged, name: str, model: nn.Module) -> None:
 # Clock --------------------------------------------------------------------------------------------
 
 
-def clock(base: Ground) -> dict[str, dict[str, float]]:
+def clock(base: Ground, own: Ground) -> dict[str, dict[str, float]]:
     """The median milliseconds and the bytes of each network, before it learnt anything.
 
     The clock runs from a query's text to the scores of its candidates.
     """
     test = first(of_pairs(base.parts[0]["test"], base.place), TIMED)
     candidates = {
-        query: base.vectors[rows[mask]].numpy()
+        (query, vectors.shape[1]): vectors[rows[mask]].numpy()
         for query, rows, mask in zip(test.queries, test.rows, test.mask, strict=True)
+        for vectors in (base.vectors, own.vectors)
     }
-    small = {name: partial(Network, layers) for name, layers in SIZES.items()}
-    small[NARROW] = partial(Narrow, 1)
     networks: dict[str, nn.Module] = {"teacher": Network(None, TEACHER)}
-    for name, make in small.items():
-        width = make().body.config.hidden_size
-        networks[name] = Mapped(make, torch.randn(base.vectors.shape[1], width))
-    found = {}
+    networks |= {name: Network(layers) for name, layers in SIZES.items()}
+    narrow = Narrow(1)
+    start = torch.randn(base.vectors.shape[1], narrow.body.config.hidden_size)
+    networks[NARROW] = Mapped(lambda: narrow, start)
+    encoders: dict[str, Callable[[str], np.ndarray]] = {}
+    sizes, found = {}, {}
+
+    def answer(name: str, query: str) -> np.ndarray:
+        vector = encoders[name](query)
+        return candidates[query, len(vector)] @ vector
+
     with tempfile.TemporaryDirectory(prefix="ecomkd-") as scratch:
-        encoders: dict[str, Callable[[str], np.ndarray]] = {}
-        sizes = {}
         for name, network in networks.items():
-            for path, end in zip(
-                written(network, Path(scratch) / name), ("", ", int8"), strict=True
-            ):
+            paths = written(network, Path(scratch) / name)
+            for path, end in zip(paths, ("", ", int8"), strict=True):
                 encoders[name + end], sizes[name + end] = Served(path), path.stat().st_size
         table = ServedTable(Static(base.table, name=TEACHER))
         encoders["static"], sizes["static"] = table, table.table.nbytes
-
-        def answer(name: str, query: str) -> np.ndarray:
-            return candidates[query] @ encoders[name](query)
-
         for name in encoders:
             timed = bench.latency(partial(answer, name), test.queries, threads=1, device="cpu")
-            found[name] = {"p50_ms": timed["p50_ms"], "p95_ms": timed["p95_ms"]}
+            found[name] = {key: timed[key] for key in ("p50_ms", "p95_ms")}
             found[name]["bytes"] = sizes[name]
     return found
 
@@ -377,8 +367,6 @@ def clock(base: Ground) -> dict[str, dict[str, float]]:
 
 FREE = ("words + base size, untrained", "words + six layers, untrained")
 FINE_TUNED = "words + teacher"
-UNDISTILLED = ("labels", "labels, own vectors")
-"""The ways to train a student without a teacher."""
 FLOATS, INT8 = STUDENTS, tuple(f"{name}, int8" for name in (*SIZES, NARROW))
 
 
@@ -391,8 +379,7 @@ def compared() -> list[tuple[str, str]]:
     pairs = [(FINE_TUNED, free) for free in FREE]
     pairs += [("teacher", "base size, untrained"), ("teacher", "teacher, int8")]
     for name in STUDENTS:
-        for way in UNDISTILLED if name in SIZES else UNDISTILLED[:1]:
-            pairs += zip(both(name), both(f"{name}, {way}"), strict=True)
+        pairs += zip(both(name), both(f"{name}, labels"), strict=True)
         pairs += [(f"words + {name}", free) for free in FREE]
         pairs += zip(both(name), both("teacher"), strict=True)
     for name in CURVED:
@@ -420,10 +407,9 @@ def goals(found: dict, times: dict[str, dict[str, float]]) -> list[dict]:
     start, entries = "base-size teacher, film queries: ", []
     free = differences[FINE_TUNED, best(FREE)]
     entries.append(shared.above(f"{start}nDCG@10, words and teacher minus what is free", free))
-    three = "three layers"
-    rival = best([f"{three}, {way}" for way in UNDISTILLED])
-    what = f"{start}nDCG@10, three layers distilled minus the best without a teacher"
-    entries.append(shared.above(what, differences[three, rival]))
+    for name in ("three layers", "static"):
+        what = f"{start}nDCG@10, {name} distilled minus on labels alone"
+        entries.append(shared.above(what, differences[name, f"{name}, labels"]))
     for names, least, share in (
         (FLOATS, 8, 0.97),
         (FLOATS, 20, 0.95),
@@ -471,11 +457,11 @@ def main() -> None:
     folder = arguments.folder or profile.artifacts / "frontier"
     if arguments.seeds or arguments.clock:
         base = ground("msrd", profile, LOG, TEACHER)
+        own = ground("msrd", profile, LOG)
         for seed in arguments.seeds:
-            own = ground("msrd", profile, LOG)
             shared.write(folder, seed, measured(base, own, profile, seed))
         if arguments.clock:
-            write_text(folder / "clock.json", json.dumps(clock(base)))
+            write_text(folder / "clock.json", json.dumps(clock(base, own)))
     if arguments.merge:
         merge(folder)
 

@@ -1,0 +1,100 @@
+"""The record `frontier` on a page: one picture, what each encoder reaches, and with how many pairs."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+
+import readme_picture
+from book.figures import inline
+from book.goals import folded, number
+from book.pages import table
+
+NAMES = {
+    "six layers": "6 layers of 384",
+    "three layers": "3 layers of 384",
+    "two layers": "2 layers of 384",
+    "two layers of 128": "2 layers of 128",
+    "static": "static: a table",
+}
+"""The students of the record, in words."""
+
+ALT = (
+    "Quality of ranking against the time for one query, on a logarithmic axis: the teacher of base "
+    "size, students of six, three and two layers and a static one, each distilled and most of them "
+    "faster than the next, and two of them trained on labels alone, lower; words and the sum that "
+    "nobody trained as dashed lines"
+)
+
+
+def picture(name: str, size: tuple[float, float] = (6.2, 4.2)) -> str:
+    """The picture as SVG in the page, in colours of the page's style sheet."""
+    drawn = io.StringIO()
+    figure = readme_picture.draw(size)
+    figure.savefig(drawn, format="svg", metadata={"Date": None})
+    readme_picture.plt.close(figure)
+    return inline(drawn.getvalue(), name, ALT)
+
+
+def page_part(record: dict) -> str:
+    """What book/compared.md includes: the picture, and tables of time, quality and pairs."""
+    data = record["data"]
+    rows, clock = data["msrd"]["rows"], data["clock"]
+    kept = {one["system"]: f"{100 * one['value']:.1f} %" for one in data["msrd"]["kept"]}
+
+    def time(name: str) -> list[str]:
+        if name not in clock:
+            return ["", ""]
+        fast = clock["teacher"]["p50_ms"] / clock[name]["p50_ms"]
+        return [f"{clock[name]['p50_ms']:.2g} ms", f"{fast:,.1f}" if fast < 10 else f"{fast:,.0f}"]
+
+    def quality(name: str) -> str:
+        if name not in rows:
+            return ""
+        row = rows[name]
+        ends = f"{number(row['ndcg@10 low'])}–{number(row['ndcg@10 high'])}"
+        return f"{number(row['ndcg@10'])} ({ends})"
+
+    def on_labels(name: str) -> str:
+        ways = [way for way in (f"{name}, labels", f"{name}, labels, own vectors") if way in rows]
+        return quality(max(ways, key=lambda way: rows[way]["ndcg@10"]))
+
+    encoders = {"teacher": "teacher, 12 layers of 768", **NAMES}
+    times = {
+        words: [f"{clock[name]['bytes'] / 1e6:.0f} MB", *time(name), *time(f"{name}, int8")]
+        for name, words in encoders.items()
+    }
+    reached = {
+        "words at their best": ["", "", quality("words"), "", ""],
+        "12 layers of 768, untrained": untrained_row("base size, untrained", quality),
+        "6 layers of 384, untrained": untrained_row("six layers, untrained", quality),
+        encoders["teacher"]: [
+            quality("teacher"), "", quality("words + teacher"), "", kept["teacher, int8"],
+        ],
+    }  # fmt: skip
+    for name, words in NAMES.items():
+        reached[words] = [on_labels(name), quality(name), quality(f"words + {name}")]
+        reached[words] += [kept[name], kept.get(f"{name}, int8", "")]
+    counts = sorted({int(n.split()[-2]) for n in rows if n.endswith(" pairs") and "+" not in n})
+    curve = {
+        f"{count:,}": [quality(f"{name}, {count} pairs") for name in ("three layers", "static")]
+        for count in counts
+    }
+    both = [NAMES["three layers"], NAMES["static"]]
+    tables = (
+        table("encoder", ["size", "a query", "times as fast", "int8", "times as fast"], times),
+        table("nDCG@10", ["labels alone", "distilled", "with words", "kept", "int8 keeps"], reached),
+        table("pairs without a label", both, curve),
+    )
+    figure = f'<figure class="frontier">{one_line(picture("compared"))}</figure>'
+    shown = f"```{{raw}} html\n{figure}\n```"
+    return "\n\n".join([shown, *tables, folded(record)]) + "\n"
+
+
+def untrained_row(name: str, quality: Callable[[str], str]) -> list[str]:
+    return [quality(name), "", quality(f"words + {name}"), "", ""]
+
+
+def one_line(markup: str) -> str:
+    return re.sub(r"\n\s*", " ", markup).strip()
