@@ -62,8 +62,8 @@ VISITS = 4_000
 MOST = 20
 PASSES = 4
 """Over labelled and unlabelled queries together."""
-RATES = (2e-5, 5e-5, 1e-4)
-STATIC_RATES = (1e-3, 3e-3, 1e-2)
+RATES = (2e-5, 5e-5, 1e-4, 2e-4)
+STATIC_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 LAYERS = (1, 3, 5)
 ROWS = ("labels", "kd", "kd_unlabelled", "hard")
 STATIC_ROWS = ("labels", "kd_unlabelled")

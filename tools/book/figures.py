@@ -48,3 +48,8 @@ def _font(found: re.Match) -> str:
         slanted = word in ("italic", "oblique")
         told.append(f"font-style: {word}" if slanted else f"font-weight: {word}")
     return "; ".join(told)
+
+
+def one_line(markup: str) -> str:
+    """Markup as Markdown takes it in the middle of a list or a card."""
+    return re.sub(r"\n\s*", " ", markup).strip()

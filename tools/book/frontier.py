@@ -1,13 +1,12 @@
-"""The record `frontier` on a page: one picture, what each encoder reaches, and with how many pairs."""
+"""The record `frontier` on a page: a picture, what each encoder reaches, and in which time."""
 
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Callable
 
 import readme_picture
-from book.figures import inline
+from book.figures import inline, one_line
 from book.goals import folded, number
 from book.pages import table
 
@@ -34,7 +33,7 @@ def picture(name: str, size: tuple[float, float] = (6.2, 4.2)) -> str:
     figure = readme_picture.draw(size)
     figure.savefig(drawn, format="svg", metadata={"Date": None})
     readme_picture.plt.close(figure)
-    return inline(drawn.getvalue(), name, ALT)
+    return one_line(inline(drawn.getvalue(), name, ALT))
 
 
 def page_part(record: dict) -> str:
@@ -56,10 +55,6 @@ def page_part(record: dict) -> str:
         ends = f"{number(row['ndcg@10 low'])}–{number(row['ndcg@10 high'])}"
         return f"{number(row['ndcg@10'])} ({ends})"
 
-    def on_labels(name: str) -> str:
-        ways = [way for way in (f"{name}, labels", f"{name}, labels, own vectors") if way in rows]
-        return quality(max(ways, key=lambda way: rows[way]["ndcg@10"]))
-
     encoders = {"teacher": "teacher, 12 layers of 768", **NAMES}
     times = {
         words: [f"{clock[name]['bytes'] / 1e6:.0f} MB", *time(name), *time(f"{name}, int8")]
@@ -74,7 +69,7 @@ def page_part(record: dict) -> str:
         ],
     }  # fmt: skip
     for name, words in NAMES.items():
-        reached[words] = [on_labels(name), quality(name), quality(f"words + {name}")]
+        reached[words] = [quality(f"{name}, labels"), quality(name), quality(f"words + {name}")]
         reached[words] += [kept[name], kept.get(f"{name}, int8", "")]
     counts = sorted({int(n.split()[-2]) for n in rows if n.endswith(" pairs") and "+" not in n})
     curve = {
@@ -84,17 +79,15 @@ def page_part(record: dict) -> str:
     both = [NAMES["three layers"], NAMES["static"]]
     tables = (
         table("encoder", ["size", "a query", "times as fast", "int8", "times as fast"], times),
-        table("nDCG@10", ["labels alone", "distilled", "with words", "kept", "int8 keeps"], reached),
+        table(
+            "nDCG@10", ["labels alone", "distilled", "with words", "kept", "int8 keeps"], reached
+        ),
         table("pairs without a label", both, curve),
     )
-    figure = f'<figure class="frontier">{one_line(picture("compared"))}</figure>'
+    figure = f'<figure class="frontier">{picture("compared")}</figure>'
     shown = f"```{{raw}} html\n{figure}\n```"
     return "\n\n".join([shown, *tables, folded(record)]) + "\n"
 
 
 def untrained_row(name: str, quality: Callable[[str], str]) -> list[str]:
     return [quality(name), "", quality(f"words + {name}"), "", ""]
-
-
-def one_line(markup: str) -> str:
-    return re.sub(r"\n\s*", " ", markup).strip()

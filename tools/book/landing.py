@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +11,9 @@ import nbformat
 import pandas as pd
 import yaml
 
-import readme_picture
+from book import frontier
 from book.common import OPENING, ROOT
-from book.figures import inline
+from book.figures import inline, one_line
 from book.pages import duration, recorded_seconds, records
 from ecomkd import metrics
 
@@ -261,22 +260,6 @@ _RESULTS: dict[str, Callable[[Records], tuple[str, bool]]] = {
 # Pictures ---------------------------------------------------------------------------------------
 
 
-def frontier() -> str:
-    """The README's picture as SVG in the page, in colours of the page's style sheet."""
-    drawn = io.StringIO()
-    figure = readme_picture.draw((6.2, 3.7))
-    figure.savefig(drawn, format="svg", metadata={"Date": None})
-    readme_picture.plt.close(figure)
-    return one_line(inline(drawn.getvalue(), "frontier", FRONTIER))
-
-
-FRONTIER = (
-    "Quality against the time for one pair, on a logarithmic axis: the teacher, the distilled "
-    "student, which is faster, and the same student trained on labels alone, with BM25 and a "
-    "random order as dashed lines"
-)
-
-
 def thumbnail(notebook, wanted: str) -> str:
     """A chapter's figure as its card shows it, in colours of the page's style sheet.
 
@@ -292,10 +275,6 @@ def thumbnail(notebook, wanted: str) -> str:
                     part = '<svg preserveAspectRatio="xMidYMin slice"'
                     return svg.replace("<svg", part, 1) if high > wide else svg
     raise SystemExit(f"No chapter's output has the figure {wanted}, which is to stand on a card.")
-
-
-def one_line(markup: str) -> str:
-    return re.sub(r"\n\s*", " ", markup).strip()
 
 
 # The page ---------------------------------------------------------------------------------------
@@ -338,7 +317,7 @@ def first_page(notebooks: dict[str, nbformat.NotebookNode]) -> str:
         title=config["title"],
         typed=OPENING.typed,
         sold=OPENING.sold,
-        frontier=frontier(),
+        frontier=frontier.picture("frontier", (6.2, 3.9)),
         chapters="\n\n".join(parts),
         count=len(notebooks),
     )
