@@ -68,6 +68,7 @@ LAYERS = (1, 3, 5)
 ROWS = ("labels", "kd", "kd_unlabelled", "hard")
 STATIC_ROWS = ("labels", "kd_unlabelled")
 TIMED = 200
+RESAMPLES = 4_000
 
 
 @dataclass(frozen=True)
@@ -535,30 +536,30 @@ def summary(
     names, table = table_of(seeds)
     if len(seeds) < LEAST_SEEDS:
         table = table.mean(axis=0, keepdims=True)
-    at = {name: place for place, name in enumerate(names)}
+    column = {name: table[..., place] for place, name in enumerate(names)}
 
-    def interval(statistic: Callable[[np.ndarray], np.ndarray]) -> dict:
-        return metrics.two_way_bootstrap(table, statistic)
+    def interval(values: np.ndarray, statistic: Callable | None = None) -> dict:
+        return metrics.two_way_bootstrap(values, statistic, resamples=RESAMPLES)
 
     rows = {}
     for name in names:
-        span = interval(lambda m, name=name: m[:, at[name]])
-        lift = span["value"] - float(table[..., at["random"]].mean())
+        span = interval(column[name])
+        lift = span["value"] - float(column["random"].mean())
         rows[name] = {"ndcg@10": span["value"], "lift@10": lift}
         rows[name] |= {"ndcg@10 low": span["low"], "ndcg@10 high": span["high"]}
     few = [(name, BEST_FREE) for name in names if name.startswith("words + teacher of ")]
     differences = [
-        {"system": a, "against": b, **interval(lambda m, a=a, b=b: m[:, at[a]] - m[:, at[b]])}
-        for a, b in (*compared, *few)
+        {"system": a, "against": b, **interval(column[a] - column[b])} for a, b in (*compared, *few)
     ]
+
+    def share(means: np.ndarray) -> np.ndarray:
+        small, large, chance = means.T
+        return (small - chance) / (large - chance)
+
     shares = []
     for small, large in kept:
-
-        def share(m: np.ndarray, small=small, large=large) -> np.ndarray:
-            chance = m[:, at["random"]]
-            return (m[:, at[small]] - chance) / (m[:, at[large]] - chance)
-
-        shares.append({"system": small, "of": large, **interval(share)})
+        three = np.stack([column[name] for name in (small, large, "random")], axis=-1)
+        shares.append({"system": small, "of": large, **interval(three, share)})
     known = {"queries": table.shape[1], "seeds": len(seeds)}
     return known | {"rows": rows, "comparisons": differences, "kept": shares}
 

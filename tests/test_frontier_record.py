@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from test_query_side_record import COLOURS, PLACE, THINGS, WIDTH, pairs
+from test_query_side_record import COLOURS, PLACE, THINGS, WIDTH, pair, pairs
 
 import measure_frontier as script
+from ecomkd import report
 from measure_query_side import Ground, Network, Static, lists, of_pairs, unit
 
 QUERIES = ["red shoe", "a blue lamp of 1999 that nobody wants", "?"]
@@ -110,3 +111,41 @@ def test_every_student_is_judged_on_every_test_query(table, monkeypatch, tmp_pat
     shares = {one["system"]: one["value"] for one in told["kept"]}
     fast = max(shares[name] for name in script.FLOATS) >= 0.97
     assert goals[3]["value"] == (50 if fast else 0) and goals[3]["met"] == fast
+
+
+# The record
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return report.recorded("frontier")["data"]
+
+
+def test_what_the_page_concludes_holds(recorded):
+    """book/compared.md, "From a base-size teacher to a table of tokens"; chapter 5."""
+    films, clock = recorded["msrd"], recorded["clock"]
+    assert films["queries"] > 2_000
+    rows = {name: row["ndcg@10"] for name, row in films["rows"].items()}
+    kept = {one["system"]: one["value"] for one in films["kept"]}
+    fast = {name: clock["teacher"]["p50_ms"] / one["p50_ms"] for name, one in clock.items()}
+    gains = [pair(films, name, f"{name}, labels") for name in script.STUDENTS]
+    assert all(gain["low"] > 0 for gain in gains)
+    by_size = [gain["value"] for gain in gains[:4]]
+    assert by_size == sorted(by_size)
+    assert gains[4]["value"] > gains[2]["value"]
+    for name in ("words + teacher", "words + three layers"):
+        assert pair(films, name, script.FREE[0])["low"] > 0
+    assert rows[script.FREE[0]] > max(rows[name] for name in (*script.STUDENTS, "teacher"))
+    assert rows[script.FREE[0]] > rows[script.FREE[1]]
+    assert kept["three layers"] > 0.985 and kept["static"] > 0.97
+    assert 0.9 < kept["two layers of 128"] < 0.95
+    assert fast["three layers"] > 8 and fast["two layers"] > 15 and fast["static"] > 300
+    for name in (*script.SIZES, script.NARROW):
+        assert abs(rows[f"{name}, int8"] - rows[name]) < 0.003
+    for name in script.CURVED:
+        steps = [rows[f"{name}, {count} pairs"] for count in script.CURVE]
+        assert steps[-1] == max(steps) < rows["teacher"]
+        assert rows[f"{name}, {script.SHOWN} pairs"] == rows[name]
+    low = [rows[f"{name}, {script.CURVE[0]} pairs"] for name in script.CURVED]
+    high = [rows[f"{name}, {script.CURVE[-1]} pairs"] for name in script.CURVED]
+    assert high[1] - low[1] > 2 * (high[0] - low[0])

@@ -28,6 +28,7 @@ SOURCES = (
     Source("search_icecat", "Search over Icecat", "notebooks/08_search"),
     Source("search_page", "Search in the page", "notebooks/08_search"),
     Source("serving_load", "Serving under load", "notebooks/09_serving"),
+    Source("frontier", "A base-size teacher and its students, on film queries", "book/compared"),
     Source("query_side", "Query encoders, on real film queries", "book/compared"),
     Source("recommendation", "The next basket", "notebooks/10_recommendation"),
     Source("profiles", "Profiles of households and shoppers", "notebooks/11_user_profiles"),
