@@ -25,7 +25,6 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -62,11 +61,9 @@ VISITS = 4_000
 MOST = 20
 PASSES = 4
 """Over labelled and unlabelled queries together."""
-RATES = (2e-5, 5e-5, 1e-4, 2e-4)
-STATIC_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+RATES = (2e-5, 5e-5, 1e-4)
 LAYERS = (1, 3, 5)
 ROWS = ("labels", "kd", "kd_unlabelled", "hard")
-STATIC_ROWS = ("labels", "kd_unlabelled")
 TIMED = 200
 RESAMPLES = 4_000
 
@@ -285,10 +282,9 @@ def students(
     vectors: torch.Tensor,
     validation: Lists,
     teacher: nn.Module,
-    table: np.ndarray,
     seed: int,
 ) -> Iterator[tuple[str, nn.Module, dict]]:
-    """The small models in each way to learn: a row, the model, and what was chosen."""
+    """The small model in each way to learn: its row, itself, and what was chosen."""
     both = joined(train, log)
     given = {"vectors": vectors, "validation": validation, "seed": seed}
     answers = {
@@ -305,10 +301,6 @@ def students(
         options = {"passes": passes, "taught": answers.get(row)}
         model, chosen = tuned(lambda: Network(LAYERS), RATES, asked, **options, **given)
         yield f"three layers, {row}", model, chosen
-        if row in STATIC_ROWS:
-            make = partial(Static, table, asked.queries)
-            model, chosen = tuned(make, STATIC_RATES, asked, **options, **given)
-            yield f"static, {row}", model, chosen
 
 
 def joined(a: Lists, b: Lists) -> Lists:
@@ -401,7 +393,7 @@ def measured(base: Ground, seed: int, curve: bool) -> dict:
         seen.add(values, "static, untrained", Static(base.table))
         teacher, chosen["teacher"] = tuned(Network, RATES, some, passes=passes_over(some), **given)
         seen.add(values, "teacher", teacher)
-        ways = students(some, base.log, base.vectors, validation, teacher, base.table, seed)
+        ways = students(some, base.log, base.vectors, validation, teacher, seed)
         for row, model, found in ways:
             seen.add(values, row, model)
             chosen[row] = found
@@ -501,14 +493,7 @@ COMPARED = (
     (f"words + {DISTILLED}", BEST_FREE),
     (f"words + {PLAIN}", BEST_FREE),
 )
-STATIC = "static, kd_unlabelled"
-COMPARED += tuple((f"{w}{STATIC}", f"{w}static, labels") for w in ("", "words + "))
-COMPARED += ((f"words + {STATIC}", BEST_FREE), (f"words + {STATIC}", "words"))
-KEPT = tuple(
-    (f"{before}{small}", f"{before}teacher")
-    for small in (DISTILLED, STATIC)
-    for before in ("", "words + ")
-)
+KEPT = ((DISTILLED, "teacher"), (f"words + {DISTILLED}", "words + teacher"))
 DATA = {"msrd": "film queries", "esci_150": "ESCI lists"}
 
 
@@ -571,14 +556,13 @@ def goals(found: dict[str, dict]) -> list[dict]:
         (DISTILLED, PLAIN): "student distilled minus student on labels alone",
         (f"words + {DISTILLED}", f"words + {PLAIN}"): "the same, each added to words",
     }
-    names = ("student keeps", "student keeps, both added to words")
-    shares = dict(zip(KEPT[:2], names, strict=True))
+    shares = dict(zip(KEPT, ("student keeps", "student keeps, both added to words"), strict=True))
     entries = []
     for name, one in found.items():
         for pair in one["comparisons"]:
             if what := asked.get((pair["system"], pair["against"])):
                 entries.append(shared.above(f"{DATA[name]}, nDCG@10: {what}", pair))
-        for share in one["kept"][:2]:
+        for share in one["kept"]:
             what = f"{DATA[name]}: share of its teacher's lift over random that the "
             what += shares[share["system"], share["of"]]
             met = bool(share["value"] >= 0.97)

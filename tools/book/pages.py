@@ -34,8 +34,6 @@ QUERY_ENCODERS = {
     "three layers, kd_unlabelled": "three layers, and for 3,000 queries without a label",
     "three layers, hard": "three layers, the teacher's first product in their place",
     "static, untrained": "static, untrained",
-    "static, labels": "static, labels alone",
-    "static, kd_unlabelled": "static, and the teacher's cosines for all those queries",
 }
 """The encoders of the record `query_side`, in words."""
 
