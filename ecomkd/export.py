@@ -49,8 +49,9 @@ def to_onnx(model, tokenizer, path: Path | str) -> Path:
         >>> from ecomkd import models
         >>> teacher = models.build_teacher("minilm", ["E", "S", "C", "I"])
         >>> student = models.build_student(teacher, layers=[0])
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> to_onnx(student, models.load_tokenizer("minilm"), folder / "model.onnx").name
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "model.onnx"
+        ...     to_onnx(student, models.load_tokenizer("minilm"), path).name
         'model.onnx'
     """
     import torch
@@ -93,9 +94,10 @@ def quantize(path: Path | str) -> Path:
         >>> from ecomkd import models
         >>> teacher = models.build_teacher("minilm", ["E", "S", "C", "I"])
         >>> student = models.build_student(teacher, layers=[0])
-        >>> path = Path(tempfile.mkdtemp()) / "model.onnx"
-        >>> small = quantize(to_onnx(student, models.load_tokenizer("minilm"), path))
-        >>> small.stat().st_size < path.stat().st_size / 3
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "model.onnx"
+        ...     small = quantize(to_onnx(student, models.load_tokenizer("minilm"), path))
+        ...     small.stat().st_size < path.stat().st_size / 3
         True
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic

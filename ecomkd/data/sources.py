@@ -58,9 +58,9 @@ def load(source: str | Path = "shop", profile: Profile | None = None) -> dataset
         >>> import tempfile
         >>> from pathlib import Path
         >>> from ecomkd import Profile, load
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> data = load("shop", Profile.named("smoke", artifacts=folder))
-        >>> {split: len(pairs) for split, pairs in data.items()}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     data = load("shop", Profile.named("smoke", artifacts=Path(folder)))
+        ...     {split: len(pairs) for split, pairs in data.items()}
         {'train': 180, 'validation': 48, 'test': 132, 'unlabelled': 200}
         >>> data["train"].features["label"].names
         ['E', 'S', 'C', 'I']
