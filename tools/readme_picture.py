@@ -18,7 +18,8 @@ RECORD = RECORDED / "frontier.json"
 PICTURE = ROOT / "book" / "figures" / "readme.png"
 SHOWN = {
     "teacher": ("teacher", "teacher", "teacher,\n12 layers of 768"),
-    "six layers": ("student", "six layers", "6 of 384"),
+    # The empty line keeps the name off the level above it.
+    "six layers": ("student", "six layers", "6 of 384\n"),
     "three layers": ("student", "three layers", "3 layers\nof 384"),
     "two layers": ("student", "two layers", "2 of 384"),
     "two layers of 128": ("student", "two layers of 128", "2 of 128"),
@@ -28,13 +29,13 @@ SHOWN = {
 }
 """For each system drawn as a disc: its colour role, the row of its speed, and its caption."""
 LEVELS = {
-    "words + base size, untrained": ("sum", "words and bi-encoder, untrained"),
+    "words + base size, untrained": ("sum", "words and\nencoder,\nuntrained"),
     "words": ("bm25", "words"),
 }
 """What nobody trained: its colour role and its name."""
 
 
-def draw(size: tuple[float, float] = (7, 4.2)) -> plt.Figure:
+def draw(size: tuple[float, float] = (7, 5)) -> plt.Figure:
     """The picture, `size` inches wide and high."""
     record = report.recorded(RECORD.stem)["data"]
     rows, clock = record["msrd"]["rows"], record["clock"]
@@ -55,10 +56,10 @@ def draw(size: tuple[float, float] = (7, 4.2)) -> plt.Figure:
     axes.set_xlabel("milliseconds for one query\n(p50, logarithmic)")
     for name, (role, words) in LEVELS.items():
         level = rows[name]["ndcg@10"]
-        axes.axhline(level, ls="--", color=plots.PALETTE[role])
+        axes.axhline(level, ls="--", color=plots.PALETTE[role], zorder=0)
         axes.annotate(
-            words, (0, level), xycoords=("axes fraction", "data"), xytext=(3, 2),
-            textcoords="offset points", ha="left", va="bottom", color=plots.PALETTE[role],
+            words, (1, level), xycoords=("axes fraction", "data"), xytext=(4, 0),
+            textcoords="offset points", ha="left", va="center", color=plots.PALETTE[role],
         )  # fmt: skip
     axes.set_title("Real film queries: quality against time")
     return figure

@@ -27,7 +27,7 @@ ALT = (
 )
 
 
-def picture(name: str, size: tuple[float, float] = (6.2, 4.2)) -> str:
+def picture(name: str, size: tuple[float, float] = (6.2, 4.8)) -> str:
     """The picture as SVG in the page, in colours of the page's style sheet."""
     drawn = io.StringIO()
     figure = readme_picture.draw(size)

@@ -317,7 +317,7 @@ def first_page(notebooks: dict[str, nbformat.NotebookNode]) -> str:
         title=config["title"],
         typed=OPENING.typed,
         sold=OPENING.sold,
-        frontier=frontier.picture("frontier", (6.2, 3.9)),
+        frontier=frontier.picture("frontier"),
         chapters="\n\n".join(parts),
         count=len(notebooks),
     )
