@@ -80,7 +80,7 @@ def page_part(record: dict) -> str:
     tables = (
         table("encoder", ["size", "a query", "times as fast", "int8", "times as fast"], times),
         table(
-            "nDCG@10", ["labels alone", "distilled", "with words", "kept", "int8 keeps"], reached
+            "nDCG@10", ["no teacher", "distilled", "with words", "kept", "int8 keeps"], reached
         ),
         table("pairs without a label", both, curve),
     )
