@@ -381,7 +381,7 @@ def test_citation_has_the_package_version():
 
 def test_the_picture_of_the_readme_shows_the_recorded_result():
     picture = Image.open(ROOT / "book" / "figures" / "readme.png")
-    assert picture.text["Source"] == file_digest(ROOT / "ecomkd" / "recorded" / "core_shop.json"), (
+    assert picture.text["Source"] == file_digest(ROOT / "ecomkd" / "recorded" / "frontier.json"), (
         "run `python tools/readme_picture.py`"
     )
     assert "book/figures/readme.png" in (ROOT / "README.md").read_text("utf-8")
