@@ -79,9 +79,7 @@ def page_part(record: dict) -> str:
     both = [NAMES["three layers"], NAMES["static"]]
     tables = (
         table("encoder", ["size", "a query", "times as fast", "int8", "times as fast"], times),
-        table(
-            "nDCG@10", ["no teacher", "distilled", "with words", "kept", "int8 keeps"], reached
-        ),
+        table("nDCG@10", ["no teacher", "distilled", "with words", "kept", "int8 keeps"], reached),
         table("pairs without a label", both, curve),
     )
     figure = f'<figure class="frontier">{picture("compared")}</figure>'
