@@ -47,6 +47,7 @@ from measure_query_side import (
     Lists,
     Network,
     Static,
+    arguments_of,
     cosines,
     fit,
     ground,
@@ -187,11 +188,10 @@ def served_cosines(
 # The teacher --------------------------------------------------------------------------------------
 
 
-def taught_by(base: Ground, profile: Profile) -> tuple[Network, dict]:
-    """The base-size encoder, fine-tuned on the labelled queries once, and what was chosen."""
-    data = base.parts[0]
-    train, validation = (of_pairs(data[split], base.place) for split in ("train", "validation"))
-    some = first(train.labelled(), LABELLED)
+def taught_by(
+    base: Ground, some: Lists, validation: Lists, profile: Profile
+) -> tuple[Network, dict]:
+    """The base-size encoder, fine-tuned on labelled queries once, and what was chosen."""
 
     def make(folder: Path) -> None:
         model, chosen = tuned(
@@ -234,10 +234,6 @@ def answers_of(
     return load_file(folder / "answers.safetensors")["cosines"]
 
 
-def first(asked: Lists, count: int) -> Lists:
-    return asked.part(range(min(count, len(asked.queries))))
-
-
 # One seed -----------------------------------------------------------------------------------------
 
 
@@ -254,14 +250,14 @@ def measured(base: Ground, own: Ground, profile: Profile, seed: int) -> dict:
     train, validation, test = (
         of_pairs(data[split], base.place) for split in ("train", "validation", "test")
     )
-    some = first(train.labelled(), LABELLED)
+    some = train.labelled().first(LABELLED)
     seen, at_home = (Judged(one, data, validation, test) for one in (base, own))
     values: dict[str, dict[str, float]] = {}
     values["random"] = seen.ranked(np.zeros(len(seen.pairs["test"])))
     seen.add(values, "words", None)
     seen.add(values, "base size, untrained", Network(None, TEACHER))
     at_home.add(values, "six layers, untrained", Network())
-    teacher, chosen = taught_by(base, profile)
+    teacher, chosen = taught_by(base, some, validation, profile)
     choices: dict[str, dict] = {"teacher": chosen}
     seen.add(values, "teacher", teacher)
     judge_int8(values, seen, "teacher", teacher)
@@ -277,7 +273,7 @@ def measured(base: Ground, own: Ground, profile: Profile, seed: int) -> dict:
         return fixed.get(name) or partial(Static, base.table, asked.queries, TEACHER)
 
     log = answers_of(teacher, chosen, joined(some, base.log), base, profile)
-    asked = joined(some, first(base.log, queries_within(base.log, SHOWN)))
+    asked = joined(some, base.log.first(queries_within(base.log, SHOWN)))
     for name in STUDENTS:
         rates, judge = RATES[name], at_home if name in SIZES else seen
         given = {"vectors": judge.vectors, "validation": validation, "seed": seed}
@@ -294,17 +290,12 @@ def measured(base: Ground, own: Ground, profile: Profile, seed: int) -> dict:
         if name in fixed:
             judge_int8(values, judge, name, model)
         for pairs in CURVE if name in CURVED else ():
-            part = joined(some, first(base.log, queries_within(base.log, pairs)))
+            part = joined(some, base.log.first(queries_within(base.log, pairs)))
             model, rate = maker(name, part)(), choices[name]["rate"]
             taught = log[: len(part.queries)]
             looks = fit(model, part, rate=rate, passes=PASSES, taught=taught, **given)
             judge.add(values, f"{name}, {pairs} pairs", model)
             choices[f"{name}, {pairs} pairs"] = {"rate": rate, "looks": looks}
-        print(
-            name,
-            {k: round(np.mean([*v.values()]), 4) for k, v in values.items() if name in k},
-            flush=True,
-        )
     weights = {**seen.weights, **at_home.weights}
     return {"values": values, "choices": choices | {"weights": weights}}
 
@@ -331,7 +322,7 @@ def clock(base: Ground, own: Ground) -> dict[str, dict[str, float]]:
 
     The clock runs from a query's text to the scores of its candidates.
     """
-    test = first(of_pairs(base.parts[0]["test"], base.place), TIMED)
+    test = of_pairs(base.parts[0]["test"], base.place).first(TIMED)
     candidates = {
         (query, vectors.shape[1]): vectors[rows[mask]].numpy()
         for query, rows, mask in zip(test.queries, test.rows, test.mask, strict=True)
@@ -428,10 +419,7 @@ def goals(found: dict, times: dict[str, dict[str, float]]) -> list[dict]:
 def merge(folder: Path) -> None:
     """Write the record from the files of all seeds."""
     seeds = shared.read(folder, ["profile"])
-    file = folder / "clock.json"
-    if not file.exists():
-        raise SystemExit(f"{file}: not found; run this script with --clock first.")
-    times = json.loads(file.read_text(encoding="utf-8"))
+    times = shared.sizes(folder, "clock")
     found = summary(seeds, compared(), kept())
     numbers = [one["seed"] for one in seeds]
     script = "python benchmarks/measure_frontier.py"
@@ -448,13 +436,9 @@ def merge(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Quality against time, on real film queries.")
-    parser.add_argument("--seeds", type=int, nargs="*", default=[], help="to measure, in turn")
-    parser.add_argument("--clock", action="store_true", help="time the encoders")
-    parser.add_argument("--merge", action="store_true", help="write the recorded result")
-    parser.add_argument("--folder", type=Path, help="of the single seeds' files")
-    arguments = parser.parse_args()
     profile = Profile.named("book")
-    folder = arguments.folder or profile.artifacts / "frontier"
+    arguments = arguments_of(parser, profile.artifacts / "frontier")
+    folder = arguments.folder
     if arguments.seeds or arguments.clock:
         base = ground("msrd", profile, LOG, TEACHER)
         own = ground("msrd", profile, LOG)

@@ -85,6 +85,9 @@ class Lists:
         queries = [self.queries[place] for place in kept.tolist()]
         return Lists(queries, self.rows[kept], self.mask[kept], self.gains[kept])
 
+    def first(self, count: int) -> Lists:
+        return self.part(range(min(count, len(self.queries))))
+
     def labelled(self) -> Lists:
         """Those with a relevant candidate: others say nothing of an order."""
         return self.part(np.flatnonzero(self.gains.sum(1) > 0))
@@ -384,7 +387,7 @@ def measured(base: Ground, seed: int, curve: bool) -> dict:
             of_pairs(data[split], base.place) for split in ("train", "validation", "test")
         )
         train, seen = train.labelled(), Judged(base, data, validation, test)
-        some = train.part(range(min(LABELLED, len(train.queries)))) if curve else train
+        some = train.first(LABELLED) if curve else train
         given = {"vectors": base.vectors, "validation": validation, "seed": seed}
         flat = np.zeros(len(seen.pairs["test"]))
         values.setdefault("random", {}).update(seen.ranked(flat))  # ties share their places
@@ -400,7 +403,7 @@ def measured(base: Ground, seed: int, curve: bool) -> dict:
         if curve:
             rate = chosen["teacher"]["rate"]
             for count in CURVE:
-                few, model = train.part(range(min(count, len(train.queries)))), Network()
+                few, model = train.first(count), Network()
                 looks = fit(model, few, rate=rate, passes=passes_over(few), **given)
                 seen.add(values, f"teacher of {count}", model)
                 chosen[f"teacher of {count}"] = {"rate": rate, "looks": looks}
@@ -570,16 +573,21 @@ def goals(found: dict[str, dict]) -> list[dict]:
     return entries
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Query encoders, from labels and from a teacher.")
-    parser.add_argument("data", nargs="?", choices=tuple(DATA))
+def arguments_of(parser: argparse.ArgumentParser, folder: Path) -> argparse.Namespace:
+    """What the command line says: the parser's own arguments, and what is to be measured where."""
     parser.add_argument("--seeds", type=int, nargs="*", default=[], help="to measure, in turn")
     parser.add_argument("--clock", action="store_true", help="time the encoders")
     parser.add_argument("--merge", action="store_true", help="write the recorded result")
-    parser.add_argument("--folder", type=Path, help="of the single seeds' files")
-    arguments = parser.parse_args()
+    parser.add_argument("--folder", type=Path, default=folder, help="of the single seeds' files")
+    return parser.parse_args()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Query encoders, from labels and from a teacher.")
+    parser.add_argument("data", nargs="?", choices=tuple(DATA))
     profile = Profile.named("book")
-    folder = arguments.folder or profile.artifacts / "query_side"
+    arguments = arguments_of(parser, profile.artifacts / "query_side")
+    folder = arguments.folder
     if arguments.seeds or arguments.clock:
         if arguments.data is None:
             parser.error("say which data: msrd or esci_150")
@@ -598,7 +606,7 @@ def merge(folder: Path) -> None:
     seeds = {
         name: shared.read(folder / name, ["profile"]) for name in DATA if (folder / name).exists()
     }
-    times = json.loads((folder / "clock.json").read_text(encoding="utf-8"))
+    times = shared.sizes(folder, "clock")
     found = {name: summary(own) for name, own in seeds.items()}
     calls = [
         f"{name} --seeds {' '.join(str(o['seed']) for o in own)}" for name, own in seeds.items()

@@ -130,11 +130,11 @@ def write(folder: Path, seed: int, measured: dict) -> None:
     write_text(folder / f"seed{seed}.json", json.dumps({**shared, **measured}))
 
 
-def sizes(folder: Path) -> list[dict]:
-    """What --scale has left in a folder. Exits with one sentence where it has not run."""
-    file = folder / "scale.json"
+def sizes(folder: Path, part: str = "scale") -> Any:
+    """What --scale or --clock has left in a folder. Exits with one sentence where it did not run."""
+    file = folder / f"{part}.json"
     if not file.exists():
-        raise SystemExit(f"{file}: not found; run this script with --scale first.")
+        raise SystemExit(f"{file}: not found; run this script with --{part} first.")
     return json.loads(file.read_text(encoding="utf-8"))
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import readme_picture
 from book.figures import inline, one_line
-from book.goals import folded, number
-from book.pages import table
+from book.goals import folded
+from book.pages import ranked, table
 
 NAMES = {
     "six layers": "6 layers of 384",
@@ -49,11 +49,7 @@ def page_part(record: dict) -> str:
         return [f"{clock[name]['p50_ms']:.2g} ms", f"{fast:,.1f}" if fast < 10 else f"{fast:,.0f}"]
 
     def quality(name: str) -> str:
-        if name not in rows:
-            return ""
-        row = rows[name]
-        ends = f"{number(row['ndcg@10 low'])}–{number(row['ndcg@10 high'])}"
-        return f"{number(row['ndcg@10'])} ({ends})"
+        return ranked(rows[name])
 
     encoders = {"teacher": "teacher, 12 layers of 768", **NAMES}
     times = {

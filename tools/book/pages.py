@@ -235,10 +235,7 @@ def untrained(record: dict) -> str:
     found = record["data"]
     columns = [UNTRAINED[name] for name in found]
     spans = {
-        system: [
-            f"{number(row['ndcg@10'])} ({number(row['ndcg@10 low'])}–{number(row['ndcg@10 high'])})"
-            for row in (one["rows"][system] for one in found.values())
-        ]
+        system: [ranked(one["rows"][system]) for one in found.values()]
         for system in next(iter(found.values()))["rows"]
     }
     asked = {"test queries": [f"{one['queries']:,}" for one in found.values()]}
@@ -258,10 +255,7 @@ def query_side(record: dict) -> str:
     rows = record["data"]["msrd"]["rows"]
 
     def spans(system: str) -> str:
-        row = rows[system]
-        return (
-            f"{number(row['ndcg@10'])} ({number(row['ndcg@10 low'])}–{number(row['ndcg@10 high'])})"
-        )
+        return ranked(rows[system])
 
     shown = {"words at their best": ["", spans("words")]}
     for system, name in QUERY_ENCODERS.items():
@@ -274,6 +268,11 @@ def query_side(record: dict) -> str:
     both = ["alone", "added to words"]
     tables = table("nDCG@10", both, shown), table("labelled queries", both, curve)
     return "\n\n".join([*tables, folded(record)]) + "\n"
+
+
+def ranked(row: dict) -> str:
+    """nDCG@10 of a recorded row, with its interval."""
+    return f"{number(row['ndcg@10'])} ({number(row['ndcg@10 low'])}–{number(row['ndcg@10 high'])})"
 
 
 def table(corner: str, columns: list[str], rows: dict[str, list[str]]) -> str:
