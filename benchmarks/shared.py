@@ -131,7 +131,7 @@ def write(folder: Path, seed: int, measured: dict) -> None:
 
 
 def sizes(folder: Path, part: str = "scale") -> Any:
-    """What --scale or --clock has left in a folder. Exits with one sentence where it did not run."""
+    """What --scale or --clock has left in a folder. Exits with one sentence if it did not run."""
     file = folder / f"{part}.json"
     if not file.exists():
         raise SystemExit(f"{file}: not found; run this script with --{part} first.")
