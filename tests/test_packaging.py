@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -231,6 +232,7 @@ DOORS = {"ecomkd.cli"}
 """The command line, which opens the part that a command asks for."""
 
 
+@cache
 def modules() -> dict[str, Path]:
     files = sorted((ROOT / "ecomkd").rglob("*.py"))
     names = (".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files)
@@ -242,9 +244,15 @@ def part_of(name: str) -> str | None:
     return folder if folder in PARTS else None
 
 
+@cache
+def package() -> recipes.Package:
+    """The package as `recipes` reads it, which takes a second."""
+    return recipes.Package()
+
+
 def imported(name: str) -> set[str]:
     """The modules of the package that a module names in an import, wherever it stands in it."""
-    module = recipes.Package().modules[name]
+    module = package().modules[name]
     return set(filter(None, map(owner, [*module.imports.values(), *module.stars])))
 
 
