@@ -61,7 +61,7 @@ VISITS = 4_000
 MOST = 20
 PASSES = 4
 """Over labelled and unlabelled queries together."""
-RATES = (2e-5, 5e-5, 1e-4)
+RATES = (5e-5, 1e-4, 2e-4, 4e-4)
 LAYERS = (1, 3, 5)
 ROWS = ("labels", "kd", "kd_unlabelled", "hard")
 TIMED = 200
