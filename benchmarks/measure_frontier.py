@@ -358,6 +358,12 @@ def clock(base: Ground, own: Ground) -> dict[str, dict[str, float]]:
 
 FREE = ("words + base size, untrained", "words + six layers, untrained")
 FINE_TUNED = "words + teacher"
+UNTAUGHT = (
+    "words",
+    "base size, untrained",
+    "six layers, untrained",
+    *(f"{name}, labels" for name in STUDENTS),
+)
 FLOATS, INT8 = STUDENTS, tuple(f"{name}, int8" for name in (*SIZES, NARROW))
 
 
@@ -369,18 +375,24 @@ def both(name: str) -> tuple[str, str]:
 def compared() -> list[tuple[str, str]]:
     pairs = [(FINE_TUNED, free) for free in FREE]
     pairs += [("teacher", "base size, untrained"), ("teacher", "teacher, int8")]
+    pairs += [(name, FREE[0]) for name in ("teacher", *STUDENTS)]
     for name in STUDENTS:
         pairs += zip(both(name), both(f"{name}, labels"), strict=True)
         pairs += [(f"words + {name}", free) for free in FREE]
         pairs += zip(both(name), both("teacher"), strict=True)
+        pairs.append((name, "base size, untrained"))
     for name in CURVED:
         pairs += [(f"{name}, {count} pairs", "teacher") for count in CURVE]
+        pairs.append((f"{name}, {CURVE[-1]} pairs", f"{name}, {CURVE[0]} pairs"))
+    pairs += [(f"{name}, int8", name) for name in (*SIZES, NARROW)]
     return pairs
 
 
 def kept() -> list[tuple[str, str]]:
-    """Each student's share of what its teacher in float32 adds to a random order."""
+    """Shares of what the teacher in float32 adds to a random order: the students', and of what no
+    teacher taught."""
     pairs = [("teacher, int8", "teacher"), ("words + teacher, int8", FINE_TUNED)]
+    pairs += [(name, "teacher") for name in UNTAUGHT]
     for name in (*FLOATS, *INT8):
         pairs += zip(both(name), both("teacher"), strict=True)
     return pairs

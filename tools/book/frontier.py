@@ -57,9 +57,9 @@ def page_part(record: dict) -> str:
         for name, words in encoders.items()
     }
     reached = {
-        "words at their best": ["", "", quality("words"), "", ""],
-        "12 layers of 768, untrained": untrained_row("base size, untrained", quality),
-        "6 layers of 384, untrained": untrained_row("six layers, untrained", quality),
+        "words at their best": ["", "", quality("words"), kept["words"], ""],
+        "12 layers of 768, untrained": untrained_row("base size, untrained", quality, kept),
+        "6 layers of 384, untrained": untrained_row("six layers, untrained", quality, kept),
         encoders["teacher"]: [
             quality("teacher"), "", quality("words + teacher"), "", kept["teacher, int8"],
         ],
@@ -83,5 +83,5 @@ def page_part(record: dict) -> str:
     return "\n\n".join([shown, *tables, folded(record)]) + "\n"
 
 
-def untrained_row(name: str, quality: Callable[[str], str]) -> list[str]:
-    return [quality(name), "", quality(f"words + {name}"), "", ""]
+def untrained_row(name: str, quality: Callable[[str], str], kept: dict[str, str]) -> list[str]:
+    return [quality(name), "", quality(f"words + {name}"), kept[name], ""]
