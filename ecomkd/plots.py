@@ -33,6 +33,7 @@ PALETTE = {
     "sum": "#00686f",
     "static": "#551a99",
     "lora": "#992e4a",
+    "picture": "#d1005d",
 }
 """Each role keeps its colour through the book. `baseline` is the student without distillation,
 `sum` adds words and vectors, `static` is the student of word vectors alone."""
@@ -52,6 +53,7 @@ DARK = {
     "sum": "#2bbdbc",
     "static": "#8c6cf4",
     "lora": "#f25b79",
+    "picture": "#ffb3c6",
 }
 """What takes the place of `INK` and of the palette on a dark page."""
 

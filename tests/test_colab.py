@@ -28,7 +28,7 @@ from lowest import requirements
 ROOT = Path(__file__).resolve().parent.parent
 DRIVE = "/content/drive/MyDrive/ecomkd"
 WHEEL = f"ecomkd-{ecomkd.__version__}-py3-none-any.whl"
-EXTRAS = "describe,plots,recommend,search,serve"
+EXTRAS = "describe,multimodal,plots,recommend,search,serve"
 
 
 @pytest.fixture

