@@ -47,6 +47,7 @@ LABELLED = 500
 PAIRS = (50, 200, 1000, 5000)
 MISSING = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
 PHOTOGRAPHS = (1, 2, 4, 8)
+RESAMPLES = 2_000
 PANNED = 400
 """Photographs over which a window is moved, as if a camera panned."""
 EDGES = (64, 112, 160, 224)
@@ -75,8 +76,9 @@ KNOWN_PAIRS = (
     ("text", "words of the title"),
 )
 DISTILLED_PAIRS = tuple(
-    (f"{mode}: distilled", other)
+    (f"{mode}: {row}", other)
     for mode in ("text", "picture")
+    for row in ("distilled", "distilled from the other mode")
     for other in (
         f"{mode}: labels alone",
         f"{mode}: distilled, labelled products",
@@ -246,12 +248,11 @@ def of_fashion(
     return Task(held, classes, rows), frame.iloc[rows["test"]]
 
 
-def said(task: Task, test: pd.DataFrame, column: str) -> np.ndarray:
+def said(task: Task, titles: pd.Series, classes: pd.Series) -> np.ndarray:
     """The class that the words of a title name, the longest name first; else the commonest."""
-    names = sorted(test[column].unique())
-    short = [re.sub("[^a-z]", "", name.lower()).rstrip("s") for name in names]
+    short = [re.sub("[^a-z]", "", name.lower()).rstrip("s") for name in sorted(classes.unique())]
     order = sorted(range(len(short)), key=lambda code: -len(short[code]))
-    letters = test["title"].str.lower().str.replace(r"[^a-z]", "", regex=True)
+    letters = titles.str.lower().str.replace(r"[^a-z]", "", regex=True)
     common = int(torch.mode(task.labels["train"]).values)
     return np.array([next((c for c in order if short[c] in one), common) for one in letters])
 
@@ -265,7 +266,9 @@ ROWS = {
     "both, early, network not reduced": ("text", "whole network", "colours"),
 }
 """The modes of each row; "picture" is the network and the colour counts."""
-FUSIONS = ("both, early", "both, gated", "both, late")
+TEACHERS = ("both, early", "both, gated", "both, late")
+FUSIONS = (*TEACHERS, "both, early, pictures hidden in training")
+"""What the row "both" is chosen from, by validation, seed by seed."""
 
 
 def known(task: Task, seed: int) -> dict:
@@ -280,15 +283,11 @@ def known(task: Task, seed: int) -> dict:
     weight, right = late_weight(task, models["text"], models["picture"])
     chosen["both, late"] = {"weight": weight, "validation": right}
     logits["both, late"] = modes.late([logits["text"], logits["picture"]], [weight, 1])
-    taken = max(FUSIONS, key=lambda row: chosen[row]["validation"])
     guessed = {row: one.argmax(1).numpy() for row, one in logits.items()}
-    guessed |= {
-        "commonest": np.full(len(task.labels["test"]), int(torch.mode(labels).values)),
-        "both": guessed[taken],
-    }
+    guessed["commonest"] = np.full(len(task.labels["test"]), int(torch.mode(labels).values))
     return {
         "guessed": guessed,
-        "chosen": chosen | {"both": {"row": taken}},
+        "chosen": chosen,
         "missing": without(task, models, weight, seed),
     }
 
@@ -356,19 +355,21 @@ def distilled(task: Task, seed: int) -> dict:
             return modes.logits_of(models[row], task.seen[split])
         return modes.late([logits("text", split), logits("picture", split)], [weight, 1])
 
-    taken = max(FUSIONS, key=lambda row: settings[row]["validation"])
-    settings["teacher"] = {"row": taken}
-    told = logits(taken, "train")
+    chosen = max(TEACHERS, key=lambda row: settings[row]["validation"])
+    settings["teacher"] = {"row": chosen}
+    told = logits(chosen, "train")
     classes = torch.where(few == modes.UNLABELLED, told.argmax(1), few)
     only = few != modes.UNLABELLED
-    guessed = {"teacher": logits(taken, "test")}
+    guessed = {"teacher": logits(chosen, "test")}
     for mode in ("text", "picture"):
         own = plain[mode]
         guessed[f"{mode}: labels alone"] = logits(mode, "test")
         by_itself = logits(mode, "train")
+        other = logits({"text": "picture", "picture": "text"}[mode], "train")
         for row, labels, soft, rows in (
             ("distilled, labelled products", few, told, only),
             ("distilled", few, told, None),
+            ("distilled from the other mode", few, other, None),
             ("taught by itself", few, by_itself, None),
             ("teacher's classes", classes, None, None),
             ("all labels", every, None, None),
@@ -569,7 +570,7 @@ def unseen(photos: pd.DataFrame, classes: pd.DataFrame, profile: Profile, seed: 
     }
 
     def scores(asked: np.ndarray, taught: np.ndarray, penalty: float) -> tuple[dict, np.ndarray]:
-        """Scores (Q, N) of test photographs of the classes `asked`, by mode, and which are right."""
+        """Scores (Q, N) of test photographs of the classes `asked`, and which are right."""
         rows = (split == "train") & np.isin(label, order[taught])
         shown = (split == "test") & np.isin(label, order[asked])
         by = {}
@@ -717,7 +718,8 @@ def measure(seed: int) -> dict:
     for name, (column, text) in TASKS.items():
         task, test = of_fashion(frame, vectors, column, text)
         guessed = {"known": known(task, seed), "distilled": distilled(task, seed)}
-        guessed["known"]["guessed"]["words of the title"] = said(task, test, column)
+        titles = test["title" if text == "text" else "plain title"]
+        guessed["known"]["guessed"]["words of the title"] = said(task, titles, test[column])
         for part in guessed.values():
             rows = part.pop("guessed")
             part["right"] = hits(rows, task.labels["test"])
@@ -795,9 +797,13 @@ def bits(texts: Sequence[str]) -> np.ndarray:
 def minus(values: Mapping[str, np.ndarray], pairs: Sequence[tuple[str, str]]) -> list[dict]:
     """Differences of two rows, over seeds and products together, with their intervals."""
     return [
-        {"row": a, "against": b, **differing(metrics.two_way_bootstrap(values[a] - values[b]))}
-        for a, b in pairs
+        {"row": a, "against": b, **differing(over_both(values[a] - values[b]))} for a, b in pairs
     ]
+
+
+def over_both(values: np.ndarray) -> dict[str, float]:
+    """A mean over seeds and products, with the interval of both."""
+    return metrics.two_way_bootstrap(values, resamples=RESAMPLES)
 
 
 def differing(span: dict) -> dict:
@@ -813,34 +819,41 @@ def of_task(seeds: Sequence[dict]) -> dict:
         "products": first["products"],
         "not_stated": int(silent.sum()),
         "comparisons": [],
-        "choices": [one[part]["chosen"] for one in seeds for part in ("known", "distilled")],
+        "choices": [],
     }
+    for one in seeds:
+        known_, chosen = one["known"], one["known"]["chosen"]
+        best = max(FUSIONS, key=lambda row, own=chosen: own[row]["validation"])
+        for part in ("right", "macro_f1"):
+            known_[part]["both"] = known_[part][best]
+        found["choices"].append(
+            {"known": chosen | {"both": {"row": best}}, "distilled": one["distilled"]["chosen"]}
+        )
     for part, pairs in (("known", KNOWN_PAIRS), ("distilled", DISTILLED_PAIRS)):
-        right = {
-            row: bits([one[part]["right"][row] for one in seeds]) for row in first[part]["right"]
-        }
+        rows = first[part]["right"]
+        right = {row: bits([one[part]["right"][row] for one in seeds]) for row in rows}
+        own = {row: one[:, silent] for row, one in right.items()}
         found[part] = {
             row: {
-                "accuracy": metrics.two_way_bootstrap(one),
-                "not stated": metrics.two_way_bootstrap(one[:, silent]),
-                "macro_f1": float(np.mean([s[part]["macro_f1"][row] for s in seeds])),
+                "accuracy": over_both(right[row]),
+                "not stated": over_both(own[row]),
+                "macro_f1": float(np.mean([one[part]["macro_f1"][row] for one in seeds])),
             }
-            for row, one in right.items()
+            for row in rows
         }
-        own = {row: one[:, silent] for row, one in right.items()}
         for on, values in (("all", right), ("not stated", own)):
             found["comparisons"] += [{"on": on} | one for one in minus(values, pairs)]
+    measured = pd.DataFrame([row for one in seeds for row in one["known"]["missing"]])
     found["missing"] = [
         {"row": row, "share": share, **shared.over_seeds(held)}
-        for (row, share), held in pd.DataFrame([r for one in seeds for r in one["known"]["missing"]])
-        .groupby(["row", "share"])["accuracy"]
-    ]  # fmt: skip
+        for (row, share), held in measured.groupby(["row", "share"])["accuracy"]
+    ]
     return found
 
 
 def of_similar(measured: dict) -> dict:
     held = {row: np.array([one]) for row, one in measured["per_query"].items()}
-    rows = {row: metrics.two_way_bootstrap(one) for row, one in held.items()}
+    rows = {row: over_both(one) for row, one in held.items()}
     own = {name: measured[name] for name in ("random", "chosen", "catalogue")}
     return own | {"rows": rows, "comparisons": minus(held, FOUND_PAIRS)}
 
@@ -855,7 +868,7 @@ def of_pairs(seeds: Sequence[dict]) -> dict:
         }
         held = {way: bits([r["found"] for r in own]) for way, own in found.items()}
         for way, own in found.items():
-            span = metrics.two_way_bootstrap(held[way])
+            span = over_both(held[way])
             rows.append(
                 {
                     "way": way,
@@ -876,7 +889,7 @@ def of_unseen(seeds: Sequence[dict]) -> dict:
         for row in seeds[0]["per_class"]
     }
     return {
-        "rows": {row: metrics.two_way_bootstrap(one) for row, one in held.items()},
+        "rows": {row: over_both(one) for row, one in held.items()},
         "comparisons": minus(held, FOUND_PAIRS),
         "choices": [one["chosen"] for one in seeds],
     }
@@ -887,7 +900,7 @@ def of_photographs(seeds: Sequence[dict]) -> dict:
     for kind, rows in seeds[0]["right"].items():
         held = {row: bits([one["right"][kind][row] for one in seeds]) for row in rows}
         found["classes"][kind] = {
-            "rows": {row: metrics.two_way_bootstrap(one) for row, one in held.items()},
+            "rows": {row: over_both(one) for row, one in held.items()},
             "comparisons": minus(held, [("picture", "network"), ("network", "colour counts")]),
         }
     for name in ("photographs", "panned", "sizes"):
