@@ -54,7 +54,7 @@ EDGES = (64, 112, 160, 224)
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 REDUCED = 128
 """Numbers that are left of the network's 1,280, by principal components."""
-PENALTIES = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1000.0)
+PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1000.0)
 TEMPERATURES = (0.01, 0.02, 0.05, 0.1, 0.2)
 WEIGHTS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 10.0)
 """Of a second score beside a first one of weight 1."""
@@ -62,12 +62,14 @@ NEVER = -1e6
 """The score of a product with itself, which is not to be found."""
 WAYS = ("ridge", "contrastive")
 CATALOGUES = (1_000, 10_000, 100_000)
-FOUND_PAIRS = (("both", "text"), ("both", "picture"), ("picture", "network"))
+FOUND_PAIRS = (("text", "picture"), ("both", "text"), ("both", "picture"), ("picture", "network"))
 KNOWN_PAIRS = (
     ("both", "text"),
     ("both", "picture"),
     ("both, early", "text"),
+    ("both, late", "text"),
     ("both, gated", "both, early"),
+    ("both, gated", "both, early, pictures hidden in training"),
     ("both, late", "both, early"),
     ("both, early, network not reduced", "both, early"),
     ("both, early, network not reduced", "text"),
@@ -513,10 +515,11 @@ def by_text(frame: pd.DataFrame, vectors: dict[str, np.ndarray], seed: int) -> d
             ],
             "contrastive": [
                 (
-                    {"temperature": t},
-                    (align.contrastive(texts, seen_[own], temperature=t, seed=seed), seen_),
+                    {"temperature": t, "whitened": kind},
+                    (align.contrastive(texts, shown[own], temperature=t, seed=seed), shown),
                 )
                 for t in TEMPERATURES
+                for kind, shown in ((False, seen_), (True, white))
             ],
         }
         for way, tried in ways.items():
@@ -561,18 +564,17 @@ def unseen(photos: pd.DataFrame, classes: pd.DataFrame, profile: Profile, seed: 
     per: dict[str, dict[int, float]] = {}
     chosen = []
 
-    white = whitened(
-        np.vstack([held["network"], icons["network"]]), np.flatnonzero(split == "train")
-    )
-    networks = {
-        "": (align.unit(held["network"]), align.unit(icons["network"])),
-        ", whitened": (align.unit(white[: len(photos)]), align.unit(white[len(photos) :])),
-    }
-
     def scores(asked: np.ndarray, taught: np.ndarray, penalty: float) -> tuple[dict, np.ndarray]:
         """Scores (Q, N) of test photographs of the classes `asked`, and which are right."""
         rows = (split == "train") & np.isin(label, order[taught])
         shown = (split == "test") & np.isin(label, order[asked])
+        # Photographs of the other classes do not even scale the vectors.
+        together = np.vstack([held["network"], icons["network"]])
+        white = whitened(together, np.flatnonzero(rows))
+        networks = {
+            kind: (align.unit(one[: len(photos)]), align.unit(one[len(photos) :]))
+            for kind, one in (("", together), (", whitened", white))
+        }
         by = {}
         for kind, (seen_, icon) in networks.items():
             means = np.stack([seen_[rows & (label == one)].mean(axis=0) for one in order[taught]])
@@ -595,7 +597,7 @@ def unseen(photos: pd.DataFrame, classes: pd.DataFrame, profile: Profile, seed: 
         penalty = max(
             PENALTIES,
             key=lambda one, t=tried: max(
-                ten(t[one][0][f"text{k}"], t[one][1]).mean() for k in networks
+                ten(t[one][0][f"text{k}"], t[one][1]).mean() for k in ("", ", whitened")
             ),
         )
         by, alike = tried[penalty]
