@@ -34,7 +34,6 @@ from ecomkd.config import Profile
 from ecomkd.models import checkpoint
 from ecomkd.multimodal import align, modes, pictures
 
-NAME = "multimodal"
 FILES = {
     "grocery": ("grocery/images112.parquet", "image"),
     "iconic": ("grocery/classes_text_iconic.parquet", "iconic_image"),
@@ -149,18 +148,23 @@ def fashion(profile: Profile) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
         .map(lambda title: int(hashlib.sha256(title.encode()).hexdigest()[:8], 16) % 10)
     )
     frame["split"] = np.select([place < 6, place == 6], ["train", "validation"], "test")
-    for column in ("type", "colour"):
+    said = [set(re.findall("[a-z]+", title.lower())) for title in frame["title"]]
+    written = letters(frame["title"])
+    for column in LEAST:
         words = [set(re.findall("[a-z]+", name.lower())) for name in frame[column]]
-        said = [set(re.findall("[a-z]+", title.lower())) for title in frame["title"]]
         # "T-shirts" is said where "tshirt" or "t-shirt" is: by letters, without a plural.
-        letters = frame["title"].str.lower().str.replace(r"[^a-z]", "", regex=True)
-        short = frame[column].str.lower().str.replace(r"[^a-z]", "", regex=True).str.rstrip("s")
-        own = [a in b for a, b in zip(short, letters, strict=True)]
+        short = letters(frame[column]).str.rstrip("s")
+        own = [a in b for a, b in zip(short, written, strict=True)]
         frame[f"{column} stated"] = [
             whole or (column == "colour" and bool(word & title))
             for whole, word, title in zip(own, words, said, strict=True)
         ]
     return frame, vectors
+
+
+def letters(texts: pd.Series) -> pd.Series:
+    """Each text's letters alone, in lower case."""
+    return texts.str.lower().str.replace(r"[^a-z]", "", regex=True)
 
 
 def without_colours(frame: pd.DataFrame) -> list[str]:
@@ -252,11 +256,12 @@ def of_fashion(
 
 def said(task: Task, titles: pd.Series, classes: pd.Series) -> np.ndarray:
     """The class that the words of a title name, the longest name first; else the commonest."""
-    short = [re.sub("[^a-z]", "", name.lower()).rstrip("s") for name in sorted(classes.unique())]
+    short = letters(pd.Series(sorted(classes.unique()))).str.rstrip("s").tolist()
     order = sorted(range(len(short)), key=lambda code: -len(short[code]))
-    letters = titles.str.lower().str.replace(r"[^a-z]", "", regex=True)
     common = int(torch.mode(task.labels["train"]).values)
-    return np.array([next((c for c in order if short[c] in one), common) for one in letters])
+    return np.array(
+        [next((c for c in order if short[c] in one), common) for one in letters(titles)]
+    )
 
 
 ROWS = {
@@ -564,16 +569,19 @@ def unseen(photos: pd.DataFrame, classes: pd.DataFrame, profile: Profile, seed: 
     per: dict[str, dict[int, float]] = {}
     chosen = []
 
-    def scores(asked: np.ndarray, taught: np.ndarray, penalty: float) -> tuple[dict, np.ndarray]:
+    together = np.vstack([held["network"], icons["network"]])
+    counted, counted_icons = align.unit(held["colours"]), align.unit(icons["colours"])
+    plain = align.unit(together)
+
+    def scores(
+        asked: np.ndarray, taught: np.ndarray, white: np.ndarray, penalty: float
+    ) -> tuple[dict, np.ndarray]:
         """Scores (Q, N) of test photographs of the classes `asked`, and which are right."""
         rows = (split == "train") & np.isin(label, order[taught])
         shown = (split == "test") & np.isin(label, order[asked])
-        # Photographs of the other classes do not even scale the vectors.
-        together = np.vstack([held["network"], icons["network"]])
-        white = whitened(together, np.flatnonzero(rows))
         networks = {
-            kind: (align.unit(one[: len(photos)]), align.unit(one[len(photos) :]))
-            for kind, one in (("", together), (", whitened", white))
+            kind: (one[: len(photos)], one[len(photos) :])
+            for kind, one in (("", plain), (", whitened", white))
         }
         by = {}
         for kind, (seen_, icon) in networks.items():
@@ -582,10 +590,7 @@ def unseen(photos: pd.DataFrame, classes: pd.DataFrame, profile: Profile, seed: 
                 texts[asked], seen_[shown]
             )
             by[f"network{kind}"] = near(icon[asked], seen_[shown], seen_[rows].mean(axis=0))
-        counted = align.unit(held["colours"])
-        by["colours"] = near(
-            align.unit(icons["colours"])[asked], counted[shown], counted[rows].mean(axis=0)
-        )
+        by["colours"] = near(counted_icons[asked], counted[shown], counted[rows].mean(axis=0))
         alike = order[asked][:, None] == label[shown][None, :]
         return {row: _standing(one) for row, one in by.items()}, alike
 
@@ -593,7 +598,10 @@ def unseen(photos: pd.DataFrame, classes: pd.DataFrame, profile: Profile, seed: 
         other = (fold + 1) % 5
         test, tuned = (np.flatnonzero(group == one) for one in (fold, other))
         taught = np.flatnonzero(~np.isin(group, (fold, other)))
-        tried = {penalty: scores(tuned, taught, penalty) for penalty in PENALTIES}
+        # Photographs of the other classes do not even scale the vectors.
+        rows = np.flatnonzero((split == "train") & np.isin(label, order[taught]))
+        white = align.unit(whitened(together, rows))
+        tried = {penalty: scores(tuned, taught, white, penalty) for penalty in PENALTIES}
         penalty = max(
             PENALTIES,
             key=lambda one, t=tried: max(
@@ -606,7 +614,7 @@ def unseen(photos: pd.DataFrame, classes: pd.DataFrame, profile: Profile, seed: 
         colour = best_weight(by["network"], by["colours"], alike)
         words = best_weight(by["network"] + colour * by["colours"], by["text"], alike)
         chosen.append({"penalty": penalty, "colours": colour, "text": words, **kinds})
-        by, alike = scores(test, taught, penalty)
+        by, alike = scores(test, taught, white, penalty)
         by = taken(by, kinds)
         for row, one in summed(by, colour, words).items():
             found_by = ten(one, alike).tolist()

@@ -148,7 +148,7 @@ def test_goals_are_the_comparisons():
     )  # fmt: skip
 
 
-def test_a_seed_out_of_range_of_what_is_there_is_not_merged(tmp_path):
+def test_what_was_not_measured_is_not_merged(tmp_path):
     with pytest.raises(SystemExit, match=r"no file of a seed; run this script with --seeds"):
         script.merge(tmp_path, tmp_path / "out.json")
     Path(tmp_path / "seed1.json").write_text(json.dumps({"profile": {}}), "utf-8")

@@ -18,8 +18,8 @@ with needed("ecomkd.multimodal.modes", "multimodal"):
 
 from ecomkd import losses, runtime
 
-UNLABELLED = -100
-"""The label of a product that nobody labelled, as PyTorch's cross entropy leaves it out."""
+UNLABELLED = losses.IGNORE
+"""The label of a product that nobody labelled."""
 EVERY = 25
 """Steps of training from one look at validation to the next."""
 
