@@ -1,19 +1,21 @@
 """What recommenders give away of their households, and what hiding costs. Chapter 16.
 
     python benchmarks/measure_privacy.py --seeds 1 2 3 4 5
-    python benchmarks/measure_privacy.py --shop
+    python benchmarks/measure_privacy.py --shop 1 2 3 4 5 --once
     python benchmarks/measure_privacy.py --merge
 
-needs the extra `privacy`; it takes about ten minutes of one core a seed. A seed draws who has
-agreed to be looked at, who is learnt from by each of the models, weights, order and noise. All
+needs the extra `privacy`; it takes about a quarter of an hour of one core a seed. A seed draws who
+has agreed to be looked at, who is learnt from by each of the models, weights, order and noise. All
 settings are chosen on households who agreed, row by row; quality is measured on households that a
-model did not learn from. `--shop` measures what numbers buy, on the simulated shop.
+model did not learn from. `--shop` measures what numbers buy, on the simulated shop of each seed,
+and `--once` what steps cost.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import json
 from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from pathlib import Path
@@ -25,7 +27,8 @@ from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.utils.extmath import randomized_svd
 
 import shared
-from ecomkd import features
+from ecomkd import features, metrics, report
+from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
 from ecomkd.data import journey
 from ecomkd.data import shop as simulated_shop
@@ -111,11 +114,15 @@ class World:
         The noisy count and that of the agreed, which needs no noise, are averaged, each weighed by
         one over its variance.
         """
-        counts = private.noisy_sum(self.had[rows], CLIP, noise, self.seed)
+        counts = private.noisy_sum(self.had[rows], CLIP, noise, self.start(rows))
         times = len(rows) / len(self.agreed)
         public = times * private.noisy_sum(self.had[self.agreed], CLIP, 0.0, self.seed)
         own, other = (noise * CLIP) ** 2 + public + 1, times * (public + times)
         return np.log1p(np.maximum((other * counts + own * public) / (own + other), 0))
+
+    def start(self, rows: np.ndarray) -> int:
+        """A seed of weights, order and noise: each set of households has its own."""
+        return int(np.random.default_rng([self.seed, *rows[:50]]).integers(2**31))
 
     def valid(self, model: torch.nn.Module) -> float:
         return float(tastes.losses_of(model, self.test, self.agreed).mean())
@@ -195,7 +202,6 @@ def of_pairs(
 
 
 def teacher(world: World, sales: np.ndarray) -> torch.nn.Module:
-    torch.manual_seed(world.seed)
     return tastes.Teacher(sales, dropout=0.5)
 
 
@@ -204,18 +210,24 @@ def student(world: World, sales: np.ndarray, known: str = "both") -> torch.nn.Mo
 
 
 def trained(
-    world: World, make: Callable, sales: np.ndarray, rows: np.ndarray, grid, **options
+    world: World,
+    make: Callable,
+    sales: np.ndarray,
+    rows: np.ndarray,
+    grid: Iterable,
+    start: int | None = None,
+    **options,
 ) -> tuple[torch.nn.Module, dict]:
     """A network with the steps and the rate that are best on those who agreed."""
+    start = world.start(rows) if start is None else start
 
     def made():
         for steps, rate in grid:
+            torch.manual_seed(start)
             model = make(world, sales)
             # The wide network learns from two occasions a step, or it needs twice the steps.
             picks = 2 if isinstance(model, tastes.Teacher) else 1
-            tastes.fit(
-                model, world.seen, rows, steps, rate, picks=picks, seed=world.seed, **options
-            )
+            tastes.fit(model, world.seen, rows, steps, rate, picks=picks, seed=start, **options)
             yield {"steps": steps, "rate": rate}, model
 
     return best(world, made())
@@ -235,7 +247,7 @@ def privately(
             first, noise = budget(epsilon, steps)
             model = student(world, world.sales(rows, first), known)
             private.fit_privately(
-                model, world.seen, rows, noise, steps, rate, clip=0.3, seed=world.seed
+                model, world.seen, rows, noise, steps, rate, clip=CUT, seed=world.start(rows)
             )
             yield {"steps": steps, "rate": rate, "noise": noise, "counts": first}, model
 
@@ -307,14 +319,15 @@ def given_away(world: World) -> dict:
         if number == 0:
             chosen["EASE"], penalty = told, [told["penalty"]]
         models["teacher"], _ = trained(world, teacher, sales, rows, wide)
-        deep = models["teacher"]
+        # A student of the agreed alone has another start for each model, and not its teacher's.
+        deep, other = models["teacher"], world.start(rows) + 1
         models["teacher's shape, taught on the agreed"] = trained(
-            world, teacher, agreed, world.agreed, wide, teacher=deep, labelled=False
+            world, teacher, agreed, world.agreed, wide, other, teacher=deep, labelled=False
         )[0]
         models["student, labels alone"] = trained(world, student, sales, rows, small)[0]
         models["student, distilled"] = trained(world, student, sales, rows, small, teacher=deep)[0]
         models["student, taught on the agreed"] = trained(
-            world, student, agreed, world.agreed, small, teacher=deep, labelled=False
+            world, student, agreed, world.agreed, small, other, teacher=deep, labelled=False
         )[0]
         for epsilon in ATTACKED:
             own_grid = chosen[f"private, {epsilon:g}"]
@@ -476,12 +489,15 @@ def measure(seed: int, folder: Path) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(folder / f"seed{seed}.npz", members=world.members, **matrices)
     return {
-        "outside": away["outside"] | {f"hidden|{name}": one
-                                      for name, one in hiding["outside"].items()},
-        "chosen": away["chosen"] | {f"hidden|{name}": one for name, one in hiding["chosen"].items()},
+        "outside": away["outside"] | _hidden(hiding["outside"]),
+        "chosen": away["chosen"] | _hidden(hiding["chosen"]),
         "singled_out": singled_out(seed),
         "seconds": {"given away": took, "hidden": hid},
     }  # fmt: skip
+
+
+def _hidden(rows: dict) -> dict:
+    return {f"hidden|{name}": one for name, one in rows.items()}
 
 
 # Numbers, on the simulated shop -------------------------------------------------------------------
@@ -501,7 +517,7 @@ def simulated(seed: int) -> dict:
     Each household has the taste of one of the shop's shoppers, and buys by it alone.
     """
     torch.set_num_threads(1)
-    market = simulated_shop.generate(seed, products=1_000, queries=90, unlabelled_pairs=0)
+    market = simulated_shop.generate(seed, products=500, queries=90, unlabelled_pairs=0)
     tastes_of = np.stack([market.taste(name) for name in market.shoppers["shopper_id"]])
     texts = features.last_layer(list(market.products["product_title"]), Profile.named())
     vectors = _even(PCA(32, random_state=0).fit_transform(texts))
@@ -531,7 +547,7 @@ def simulated(seed: int) -> dict:
                 tested[::2], seen, ((power, Sells(sales, power)) for power in POWERS)
             )  # fmt: skip
             made = []
-            for steps, rate in ((100, 0.03), (300, 0.03), (900, 0.03)):
+            for steps, rate in ((100, 0.03), (200, 0.03), (400, 0.03), (800, 0.03)):
                 model = tastes.Student(vectors, sales)
                 if epsilon is None:
                     tastes.fit(model, seen, rows, steps, rate, seed=seed)
@@ -556,6 +572,35 @@ def best_on(rows: np.ndarray, seen: tastes.Records, made: Iterable) -> tuple:
     """The settings and the model with the lowest loss on these households."""
     return min(made, key=lambda one: tastes.losses_of(one[1], seen, rows).mean())
 
+
+def costs() -> list[dict]:
+    """Milliseconds of a step, plain and private, and memory of the gradients of single households.
+
+    Against the number of households in a step; medians of seven steps on one thread.
+    """
+    torch.set_num_threads(1)
+    world, found = World(1), []
+    sales = world.sales(world.agreed)
+    for name, make in (("student", student), ("teacher", teacher)):
+        weights = sum(one.numel() for one in make(world, sales).parameters())
+        for households in HOUSEHOLDS:
+            row = {"network": name, "weights": weights, "households": households}
+            row["gradients_mb"] = 4 * weights * households / 1e6
+            rows = world.pool[:households]
+            for kind, learn in (
+                ("plain", partial(tastes.fit, steps=1, rate=1e-3, batch_size=households)),
+                ("private", partial(private.fit_privately, noise=1.0, steps=1, learning_rate=1e-3,
+                                    rate=1.0)),
+            ):  # fmt: skip
+                taken = [
+                    shared.timed(learn, make(world, sales), world.seen, rows)[1] for _ in range(7)
+                ]  # fmt: skip
+                row[f"{kind}_ms"] = 1e3 * float(np.median(taken))
+            found.append(row)
+    return found
+
+
+HOUSEHOLDS = (25, 50, 100, 200)
 
 # The record ---------------------------------------------------------------------------------------
 
@@ -659,6 +704,9 @@ def table_of(seeds: list[dict], part: int) -> dict[str, np.ndarray]:
     }  # fmt: skip
 
 
+POPULAR = "hidden|popularity of the agreed"
+
+
 def qualities(seeds: list[dict]) -> dict:
     """Loss and recall of each row on households outside, and gains over popularity."""
     found: dict = {"given away": {}, "hidden": {}}
@@ -670,7 +718,7 @@ def qualities(seeds: list[dict]) -> dict:
             )
             entry = found[group].setdefault(own, {})
             entry[measure_] = metrics.two_way_bootstrap(values, resamples=2_000)
-            base = table["hidden|popularity of the agreed" if group == "hidden" else "popularity"]
+            base = table["popularity" if group == "given away" else POPULAR]
             sign = -1 if measure_ == "loss" else 1
             entry[f"{measure_} gain"] = metrics.two_way_bootstrap(
                 sign * (values - base), resamples=2_000
@@ -733,13 +781,14 @@ def merge(folder: Path, out: Path) -> None:
             for row in shops[0]
         },
         "choices": [one["chosen"] for one in seeds],
-        "costs": seeds[0]["costs"],
+        "costs": shared.sizes(folder, "once"),
     }
     numbers = [one["seed"] for one in seeds]
     told = " ".join(map(str, numbers))
     report.write_recorded(
         out,
-        command=f"python benchmarks/measure_privacy.py --seeds {told}, --shop {told}, --merge",
+        command="python benchmarks/measure_privacy.py "
+        f"--seeds {told}, --shop {told}, --once, --merge",
         seeds=numbers,
         hardware=seeds[0]["hardware"],
         generator=simulated_shop.generator_hash(),
@@ -756,18 +805,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What recommenders give away, and hiding costs.")
     parser.add_argument("--seeds", type=int, nargs="*", default=[], help="to measure, in turn")
     parser.add_argument("--shop", type=int, nargs="*", default=[], help="seeds of simulated shops")
+    parser.add_argument("--once", action="store_true", help="time and memory")
     parser.add_argument("--folder", type=Path, help="of the single seeds' files")
     parser.add_argument("--merge", action="store_true", help="write the recorded result")
     out = shared.RECORDED / "privacy.json"
     parser.add_argument("--out", type=Path, default=out, help="where --merge writes")
     arguments = parser.parse_args()
-    if not (arguments.seeds or arguments.shop or arguments.merge):
-        parser.error("give --seeds, --shop, --merge, or several of them")
+    if not (arguments.seeds or arguments.shop or arguments.once or arguments.merge):
+        parser.error("give --seeds, --shop, --once, --merge, or several of them")
     folder = arguments.folder or Profile.named().artifacts / "privacy"
     for seed in arguments.seeds:
         shared.write(folder, seed, measure(seed, folder))
     for seed in arguments.shop:
         write_text(folder / f"shop{seed}.json", json.dumps(simulated(seed)))
+    if arguments.once:
+        write_text(folder / "once.json", json.dumps(costs()))
     if arguments.merge:
         merge(folder, arguments.out)
 

@@ -1,6 +1,6 @@
 """Purchases: who bought what and when, the same for every shop they come from.
 
-Chapters 10, 11, 13 and 14.
+Chapters 10, 11, 13, 14 and 16.
 """
 
 from __future__ import annotations

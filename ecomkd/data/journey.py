@@ -1,6 +1,6 @@
 """The Complete Journey: a year of real supermarket baskets, published by 84.51°.
 
-Chapters 10, 11 and 14.
+Chapters 10, 11, 14 and 16.
 """
 
 from __future__ import annotations

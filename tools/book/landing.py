@@ -35,6 +35,7 @@ FIGURES = {
     "13_cross_platform": "fig-13-curve",
     "14_real_time": "fig-14-days",
     "15_multimodal": "fig-15-found",
+    "16_privacy": "fig-16-leak",
 }
 """The figure of each chapter that stands on its card."""
 
@@ -238,6 +239,19 @@ def _multimodal(data: Records) -> tuple[str, bool]:
     )
 
 
+def _privacy(data: Records) -> tuple[str, bool]:
+    rows = data["privacy"]["attacks"]["rows"]
+    pairs, wide, small = (
+        rows[name]["auc"] for name in ("counts of pairs", "teacher", "student, distilled")
+    )
+    return (
+        f"Whose purchases a table of pairs was counted from is told with an AUC of "
+        f"{pairs['value']:.2f}, a teacher's with {wide['value']:.2f}, its student's with "
+        f"{small['value']:.2f}.",
+        pairs["low"] > wide["high"] > wide["low"] > small["high"],
+    )
+
+
 def _rows(data: Records) -> list[dict]:
     return data["methods"]["summary"]
 
@@ -272,6 +286,7 @@ _RESULTS: dict[str, Callable[[Records], tuple[str, bool]]] = {
     "13_cross_platform": _platforms,
     "14_real_time": _real_time,
     "15_multimodal": _multimodal,
+    "16_privacy": _privacy,
 }
 
 
