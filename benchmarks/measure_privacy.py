@@ -65,7 +65,7 @@ ASKED = (1, 3, 10, 30, 100)
 KNOWN = (1, 2, 3, 4, 5, 6)
 """Purchases that single out a household, or not."""
 FORGOTTEN = 50
-RESAMPLES = 500
+RESAMPLES = 300
 RARE = 5
 
 
@@ -605,7 +605,12 @@ HOUSEHOLDS = (25, 50, 100, 200)
 # The record ---------------------------------------------------------------------------------------
 
 
-def attacks(seeds: list[dict[str, np.ndarray]]) -> dict:
+def pool_of(seed: int, households: int) -> np.ndarray:
+    """The households of a seed who have not agreed, and may be learnt from."""
+    return np.sort(np.random.default_rng(seed).permutation(households)[AGREED:])
+
+
+def attacks(seeds: list[dict[str, np.ndarray]], numbers: list[int]) -> dict:
     """For each row: AUC and the share caught, with intervals over seeds and households."""
     names = [name for name in seeds[0] if name.startswith("seen|")]
     scores = {
@@ -614,11 +619,15 @@ def attacks(seeds: list[dict[str, np.ndarray]]) -> dict:
         ] for name in names
     }  # fmt: skip
     members = [one["members"] for one in seeds]
+    households = AGREED + members[0].shape[1]
+    pools = [pool_of(number, households) for number in numbers]
     drawn: dict[str, list] = {name: [] for name in scores}
     rng = np.random.default_rng(0)
     for _ in range(RESAMPLES):
+        # The same households are drawn in all seeds, where they are in the pool.
+        times = np.bincount(rng.integers(households, size=households), minlength=households)
         picks = [
-            (seed, rng.integers(members[seed].shape[1], size=members[seed].shape[1]))
+            (seed, np.repeat(np.arange(len(pools[seed])), times[pools[seed]]))
             for seed in rng.integers(len(seeds), size=len(seeds))
         ]
         inside = np.concatenate([members[seed][:, who] for seed, who in picks], axis=1)
@@ -651,7 +660,6 @@ COMPARED = (
     ("student, distilled", "student, labels alone"),
     ("teacher's shape, taught on the agreed", "teacher"),
     ("student, taught on the agreed", "student, labels alone"),
-    ("counts of pairs", "teacher"),
     ("EASE", "teacher"),
     ("counts of pairs, from 5 on", "counts of pairs"),
 )
@@ -688,20 +696,37 @@ def unlearnt(seeds: list[dict[str, np.ndarray]]) -> dict:
 
 
 def table_of(seeds: list[dict], part: int) -> dict[str, np.ndarray]:
-    """For each row its values (S, N) of the households that have one in all rows, seed by seed."""
-    found: dict[str, list] = {}
-    for one in seeds:
+    """For each row its values (S, U), seed by seed and household by household, NaN without one.
+
+    A household counts where all rows of its group have a value.
+    """
+    first = next(iter(seeds[0]["outside"].values()))
+    households = AGREED + len(first[0])
+    found: dict[str, np.ndarray] = {}
+    for place, one in enumerate(seeds):
+        pool = pool_of(one["seed"], households)
         values = {name: np.array(rows[part], float) for name, rows in one["outside"].items()}
-        attacked = {name: row for name, row in values.items() if not name.startswith("hidden|")}
-        tried = {name: row for name, row in values.items() if name.startswith("hidden|")}
-        for group in (attacked, tried):
-            there = ~np.isnan(np.stack(list(group.values()))).any(axis=0)
+        for kept in (True, False):
+            group = {n: v for n, v in values.items() if n.startswith("hidden|") == kept}
+            missing = np.isnan(np.stack(list(group.values()))).any(axis=0)
             for name, row in group.items():
-                found.setdefault(name, []).append(row[there])
-    return {
-        name: np.stack([row[: min(map(len, rows))] for row in rows])
-        for name, rows in found.items()
-    }  # fmt: skip
+                table = found.setdefault(name, np.full((len(seeds), households), np.nan))
+                table[place, pool] = np.where(missing, np.nan, row)
+    return found
+
+
+def over_both(table: np.ndarray) -> dict[str, float]:
+    """The mean of the cells (S, U) that there are, with an interval over seeds and households."""
+    there = ~np.isnan(table)
+    values = np.where(there, table, 0)
+    rng, drawn = np.random.default_rng(0), []
+    for _ in range(2_000):
+        seed = np.bincount(rng.integers(len(table), size=len(table)), minlength=len(table))
+        own = np.bincount(
+            rng.integers(table.shape[1], size=table.shape[1]), minlength=table.shape[1]
+        )
+        drawn.append((seed @ values @ own) / (seed @ there @ own))
+    return _span(values.sum() / there.sum(), np.array(drawn))
 
 
 POPULAR = "hidden|popularity of the agreed"
@@ -713,16 +738,16 @@ def qualities(seeds: list[dict]) -> dict:
     for part, measure_ in enumerate(("loss", "recall")):
         table = table_of(seeds, part)
         for name, values in table.items():
-            group, own = (
-                ("hidden", name[7:]) if name.startswith("hidden|") else ("given away", name)
-            )
+            kept = name.startswith("hidden|")
+            group, own = ("hidden", name[7:]) if kept else ("given away", name)
             entry = found[group].setdefault(own, {})
-            entry[measure_] = metrics.two_way_bootstrap(values, resamples=2_000)
-            base = table["popularity" if group == "given away" else POPULAR]
+            entry[measure_] = over_both(values)
+            base = table[POPULAR if kept else "popularity"]
             sign = -1 if measure_ == "loss" else 1
-            entry[f"{measure_} gain"] = metrics.two_way_bootstrap(
-                sign * (values - base), resamples=2_000
-            )
+            entry[f"{measure_} gain"] = over_both(sign * (values - base))
+        if measure_ == "loss":
+            apart = table["hidden|student of the agreed"] - table["hidden|student, ε = 8"]
+            found["student, ε = 8, minus student of the agreed"] = over_both(apart)
     return found
 
 
@@ -751,6 +776,7 @@ def goals(data: dict) -> list[dict]:
 def merge(folder: Path, out: Path) -> None:
     """Write the record from the files of all seeds."""
     seeds = shared.read(folder, ["profile"])
+    numbers = [one["seed"] for one in seeds]
     arrays = [dict(np.load(folder / f"seed{one['seed']}.npz")) for one in seeds]
     arrays = [{n: a if n == "members" else a.astype(np.float64) for n, a in one.items()}
               for one in arrays]  # fmt: skip
@@ -759,7 +785,7 @@ def merge(folder: Path, out: Path) -> None:
         for one in seeds
     ]
     data = {
-        "attacks": attacks(arrays),
+        "attacks": attacks(arrays, numbers),
         "unlearnt": unlearnt(arrays),
         "quality": qualities(seeds),
         "singled_out": {
@@ -783,7 +809,6 @@ def merge(folder: Path, out: Path) -> None:
         "choices": [one["chosen"] for one in seeds],
         "costs": shared.sizes(folder, "once"),
     }
-    numbers = [one["seed"] for one in seeds]
     told = " ".join(map(str, numbers))
     report.write_recorded(
         out,
