@@ -241,14 +241,13 @@ def _multimodal(data: Records) -> tuple[str, bool]:
 
 def _privacy(data: Records) -> tuple[str, bool]:
     rows = data["privacy"]["attacks"]["rows"]
-    pairs, wide, small = (
-        rows[name]["auc"] for name in ("counts of pairs", "teacher", "student, distilled")
-    )
+    names = "teacher", "teacher's shape, taught on the agreed", "student, taught on the agreed"
+    teacher, wide, small = (rows[name]["auc"] for name in names)
     return (
-        f"Whose purchases a table of pairs was counted from is told with an AUC of "
-        f"{pairs['value']:.2f}, a teacher's with {wide['value']:.2f}, its student's with "
-        f"{small['value']:.2f}.",
-        pairs["low"] > wide["high"] > wide["low"] > small["high"],
+        f"Whose purchases a teacher learnt from is told with an AUC of {teacher['value']:.2f}; a "
+        f"student of its shape that never saw them still tells, with {wide['value']:.2f}, a small "
+        f"one with {small['value']:.2f}.",
+        teacher["low"] > wide["high"] > wide["low"] > 0.8 > 0.6 > small["high"],
     )
 
 
