@@ -20,6 +20,7 @@ import gc
 import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations, pairwise
+from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ QUERIES, EXPLAINED, PLANTED = 100, 50, 30
 STEPS = 150
 """Of training, in batches of 32: each labelled pair is read about once."""
 STEPS_OF_IG = 32
+NOTICED = 1.0
+"""An exchange that lowers the log-odds by more is noticed by the model."""
 COMPLETE = (4, 8, 16, 32, 64, 128)
 COMPLETE_PAIRS = 8
 SHUFFLED = 20
@@ -56,6 +59,8 @@ FIXED = 5
 TOP = 3
 RESAMPLES = 2_000
 LENGTHS = (4, 8, 16, 32, 64)
+BOUGHT = (50, 100, 200, 400, 800)
+"""Items that a household has bought, about."""
 CLOCKED = 5
 
 Reasons = Callable[[Any, explain.Pair], np.ndarray]
@@ -183,30 +188,38 @@ def planted(asked: Asked) -> list[tuple[explain.Pair, explain.Pair, list[int]]]:
             words[at] = words[at].replace(words[at].strip(",./"), new)
         other = explain.read(pair["query"], " ".join(words), asked.tokenizer)
         taken.add(pair["query_id"])
-        found.append((whole, other, [at for at in places if at < len(other.words)]))
+        shortest = min(len(whole.words), len(other.words))
+        found.append((whole, other, [at for at in places if at < shortest]))
         if len(found) == PLANTED:
             break
     return found
 
 
 def pointed(model: Any, cases: Sequence, methods: Sequence[str]) -> dict:
-    """Whether the word that speaks most against a pair is the one that was exchanged, by method.
+    """Whether a method points at the word that was exchanged: at the right one as a reason for, and
+    at the wrong one as a reason against; first, or among the first three.
 
-    `fell` is how much the exchange lowers the log-odds, `chance` the share of exchanged words.
+    `fell` is how much the exchange lowers the log-odds; `chance` is what random shares find.
     """
-    found: dict = {name: [] for name in methods}
-    found |= {"fell": [], "chance": []}
+    found: dict = {"fell": [], "chance": {"first": [], "three": []}}
+    sides = {name: {f"{side}, {depth}": [] for side in ("for", "against")
+                    for depth in ("first", "three")} for name in methods}  # fmt: skip
     for whole, other, places in cases:
         scores = [explain.scores(model, one, np.ones((1, len(one.words))))[0]
                   for one in (whole, other)]  # fmt: skip
         found["fell"].append(scores[0] - scores[1])
-        found["chance"].append(len(places) / len(other.words))
+        count, right = len(whole.words), len(places)
+        found["chance"]["first"].append(right / count)
+        found["chance"]["three"].append(1 - comb(count - right, 3) / comb(count, 3))
         for name in methods:
-            shares = METHODS[name](model, other)
-            # Attention has no sign: what it looks at most is what it says decides.
-            shares = shares if "attention" in name else -shares
-            found[name].append(float(shares.argmax() in places))
-    return found
+            for side, pair, sign in (("for", whole, 1), ("against", other, -1)):
+                shares = METHODS[name](model, pair)
+                # Attention has no sign: what it looks at most is what it says decides.
+                shares = shares if "attention" in name else sign * shares
+                best = np.argsort(-shares, kind="stable")
+                sides[name][f"{side}, first"].append(float(best[0] in places))
+                sides[name][f"{side}, three"].append(float(np.isin(places, best[:3]).any()))
+    return found | {"found": sides}
 
 
 def once() -> dict:
@@ -248,6 +261,7 @@ def once() -> dict:
         "sane": sane,
         "planted": pointed(model, cases, list(METHODS)),
         "costs": costs(asked, model),
+        "purchase_costs": purchase_costs(),
     }
 
 
@@ -356,7 +370,8 @@ def searched(seed: int, first: Sequence[int]) -> dict:
         if name == "distilled":
             own["reasons"] = reasons_of(model, pairs, OF_STUDENTS)
             own["curves"] = curves_of(model, pairs, own["reasons"])
-            own["planted"] = pointed(model, cases, OF_STUDENTS)
+            quick = [name for name in OF_STUDENTS if name != "integrated gradients"]
+            own["planted"] = pointed(model, cases, quick)
         else:
             own["reasons"] = reasons_of(model, pairs, KEPT)
         found[name] = own
@@ -509,6 +524,42 @@ def sentences(household: explain.Household, baskets: Baskets, near: np.ndarray) 
             fails = explain.still_shown(household, item, one.gone)
             true.append([rank + 1, len(one.gone), float(not fails)])
     return {"plausible": told, "true": true}
+
+
+def purchase_costs() -> list[dict]:
+    """Milliseconds of one leave-one-out against the number of items bought, by three ways."""
+    book = Profile.named(**PRECISION)
+    baskets = sample(journey.load(), book.households, book.seed)
+    vectors = features.last_layer(recommend.texts(baskets)[0], book)
+    items = recommend.Items(baskets, vectors, recommend.FIRST, 64, book)
+    day, start = baskets.test_start, baskets.validation_start
+    collator = recommend.BasketCollator(baskets)
+    large, small = recommend.BasketTransformer, recommend.DecayedMeans
+    teacher = recommend.train(large, items, start, book)
+    student = recommend.train(small, items, start, book, teacher=teacher)
+    shelves = [
+        recommend.Shelf(recommend.load(folder, kind, items), collator, day)
+        for kind, folder in ((large, teacher), (small, student))
+    ]
+    sizes, rows = np.diff(recommend.history(baskets, day).indptr), []
+    for wanted in BOUGHT:
+        user = int(np.argmin(np.abs(sizes - wanted)))
+        told, taught = (explain.Household(shelf, user) for shelf in shelves)
+        without = ~np.eye(len(told.seen), dtype=bool)
+        ways = {
+            "student": lambda own=taught, kept=without: own.tastes(kept),
+            "student, anew": lambda own=taught, kept=without: own.read_anew(kept),
+            "teacher": lambda own=told, kept=without: own.read_anew(kept),
+        }
+        row: dict = {"items": len(told.seen)}
+        for name, way in ways.items():
+            way()
+            gc.collect()
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+            with bench.peak_memory() as memory:
+                row[name] = 1000 * min(shared.timed(way)[1] for _ in range(CLOCKED))
+        rows.append({**row, "mib": memory["peak_mib"] - memory["before_mib"]})
+    return rows
 
 
 # Trees --------------------------------------------------------------------------------------------
@@ -676,15 +727,22 @@ def of_quality(seeds: Sequence[Mapping], once: Mapping) -> dict:
 
 
 def of_planted(rows: Sequence[Mapping]) -> dict:
-    """How often the exchanged word is found, of all and of those that the model has noticed."""
-    found: dict = {"fell": spread([one["fell"] for one in rows])}
-    chance = [one["chance"] for one in rows]
-    found["chance"] = spread(chance)
-    for name in rows[0]:
-        if name in ("fell", "chance"):
-            continue
-        hits = [one[name] for one in rows]
-        found[name] = {**spread(hits), "minus": differ(hits, chance)}
+    """How often the exchanged word is found, of all pairs and of those where it is noticed."""
+    fell = np.array([one["fell"] for one in rows])
+    noticed = (fell > NOTICED).astype(float)
+    found: dict = {"fell": spread(fell), "noticed": spread(noticed), "rows": {}}
+    chance = {depth: [one["chance"][depth] for one in rows] for depth in ("first", "three")}
+    found["chance"] = {depth: spread(table) for depth, table in chance.items()}
+    for name, sides in rows[-1]["found"].items():
+        found["rows"][name] = {}
+        for side in sides:
+            hits = np.array([one["found"][name][side] for one in rows])
+            of_noticed = np.stack([hits * noticed, noticed], axis=2)
+            found["rows"][name][side] = {
+                **spread(hits),
+                "minus": differ(hits, chance[side.split(", ")[1]]),
+                "noticed": spread(of_noticed, lambda m: m[:, 0] / np.maximum(m[:, 1], 1e-9)),
+            }
     return found
 
 
@@ -832,9 +890,10 @@ def goals(data: Mapping) -> list[dict]:
         shared.above("Words, student: area of insertion, leave one out minus random", row["minus"])
     )
     for who in ("teacher", "distilled"):
-        row = words["planted"][who]["leave one out"]["minus"]
-        name = f"Words, {who}: planted word found by leave one out, minus chance"
-        found.append(shared.above(name, row))
+        for side in ("for", "against"):
+            row = words["planted"][who]["rows"]["leave one out"][f"{side}, three"]["minus"]
+            name = f"Words, {who}: planted reason {side} found by leave one out, minus chance"
+            found.append(shared.above(name, row))
     for kind, name in (("top", "first three reasons"), ("rank", "order of the reasons")):
         row = words["kept"]["leave one out"][kind]["distilled"]["minus"]
         found.append(
@@ -864,7 +923,10 @@ def merge(folder: Path, out: Path) -> None:
     seeds, common = shared.read(folder, ["profile"]), shared.sizes(folder, "once")
     data = {
         "words": of_words([one["search"] for one in seeds], common),
-        "baskets": of_baskets([one["baskets"] for one in seeds]),
+        "baskets": {
+            **of_baskets([one["baskets"] for one in seeds]),
+            "costs": common["purchase_costs"],
+        },
         "trees": of_trees([one["trees"] for one in seeds]),
         "students": {"steps": STEPS, "queries": QUERIES, "explained": EXPLAINED,
                      "planted": len(common["planted"]["fell"]),

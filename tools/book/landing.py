@@ -35,6 +35,7 @@ FIGURES = {
     "13_cross_platform": "fig-13-curve",
     "14_real_time": "fig-14-days",
     "15_multimodal": "fig-15-found",
+    "17_explanations": "fig-17-deletion",
 }
 """The figure of each chapter that stands on its card."""
 
@@ -238,6 +239,18 @@ def _multimodal(data: Records) -> tuple[str, bool]:
     )
 
 
+def _explanations(data: Records) -> tuple[str, bool]:
+    found = data["explanations"]["baskets"]
+    plausible = found["plausible"]["most similar text"]
+    true = min(row["true"] for row in found["true"].values())
+    return (
+        "A shop says: because you bought the most similar item. Without that item, "
+        f"{100 * plausible['still shown']['value']:.0f} of 100 would be shown all the same. A "
+        "sentence that is checked first is true each time.",
+        plausible["still shown"]["low"] > 0.5 and true == 1,
+    )
+
+
 def _rows(data: Records) -> list[dict]:
     return data["methods"]["summary"]
 
@@ -272,6 +285,7 @@ _RESULTS: dict[str, Callable[[Records], tuple[str, bool]]] = {
     "13_cross_platform": _platforms,
     "14_real_time": _real_time,
     "15_multimodal": _multimodal,
+    "17_explanations": _explanations,
 }
 
 
