@@ -5,10 +5,10 @@
     python benchmarks/measure_explanations.py --merge
 
 About eight minutes of one core once, then five a seed. `--once` measures the recorded teacher of
-the simulated shop, which no seed changes. A seed trains two students of it on the same pairs, in
-the same steps, from the same start, one with its soft targets and one without, and three
-recommenders of 400 real households. The queries and the households that are looked at are the same
-for all seeds.
+the simulated shop and its two recorded students, which no seed changes. A seed trains the student
+that has seen labels alone further, on the same pairs and in the same steps, once with the teacher's
+soft targets and once without, and three recommenders of 400 real households. The queries and the
+households that are looked at are the same for all seeds.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from sklearn.preprocessing import normalize
 
 import ecomkd
 import shared
-from ecomkd import bench, distill, explain, features, metrics, models, recommend, report
+from ecomkd import bench, distill, explain, features, keys, metrics, models, recommend, report
 from ecomkd.artifacts import stage, write_text
 from ecomkd.config import Profile
 from ecomkd.data import journey, shop
@@ -42,8 +42,10 @@ from ecomkd.relevance import judge, lexical, stages
 
 PRECISION = {"precision": "fp32"}
 QUERIES, EXPLAINED, PLANTED = 100, 50, 30
-STEPS = 150
-"""Of training, in batches of 32: each labelled pair is read about once."""
+LOOKED = 40
+"""Pairs of these on which students are looked at."""
+STEPS = 100
+"""Of further training, in batches of 32."""
 STEPS_OF_IG = 32
 NOTICED = 1.0
 """An exchange that lowers the log-odds by more is noticed by the model."""
@@ -51,7 +53,7 @@ COMPLETE = (4, 8, 16, 32, 64, 128)
 COMPLETE_PAIRS = 8
 SHUFFLED = 20
 """Pairs on which the teacher's reasons are held against those of a model with random weights."""
-HOUSEHOLDS = 50
+HOUSEHOLDS = 30
 RANKS = (0, 3, 6, 9)
 REMOVED = (1, 2, 4, 8, 16)
 FIXED = 5
@@ -83,8 +85,8 @@ METHODS: dict[str, Reasons] = {
     "Shapley, sampled": explain.shapley,
 }
 OF_STUDENTS = tuple(name for name in METHODS if name != "Shapley, sampled")
-KEPT = ("leave one out", "integrated gradients")
-"""The methods in which a student's reasons are held against its teacher's."""
+KEPT = ("leave one out",)
+"""The methods in which all students' reasons are held against their teacher's."""
 
 
 # Words --------------------------------------------------------------------------------------------
@@ -262,6 +264,13 @@ def once() -> dict:
         "planted": pointed(model, cases, list(METHODS)),
         "costs": costs(asked, model),
         "purchase_costs": purchase_costs(),
+        "students": {
+            name: {
+                "quality": asked.quality(folder),
+                "reasons": reasons_of(models.load(folder), pairs[:LOOKED], KEPT),
+            }
+            for name, folder in recorded_students(asked).items()
+        },
     }
 
 
@@ -322,19 +331,27 @@ def costs(asked: Asked, model: Any) -> list[dict]:
     return rows
 
 
+def recorded_students(asked: Asked) -> dict[str, Path]:
+    """The students of chapter 4."""
+    book = Profile.named()
+    rows = {"distilled": "kd_unlabelled", "alone": "none"}
+    return {
+        name: stages.student(asked.data, book, row, unlabelled=book.live_pairs)
+        for name, row in rows.items()
+    }
+
+
 def students(asked: Asked, seed: int) -> dict[str, Path]:
-    """Two students of the recorded teacher on the labelled pairs: `distilled`, and `alone`."""
+    """The recorded student of labels, trained further: `distilled`, or on labels `alone`."""
     profile = Profile.named(seed=seed)
     book = Profile.named()
     taught = stages.teacher_pairs(asked.data, book, asked.teacher, "train")
     held = asked.data["validation"].select(range(200))
-    warmed, names = stages.origin(asked.data, book), asked.data["train"].features["label"].names
+    start = recorded_students(asked)["alone"]
 
     def trained(name: str, pairs: Dataset, alpha: float) -> Path:
         def make(folder: Path) -> None:
-            learner = models.build_student(
-                models.build_teacher(warmed, names, seed), profile.student_layers, seed
-            )
+            learner = models.load(start)
             models.freeze(learner, 0)
             models.set_dropout(learner, profile.student_dropout)
             distill.fit(
@@ -351,7 +368,12 @@ def students(asked: Asked, seed: int) -> dict[str, Path]:
                 alpha=alpha,
             )
 
-        return stage("explained_student", [name, seed, STEPS, alpha], make, profile.artifacts)
+        return stage(
+            "explained_student",
+            [name, seed, STEPS, alpha, keys.identity(start)],
+            make,
+            profile.artifacts,
+        )
 
     return {
         "distilled": trained("distilled", taught, profile.alpha),
@@ -362,7 +384,7 @@ def students(asked: Asked, seed: int) -> dict[str, Path]:
 def searched(seed: int, first: Sequence[int]) -> dict:
     """Two students, their quality, and their reasons for what their teacher puts first."""
     asked = Asked()
-    pairs, cases = [asked.read(row) for row in first], planted(asked)
+    pairs = [asked.read(row) for row in first[:LOOKED]]
     found = {}
     for name, folder in students(asked, seed).items():
         model = models.load(folder)
@@ -370,8 +392,6 @@ def searched(seed: int, first: Sequence[int]) -> dict:
         if name == "distilled":
             own["reasons"] = reasons_of(model, pairs, OF_STUDENTS)
             own["curves"] = curves_of(model, pairs, own["reasons"])
-            quick = [name for name in OF_STUDENTS if name != "integrated gradients"]
-            own["planted"] = pointed(model, cases, quick)
         else:
             own["reasons"] = reasons_of(model, pairs, KEPT)
         found[name] = own
@@ -652,7 +672,8 @@ def of_curves(curves: Sequence[Mapping]) -> dict:
         }
         for name, row in noted(areas, "random").items():
             mean = np.mean([seed[name][kind] for seed in curves], axis=(0, 1))
-            found.setdefault(name, {})[kind] = {**row, "curve": mean.tolist()}
+            beyond = differ(areas[name], areas["words in common"])
+            found.setdefault(name, {})[kind] = {**row, "beyond": beyond, "curve": mean.tolist()}
     return found
 
 
@@ -675,17 +696,22 @@ MEASURES = {
 def of_kept(seeds: Sequence[Mapping], once: Mapping) -> dict:
     """How far students' reasons agree with their teacher's, and with other students'."""
     found: dict = {}
-    for method in KEPT:
-        told = [once["reasons"][method]] * len(seeds)
-        own = {name: [seed[name]["reasons"][method] for seed in seeds]
-               for name in ("distilled", "alone")}  # fmt: skip
+    for method in (*KEPT, "integrated gradients"):
+        told = [once["reasons"][method][:LOOKED]] * len(seeds)
+        names = ("distilled", "alone") if method in KEPT else ("distilled",)
+        own = {name: [seed[name]["reasons"][method] for seed in seeds] for name in names}
         for kind, measure in MEASURES.items():
             rows = {name: compared(measure, own[name], told) for name in own}
-            rows["random"] = compared(measure, [once["reasons"]["random"]] * len(seeds), told)
-            rows["words in common"] = compared(
-                measure, [once["reasons"]["words in common"]] * len(seeds), told
-            )
-            row = noted(rows, "alone")
+            for name in ("random", "words in common"):
+                same = [once["reasons"][name][:LOOKED]] * len(seeds)
+                rows[name] = compared(measure, same, told)
+            row = noted(rows, "alone" if method in KEPT else "random")
+            if method in KEPT:
+                of_book = {
+                    f"recorded, {name}": compared(measure, [student["reasons"][method]], told[:1])
+                    for name, student in once["students"].items()
+                }
+                row |= noted(of_book, "recorded, alone")
             for name in own:
                 pairs = list(combinations(own[name], 2))
                 # Ten pairs of five seeds are not independent: each seed's mean over the others.
@@ -705,8 +731,9 @@ def of_quality(seeds: Sequence[Mapping], once: Mapping) -> dict:
     told = once["quality"]
     found: dict = {"teacher": spread([told["ndcg"]]), "random": spread([told["random"]])}
     queries = len(told["ndcg"])
-    for name in ("distilled", "alone"):
-        own = [seed[name]["quality"] for seed in seeds]
+    models_of = {name: [seed[name]["quality"] for seed in seeds] for name in ("distilled", "alone")}
+    models_of |= {f"recorded, {name}": [one["quality"]] for name, one in once["students"].items()}
+    for name, own in models_of.items():
         table = np.array(
             [np.column_stack([one["ndcg"], told["ndcg"], told["random"]]) for one in own]
         )
@@ -721,8 +748,9 @@ def of_quality(seeds: Sequence[Mapping], once: Mapping) -> dict:
             "share": spread(table, lambda m: (m[:, 0] - m[:, 2]) / (m[:, 1] - m[:, 2])),
             "order": spread(orders),
         }
-    both = [[seed[name]["quality"]["ndcg"] for seed in seeds] for name in ("distilled", "alone")]
-    found["distilled"]["minus"] = differ(*both)
+    for start in ("", "recorded, "):
+        both = [[one["ndcg"] for one in models_of[start + name]] for name in ("distilled", "alone")]
+        found[f"{start}distilled"]["minus"] = differ(*both)
     return found
 
 
@@ -746,19 +774,23 @@ def of_planted(rows: Sequence[Mapping]) -> dict:
     return found
 
 
+def first_pairs(curves: Mapping) -> dict:
+    """The curves of the pairs on which students are looked at."""
+    return {
+        name: {kind: rows[:LOOKED] for kind, rows in own.items()} for name, own in curves.items()
+    }
+
+
 def of_words(seeds: Sequence[Mapping], once: Mapping) -> dict:
     return {
         "curves": {
-            "teacher": of_curves([once["curves"]]),
+            "teacher": of_curves([first_pairs(once["curves"])]),
             "distilled": of_curves([seed["distilled"]["curves"] for seed in seeds]),
         },
         "shares": explain.SHARES.tolist(),
         "kept": of_kept(seeds, once),
         "quality": of_quality(seeds, once),
-        "planted": {
-            "teacher": of_planted([once["planted"]]),
-            "distilled": of_planted([seed["distilled"]["planted"] for seed in seeds]),
-        },
+        "planted": of_planted([once["planted"]]),
         "sane": {name: spread([values]) for name, values in once["sane"].items()},
         "nothing": {name: spread([values]) for name, values in once["nothing"].items()},
         "errors": once["errors"],
@@ -768,7 +800,7 @@ def of_words(seeds: Sequence[Mapping], once: Mapping) -> dict:
 
 
 def of_baskets(seeds: Sequence[Mapping]) -> dict:
-    users = [seed["users"] for seed in seeds]
+    users = [seed["users"][:HOUSEHOLDS] for seed in seeds]
 
     def table(read: Callable[[Mapping], float]) -> list[list[float]]:
         return [[read(user) for user in own] for own in users]
@@ -889,11 +921,10 @@ def goals(data: Mapping) -> list[dict]:
     found.append(
         shared.above("Words, student: area of insertion, leave one out minus random", row["minus"])
     )
-    for who in ("teacher", "distilled"):
-        for side in ("for", "against"):
-            row = words["planted"][who]["rows"]["leave one out"][f"{side}, three"]["minus"]
-            name = f"Words, {who}: planted reason {side} found by leave one out, minus chance"
-            found.append(shared.above(name, row))
+    for side in ("for", "against"):
+        row = words["planted"]["rows"]["leave one out"][f"{side}, three"]["minus"]
+        name = f"Words, teacher: planted reason {side} found by leave one out, minus chance"
+        found.append(shared.above(name, row))
     for kind, name in (("top", "first three reasons"), ("rank", "order of the reasons")):
         row = words["kept"]["leave one out"][kind]["distilled"]["minus"]
         found.append(
@@ -928,9 +959,9 @@ def merge(folder: Path, out: Path) -> None:
             "costs": common["purchase_costs"],
         },
         "trees": of_trees([one["trees"] for one in seeds]),
-        "students": {"steps": STEPS, "queries": QUERIES, "explained": EXPLAINED,
+        "students": {"steps": STEPS, "queries": QUERIES, "explained": EXPLAINED, "looked": LOOKED,
                      "planted": len(common["planted"]["fell"]),
-                     "households": len(seeds[0]["baskets"]["users"])},
+                     "households": HOUSEHOLDS},
     }  # fmt: skip
     numbers = [one["seed"] for one in seeds]
     report.write_recorded(

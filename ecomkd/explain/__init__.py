@@ -14,7 +14,7 @@ __getattr__, __dir__ = lazy.names(
             "attention gradient_input in_common integrated_gradients leave_one_out Pair read "
             "rollout scores shapley"
         ),
-        ".curves": "area deletion insertion overlap rank_correlation steps_of",
+        ".curves": "SHARES area deletion insertion overlap rank_correlation steps_of",
         ".purchases": (
             "attention_to_purchases Counterfactual counterfactual Household sentence still_shown"
         ),
