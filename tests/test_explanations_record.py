@@ -20,8 +20,9 @@ def no_difference(row):
     return row["low"] <= 0 <= row["high"]
 
 
-def test_five_seeds():
-    assert RECORD["seeds"] == [1, 2, 3, 4, 5]
+def test_seeds_are_the_first_ones():
+    assert len(RECORD["seeds"]) >= 3
+    assert RECORD["seeds"] == list(range(1, len(RECORD["seeds"]) + 1))
 
 
 def test_nothing_is_not_nothing():
@@ -99,27 +100,31 @@ def test_ranks_come_before_reasons():
     further = quality["distilled"]["share"]["value"]
     assert further > quality["recorded, alone"]["share"]["value"] + 0.05
     assert quality["distilled"]["minus"]["difference"] > 0
-    assert no_difference(kept["distilled"]["minus"])
+    assert kept["distilled"]["minus"]["high"] < 0.03
     assert kept["distilled, other seeds"]["low"] > kept["distilled"]["high"]
     by_gradients = WORDS["kept"]["integrated gradients"]["top"]
     assert by_gradients["distilled"]["value"] > kept["distilled"]["value"]
     assert by_gradients["distilled"]["low"] < by_gradients["words in common"]["high"]
 
 
-def test_distillation_brings_a_few_of_the_reasons_of_purchases():
+def test_students_of_purchases_share_reasons_with_each_other():
     top, rank = BASKETS["kept"]["top"], BASKETS["kept"]["rank"]
-    assert BASKETS["quality"]["distilled"]["recall"]["share"]["value"] > 0.95
-    assert top["distilled"]["minus"]["low"] > 0 < rank["distilled"]["minus"]["low"]
+    for name in ("distilled", "alone"):
+        assert BASKETS["quality"][name]["recall"]["share"]["low"] > 0.95
+    assert no_difference(top["distilled"]["minus"]) and no_difference(rank["distilled"]["minus"])
     assert 0.1 < top["distilled"]["value"] < 0.25 and BASKETS["chance"]["top"] < 0.03
     assert top["distilled and alone"]["low"] > 2 * top["distilled"]["high"]
-    assert top["attention"]["low"] > top["distilled"]["high"]
+    assert BASKETS["stable"]["distilled"]["low"] > top["distilled"]["high"]
+    assert top["attention"]["minus"]["low"] > 0
+    assert top["attention"]["low"] > top["distilled"]["value"]
     assert rank["attention"]["high"] < 0.1 < rank["distilled"]["low"]
 
 
 def test_plausible_is_not_true():
     plausible = BASKETS["plausible"]
     similar, chance = plausible["most similar text"], plausible["random"]
-    assert similar["speaks against"]["low"] > 0.35 and similar["speaks against"]["high"] < 0.52
+    assert similar["speaks against"]["low"] > 0.25
+    assert similar["speaks against"]["value"] < chance["speaks against"]["value"]
     assert 0.45 < chance["speaks against"]["value"] < 0.55
     assert plausible["bought most often"]["speaks against"]["low"] > 0.5
     for name in ("most similar text", "bought most often", "bought last", "random"):
