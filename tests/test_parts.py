@@ -20,6 +20,7 @@ PARTS = (
     "transfer",
     "multimodal",
     "privacy",
+    "explain",
 )
 
 

@@ -37,6 +37,7 @@ SOURCES = (
     Source("real_time", "A student that learns while the shop is open", "notebooks/14_real_time"),
     Source("multimodal", "Text and picture", "notebooks/15_multimodal"),
     Source("privacy", "What recommenders give away", "notebooks/16_privacy"),
+    Source("explanations", "Why this product", "notebooks/17_explanations"),
     Source("recorded_models", "Recorded models, beside other seeds", "book/running"),
     Source("shop_scale", "The simulated shop, up to a million products", "book/data_shop"),
     Source("run_times", "Run times", "book/run_times"),

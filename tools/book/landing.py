@@ -36,6 +36,7 @@ FIGURES = {
     "14_real_time": "fig-14-days",
     "15_multimodal": "fig-15-found",
     "16_privacy": "fig-16-leak",
+    "17_explanations": "fig-17-deletion",
 }
 """The figure of each chapter that stands on its card."""
 
@@ -251,6 +252,18 @@ def _privacy(data: Records) -> tuple[str, bool]:
     )
 
 
+def _explanations(data: Records) -> tuple[str, bool]:
+    found = data["explanations"]["baskets"]
+    plausible = found["plausible"]["most similar text"]
+    true = min(row["true"] for row in found["true"].values())
+    return (
+        "A shop says: because you bought the most similar item. Without that item, "
+        f"{100 * plausible['still shown']['value']:.0f} of 100 would be shown all the same. A "
+        "sentence that is checked first is true each time.",
+        plausible["still shown"]["low"] > 0.5 and true == 1,
+    )
+
+
 def _rows(data: Records) -> list[dict]:
     return data["methods"]["summary"]
 
@@ -286,6 +299,7 @@ _RESULTS: dict[str, Callable[[Records], tuple[str, bool]]] = {
     "14_real_time": _real_time,
     "15_multimodal": _multimodal,
     "16_privacy": _privacy,
+    "17_explanations": _explanations,
 }
 
 
