@@ -60,7 +60,7 @@ def test_environment_yml_installs_the_package_with_the_book_and_its_tests():
 
 def test_the_book_has_what_every_part_needs():
     parts = set(project()["optional-dependencies"]) - {"book", "test"}
-    trained = {"describe", "lora", "multimodal", "recommend", "run"}
+    trained = {"describe", "federated", "lora", "multimodal", "recommend", "run"}
     assert trained | {"openvino", "plots", "search", "serve"} == parts
     assert names(*parts) <= names("book")
 
@@ -153,6 +153,7 @@ of_run += [f"relevance.{name}" for name in ("adapt", "judge", "run", "stages")]
 of_run += ["transfer.baskets", "transfer.relevance", "words"]
 of_parts = {"recommend": ("networks", "training"), "describe": ("generation", "writers")}
 of_parts["multimodal"] = ("align", "drawn", "modes", "pictures")
+of_parts["federated"] = ("adapt", "averaging", "sharing", "stores")
 named = [(f"{part}.{name}", part) for part, own in of_parts.items() for name in own]
 for name, extra in [("plots", "plots"), *((name, "run") for name in of_run), *named]:
     try:
@@ -179,7 +180,7 @@ _MODULES = {
 
 def test_the_package_alone_makes_checks_loads_and_judges(tmp_path):
     """With none of what the extras bring; what needs one says which."""
-    extras = names("describe", "multimodal", "plots", "recommend", "search", "serve") - names()
+    extras = names("describe", "federated", "multimodal", "plots", "recommend", "search", "serve") - names()
     extras -= {"threadpoolctl"}  # scikit-learn brings it too
     hidden = ",".join(sorted(_MODULES.get(name, name) for name in extras))
     assert {"torch", "faiss", "matplotlib", "fastapi"} <= set(hidden.split(","))
@@ -228,6 +229,7 @@ PARTS = {
     "people": {"relevance"},
     "describe": {"relevance"},
     "transfer": {"relevance", "recommend"},
+    "federated": {"relevance", "recommend"},
 }
 """Each part of the book, and the parts that it may import beside the core."""
 

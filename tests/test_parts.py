@@ -19,6 +19,7 @@ PARTS = (
     "describe",
     "transfer",
     "multimodal",
+    "federated",
 )
 
 

@@ -17,7 +17,7 @@ from ecomkd.recommend import history, targets
 
 SCALE = 182.0
 """The days in which a decayed count falls to 1/e."""
-TRAINED = 6
+TRAINED = 4
 """Moments that a store learns from, `HORIZON` days apart; the last ends where validation begins."""
 
 

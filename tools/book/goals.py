@@ -36,6 +36,7 @@ SOURCES = (
     Source("cross_platform", "From one shop to another", "notebooks/13_cross_platform"),
     Source("real_time", "A student that learns while the shop is open", "notebooks/14_real_time"),
     Source("multimodal", "Text and picture", "notebooks/15_multimodal"),
+    Source("federated", "Shops that keep their data", "notebooks/18_federated_adaptive"),
     Source("recorded_models", "Recorded models, beside other seeds", "book/running"),
     Source("shop_scale", "The simulated shop, up to a million products", "book/data_shop"),
     Source("run_times", "Run times", "book/run_times"),

