@@ -245,13 +245,15 @@ def test_a_message_is_as_long_as_said_and_keeps_the_best():
 def test_a_student_learns_the_mean_of_its_teachers(model):
     past = sp.csr_matrix(np.eye(1, KINDS, dtype=np.float32).repeat(8, axis=0))
     moment = silos.Moment(28, np.arange(8), past, past, np.ones(KINDS))
+    habit = model.habit.detach().clone()
     teachers = np.zeros((2, 8, KINDS))
     teachers[0, :, 2], teachers[1, :, 4] = 9, 9
     sent = [sharing.message(one, 3) for one in teachers]
     lesson = sharing.ensemble(sent, [3, 1], top=3, kinds=KINDS)
     sharing.learn(model, [moment], [lesson], epochs=200, rate=0.05)
-    order = np.argsort(-stores.scores_of(model, moment), axis=1)[:, :2]
+    order = np.argsort(-stores.scores_of(model, moment)[:, 1:], axis=1)[:, :2] + 1
     assert (order == [2, 4]).all()
+    assert torch.equal(model.habit[:3], habit[:3])
 
 
 def test_what_sharing_refuses(model, found):

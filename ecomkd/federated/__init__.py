@@ -14,7 +14,7 @@ __getattr__, __dir__ = lazy.names(
         ".silos": "Moment Silo cut kinds pooled",
         ".stores": "StoreModel batches loss_of quality scores_of train",
         ".averaging": "clipped mean median rounds size_of trimmed",
-        ".sharing": "ensemble learn message received",
+        ".sharing": "ensemble learn message news received",
         ".sums": "decoded encoded masked",
         ".adapt": "Adapter PARTS alarms gate mixed move unfrozen",
     },

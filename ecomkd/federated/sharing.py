@@ -1,8 +1,8 @@
 """Distillation between stores: scores of shared households travel, and no weights.
 
-Each store scores the same unlabelled histories and sends its best; the server averages, and a
-student learns from the mean (FedMD, Li and Wang 2019; FedDF, Lin et al. 2020). Sizes: N shared
-histories, I kinds, K of them sent. Chapter 18.
+Each store scores the same unlabelled histories and sends its best of what is new to each; the
+server averages, and a student learns from the mean (FedMD, Li and Wang 2019; FedDF, Lin et al.
+2020). Sizes: N shared histories, I kinds, K of them sent. Chapter 18.
 """
 
 from __future__ import annotations
@@ -18,6 +18,23 @@ with needed("ecomkd.federated.sharing", "federated"):
 
 from ecomkd.federated.silos import Moment
 from ecomkd.federated.stores import StoreModel, loss_of, sold_of
+
+_NEVER = -1e4  # the score of what a household has had already: no probability is left
+
+
+def news(scores: np.ndarray, moment: Moment) -> np.ndarray:
+    """Scores (N, I) that leave a probability to what is new to each household alone.
+
+    What a household buys again its own store knows best; the others are asked for the rest.
+
+    Example:
+        >>> import scipy.sparse as sp
+        >>> past = sp.csr_matrix(np.array([[1.0, 0.0]], np.float32))
+        >>> moment = Moment(28, np.array([0]), past, past, np.zeros(2))
+        >>> news(np.array([[5.0, 1.0]]), moment).tolist()
+        [[-10000.0, 1.0]]
+    """
+    return np.where(moment.past.toarray() > 0, _NEVER, scores)
 
 
 def message(scores: np.ndarray, top: int) -> bytes:
@@ -108,6 +125,8 @@ def learn(
 ) -> StoreModel:
     """Train a student in place on the shared histories with the stores' mean, and give it back.
 
+    It learns what is new to a household, as the lessons tell; what habit it has it keeps.
+
     Args:
         moments: the shared histories; what they bought afterwards is not looked at.
         taught: for each moment the `ensemble`'s probabilities (N, I), none of a row's all 0.
@@ -134,7 +153,8 @@ def learn(
         for place in rng.permutation(len(parts)):
             moment, lesson, rows = parts[place]
             past = torch.from_numpy(moment.past[rows].toarray())
-            loss = loss_of(model(past, sold_of(moment)), torch.from_numpy(lesson[rows]))
+            scores = model(past, sold_of(moment)).masked_fill(past > 0, _NEVER)
+            loss = loss_of(scores, torch.from_numpy(lesson[rows]))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
