@@ -60,7 +60,8 @@ def test_environment_yml_installs_the_package_with_the_book_and_its_tests():
 
 def test_the_book_has_what_every_part_needs():
     parts = set(project()["optional-dependencies"]) - {"book", "test"}
-    trained = {"describe", "explain", "lora", "multimodal", "privacy", "recommend", "run"}
+    trained = {"describe", "lora", "recommend", "run"}
+    trained |= {"explain", "federated", "multimodal", "privacy"}
     assert trained | {"openvino", "plots", "search", "serve"} == parts
     assert names(*parts) <= names("book")
 
@@ -155,6 +156,7 @@ of_parts = {"recommend": ("networks", "training"), "describe": ("generation", "w
 of_parts["multimodal"] = ("align", "drawn", "modes", "pictures")
 of_parts["privacy"] = ("private", "tastes")
 of_parts["explain"] = ("purchases", "words")
+of_parts["federated"] = ("adapt", "averaging", "sharing", "stores")
 named = [(f"{part}.{name}", part) for part, own in of_parts.items() for name in own]
 for name, extra in [("plots", "plots"), *((name, "run") for name in of_run), *named]:
     try:
@@ -181,8 +183,8 @@ _MODULES = {
 
 def test_the_package_alone_makes_checks_loads_and_judges(tmp_path):
     """With none of what the extras bring; what needs one says which."""
-    drawn = ("describe", "explain", "multimodal", "plots", "privacy", "recommend")
-    extras = names(*drawn, "search", "serve") - names()
+    drawn = ("describe", "explain", "federated", "multimodal", "plots", "privacy")
+    extras = names(*drawn, "recommend", "search", "serve") - names()
     extras -= {"threadpoolctl"}  # scikit-learn brings it too
     hidden = ",".join(sorted(_MODULES.get(name, name) for name in extras))
     assert {"torch", "faiss", "matplotlib", "fastapi"} <= set(hidden.split(","))
@@ -232,6 +234,7 @@ PARTS = {
     "describe": {"relevance"},
     "transfer": {"relevance", "recommend"},
     "explain": {"relevance", "recommend"},
+    "federated": {"relevance", "recommend"},
 }
 """Each part of the book, and the parts that it may import beside the core."""
 

@@ -21,6 +21,7 @@ PARTS = (
     "multimodal",
     "privacy",
     "explain",
+    "federated",
 )
 
 

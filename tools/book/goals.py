@@ -38,6 +38,7 @@ SOURCES = (
     Source("multimodal", "Text and picture", "notebooks/15_multimodal"),
     Source("privacy", "What recommenders give away", "notebooks/16_privacy"),
     Source("explanations", "Why this product", "notebooks/17_explanations"),
+    Source("federated", "Shops that keep their data", "notebooks/18_federated_adaptive"),
     Source("recorded_models", "Recorded models, beside other seeds", "book/running"),
     Source("shop_scale", "The simulated shop, up to a million products", "book/data_shop"),
     Source("run_times", "Run times", "book/run_times"),

