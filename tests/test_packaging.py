@@ -180,7 +180,10 @@ _MODULES = {
 
 def test_the_package_alone_makes_checks_loads_and_judges(tmp_path):
     """With none of what the extras bring; what needs one says which."""
-    extras = names("describe", "federated", "multimodal", "plots", "recommend", "search", "serve") - names()
+    extras = (
+        names("describe", "federated", "multimodal", "plots", "recommend", "search", "serve")
+        - names()
+    )
     extras -= {"threadpoolctl"}  # scikit-learn brings it too
     hidden = ",".join(sorted(_MODULES.get(name, name) for name in extras))
     assert {"torch", "faiss", "matplotlib", "fastapi"} <= set(hidden.split(","))
