@@ -61,10 +61,20 @@ def test_the_mean_alone_falls_to_nonsense():
     assert rows["mean, 50% drop out"] > honest - 0.01
 
 
-def test_text_opens_a_shop_and_counts_run_it():
-    rows = {row: one["mean"] for row, one in TOLD["join"]["rows"].items()}
-    assert rows["random"] < rows["nearest text"] < rows["text, ridge"]
-    assert rows["text, ridge"] < rows["what sells elsewhere"]
+def test_text_does_not_say_what_sells_and_counts_do():
+    minus = TOLD["join"]["minus"]
+    assert minus["random"]["low"] <= 0 <= minus["random"]["high"]
+    assert minus["what sells elsewhere"]["high"] < 0
+
+
+def test_the_gate_holds_its_bound_and_has_a_price():
+    assert set(TOLD["adaptive"]["chosen"]) == {"kinds move in"}
+    for one in TOLD["adaptive"]["by_store"]:
+        assert one["gate"]["both"]["difference"] >= -TOLD["adaptive"]["bound"]
+    gained = of("gate", "target alone", on="all", part="adaptive")["difference"]
+    assert (
+        gained < 0.5 * of("kinds move in", "target alone", on="all", part="adaptive")["difference"]
+    )
 
 
 def test_other_silos_show_no_gain():
