@@ -233,6 +233,8 @@ PARTS = {
     "people": {"relevance"},
     "describe": {"relevance"},
     "transfer": {"relevance", "recommend"},
+    "multimodal": {"relevance"},
+    "privacy": {"relevance"},
     "explain": {"relevance", "recommend"},
     "federated": {"relevance", "recommend"},
 }
