@@ -33,7 +33,7 @@ from sklearn.preprocessing import normalize
 import ecomkd
 import shared
 from ecomkd import bench, distill, explain, features, keys, metrics, models, recommend, report
-from ecomkd.artifacts import stage, write_text
+from ecomkd.artifacts import stage
 from ecomkd.config import Profile
 from ecomkd.data import journey, shop
 from ecomkd.data.baskets import Baskets, sample
@@ -978,22 +978,8 @@ def merge(folder: Path, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Why this product, and whose reasons?")
-    parser.add_argument("--once", action="store_true", help="what no seed changes")
-    parser.add_argument("--seeds", type=int, nargs="*", default=[], help="to measure, in turn")
-    parser.add_argument("--folder", type=Path, help="of the single seeds' files")
-    parser.add_argument("--merge", action="store_true", help="write the recorded result")
-    out = shared.RECORDED / "explanations.json"
-    parser.add_argument("--out", type=Path, default=out, help="where --merge writes")
-    arguments = parser.parse_args()
-    if not (arguments.once or arguments.seeds or arguments.merge):
-        parser.error("give --once, --seeds, --merge, or several of them")
-    folder = arguments.folder or Profile.named().artifacts / "explanations"
-    if arguments.once:
-        write_text(folder / "once.json", json.dumps(once()))
-    for seed in arguments.seeds:
-        shared.write(folder, seed, measure(seed, folder))
-    if arguments.merge:
-        merge(folder, arguments.out)
+    arguments = shared.arguments_of(parser, "explanations", scaled=False, once=True)
+    shared.run(arguments, functools.partial(measure, folder=arguments.folder), merge, once=once)
 
 
 if __name__ == "__main__":

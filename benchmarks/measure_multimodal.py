@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import functools
 import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +28,7 @@ from sklearn.decomposition import PCA
 
 import shared
 from ecomkd import bench, features, metrics, report, runtime
-from ecomkd.artifacts import file_digest, stage, write_text
+from ecomkd.artifacts import file_digest, stage
 from ecomkd.config import Profile
 from ecomkd.models import checkpoint
 from ecomkd.multimodal import align, modes, pictures
@@ -978,22 +977,8 @@ def merge(folder: Path, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What pictures add to texts.")
-    parser.add_argument("--once", action="store_true", help="what no seed changes")
-    parser.add_argument("--seeds", type=int, nargs="*", default=[], help="to measure, in turn")
-    parser.add_argument("--folder", type=Path, help="of the single seeds' files")
-    parser.add_argument("--merge", action="store_true", help="write the recorded result")
-    out = shared.RECORDED / "multimodal.json"
-    parser.add_argument("--out", type=Path, default=out, help="where --merge writes")
-    arguments = parser.parse_args()
-    if not (arguments.once or arguments.seeds or arguments.merge):
-        parser.error("give --once, --seeds, --merge, or several of them")
-    folder = arguments.folder or Profile.named().artifacts / "multimodal"
-    if arguments.once:
-        write_text(folder / "once.json", json.dumps(once()))
-    for seed in arguments.seeds:
-        shared.write(folder, seed, measure(seed))
-    if arguments.merge:
-        merge(folder, arguments.out)
+    arguments = shared.arguments_of(parser, "multimodal", scaled=False, once=True)
+    shared.run(arguments, measure, merge, once=once)
 
 
 if __name__ == "__main__":

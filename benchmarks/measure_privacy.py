@@ -233,6 +233,7 @@ def trained(
     return best(world, made())
 
 
+@lru_cache
 def budget(epsilon: float, steps: int) -> tuple[float, float]:
     """The noise of the counts of types, and of each step, that together take ε."""
     first = 2 * private.noise_for(epsilon)

@@ -71,15 +71,21 @@ def read(folder: Path, same: Sequence[str]) -> list[dict]:
 
 
 def arguments_of(
-    parser: argparse.ArgumentParser, name: str, kinds: Sequence[str] = (), scaled: bool = True
+    parser: argparse.ArgumentParser,
+    name: str,
+    kinds: Sequence[str] = (),
+    scaled: bool = True,
+    once: bool = False,
 ) -> argparse.Namespace:
     """What the command line says, the parser's own arguments and those of each script that measures
-    seeds, and sizes if `scaled`, and merges them. By default `folder` is that of `name` among the
-    artefacts, and `out` the recorded result of this name; of several `kinds` of measurement, `kind`
-    says which.
+    seeds, sizes if `scaled`, and `once` what no seed changes, and merges them. By default `folder`
+    is that of `name` among the artefacts, and `out` the recorded result of this name; of several
+    `kinds` of measurement, `kind` says which.
 
     Exits with one sentence where there is nothing to do, or no kind to do.
     """
+    if once:
+        parser.add_argument("--once", action="store_true", help="what no seed changes")
     if kinds:
         parser.add_argument("kind", nargs="?", choices=kinds, help="what --seeds measures")
     parser.add_argument("--seeds", type=int, nargs="*", default=[], help="to measure, in turn")
@@ -89,11 +95,11 @@ def arguments_of(
     parser.add_argument("--merge", action="store_true", help="write the recorded result")
     out = RECORDED / f"{name}.json"
     parser.add_argument("--out", type=Path, default=out, help="where --merge writes")
-    parser.set_defaults(scale=False)
+    parser.set_defaults(scale=False, once=False)
     arguments = parser.parse_args()
-    if not (arguments.seeds or arguments.scale or arguments.merge):
-        parts = "--seeds, --scale, --merge" if scaled else "--seeds, --merge"
-        parser.error(f"give {parts}, or several of them")
+    if not (arguments.once or arguments.seeds or arguments.scale or arguments.merge):
+        parts = ["--once"] * once + ["--seeds"] + ["--scale"] * scaled + ["--merge"]
+        parser.error(f"give {', '.join(parts)}, or several of them")
     if kinds and arguments.seeds and not arguments.kind:
         parser.error(f"give {' or '.join(kinds)} with --seeds")
     arguments.folder = arguments.folder or Profile.named().artifacts / name
@@ -106,9 +112,12 @@ def run(
     merge: Callable[[Path, Path], None],
     scale: Callable[[], list[dict]] | None = None,
     part: str = "",
+    once: Callable[[], dict] | None = None,
 ) -> None:
-    """Do what the `arguments_of` a script ask for: measure each seed into its own file, below
-    `part` of the folder, then the sizes, then merge all files."""
+    """Do what the `arguments_of` a script ask for: measure what no seed changes, each seed into its
+    own file, below `part` of the folder, then the sizes, then merge all files."""
+    if arguments.once:
+        write_text(arguments.folder / "once.json", json.dumps(once()))
     for seed in arguments.seeds:
         write(arguments.folder / part, seed, measure(seed))
     if arguments.scale:

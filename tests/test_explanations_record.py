@@ -1,8 +1,5 @@
 """What chapter 17 says in words, and the script that measures it."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -150,14 +147,6 @@ def test_noise_is_split_upon_and_worth_little():
 def test_the_sum_is_quicker_by_tens():
     for row in BASKETS["costs"]:
         assert row["student"] < row["student, anew"] / 10 < row["teacher"] / 10
-
-
-def test_what_was_not_measured_is_not_merged(tmp_path):
-    with pytest.raises(SystemExit, match=r"no file of a seed; run this script with --seeds"):
-        script.merge(tmp_path, tmp_path / "out.json")
-    Path(tmp_path / "seed1.json").write_text(json.dumps({"profile": {}}), "utf-8")
-    with pytest.raises(SystemExit, match=r"once.json: not found; run this script with --once"):
-        script.merge(tmp_path, tmp_path / "out.json")
 
 
 def test_reasons_of_seeds_are_compared_seed_by_seed():

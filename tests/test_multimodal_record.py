@@ -1,10 +1,6 @@
 """What chapter 15 says in words, and the script that measures it."""
 
-import json
-from pathlib import Path
-
 import numpy as np
-import pytest
 
 import measure_multimodal as script
 from ecomkd import report
@@ -146,14 +142,6 @@ def test_goals_are_the_comparisons():
     assert (own["value"], own["low"], own["met"]) == (
         found["difference"], found["low"], found["low"] > 0
     )  # fmt: skip
-
-
-def test_what_was_not_measured_is_not_merged(tmp_path):
-    with pytest.raises(SystemExit, match=r"no file of a seed; run this script with --seeds"):
-        script.merge(tmp_path, tmp_path / "out.json")
-    Path(tmp_path / "seed1.json").write_text(json.dumps({"profile": {}}), "utf-8")
-    with pytest.raises(SystemExit, match=r"once.json: not found; run this script with --once"):
-        script.merge(tmp_path, tmp_path / "out.json")
 
 
 def test_precision_at_ten_counts_what_there_is_to_find():

@@ -18,7 +18,7 @@ with needed("ecomkd.federated.adapt", "federated"):
     from torch import nn
 
 from ecomkd.federated.silos import Moment
-from ecomkd.federated.stores import _LITTLE, StoreModel, train
+from ecomkd.federated.stores import StoreModel, by_habit, train
 
 PARTS = {
     "habit": ("habit",),
@@ -89,9 +89,7 @@ class Adapter(nn.Module):
         share = past / past.sum(dim=1, keepdim=True)
         read, offer = model.read(model.vectors), model.offer(model.vectors)
         taste = share @ read @ self.between @ offer.T
-        had, count, sells, new = self.habit
-        habit = had + count * torch.log(past + _LITTLE) + sells * sold
-        return torch.where(past > 0, habit, new * sold + self.much * model.first + taste)
+        return by_habit(past, sold, self.habit, self.much * model.first + taste)
 
 
 def mixed(own: np.ndarray, other: np.ndarray, weight: float) -> np.ndarray:

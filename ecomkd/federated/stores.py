@@ -64,9 +64,19 @@ class StoreModel(nn.Module):
         """Scores (B, I), from decayed counts (B, I) and log counts of what sells (I,)."""
         share = past / past.sum(dim=1, keepdim=True)
         taste = share @ self.read(self.vectors) @ self.offer(self.vectors).T
-        had, count, sells, new = self.habit
-        habit = had + count * torch.log(past + _LITTLE) + sells * sold
-        return torch.where(past > 0, habit, new * sold + self.first + taste)
+        return by_habit(past, sold, self.habit, self.first + taste)
+
+
+def by_habit(
+    past: torch.Tensor, sold: torch.Tensor, weights: torch.Tensor, liking: torch.Tensor
+) -> torch.Tensor:
+    """Scores (B, I): of old kinds by habit, of new ones by what sells and the `liking` (B, I).
+
+    `weights` (4,) are those of `HABIT`.
+    """
+    had, count, sells, new = weights
+    habit = had + count * torch.log(past + _LITTLE) + sells * sold
+    return torch.where(past > 0, habit, new * sold + liking)
 
 
 def loss_of(scores: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.sparse as sp
+from sklearn.metrics import roc_auc_score
 
 CHANCE = 0.01
 """The rate of false alarms at which an attack is judged."""
@@ -109,11 +110,7 @@ def auc(scores: np.ndarray, members: np.ndarray) -> float:
     0.5 is what guessing gets. Raises ValueError where all or none are members.
     """
     members = _checked("auc", scores, members)
-    _, place, many = np.unique(scores.ravel(), return_inverse=True, return_counts=True)
-    rank = np.cumsum(many) - (many - 1) / 2
-    inside = int(members.sum())
-    above = rank[place.ravel()][members].sum() - inside * (inside + 1) / 2
-    return float(above / (inside * (members.size - inside)))
+    return float(roc_auc_score(members, np.ravel(scores)))
 
 
 def caught(scores: np.ndarray, members: np.ndarray, alarms: float = CHANCE) -> float:
