@@ -51,8 +51,16 @@ ATTACKED = (8.0, 1.0)
 """Of these, those whose students are attacked."""
 STEPS = {
     "teacher": ((200, 1e-3), (400, 1e-3), (800, 1e-3)),
-    "student": ((50, 0.03), (100, 0.03), (200, 0.03), (200, 0.1), (400, 0.03)),
-    "private": ((50, 0.03), (100, 0.03), (200, 0.03), (200, 0.1), (400, 0.03), (400, 0.1)),
+    "student": ((50, 0.03), (100, 0.03), (200, 0.03), (200, 0.1), (400, 0.03), (800, 0.03)),
+    "private": (
+        (12, 0.03),
+        (25, 0.03),
+        (50, 0.03),
+        (100, 0.03),
+        (200, 0.03),
+        (400, 0.03),
+        (800, 0.03),
+    ),
 }
 """Steps and learning rates that are tried."""
 PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
@@ -99,7 +107,7 @@ class World:
         _, size, right = randomized_svd(known, 16, random_state=0)
         public["households who agreed"] = _even(right.T * np.sqrt(size))
         both = np.hstack(list(public.values())) / np.sqrt(2)
-        chance = rng.normal(size=both.shape) / np.sqrt(both.shape[1])
+        chance = rng.normal(size=(len(names), 16)) / 4
         self.public = {"both": both, **public, "none: random numbers": chance}
 
     def rows(self, model: int) -> np.ndarray:
@@ -275,7 +283,7 @@ def voted(world: World, rows: np.ndarray, epsilon: float | None) -> tuple[torch.
             told = np.maximum(private.noisy_votes(votes, noise, world.seed), 0)
             target = torch.from_numpy(told / np.maximum(told.sum(axis=1, keepdims=True), 1e-9))
             lesson = tastes.Records(world.test.decayed[own], target[:, None].half())
-            for steps, rate in ((10, 0.01), (50, 0.01), (100, 0.01)):
+            for steps, rate in ((3, 0.01), (10, 0.01), (50, 0.01), (100, 0.01)):
                 model = student(world, sales)
                 tastes.fit(model, lesson, np.arange(asked), steps, rate, seed=world.seed)
                 yield {"asked": asked, "steps": steps}, model
@@ -508,6 +516,7 @@ SIZES = (500, 2_000, 8_000)
 TESTED = 1_000
 BASKET = (20, 5)
 """Products that a simulated household has, and those that it buys next."""
+SIMULATED = ((100, 0.03), (200, 0.03), (400, 0.03), (800, 0.03), (800, 0.1), (1600, 0.03))
 EAGER = 8.0
 """How much a simulated household's choice follows its taste."""
 
@@ -539,16 +548,16 @@ def simulated(seed: int) -> dict:
     found = {}
     for size in SIZES:
         rows = np.arange(size)
+        # What every student is held against: popularity without noise.
+        exact = np.log(np.maximum((before[rows] > 0).sum(axis=0), 1))
+        alone = best_on(tested[::2], seen, ((power, Sells(exact, power)) for power in POWERS))
         for epsilon in (None, 8.0, 1.0):
             noise = 0.0 if epsilon is None else 2 * private.noise_for(epsilon)
             counts = private.noisy_sum((before[rows] > 0) * 1.0, 5.0, noise, seed)
             # A count below its noise tells nothing: such products share one.
             sales = np.log(np.maximum(counts, max(1.0, 5.0 * noise)))
-            alone = best_on(
-                tested[::2], seen, ((power, Sells(sales, power)) for power in POWERS)
-            )  # fmt: skip
             made = []
-            for steps, rate in ((100, 0.03), (200, 0.03), (400, 0.03), (800, 0.03)):
+            for steps, rate in SIMULATED:
                 model = tastes.Student(vectors, sales)
                 if epsilon is None:
                     tastes.fit(model, seen, rows, steps, rate, seed=seed)

@@ -78,7 +78,9 @@ def test_a_wide_network_pays_most_for_private_steps():
 
 def test_votes_do_not_work_here():
     for row in ("no noise", "ε = 8", "ε = 3"):
-        assert HIDDEN[f"votes, {row}"]["loss gain"]["high"] < 0
+        gain = HIDDEN[f"votes, {row}"]["loss gain"]
+        assert gain["low"] < 0 < gain["high"] < 0.01
+        assert all(choice[f"hidden|votes, {row}"][0]["steps"] == 3 for choice in TOLD["choices"])
 
 
 def test_what_is_public_survives():
@@ -100,7 +102,10 @@ def test_numbers_bring_the_price_down():
         for epsilon in (8, 1)
     }
     assert share[500, 1] < share[2000, 1] < share[8000, 1]
-    assert share[500, 1] < 0.2 and share[8000, 1] > 0.5
+    assert TOLD["numbers"]["500, ε = 1"]["gain"]["high"] < 0
+    assert share[8000, 1] > 0.5
+    steps = [own[0] for row in TOLD["numbers"].values() for own in row["chosen"]]
+    assert max(steps) == 1600 and 2 * sum(one == 1600 for one in steps) > len(steps)
     assert share[8000, 8] > share[8000, 1]
 
 
