@@ -16,7 +16,10 @@ __getattr__, __dir__ = lazy.names(
             "users_before"
         ),
         ".evaluation": "best DEPTH evaluate evaluate_cold rank_by Ranker Scorer",
-        ".rankers": "buy_again factors item_knn popular tie_break",
+        ".rankers": (
+            "bpr buy_again ease factors item_knn neighbours_share popular tie_break tifu_knn "
+            "user_knn"
+        ),
         ".networks": (
             "BasketCollator BasketTransformer columns_of DecayedMeans Items load network Reader "
             "Recommender Shelf"

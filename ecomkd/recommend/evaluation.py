@@ -25,13 +25,20 @@ Ranker = Callable[[np.ndarray, bool], np.ndarray]
 Scorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def evaluate(rank: Ranker, baskets: Baskets, start: int, depth: int = DEPTH) -> dict:
+def evaluate(
+    rank: Ranker,
+    baskets: Baskets,
+    start: int,
+    depth: int = DEPTH,
+    asked: np.ndarray | None = None,
+) -> dict:
     """Measures of how well a ranker foresees the `HORIZON` days from `start` on.
 
     The ranker knows the days before `start`. All items compete, none is sampled. Users who bought
     nothing before `start` are left out: there is nothing to personalise. `recall` divides by
     min(depth, number of targets), so that a perfect ranking has 1; `ndcg` has gain 1 for each
-    target and the best order of as many.
+    target and the best order of as many. Of the users (U,) that are `asked`, or of all, those with
+    a target count.
 
     Returns:
         `per_user`, a frame indexed by user with `recall`, `ndcg`, `repeats` (the share of what is
@@ -43,6 +50,8 @@ def evaluate(rank: Ranker, baskets: Baskets, start: int, depth: int = DEPTH) -> 
     past = history(baskets, start)
     wanted = targets(baskets, start)
     known = np.diff(past.indptr) > 0
+    if asked is not None:
+        wanted = {user: wanted[user] for user in np.unique(asked) if user in wanted}
     users = np.array([user for user in wanted if known[user]])
     shown, fresh = rank(users, False)[:, :depth], rank(users, True)[:, :depth]
     buyers = buyers_of(past)

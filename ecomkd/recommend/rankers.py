@@ -1,6 +1,7 @@
-"""Rankers that need no network: what sells, what a household bought before, and two classics.
+"""Rankers that need no network: what sells, what a user or the users alike bought, and classics.
 
-Item-kNN and matrix factorisation come from the package implicit. Chapter 10.
+Item-kNN, matrix factorisation and BPR come from the package implicit. Old purchases may count less:
+with a `scale` in days, one of age a counts exp(-a / scale). Sizes: U users, I items. Chapter 10.
 """
 
 from __future__ import annotations
@@ -11,26 +12,35 @@ from functools import partial
 
 import numpy as np
 import scipy.sparse as sp
+from sklearn.feature_extraction.text import TfidfTransformer
+from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
-from ecomkd.data.baskets import Baskets
+from ecomkd.data.baskets import HORIZON, Baskets
 from ecomkd.extras import needed
 from ecomkd.recommend.evaluation import DEPTH, Ranker, rank_by
-from ecomkd.recommend.purchases import history, popularity
+from ecomkd.recommend.purchases import buyers_of, history, popularity
+
+Scores = Callable[[np.ndarray], np.ndarray]
+"""From rows of users (U,) to scores of all items (U, I)."""
 
 
-def popular(baskets: Baskets, day: int) -> Ranker:
-    """A ranker that shows everyone what most users bought in the last `HORIZON` days."""
-    counts = popularity(baskets, day)
+def popular(baskets: Baskets, day: int, window: int = HORIZON) -> Ranker:
+    """A ranker that shows everyone what most users bought in the last `window` days."""
+    counts = popularity(baskets, day, window)
     return rank_by(lambda users: np.tile(counts, (len(users), 1)), history(baskets, day))
 
 
-def buy_again(baskets: Baskets, day: int, scale: float) -> Ranker:
+def buy_again(
+    baskets: Baskets, day: int, scale: float | None = None, window: int = HORIZON
+) -> Ranker:
     """A ranker that shows what the user bought often and lately, then popular items.
 
-    An item scores the sum of exp(-age / scale) over the baskets that held it, ages in days.
+    An item scores the sum of exp(-age / scale) over the baskets that held it, ages in days. Without
+    a scale it scores their number: the user's top frequency (Li et al. 2023). Items that the user
+    never bought follow in the order of `popular`.
     """
-    past, filler = history(baskets, day, scale), tie_break(popularity(baskets, day))
+    past, filler = history(baskets, day, scale), tie_break(popularity(baskets, day, window))
     return rank_by(lambda users: past[users].toarray() + filler, past)
 
 
@@ -42,30 +52,190 @@ def tie_break(counts: np.ndarray) -> np.ndarray:
     return 1e-6 * counts / max(counts.max(), 1)
 
 
-def item_knn(baskets: Baskets, day: int, neighbours: int, known: Baskets | None = None) -> Ranker:
+def neighbours_share(
+    baskets: Baskets, day: int, neighbours: int, scale: float, window: int = HORIZON
+) -> Scores:
+    """The share of a user's nearest users who bought each item in the last `window` days.
+
+    Users are alike by the cosine of the logarithms of their decayed counts, weighted by tf-idf;
+    each of the nearest `neighbours` counts by how alike it is, the user itself not at all.
+    """
+    past = history(baskets, day, scale)
+    past.data = np.log1p(past.data)
+    alike = normalize(TfidfTransformer(norm=None).fit_transform(past)).tocsr()
+    recent = baskets.between(max(day - window, 0), day).drop_duplicates(["user", "item"])
+    late = sp.csr_matrix(
+        (np.ones(len(recent), np.float32), (recent["user"], recent["item"])), past.shape
+    )
+    kept = min(neighbours, past.shape[0] - 1)
+
+    def scores(users: np.ndarray) -> np.ndarray:
+        near = (alike[users] @ alike.T).toarray()
+        near[np.arange(len(users)), users] = -1
+        least = np.partition(near, -kept, axis=1)[:, -kept, None]
+        near[(near < least) | (near < 0)] = 0
+        total = near.sum(axis=1, keepdims=True)
+        return (sp.csr_matrix(near / np.maximum(total, 1e-9)) @ late).toarray()
+
+    return scores
+
+
+def user_knn(
+    baskets: Baskets,
+    day: int,
+    neighbours: int,
+    scale: float,
+    window: int = HORIZON,
+    share: float = 1.0,
+) -> Ranker:
+    """A ranker of what users like this one bought lately, and of what this one bought before.
+
+    An item scores its decayed count, as `buy_again`, plus `share` times `neighbours_share`: the
+    form of UP-CF (Faggioli, Polato & Aiolli 2020). Of new items the second part alone decides.
+    """
+    past, filler = history(baskets, day, scale), tie_break(popularity(baskets, day, window))
+    others = neighbours_share(baskets, day, neighbours, scale, window)
+
+    def scores(users: np.ndarray) -> np.ndarray:
+        return past[users].toarray() + share * others(users) + filler
+
+    return rank_by(scores, past)
+
+
+def tifu_knn(
+    baskets: Baskets,
+    day: int,
+    neighbours: int,
+    share: float,
+    within: float = 0.9,
+    across: float = 0.7,
+    groups: int = 7,
+) -> Ranker:
+    """TIFU-kNN (Hu et al. 2020): frequencies that fade basket by basket, of a user and of others.
+
+    A user's baskets are cut into so many `groups`; in a group each older basket counts `within`
+    times the next, and each older group `across` times the next. An item scores `share` times the
+    user's own frequency and 1 - `share` times the mean of the nearest `neighbours`, by the
+    Euclidean distance of these frequencies.
+    """
+    past, own = history(baskets, day), _fading(baskets, day, within, across, groups)
+    length = np.asarray(own.multiply(own).sum(axis=1)).ravel()
+    filler, kept = tie_break(popularity(baskets, day)), min(neighbours, own.shape[0] - 1)
+
+    def scores(users: np.ndarray) -> np.ndarray:
+        far = length - 2 * (own[users] @ own.T).toarray()
+        far[np.arange(len(users)), users] = np.inf
+        near = np.argpartition(far, kept - 1, axis=1)[:, :kept]
+        rows = np.repeat(np.arange(len(users)), kept)
+        mean = sp.csr_matrix(
+            (np.full(near.size, 1 / kept, np.float32), (rows, near.ravel())), far.shape
+        )
+        return share * own[users].toarray() + (1 - share) * (mean @ own).toarray() + filler
+
+    return rank_by(scores, past)
+
+
+def _fading(baskets: Baskets, day: int, within: float, across: float, groups: int) -> sp.csr_matrix:
+    """The frequencies (U, I) of `tifu_knn`; the first group has what is left over."""
+    past = baskets.between(0, day)
+    visits = past[["user", "basket"]].drop_duplicates()
+    back = visits.groupby("user").cumcount(ascending=False)
+    number = visits.groupby("user")["basket"].transform("size")
+    parts = np.minimum(groups, number)
+    size = np.ceil(number / parts)
+    group, place = back // size, back % size
+    weight = within**place / np.minimum(size, number - group * size)
+    weight = weight * across**group / parts
+    of_basket = dict(zip(visits["basket"], weight, strict=True))
+    values = past["basket"].map(of_basket).to_numpy(np.float32)
+    shape = len(baskets.users), len(baskets.items)
+    return sp.csr_matrix((values, (past["user"], past["item"])), shape)
+
+
+def item_knn(
+    baskets: Baskets,
+    day: int,
+    neighbours: int,
+    scale: float | None = None,
+    known: Baskets | None = None,
+) -> Ranker:
     """A ranker of items that the same people bought as the user's own.
 
     Two items are alike by the cosine of their tf-idf weighted buyers; each item keeps its nearest
-    `neighbours`. With `known`, whose users and items are those of `baskets`, it is fitted to these
-    purchases alone. Raises ModuleNotFoundError where the package implicit is missing.
+    `neighbours`. With a `scale` old purchases count less. With `known`, whose users and items are
+    those of `baskets`, it is fitted to these purchases alone. Raises ModuleNotFoundError where the
+    package implicit is missing.
     """
     with needed("item_knn", "recommend"):
         from implicit.nearest_neighbours import TFIDFRecommender
     make = partial(TFIDFRecommender, neighbours, num_threads=1)
-    return _implicit(make, history(known or baskets, day), history(baskets, day))
+    return _implicit(make, history(known or baskets, day, scale), history(baskets, day, scale))
 
 
-def factors(baskets: Baskets, day: int, width: int, weight: float, seed: int) -> Ranker:
+def ease(
+    baskets: Baskets,
+    day: int,
+    penalty: float,
+    least: int = 20,
+    scale: float | None = None,
+) -> Ranker:
+    """EASE (Steck 2019): linear weights from each item to each other one, in closed form.
+
+    They are fitted to which of the items with `least` buyers or more each user has had, with a
+    `scale` to the decayed counts' square roots; the other items score as little as what sells.
+    """
+    past = history(baskets, day, scale)
+    kept = np.flatnonzero(buyers_of(past) >= least)
+    had = past[:, kept].astype(np.float32)
+    had.data = np.ones_like(had.data) if scale is None else np.sqrt(had.data)
+    with threadpool_limits(1, "blas"):
+        inverse = np.linalg.inv((had.T @ had).toarray() + penalty * np.eye(len(kept), dtype="f"))
+    weights = -inverse / np.diag(inverse)
+    np.fill_diagonal(weights, 0)
+    filler = tie_break(popularity(baskets, day))
+
+    def scores(users: np.ndarray) -> np.ndarray:
+        found = np.tile(filler, (len(users), 1))
+        found[:, kept] += had[users] @ weights
+        return found
+
+    return rank_by(scores, past)
+
+
+def factors(
+    baskets: Baskets, day: int, width: int, weight: float, seed: int, scale: float | None = None
+) -> Ranker:
     """A ranker by matrix factorisation with alternating least squares (Hu, Koren & Volinsky 2008).
 
     The factors have `width` numbers. `weight` is the paper's α: the confidence in a purchase that
-    was made n times is 1 + weight · n. Raises ModuleNotFoundError where the package implicit is
-    missing.
+    was made n times is 1 + weight · n. With a `scale` the n is a decayed count. Raises
+    ModuleNotFoundError where the package implicit is missing.
     """
     with needed("factors", "recommend"):
         from implicit.als import AlternatingLeastSquares
     options = {"alpha": weight, "random_state": seed, "num_threads": 1}
-    make, past = partial(AlternatingLeastSquares, width, **options), history(baskets, day)
+    make, past = partial(AlternatingLeastSquares, width, **options), history(baskets, day, scale)
+    return _implicit(make, past, past)
+
+
+def bpr(
+    baskets: Baskets,
+    day: int,
+    width: int,
+    learning_rate: float,
+    penalty: float,
+    seed: int,
+    passes: int = 100,
+) -> Ranker:
+    """A ranker by factors that put what was bought before what was not (BPR, Rendle et al. 2009).
+
+    Raises ModuleNotFoundError where the package implicit is missing.
+    """
+    with needed("bpr", "recommend"):
+        from implicit.bpr import BayesianPersonalizedRanking
+    options = {"regularization": penalty, "iterations": passes, "random_state": seed}
+    make = partial(BayesianPersonalizedRanking, width, learning_rate, num_threads=1, **options)
+    past = history(baskets, day)
     return _implicit(make, past, past)
 
 
