@@ -13,8 +13,9 @@ days. A run that is started again finds its networks among the artefacts.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -25,17 +26,16 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
 
+import rivals
 import shared
 from ecomkd import bench, features, metrics, recommend, report
 from ecomkd.config import Profile
 from ecomkd.data import journey, retail
-from ecomkd.data.baskets import Baskets
+from ecomkd.data.baskets import HORIZON, Baskets
 from shared import (
-    GRIDS,
     SCALES,
     TIMED,
     above,
-    best_of,
     ends,
     exact,
     grown,
@@ -56,7 +56,6 @@ COLD = (
     (DISTILLED, CHANCE),
     (DISTILLED, f"{NEAREST}, TF-IDF"),
     (ALONE, f"{ALONE}, TF-IDF"),
-    (ALONE, f"{ALONE}, one-hot"),
 )
 """What transferred text should win, on items that were never sold: first against second."""
 
@@ -68,51 +67,317 @@ def load(source: str) -> Baskets:
     return journey.load() if source == "journey" else retail.load(source)
 
 
-def measure(source: str, seed: int) -> dict:
-    """All systems on the test days of one shop: values per user, cost, and cold items."""
+def measure(source: str, seed: int, folder: Path) -> dict:
+    """What a seed changes, on the test days of one shop: values per user, cost, cold items."""
     profile, baskets = Profile.named(seed=seed), load(source)
-    result: dict = {"systems": {}, "settings": {}, "cold": {}}
-    for name, rank, further in systems(baskets, profile, result):
-        found = recommend.evaluate(rank, baskets, baskets.test_start)
-        per_user = found.pop("per_user")
-        result["systems"][name] = {
-            **found,
-            **further,
-            **waits(rank, per_user.index[:TIMED]),
-            "user": per_user.index.tolist(),
-            "per_user": per_user.astype(object).where(per_user.notna(), None).to_dict("list"),
-        }
-        print(f"seed {seed}: {name}: {found['recall']:.4f}, new {found['new_recall']:.4f}")
+    settings = shared.sizes(folder, "once")["settings"]
+    result: dict = {"source": Path(source).name, "systems": {}, "cold": {}, "looks": {}}
+    for name, rankers, further in systems(baskets, profile, settings, result):
+        result["systems"][name] = judged(rankers, baskets) | further
+        told(seed, name, result["systems"][name])
     return result
 
 
-def systems(baskets: Baskets, profile: Profile, result: dict):
-    """Each system's name, its ranker on the first test day, and further numbers of its own."""
+def fixed(source: str) -> dict:
+    """What no seed changes: the settings of all rows, and the rows without chance in them."""
+    baskets = load(source)
+    result: dict = {"systems": {}, "settings": {}, "tried": {}}
+    for name, (make, grid) in classics(Path(source).name, 0).items():
+        chosen, tried = tuned(make, grid, baskets, START.get(name))
+        result["settings"][name], result["tried"][name] = chosen, tried
+        if name in BY_CHANCE:
+            continue
+        rankers = pair(make, chosen, baskets, baskets.test_start)
+        result["systems"][name] = judged(rankers, baskets)
+        told(None, name, result["systems"][name])
+    if "LambdaMART" not in NOT_TRIED.get(Path(source).name, ()):
+        result["trees"] = trees(baskets, result)
+    result["shop"] = nature(baskets)
+    return result
+
+
+def told(seed: int | None, name: str, row: dict) -> None:
+    print(f"{seed}: {name}: {row['recall']:.4f}, new {row['new_recall']:.4f}", flush=True)
+
+
+def judged(rankers: dict[str, recommend.Ranker], baskets: Baskets) -> dict:
+    """A row: `recall` and its like from the ranker for all items, `new_recall` and its like from
+    that for new ones."""
     day = baskets.test_start
-    yield "popularity", recommend.popular(baskets, day), {}
-    makers = {
-        "buy it again": recommend.buy_again,
-        "item-kNN": recommend.item_knn,
-        "matrix factorisation": partial(recommend.factors, seed=profile.seed),
+    found = {rank: recommend.evaluate(rank, baskets, day) for rank in set(rankers.values())}
+    whole, new = (found[rankers[goal]] for goal in ("recall", "new_recall"))
+    per_user = whole["per_user"].copy()
+    for column in ("new_recall", "new_ndcg"):
+        per_user[column], whole[column] = new["per_user"][column], new[column]
+    del whole["per_user"]
+    return {
+        **whole,
+        **waits(rankers["recall"], per_user.index[:TIMED]),
+        "user": per_user.index.tolist(),
+        "per_user": per_user.astype(object).where(per_user.notna(), None).to_dict("list"),
     }
-    for name, make in makers.items():
-        chosen = best_of(make, GRIDS[name], baskets)
-        result["settings"][name] = chosen
-        yield name, make(baskets, day, **chosen), {}
+
+
+def pair(make: Callable, chosen: dict, baskets: Baskets, day: int) -> dict[str, recommend.Ranker]:
+    """The rankers with the settings for all items and with those for new ones."""
+    return {goal: make(baskets, day, **chosen[goal]) for goal in ("recall", "new_recall")}
+
+
+def classics(source: str, seed: int) -> dict[str, tuple[Callable, dict]]:
+    """Rankers without a network, and the settings that are tried, the first of each first."""
+    long, fewer = (14, 28, 56, 112, 224, 448), FEWER_TRIED.get(source, {})
+    windows = (7, 14, 28, 56, 112, 400)
+    rows = {
+        "popularity": (recommend.popular, {"window": windows}),
+        "buy it again": (recommend.buy_again, {"scale": (*long, None), "window": windows}),
+        "item-kNN": (
+            recommend.item_knn,
+            {"neighbours": (1, 3, 10, 30, 100, 300, 1000), "scale": (*long, None)},
+        ),
+        "user-kNN": (
+            recommend.user_knn,
+            {"neighbours": (12, 25, 50, 100, 200, 400, 800, 1600, 3200), "scale": (*long, 1e4),
+             "window": windows, "share": (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)},
+        ),
+        "TIFU-kNN": (
+            recommend.tifu_knn,
+            {"neighbours": (25, 50, 100, 300, 900), "share": (0.0, 0.1, 0.2, 0.5, 0.7, 0.9),
+             "within": (0.6, 0.8, 0.9, 1.0), "across": (0.4, 0.6, 0.8, 1.0),
+             "groups": (1, 3, 7, 15, 30)},
+        ),
+        "EASE": (
+            partial(recommend.ease, least=LEAST.get(source, 1)),
+            {"penalty": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4),
+             "scale": (*long, None)},
+        ),
+        "matrix factorisation": (
+            partial(recommend.factors, seed=seed),
+            {"width": (8, 16, 32, 64, 128, 256, 512),
+             "weight": (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0),
+             "scale": (28, 56, 112, 224, None)},
+        ),
+        "BPR": (
+            partial(recommend.bpr, seed=seed),
+            {"width": (16, 32, 64, 128, 256), "learning_rate": (0.001, 0.003, 0.01, 0.03, 0.1),
+             "penalty": (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)},
+        ),
+    }  # fmt: skip
+    return {
+        name: (partial(old_or_not, make), {**grid, "old": (True, False)} | fewer.get(name, {}))
+        for name, (make, grid) in rows.items()
+        if name not in NOT_TRIED.get(source, ())
+    }
+
+
+def old_or_not(make: Callable, baskets: Baskets, day: int, old: bool = True, **chosen):
+    """The ranker with these settings; without `old`, one that never shows what a user has had."""
+    rank = make(baskets, day, **chosen)
+    return rank if old else lambda users, new: rank(users, True)
+
+
+FEWER_TRIED = {
+    "journey": {
+        "user-kNN": {
+            "neighbours": (50, 100, 200, 400, 800), "scale": (56, 112, 224, 448),
+            "window": (14, 28, 56), "share": (0.3, 1.0, 3.0, 10.0), "old": (True,),
+        },
+        "EASE": {"penalty": (30.0, 100.0, 300.0, 1e3, 3e3), "scale": (112, None), "old": (True,)},
+        "matrix factorisation": {
+            "width": (64, 128, 256), "weight": (0.3, 1.0, 3.0), "scale": (112, None),
+            "old": (True,),
+        },
+    }
+}  # fmt: skip
+"""Where one setting takes seconds or half a minute, not all are tried."""
+NOT_TRIED = {"journey": ("TIFU-kNN", "BPR", "LambdaMART")}
+"""Rows that take too long on the larger shop for all their settings to be tried."""
+LEAST = {"journey": 40, "online_retail": 5}
+"""The buyers of an item that EASE and the sequences know: they hold a row for each."""
+BY_CHANCE = ("matrix factorisation", "BPR")
+START = {
+    "user-kNN": {"neighbours": 200, "scale": 112, "window": 28, "share": 3.0},
+    "TIFU-kNN": {"neighbours": 300, "share": 0.2, "within": 0.9, "across": 0.6, "groups": 3},
+    "matrix factorisation": {"width": 64, "weight": 1.0, "scale": None},
+    "BPR": {"width": 64, "learning_rate": 0.03, "penalty": 0.01},
+    "EASE": {"penalty": 300.0, "scale": None},
+    "item-kNN": {"neighbours": 100, "scale": None},
+}
+"""Where the search of settings begins: what the authors chose, or the middle of the grid."""
+
+
+def tuned(make: Callable, grid: dict, baskets: Baskets, start: dict | None = None) -> tuple:
+    """For recall and for recall of new items, the settings that are best on the validation days.
+
+    One setting after the other goes to its best value, until none moves. The second of the two
+    results is how many settings were tried. Of a large shop, some users are asked.
+    """
+    day, known = baskets.validation_start, {}
+    asked = np.random.default_rng(0).permutation(len(baskets.users))[:ASKED]
+
+    def value(chosen: dict, goal: str) -> float:
+        key = tuple(chosen.values())
+        if key not in known:
+            found = recommend.evaluate(make(baskets, day, **chosen), baskets, day, asked=asked)
+            known[key] = {name: found[name] for name in ("recall", "new_recall")}
+        return known[key][goal]
+
+    best = {}
+    for goal in ("recall", "new_recall"):
+        chosen = start or {name: values[len(values) // 2] for name, values in grid.items()}
+        before = None
+        while chosen != before:
+            before = dict(chosen)
+            for name, values in grid.items():
+                options = [{**chosen, name: one} for one in values]
+                chosen = max(options, key=partial(value, goal=goal))
+        best[goal] = chosen
+    return best, len(known)
+
+
+ASKED = 600
+"""Users on whom settings are chosen."""
+
+
+ENDS = {
+    "old": (True, False), "scale": (None, 1e4), "window": (400,), "within": (1.0,),
+    "across": (1.0,), "groups": (1,), "share": (0.0,), "neighbours": (1,),
+}  # fmt: skip
+"""Beyond these settings there are none."""
+NO_SAY = {"user-kNN": ("share",), "buy it again": ("scale",)}
+"""Settings that change nothing of what is shown of new items."""
+
+
+def at_an_edge(row: str, chosen: dict, grid: dict) -> dict[str, list[str]]:
+    """The settings of a row that lie at an end of what was tried, for each goal, though they have a
+    say and more could be tried."""
+    idle = {"recall": (), "new_recall": NO_SAY.get(row, ())}
+    return {
+        goal: [
+            name for name, one in own.items()
+            if one in (grid[name][0], grid[name][-1])
+            and one not in ENDS.get(name, ())
+            and name not in idle[goal]
+        ]
+        for goal, own in chosen.items()
+    }  # fmt: skip
+
+
+def trees(baskets: Baskets, result: dict) -> dict:
+    """Adds the row of LambdaMART to the result; what it ranks, and how much of it is there.
+
+    The trees for new items learn from candidates that are new alone.
+    """
+    day, start, found = baskets.test_start, baskets.validation_start, {}
+    near = neighbourhood(result["settings"])
+    rankers = {}
+    asked = np.random.default_rng(0).permutation(len(baskets.users))[:ASKED]
+    for goal, own, others in (("recall", 200, 100), ("new_recall", 0, 300)):
+        made = rivals.Trees(baskets, near, own, others)
+        tables = [made.table(then) for then in range(start - HORIZON, 0, -HORIZON)[:3]]
+        tried = []
+        for leaves, rate, number in itertools.product((7, 15, 31, 63), (0.03, 0.1), (50, 150)):
+            made.fit(tables, leaves, rate, number)
+            quality = recommend.evaluate(made.ranker(start), baskets, start, asked=asked)[goal]
+            tried.append((quality, {"leaves": leaves, "rate": rate, "number": number}))
+        best = max(tried, key=itemgetter(0))[1]
+        rankers[goal] = made.fit(tables, **best).ranker(day)
+        found[goal] = {"settings": best, "own": own, "others": others, "reach": made.reach(day)}
+    result["systems"]["LambdaMART"] = judged(rankers, baskets)
+    told(None, "LambdaMART", result["systems"]["LambdaMART"])
+    return found
+
+
+def neighbourhood(settings: dict) -> dict:
+    """Who a user's neighbours are, as user-kNN for new items has it."""
+    own = settings["user-kNN"]["new_recall"]
+    return {name: own[name] for name in ("neighbours", "scale", "window")}
+
+
+def nature(baskets: Baskets) -> dict:
+    """What kind of shop it is: how often people come back for what they had, how much its texts
+    say, and how old its items are."""
+    day = baskets.test_start
+    past, wanted = recommend.history(baskets, day), recommend.targets(baskets, day)
+    pairs = [(user, item) for user, items in wanted.items() for item in items]
+    first = baskets.events.groupby("item")["day"].min()
+    ages = np.array([day - first[item] for _, item in pairs])
+    words = baskets.items["text"].str.findall(r"[a-z]{2,}").map(lambda own: len(set(own)))
+    return {
+        "users": len(baskets.users),
+        "items": len(baskets.items),
+        "purchases": len(baskets.events),
+        "repeats": float(np.mean([past[user, item] > 0 for user, item in pairs])),
+        "words": float(words.median()),
+        "texts": float(baskets.items["text"].nunique() / len(baskets.items)),
+        "age": float(np.median(np.maximum(ages, 0))),
+        "cold": float((ages <= 0).mean()),
+    }
+
+
+def systems(baskets: Baskets, profile: Profile, settings: dict, result: dict):
+    """Each system that has chance in it: its name, its rankers, and further numbers of its own."""
+    day, seed = baskets.test_start, profile.seed
+    made = classics(result["source"], seed)
+    for name in BY_CHANCE:
+        if name in made:
+            yield name, pair(made[name][0], settings[name], baskets, day), {}
     texts, codes = recommend.texts(baskets)
-    tables = {"MiniLM": features.layers(texts, profile)[-1], **words(texts, profile.seed)}
+    tables = {"MiniLM": features.layers(texts, profile)[-1], **words(texts, seed)}
     result["cold"] = neighbours(baskets, tables, codes)
-    for vectors, table in tables.items():
-        items = recommend.Items(baskets, table, recommend.FIRST, 64, profile)
-        collator = recommend.BasketCollator(baskets)
+    near = neighbourhood(settings)
+    others = {
+        when: recommend.neighbours_share(baskets, when, **near)
+        for when in (baskets.validation_start, day)
+    }
+    for vectors in ("MiniLM", "TF-IDF"):
+        items = recommend.Items(baskets, tables[vectors], recommend.FIRST, 64, profile)
         for name, (kind, folder) in networks(vectors, items, profile).items():
             model = recommend.load(folder, kind, items)
-            shelf = recommend.Shelf(model, collator, day)
+            shelf = recommend.Shelf(model, recommend.BasketCollator(baskets), day)
             score = partial(on_shelf, shelf)
             result["cold"][name] = by_user(recommend.evaluate_cold(score, baskets, day))
             log = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+            result["looks"][name] = [
+                {goal: one[f"eval_{goal}"] for goal in ("recall", "new_recall")}
+                for one in log if "eval_recall" in one
+            ]  # fmt: skip
             further = {**size(shelf), "train_s": max(entry.get("seconds", 0) for entry in log)}
-            yield name, recommend.network(shelf), further
+            rank = recommend.network(shelf)
+            yield name, {"recall": rank, "new_recall": rank}, further
+            if name in (TEACHER, DISTILLED):
+                rankers, weights = with_neighbours(model, baskets, others)
+                yield f"{name} + neighbours", rankers, {"weights": weights}
+
+
+def with_neighbours(
+    model: recommend.Recommender, baskets: Baskets, others: dict[int, Callable]
+) -> tuple[dict[str, recommend.Ranker], dict[str, float]]:
+    """A network's log-odds plus so many times the share of the user's neighbours, by weights that
+    are best on the validation days."""
+    collator = recommend.BasketCollator(baskets)
+
+    def ranker(day: int, weight: float) -> recommend.Ranker:
+        shelf = recommend.Shelf(model, collator, day)
+        return recommend.rank_by(
+            lambda users: shelf.scores(users) + weight * others[day](users),
+            recommend.history(baskets, day),
+        )
+
+    start = baskets.validation_start
+    asked = np.random.default_rng(0).permutation(len(baskets.users))[:ASKED]
+    found = {
+        weight: recommend.evaluate(ranker(start, weight), baskets, start, asked=asked)
+        for weight in SHARES
+    }
+    best = {
+        goal: max(SHARES, key=lambda weight: found[weight][goal])
+        for goal in ("recall", "new_recall")
+    }
+    return {goal: ranker(baskets.test_start, weight) for goal, weight in best.items()}, best
+
+
+SHARES = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+"""How many log-odds the share of all neighbours is worth."""
 
 
 def size(shelf: recommend.Shelf) -> dict[str, int]:
@@ -218,34 +483,40 @@ def scale() -> list[dict]:
 # The record ---------------------------------------------------------------------------------------
 
 
-def merge(folder: Path, out: Path, untimed: Sequence[int] = ()) -> None:
-    """Write the recorded result from the files of single seeds, without the times of `untimed`, and
-    of the sizes."""
+def merge(folder: Path, out: Path) -> None:
+    """Write the recorded result from the files of single seeds, of what no seed changes, and of the
+    sizes."""
     data, goals, hardware, seeds = {}, [], None, []
     for place in sorted(path for path in folder.iterdir() if path.is_dir()):
         parts = shared.read(place, ("profile", "source"))
+        once = shared.sizes(place, "once")
         hardware = parts[0]["hardware"]
         seeds = sorted({*seeds, *(part["seed"] for part in parts)})
+        for part in parts:
+            part["systems"] = {**once["systems"], **part["systems"]}
         names = list(parts[0]["systems"])
-        tables = {column: _values(parts, "systems", column) for column in MEASURES}
-        cold = _values(parts, "cold", "recall")
-        data[place.name] = {
+        values = {column: _values(parts, column) for column in MEASURES}
+        cold = _cold(parts)
+        own = {
             "seeds": [part["seed"] for part in parts],
-            "timed_seeds": [part["seed"] for part in parts if part["seed"] not in untimed],
-            "settings": [part["settings"] for part in parts],
-            "users": len(tables["recall"]),
+            **{name: once.get(name) for name in ("shop", "settings", "tried", "trees")},
+            "edges": {
+                name: at_an_edge(name, once["settings"][name], grid)
+                for name, (_, grid) in classics(place.name, 0).items()
+            },
+            "users": values["recall"][names[0]].shape[1],
             "cold_users": len(cold),
-            "rows": {name: _row(name, tables, parts, untimed) for name in names},
+            "rows": {name: _row(name, values, parts) for name in names},
             "cold": {name: metrics.bootstrap_of_means(cold, itemgetter(name)) for name in cold},
-            "minus": _differences(tables["recall"], tables["new_recall"].dropna()),
+            "minus": _differences(values),
         }
-        goals += _goals(place.name, tables["recall"], cold, data[place.name]["rows"])
+        data[place.name] = own
+        goals += _goals(place.name, values, cold, own)
     data["scale"] = shared.sizes(folder)
-    told = f" --untimed {' '.join(map(str, untimed))}" if untimed else ""
     report.write_recorded(
         out,
-        command=f"python benchmarks/measure_recommendation.py SOURCE --seeds "
-        f"{' '.join(map(str, seeds))}, --scale, --merge{told}",
+        command=f"python benchmarks/measure_recommendation.py SOURCE --once, SOURCE --seeds "
+        f"{' '.join(map(str, seeds))}, --scale, --merge",
         seeds=seeds,
         hardware=hardware,
         generator=None,
@@ -255,53 +526,93 @@ def merge(folder: Path, out: Path, untimed: Sequence[int] = ()) -> None:
     print(out)
 
 
-def _values(parts: list[dict], kind: str, column: str) -> pd.DataFrame:
-    """Users × systems, the mean over seeds."""
+def _values(parts: list[dict], column: str) -> dict[str, np.ndarray]:
+    """Of each system its values (S, U), seeds × users, NaN for a user without a target."""
+    return {
+        name: np.array([part["systems"][name]["per_user"][column] for part in parts], float)
+        for name in parts[0]["systems"]
+    }
+
+
+def _cold(parts: list[dict]) -> pd.DataFrame:
+    """Users × systems, the mean over seeds of the recall among cold items."""
     tables = [
         pd.DataFrame(
-            {name: pd.Series(row["per_user"][column], row["user"]) for name, row in found.items()},
+            {
+                name: pd.Series(row["per_user"]["recall"], row["user"])
+                for name, row in part["cold"].items()
+            },
             dtype=float,
         )
-        for found in (part[kind] for part in parts)
+        for part in parts
     ]
     return means(tables)
 
 
-def _row(name: str, tables: dict, parts: list[dict], untimed: Sequence[int]) -> dict:
+def over_both(values: np.ndarray) -> dict[str, float]:
+    """The mean of (S, U), with an interval over seeds and users, of those who have a value."""
+    return metrics.two_way_bootstrap(values[:, ~np.isnan(values).any(axis=0)], resamples=2_000)
+
+
+def _row(name: str, values: dict, parts: list[dict]) -> dict:
     own = [part["systems"][name] for part in parts]
-    timed = [part["systems"][name] for part in parts if part["seed"] not in untimed]
-    row = {column: float(table[name].mean()) for column, table in tables.items()}
+    row = {column: float(np.nanmean(table[name])) for column, table in values.items()}
     for column in ("recall", "new_recall"):
-        span = metrics.bootstrap_of_means(tables[column].dropna(), itemgetter(name))
+        span = over_both(values[column][name])
         row |= {f"{column} low": span["low"], f"{column} high": span["high"]}
-        row[f"{column} by seed"] = [seed[column] for seed in own]
-    of_all = dict.fromkeys(("coverage", "novelty"), own)
-    for column, those in (of_all | dict.fromkeys(TIMES, timed)).items():
+        row[f"{column} by seed"] = [float(np.nanmean(seed)) for seed in values[column][name]]
+    for column in ("coverage", "novelty", *TIMES):
         if column in own[0]:
-            row[column] = float(np.median([seed[column] for seed in those]))
+            row[column] = float(np.median([seed[column] for seed in own]))
+    for column in ("weights", "looks"):
+        if column in own[0]:
+            row[column] = [seed[column] for seed in own]
     return row | {name: own[0][name] for name in own[0] if name.endswith("_bytes")}
 
 
-def _differences(recall: pd.DataFrame, new: pd.DataFrame) -> dict:
+def _minus(values: dict[str, np.ndarray], one: str, other: str) -> dict[str, float]:
+    span = over_both(values[one] - values[other])
+    return {"difference": span["value"], "low": span["low"], "high": span["high"]}
+
+
+def _differences(values: dict) -> dict:
+    others = untaught(values["recall"])
     pairs = {
         "distilled − alone": (DISTILLED, ALONE),
         "distilled on labelled days − alone": (FEWER, ALONE),
-        "distilled − buy it again": (DISTILLED, "buy it again"),
-        "teacher − buy it again": (TEACHER, "buy it again"),
+        "distilled − teacher": (DISTILLED, TEACHER),
+        "alone − alone, TF-IDF": (ALONE, f"{ALONE}, TF-IDF"),
+        "distilled + neighbours − user-kNN": (f"{DISTILLED} + neighbours", "user-kNN"),
+        "teacher + neighbours − user-kNN": (f"{TEACHER} + neighbours", "user-kNN"),
+        **{f"distilled − {name}": (DISTILLED, name) for name in others},
+        **{f"teacher − {name}": (TEACHER, name) for name in others},
+        **{f"user-kNN − {name}": ("user-kNN", name) for name in ("popularity", "buy it again")},
     }
     return {
-        name: {
-            label: metrics.paired_bootstrap(table[a], table[b])
-            for label, table in (("recall", recall), ("new_recall", new))
-        }
+        name: {column: _minus(values[column], a, b) for column in ("recall", "new_recall")}
         for name, (a, b) in pairs.items()
     }
 
 
-def _goals(shop: str, recall: pd.DataFrame, cold: pd.DataFrame, rows: dict) -> list[dict]:
-    kept = metrics.bootstrap_of_means(recall, lambda means: means[DISTILLED] / means[TEACHER])
-    more = metrics.paired_bootstrap(recall[DISTILLED], recall[ALONE])
+def untaught(values: dict) -> list[str]:
+    """The rows that need no network."""
+    return [
+        name for name in values
+        if not name.startswith(("student", "teacher"))
+    ]  # fmt: skip
+
+
+def highest(values: dict[str, np.ndarray]) -> str:
+    """The row without a network that is best on the test days themselves."""
+    return max(untaught(values), key=lambda name: np.nanmean(values[name]))
+
+
+def _goals(shop: str, values: dict, cold: pd.DataFrame, data: dict) -> list[dict]:
+    rows, minus = data["rows"], data["minus"]
     student, teacher = rows[DISTILLED], rows[TEACHER]
+    best = highest(values["recall"])
+    both = np.stack([values["recall"][name] for name in (DISTILLED, TEACHER)], axis=-1)
+    kept = metrics.two_way_bootstrap(both, lambda means: means[:, 0] / means[:, 1], 2_000)
     parts = {"network": ("network_bytes",), "network and table": ("network_bytes", "table_bytes")}
     small = {
         label: sum(student[name] for name in names) / sum(teacher[name] for name in names)
@@ -313,8 +624,22 @@ def _goals(shop: str, recall: pd.DataFrame, cold: pd.DataFrame, rows: dict) -> l
             f"{shop}: share of the teacher's recall@10 that the distilled student keeps",
             *ends(kept), "at least 0.97", kept["value"] >= 0.97,
         ),
-        above(f"{shop}: recall@10, distilled minus undistilled", more),
+        above(
+            f"{shop}: recall@10, distilled minus undistilled",
+            minus["distilled − alone"]["recall"],
+        ),
+        above(
+            f"{shop}: recall@10, distilled minus {best}, the best row without a network",
+            minus[f"distilled − {best}"]["recall"],
+        ),
     ]  # fmt: skip
+    for name in ("distilled", "teacher"):
+        goals.append(
+            above(
+                f"{shop}: recall@10 of new items, {name} + neighbours minus user-kNN",
+                minus[f"{name} + neighbours − user-kNN"]["new_recall"],
+            )
+        )
     goals += [
         exact(f"{shop}: {name}, student over teacher", share, "at most 0.2", share <= 0.2)
         for name, share in small.items()
@@ -327,15 +652,15 @@ def _goals(shop: str, recall: pd.DataFrame, cold: pd.DataFrame, rows: dict) -> l
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Recommendation on real baskets.")
-    parser.add_argument("source", nargs="?", default="journey", help="journey, or a path")
-    parser.add_argument("--untimed", type=int, nargs="*", default=[], help="seeds without times")
-    arguments = shared.arguments_of(parser, "recommendation")
-    source = Path(arguments.source).name
+    parser.add_argument("source", nargs="?", default="journey",
+                        help="journey, or a path")  # fmt: skip
+    arguments = shared.arguments_of(parser, "recommendation", once=True)
+    source, part = arguments.source, Path(arguments.source).name
 
     def measured(seed: int) -> dict:
-        return {"source": source, **measure(arguments.source, seed)}
+        return measure(source, seed, arguments.folder / part)
 
-    shared.run(arguments, measured, partial(merge, untimed=arguments.untimed), scale, source)
+    shared.run(arguments, measured, merge, scale, part, partial(fixed, source))
 
 
 if __name__ == "__main__":

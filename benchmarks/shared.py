@@ -114,10 +114,10 @@ def run(
     part: str = "",
     once: Callable[[], dict] | None = None,
 ) -> None:
-    """Do what the `arguments_of` a script ask for: measure what no seed changes, each seed into its
-    own file, below `part` of the folder, then the sizes, then merge all files."""
+    """Do what the `arguments_of` a script ask for: measure what no seed changes and each seed, into
+    files of their own below `part` of the folder, then the sizes, then merge all files."""
     if arguments.once:
-        write_text(arguments.folder / "once.json", json.dumps(once()))
+        write_text(arguments.folder / part / "once.json", json.dumps(once()))
     for seed in arguments.seeds:
         write(arguments.folder / part, seed, measure(seed))
     if arguments.scale:

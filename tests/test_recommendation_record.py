@@ -2,12 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 import tiny_baskets
 from tiny_baskets import ITEMS, USERS
 
 import measure_recommendation as script
-from ecomkd import recommend
+import shared
+from ecomkd import recommend, report
 from ecomkd.data.baskets import Baskets
 
 
@@ -28,7 +30,7 @@ def test_a_grown_shop_is_copies_that_share_texts_alone(shop):
     assert len(script.grown(shop, 0.5).users) == USERS // 2
 
 
-def test_settings_are_chosen_on_the_validation_days(shop):
+def test_settings_of_one_goal_are_chosen_on_the_validation_days(shop):
     asked = []
 
     def make(baskets, day, scale):
@@ -36,22 +38,65 @@ def test_settings_are_chosen_on_the_validation_days(shop):
         ranker = recommend.popular if scale == 1 else recommend.buy_again
         return ranker(baskets, day) if scale == 1 else ranker(baskets, day, scale)
 
-    assert script.best_of(make, {"scale": (1, 28)}, shop) == {"scale": 28}
+    assert shared.best_of(make, {"scale": (1, 28)}, shop) == {"scale": 28}
     assert set(asked) == {shop.validation_start}
+
+
+def test_each_goal_has_settings_of_its_own_one_moved_after_the_other(shop, monkeypatch):
+    asked = []
+
+    def evaluate(rank, baskets, start, asked=None):
+        assert start == shop.validation_start
+        a, b = rank
+        return {"recall": -abs(a - 3) - abs(b - 1), "new_recall": a + b}
+
+    def make(baskets, day, a, b):
+        asked.append((a, b))
+        return a, b
+
+    monkeypatch.setattr(recommend, "evaluate", evaluate)
+    grid = {"a": (1, 2, 3, 4), "b": (1, 2)}
+    chosen, tried = script.tuned(make, grid, shop)
+    assert chosen == {"recall": {"a": 3, "b": 1}, "new_recall": {"a": 4, "b": 2}}
+    assert tried == len(asked) == len(set(asked)), "no setting is tried twice"
+    edges = script.at_an_edge("a row", chosen, grid)
+    assert edges == {"recall": ["b"], "new_recall": ["a", "b"]}
+    own = {"recall": {"scale": None}}
+    assert script.at_an_edge("a row", own, {"scale": (14, None)}) == {"recall": []}
+    own = {goal: {"share": 0.1} for goal in ("recall", "new_recall")}
+    edges = script.at_an_edge("user-kNN", own, {"share": (0.1, 1.0)})
+    assert edges == {"recall": ["share"], "new_recall": []}
 
 
 def test_seeds_are_measured_and_merged_into_a_record(shop, tmp_path, monkeypatch):
     tiny_baskets.shrink(monkeypatch, script, shop, tmp_path)
+    whole = script.classics
+
+    def fewer(source, seed):
+        found = {}
+        for name, (make, grid) in whole(source, seed).items():
+            one = ("learning_rate", "old", "penalty", "width", "weight")
+            parts = {key: slice(1) if key in one else slice(2, 4) for key in grid}
+            found[name] = make, {key: grid[key][part] for key, part in parts.items()}
+        return found
+
+    monkeypatch.setattr(script, "classics", fewer)
+    for name in ("FEWER_TRIED", "NOT_TRIED", "START"):
+        monkeypatch.setattr(script, name, {})
+    monkeypatch.setattr(script, "LEAST", {"journey": 2})
     folder, out = tmp_path / "parts", tmp_path / "recommendation.json"
-    for line in ("journey --seeds 0 1", "--scale", f"--merge --out {out} --untimed 1"):
+    for line in ("journey --once", "journey --seeds 0 1", "--scale", f"--merge --out {out}"):
         tiny_baskets.call(monkeypatch, script, f"{line} --folder {folder}")
     record = json.loads(out.read_text(encoding="utf-8"))
     data = record["data"]["journey"]
     assert record["seeds"] == [0, 1]
     rows = data["rows"]
-    part = json.loads((folder / "journey" / "seed0.json").read_text(encoding="utf-8"))
-    for name in ("popularity", "buy it again"):  # no seed in it
-        alone = part["systems"][name]["recall"]
+    parts = [
+        json.loads((folder / "journey" / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("once", "seed0", "seed1")
+    ]
+    for name in ("popularity", "buy it again", "LambdaMART"):  # no seed in it
+        alone = parts[0]["systems"][name]["recall"]
         assert rows[name]["recall"] == pytest.approx(alone)
         assert rows[name]["recall low"] <= alone <= rows[name]["recall high"]
     assert rows["buy it again"]["repeats"] == 1
@@ -59,11 +104,81 @@ def test_seeds_are_measured_and_merged_into_a_record(shop, tmp_path, monkeypatch
     ratio = rows[script.DISTILLED]["recall"] / rows[script.TEACHER]["recall"]
     assert kept["value"] == pytest.approx(ratio)
     assert kept["met"] == (kept["value"] >= 0.97)
-    assert data["timed_seeds"] == [0]
-    assert rows[script.TEACHER]["p50_ms"] == part["systems"][script.TEACHER]["p50_ms"]
+    of_seed = [part["systems"][script.TEACHER]["recall"] for part in parts[1:]]
+    assert rows[script.TEACHER]["recall by seed"] == pytest.approx(of_seed)
+    for name in ("BPR", f"{script.DISTILLED} + neighbours"):
+        assert 0 <= rows[name]["new_recall"] <= 1
+    assert all(0 <= own["reach"] <= 1 for own in data["trees"].values())
+    minus = data["minus"]["distilled − buy it again"]["recall"]
+    gap = rows[script.DISTILLED]["recall"] - rows["buy it again"]["recall"]
+    assert minus["difference"] == pytest.approx(gap)
+    assert data["shop"]["repeats"] == pytest.approx(_repeats(shop))
     chance = data["cold"][script.CHANCE]["value"]
     assert chance == pytest.approx(1, abs=0.01)  # four cold items, ten places
     assert len(record["data"]["scale"]) == 4
     assert record["data"]["scale"][-1]["users"] == 2 * USERS
     with pytest.raises(SystemExit, match="no file of a seed"):
         script.shared.read(tmp_path, ("profile",))
+
+
+RECORD = report.recorded("recommendation")["data"]
+JOURNEY, RETAIL = RECORD["journey"], RECORD["online_retail"]
+
+
+def span(shop: dict, name: str, column: str = "recall") -> tuple[float, float]:
+    own = shop["minus"][name][column]
+    return own["low"], own["high"]
+
+
+def test_networks_beat_habit_and_not_the_users_alike():
+    assert span(JOURNEY, "distilled − buy it again")[0] > 0
+    low, high = span(JOURNEY, "distilled − user-kNN")
+    assert low < 0 < high
+    recall = {name: row["recall"] for name, row in JOURNEY["rows"].items()}
+    best = max(script.untaught(recall), key=recall.get)
+    assert best == "user-kNN"
+    assert recall["user-kNN"] > 0.98 * recall["teacher"]
+    assert recall["student, distilled"] > 0.99 * recall["teacher"]
+
+
+def test_on_new_items_the_users_alike_are_ahead_and_a_blend_comes_up_to_them():
+    for shop in (JOURNEY, RETAIL):
+        assert span(shop, "distilled − user-kNN", "new_recall")[1] < 0
+        assert span(shop, "teacher − user-kNN", "new_recall")[1] < 0
+        low, high = span(shop, "distilled + neighbours − user-kNN", "new_recall")
+        assert low < 0 < high
+    new = {name: row["new_recall"] for name, row in JOURNEY["rows"].items()}
+    assert new["user-kNN"] > max(new["popularity"], new["EASE"], new["item-kNN"])
+
+
+def test_a_teacher_brings_little_and_text_nothing():
+    assert span(JOURNEY, "distilled − alone")[0] > 0
+    low, high = span(JOURNEY, "distilled on labelled days − alone")
+    assert low < 0 < high
+    weights = JOURNEY["rows"]["student, distilled + neighbours"]["weights"]
+    assert not any(own["recall"] for own in weights), "of all items the neighbours have no say"
+    assert len(JOURNEY["seeds"]) == 5 and len(RETAIL["seeds"]) == 3
+    for shop in (JOURNEY, RETAIL):
+        for column in ("recall", "new_recall"):
+            low, high = span(shop, "alone − alone, TF-IDF", column)
+            assert low < 0 < high
+
+
+def test_in_the_shop_of_gifts_trees_find_most():
+    recall = {name: row["recall"] for name, row in RETAIL["rows"].items()}
+    assert max(script.untaught(recall), key=recall.get) == "LambdaMART"
+    assert span(RETAIL, "distilled − LambdaMART")[0] < 0
+
+
+def test_the_question_decides_the_settings():
+    chosen = JOURNEY["settings"]["item-kNN"]
+    assert chosen["recall"]["neighbours"] == 1 and chosen["new_recall"]["neighbours"] == 100
+    for row in JOURNEY["settings"].values():
+        assert row["recall"]["old"], "the chapter shows old items"
+
+
+def _repeats(shop: Baskets) -> float:
+    before = shop.between(0, shop.test_start)
+    had = set(zip(before["user"], before["item"], strict=True))
+    wanted = shop.between(shop.test_start, shop.days).drop_duplicates(["user", "item"])
+    return np.mean([pair in had for pair in zip(wanted["user"], wanted["item"], strict=True)])

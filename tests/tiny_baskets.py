@@ -45,8 +45,9 @@ def shrink(patch, script, baskets: Baskets, folder) -> None:
     patch.setattr(journey, "load", lambda: baskets)
     patch.setattr(script, "SCALES", (1, 2))
     patch.setattr(script, "TIMED", 2)
-    grids = {name: _first(grid) for name, grid in script.GRIDS.items()}
-    patch.setattr(script, "GRIDS", grids)
+    if hasattr(script, "GRIDS"):
+        grids = {name: _first(grid) for name, grid in script.GRIDS.items()}
+        patch.setattr(script, "GRIDS", grids)
     for name, value in {"FIRST": 30, "GROUP": 12, "BUYERS": 2}.items():
         for module in (recommend, training):
             patch.setattr(module, name, value)
