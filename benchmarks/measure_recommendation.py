@@ -71,7 +71,7 @@ def measure(source: str, seed: int, folder: Path) -> dict:
     """What a seed changes, on the test days of one shop: values per user, cost, cold items."""
     profile, baskets = Profile.named(seed=seed), load(source)
     settings = shared.sizes(folder, "once")["settings"]
-    result: dict = {"source": Path(source).name, "systems": {}, "cold": {}, "looks": {}}
+    result: dict = {"source": Path(source).name, "systems": {}, "cold": {}}
     for name, rankers, further in systems(baskets, profile, settings, result):
         result["systems"][name] = judged(rankers, baskets) | further
         told(seed, name, result["systems"][name])
@@ -192,7 +192,7 @@ FEWER_TRIED = {
 NOT_TRIED = {"journey": ("TIFU-kNN", "BPR", "LambdaMART")}
 """Rows that take too long on the larger shop for all their settings to be tried."""
 LEAST = {"journey": 40, "online_retail": 5}
-"""The buyers of an item that EASE and the sequences know: they hold a row for each."""
+"""The buyers of an item that EASE knows: it holds a row for each."""
 BY_CHANCE = ("matrix factorisation", "BPR")
 START = {
     "user-kNN": {"neighbours": 200, "scale": 112, "window": 28, "share": 3.0},
@@ -212,7 +212,7 @@ def tuned(make: Callable, grid: dict, baskets: Baskets, start: dict | None = Non
     results is how many settings were tried. Of a large shop, some users are asked.
     """
     day, known = baskets.validation_start, {}
-    asked = np.random.default_rng(0).permutation(len(baskets.users))[:ASKED]
+    asked = some_users(baskets)
 
     def value(chosen: dict, goal: str) -> float:
         key = tuple(chosen.values())
@@ -234,8 +234,9 @@ def tuned(make: Callable, grid: dict, baskets: Baskets, start: dict | None = Non
     return best, len(known)
 
 
-ASKED = 600
-"""Users on whom settings are chosen."""
+def some_users(baskets: Baskets) -> np.ndarray:
+    """The users on whom settings are chosen."""
+    return np.random.default_rng(0).permutation(len(baskets.users))[:600]
 
 
 ENDS = {
@@ -270,7 +271,7 @@ def trees(baskets: Baskets, result: dict) -> dict:
     day, start, found = baskets.test_start, baskets.validation_start, {}
     near = neighbourhood(result["settings"])
     rankers = {}
-    asked = np.random.default_rng(0).permutation(len(baskets.users))[:ASKED]
+    asked = some_users(baskets)
     for goal, own, others in (("recall", 200, 100), ("new_recall", 0, 300)):
         made = rivals.Trees(baskets, near, own, others)
         tables = [made.table(then) for then in range(start - HORIZON, 0, -HORIZON)[:3]]
@@ -337,10 +338,6 @@ def systems(baskets: Baskets, profile: Profile, settings: dict, result: dict):
             score = partial(on_shelf, shelf)
             result["cold"][name] = by_user(recommend.evaluate_cold(score, baskets, day))
             log = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-            result["looks"][name] = [
-                {goal: one[f"eval_{goal}"] for goal in ("recall", "new_recall")}
-                for one in log if "eval_recall" in one
-            ]  # fmt: skip
             further = {**size(shelf), "train_s": max(entry.get("seconds", 0) for entry in log)}
             rank = recommend.network(shelf)
             yield name, {"recall": rank, "new_recall": rank}, further
@@ -364,7 +361,7 @@ def with_neighbours(
         )
 
     start = baskets.validation_start
-    asked = np.random.default_rng(0).permutation(len(baskets.users))[:ASKED]
+    asked = some_users(baskets)
     found = {
         weight: recommend.evaluate(ranker(start, weight), baskets, start, asked=asked)
         for weight in SHARES
@@ -564,9 +561,8 @@ def _row(name: str, values: dict, parts: list[dict]) -> dict:
     for column in ("coverage", "novelty", *TIMES):
         if column in own[0]:
             row[column] = float(np.median([seed[column] for seed in own]))
-    for column in ("weights", "looks"):
-        if column in own[0]:
-            row[column] = [seed[column] for seed in own]
+    if "weights" in own[0]:
+        row["weights"] = [seed["weights"] for seed in own]
     return row | {name: own[0][name] for name in own[0] if name.endswith("_bytes")}
 
 
