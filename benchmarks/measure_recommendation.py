@@ -31,7 +31,7 @@ import shared
 from ecomkd import bench, features, metrics, recommend, report
 from ecomkd.config import Profile
 from ecomkd.data import journey, retail
-from ecomkd.data.baskets import HORIZON, Baskets
+from ecomkd.data.baskets import HORIZON, Baskets, from_lines
 from shared import (
     SCALES,
     TIMED,
@@ -64,7 +64,44 @@ COLD = (
 
 
 def load(source: str) -> Baskets:
-    return journey.load() if source == "journey" else retail.load(source)
+    if source == "journey":
+        return journey.load()
+    return reviews(source) if source in REVIEWS else retail.load(source)
+
+
+def reviews(category: str) -> Baskets:
+    """Reviewed products of a category of Amazon, at most ten of a user before the validation days.
+
+    These data have an order and no dates: the latest product of the past stands on the day before
+    the validation days, each one before it four weeks earlier; what is to be foreseen stands on the
+    last days of its period.
+    """
+    folder = shared.real_folder("amazon18")
+    items = pd.read_parquet(folder / f"{category}_items.parquet").rename(
+        columns={"item": "item_id"}
+    )
+    more = items["description"].str.strip("[]'\"").str[:300]
+    told = items[["title", "brand"]].agg(". ".join, axis=1) + ". " + more
+    rows = pd.read_parquet(folder / f"{category}_histories.parquet")
+    rows = rows.assign(length=rows["history"].str.len())
+    lines = []
+    # A later row of a user holds the earlier ones: the shortest history is what was before.
+    for user, own in rows.sort_values("length", kind="stable").groupby("user"):
+        past = own["history"].iloc[0][::-1]
+        lines += [(user, item, EARLIEST - 1 - HORIZON * back) for back, item in enumerate(past)]
+        for split, end in (("validation", EARLIEST + HORIZON), ("test", EARLIEST + 2 * HORIZON)):
+            found = own.loc[own["split"] == split, "item"].tolist()[::-1]
+            lines += [(user, item, end - 1 - back) for back, item in enumerate(found)]
+    frame = pd.DataFrame(lines, columns=["user_id", "item_id", "day"])
+    frame["time"] = pd.Timestamp("2018-01-01") + pd.to_timedelta(frame["day"], "D")
+    frame = frame.assign(basket_id=range(len(frame)), quantity=1, value=1.0)
+    users = pd.DataFrame({"user_id": frame["user_id"].unique()})
+    return from_lines(frame, items.assign(text=told.str.lower()), users, {})
+
+
+REVIEWS = ("industrial_and_scientific", "office_products")
+EARLIEST = 10 * HORIZON
+"""The first validation day of a category: ten products of a user lie before it."""
 
 
 def measure(source: str, seed: int, folder: Path) -> dict:
@@ -83,7 +120,7 @@ def fixed(source: str) -> dict:
     baskets = load(source)
     result: dict = {"systems": {}, "settings": {}, "tried": {}}
     for name, (make, grid) in classics(Path(source).name, 0).items():
-        chosen, tried = tuned(make, grid, baskets, START.get(name))
+        chosen, tried = recommend.tuned(make, grid, baskets, START.get(name))
         result["settings"][name], result["tried"][name] = chosen, tried
         if name in BY_CHANCE:
             continue
@@ -105,7 +142,7 @@ def judged(rankers: dict[str, recommend.Ranker], baskets: Baskets) -> dict:
     that for new ones."""
     day = baskets.test_start
     found = {rank: recommend.evaluate(rank, baskets, day) for rank in set(rankers.values())}
-    whole, new = (found[rankers[goal]] for goal in ("recall", "new_recall"))
+    whole, new = (found[rankers[goal]] for goal in recommend.GOALS)
     per_user = whole["per_user"].copy()
     for column in ("new_recall", "new_ndcg"):
         per_user[column], whole[column] = new["per_user"][column], new[column]
@@ -120,7 +157,7 @@ def judged(rankers: dict[str, recommend.Ranker], baskets: Baskets) -> dict:
 
 def pair(make: Callable, chosen: dict, baskets: Baskets, day: int) -> dict[str, recommend.Ranker]:
     """The rankers with the settings for all items and with those for new ones."""
-    return {goal: make(baskets, day, **chosen[goal]) for goal in ("recall", "new_recall")}
+    return {goal: make(baskets, day, **chosen[goal]) for goal in recommend.GOALS}
 
 
 def classics(source: str, seed: int) -> dict[str, tuple[Callable, dict]]:
@@ -136,8 +173,9 @@ def classics(source: str, seed: int) -> dict[str, tuple[Callable, dict]]:
         ),
         "user-kNN": (
             recommend.user_knn,
-            {"neighbours": (12, 25, 50, 100, 200, 400, 800, 1600, 3200), "scale": (*long, 1e4),
-             "window": windows, "share": (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)},
+            {"neighbours": (3, 6, 12, 25, 50, 100, 200, 400, 800, 1600, 3200),
+             "scale": (*long, 1e4), "window": windows,
+             "share": (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)},
         ),
         "TIFU-kNN": (
             recommend.tifu_knn,
@@ -147,12 +185,12 @@ def classics(source: str, seed: int) -> dict[str, tuple[Callable, dict]]:
         ),
         "EASE": (
             partial(recommend.ease, least=LEAST.get(source, 1)),
-            {"penalty": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4),
+            {"penalty": (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5, 3e5),
              "scale": (*long, None)},
         ),
         "matrix factorisation": (
             partial(recommend.factors, seed=seed),
-            {"width": (8, 16, 32, 64, 128, 256, 512),
+            {"width": (4, 8, 16, 32, 64, 128, 256, 512),
              "weight": (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0),
              "scale": (28, 56, 112, 224, None)},
         ),
@@ -161,25 +199,27 @@ def classics(source: str, seed: int) -> dict[str, tuple[Callable, dict]]:
             {"width": (16, 32, 64, 128, 256), "learning_rate": (0.001, 0.003, 0.01, 0.03, 0.1),
              "penalty": (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)},
         ),
+        "SASRec": (
+            rivals.SASRec(seed),
+            {"width": (32, 64, 128), "dropout": (0.1, 0.2, 0.5, 0.7),
+             "passes": rivals.SASRec.PASSES},
+        ),
     }  # fmt: skip
     return {
-        name: (partial(old_or_not, make), {**grid, "old": (True, False)} | fewer.get(name, {}))
+        name: (
+            partial(recommend.old_or_not, make),
+            {**grid, "old": (True, False)} | fewer.get(name, {}),
+        )
         for name, (make, grid) in rows.items()
         if name not in NOT_TRIED.get(source, ())
     }
 
 
-def old_or_not(make: Callable, baskets: Baskets, day: int, old: bool = True, **chosen):
-    """The ranker with these settings; without `old`, one that never shows what a user has had."""
-    rank = make(baskets, day, **chosen)
-    return rank if old else lambda users, new: rank(users, True)
-
-
 FEWER_TRIED = {
     "journey": {
         "user-kNN": {
-            "neighbours": (50, 100, 200, 400, 800), "scale": (56, 112, 224, 448),
-            "window": (14, 28, 56), "share": (0.3, 1.0, 3.0, 10.0), "old": (True,),
+            "neighbours": (50, 100, 200, 400, 800), "scale": (56, 112, 224, 448, 1e4),
+            "window": (14, 28, 56, 112), "share": (0.3, 1.0, 3.0, 10.0), "old": (True,),
         },
         "EASE": {"penalty": (30.0, 100.0, 300.0, 1e3, 3e3), "scale": (112, None), "old": (True,)},
         "matrix factorisation": {
@@ -189,11 +229,13 @@ FEWER_TRIED = {
     }
 }  # fmt: skip
 """Where one setting takes seconds or half a minute, not all are tried."""
-NOT_TRIED = {"journey": ("TIFU-kNN", "BPR", "LambdaMART")}
-"""Rows that take too long on the larger shop for all their settings to be tried."""
+NOT_TRIED = {"journey": ("SASRec",), "online_retail": ("SASRec",)}
+"""The items of a basket have no order, and these shops sell whole baskets."""
 LEAST = {"journey": 40, "online_retail": 5}
 """The buyers of an item that EASE knows: it holds a row for each."""
-BY_CHANCE = ("matrix factorisation", "BPR")
+BUYERS = dict.fromkeys(REVIEWS, 1)
+"""The buyers of an item that the networks learn of, where most items have few."""
+BY_CHANCE = ("matrix factorisation", "BPR", "SASRec")
 START = {
     "user-kNN": {"neighbours": 200, "scale": 112, "window": 28, "share": 3.0},
     "TIFU-kNN": {"neighbours": 300, "share": 0.2, "within": 0.9, "across": 0.6, "groups": 3},
@@ -201,42 +243,9 @@ START = {
     "BPR": {"width": 64, "learning_rate": 0.03, "penalty": 0.01},
     "EASE": {"penalty": 300.0, "scale": None},
     "item-kNN": {"neighbours": 100, "scale": None},
+    "SASRec": {"width": 64, "dropout": 0.5, "passes": 12},
 }
 """Where the search of settings begins: what the authors chose, or the middle of the grid."""
-
-
-def tuned(make: Callable, grid: dict, baskets: Baskets, start: dict | None = None) -> tuple:
-    """For recall and for recall of new items, the settings that are best on the validation days.
-
-    One setting after the other goes to its best value, until none moves. The second of the two
-    results is how many settings were tried. Of a large shop, some users are asked.
-    """
-    day, known = baskets.validation_start, {}
-    asked = some_users(baskets)
-
-    def value(chosen: dict, goal: str) -> float:
-        key = tuple(chosen.values())
-        if key not in known:
-            found = recommend.evaluate(make(baskets, day, **chosen), baskets, day, asked=asked)
-            known[key] = {name: found[name] for name in ("recall", "new_recall")}
-        return known[key][goal]
-
-    best = {}
-    for goal in ("recall", "new_recall"):
-        chosen = start or {name: values[len(values) // 2] for name, values in grid.items()}
-        before = None
-        while chosen != before:
-            before = dict(chosen)
-            for name, values in grid.items():
-                options = [{**chosen, name: one} for one in values]
-                chosen = max(options, key=partial(value, goal=goal))
-        best[goal] = chosen
-    return best, len(known)
-
-
-def some_users(baskets: Baskets) -> np.ndarray:
-    """The users on whom settings are chosen."""
-    return np.random.default_rng(0).permutation(len(baskets.users))[:600]
 
 
 ENDS = {
@@ -271,7 +280,7 @@ def trees(baskets: Baskets, result: dict) -> dict:
     day, start, found = baskets.test_start, baskets.validation_start, {}
     near = neighbourhood(result["settings"])
     rankers = {}
-    asked = some_users(baskets)
+    asked = recommend.some_users(baskets)
     for goal, own, others in (("recall", 200, 100), ("new_recall", 0, 300)):
         made = rivals.Trees(baskets, near, own, others)
         tables = [made.table(then) for then in range(start - HORIZON, 0, -HORIZON)[:3]]
@@ -325,14 +334,15 @@ def systems(baskets: Baskets, profile: Profile, settings: dict, result: dict):
     texts, codes = recommend.texts(baskets)
     tables = {"MiniLM": features.layers(texts, profile)[-1], **words(texts, seed)}
     result["cold"] = neighbours(baskets, tables, codes)
-    near = neighbourhood(settings)
+    near, old = neighbourhood(settings), settings["user-kNN"]["recall"]["old"]
     others = {
         when: recommend.neighbours_share(baskets, when, **near)
         for when in (baskets.validation_start, day)
     }
     for vectors in ("MiniLM", "TF-IDF"):
         items = recommend.Items(baskets, tables[vectors], recommend.FIRST, 64, profile)
-        for name, (kind, folder) in networks(vectors, items, profile).items():
+        least = BUYERS.get(result["source"])
+        for name, (kind, folder) in networks(vectors, items, profile, least).items():
             model = recommend.load(folder, kind, items)
             shelf = recommend.Shelf(model, recommend.BasketCollator(baskets), day)
             score = partial(on_shelf, shelf)
@@ -340,14 +350,19 @@ def systems(baskets: Baskets, profile: Profile, settings: dict, result: dict):
             log = json.loads((folder / "training.json").read_text(encoding="utf-8"))
             further = {**size(shelf), "train_s": max(entry.get("seconds", 0) for entry in log)}
             rank = recommend.network(shelf)
-            yield name, {"recall": rank, "new_recall": rank}, further
+            yield name, {"recall": shown(rank, old), "new_recall": rank}, further
             if name in (TEACHER, DISTILLED):
-                rankers, weights = with_neighbours(model, baskets, others)
+                rankers, weights = with_neighbours(model, baskets, others, old)
                 yield f"{name} + neighbours", rankers, {"weights": weights}
 
 
+def shown(rank: recommend.Ranker, old: bool) -> recommend.Ranker:
+    """The ranker; without `old`, as user-kNN has it, one that never shows what a user has had."""
+    return rank if old else lambda users, new: rank(users, True)
+
+
 def with_neighbours(
-    model: recommend.Recommender, baskets: Baskets, others: dict[int, Callable]
+    model: recommend.Recommender, baskets: Baskets, others: dict[int, Callable], old: bool
 ) -> tuple[dict[str, recommend.Ranker], dict[str, float]]:
     """A network's log-odds plus so many times the share of the user's neighbours, by weights that
     are best on the validation days."""
@@ -355,21 +370,19 @@ def with_neighbours(
 
     def ranker(day: int, weight: float) -> recommend.Ranker:
         shelf = recommend.Shelf(model, collator, day)
-        return recommend.rank_by(
+        rank = recommend.rank_by(
             lambda users: shelf.scores(users) + weight * others[day](users),
             recommend.history(baskets, day),
         )
+        return shown(rank, old)
 
     start = baskets.validation_start
-    asked = some_users(baskets)
+    asked = recommend.some_users(baskets)
     found = {
         weight: recommend.evaluate(ranker(start, weight), baskets, start, asked=asked)
         for weight in SHARES
     }
-    best = {
-        goal: max(SHARES, key=lambda weight: found[weight][goal])
-        for goal in ("recall", "new_recall")
-    }
+    best = {goal: max(SHARES, key=lambda weight: found[weight][goal]) for goal in recommend.GOALS}
     return {goal: ranker(baskets.test_start, weight) for goal, weight in best.items()}, best
 
 
@@ -384,10 +397,16 @@ def size(shelf: recommend.Shelf) -> dict[str, int]:
     return {"network_bytes": own, "table_bytes": table}
 
 
-def networks(vectors: str, items: recommend.Items, profile: Profile) -> dict:
-    """The networks that read these vectors: their kind, and the folder of each."""
+def networks(
+    vectors: str, items: recommend.Items, profile: Profile, buyers: int | None = None
+) -> dict:
+    """The networks that read these vectors: their kind, and the folder of each.
+
+    They learn of items with so many `buyers`, by default as many as on The Complete Journey.
+    """
     large, small = recommend.BasketTransformer, recommend.DecayedMeans
     fitted = {"items": items, "start": items.baskets.validation_start, "profile": profile}
+    fitted["buyers"] = buyers
     alone = recommend.train(small, **fitted)
     if vectors != "MiniLM":
         return {f"{ALONE}, {vectors}": (small, alone)}
@@ -554,7 +573,7 @@ def over_both(values: np.ndarray) -> dict[str, float]:
 def _row(name: str, values: dict, parts: list[dict]) -> dict:
     own = [part["systems"][name] for part in parts]
     row = {column: float(np.nanmean(table[name])) for column, table in values.items()}
-    for column in ("recall", "new_recall"):
+    for column in recommend.GOALS:
         span = over_both(values[column][name])
         row |= {f"{column} low": span["low"], f"{column} high": span["high"]}
         row[f"{column} by seed"] = [float(np.nanmean(seed)) for seed in values[column][name]]
@@ -585,7 +604,7 @@ def _differences(values: dict) -> dict:
         **{f"user-kNN − {name}": ("user-kNN", name) for name in ("popularity", "buy it again")},
     }
     return {
-        name: {column: _minus(values[column], a, b) for column in ("recall", "new_recall")}
+        name: {column: _minus(values[column], a, b) for column in recommend.GOALS}
         for name, (a, b) in pairs.items()
     }
 
@@ -649,7 +668,7 @@ def _goals(shop: str, values: dict, cold: pd.DataFrame, data: dict) -> list[dict
 def main() -> None:
     parser = argparse.ArgumentParser(description="Recommendation on real baskets.")
     parser.add_argument("source", nargs="?", default="journey",
-                        help="journey, or a path")  # fmt: skip
+                        help="journey, a category of amazon18, or a path")  # fmt: skip
     arguments = shared.arguments_of(parser, "recommendation", once=True)
     source, part = arguments.source, Path(arguments.source).name
 

@@ -1,13 +1,127 @@
-"""A rival of chapter 10 that a shop would train, and the book does not teach: trees that rank the
-candidates of a user (LambdaMART)."""
+"""Rivals of chapter 10 that a shop would train, and the book does not teach: a network over the
+sequence of items (SASRec), and trees that rank the candidates of a user (LambdaMART).
+
+Sizes: U users, I items, B users of a batch, L places of a sequence, W a network's width.
+"""
 
 from __future__ import annotations
 
+import copy
+
 import lightgbm
 import numpy as np
+import torch
+from torch import nn
+from transformers import GPT2Config, GPT2Model
 
 from ecomkd import recommend
 from ecomkd.data.baskets import Baskets
+
+# Sequences of items -------------------------------------------------------------------------------
+
+
+class Sequence(nn.Module):
+    """A causal transformer over item ids; an item scores by the product with its own embedding."""
+
+    def __init__(self, items: int, length: int, width: int, dropout: float):
+        super().__init__()
+        self.length = length
+        self.items = nn.Embedding(items + 1, width, padding_idx=items)  # the last one pads
+        rates = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout)
+        own = GPT2Config(
+            vocab_size=1, n_positions=length, n_embd=width, n_layer=2, n_head=2,
+            bos_token_id=None, eos_token_id=None, **rates,
+        )  # fmt: skip
+        self.body = GPT2Model(own)
+        nn.init.normal_(self.items.weight[:-1], std=0.02)
+
+    def forward(self, items: torch.Tensor) -> torch.Tensor:
+        """States (B, L, W) after each item of the sequences (B, L), which are padded at the end."""
+        return self.body(inputs_embeds=self.items(items)).last_hidden_state
+
+
+class SASRec:
+    """SASRec (Kang & McAuley 2018), with the cross entropy among all items in the place of its
+    authors' binary loss, for it ranks better (Klenitskiy & Vasilev 2023).
+
+    One training is kept for each pair of a width and a dropout, with a copy of the network after
+    each number of `PASSES`; `LENGTH` items of a user are read at once. It is fitted to the days
+    before the validation days of the first shop that it is called with, and is for that shop alone.
+    Items that nobody bought by then have no embedding, and come last in the order of what sells.
+    """
+
+    PASSES, LENGTH = (1, 2, 4, 8, 12, 16, 24, 32), 10
+
+    def __init__(self, seed: int):
+        self.seed = seed
+        self.trained: dict[tuple[int, float], dict[int, Sequence]] = {}
+
+    def __call__(
+        self, baskets: Baskets, day: int, width: int, dropout: float, passes: int
+    ) -> recommend.Ranker:
+        if not self.trained:
+            buyers = recommend.buyers_of(recommend.history(baskets, baskets.validation_start))
+            self.kept = np.flatnonzero(buyers)
+        if (width, dropout) not in self.trained:
+            self.trained[width, dropout] = self._train(baskets, width, dropout)
+        model, own = self.trained[width, dropout][passes], self._histories(baskets, day)
+        filler = recommend.tie_break(recommend.popularity(baskets, day)) - 1e6
+
+        def scores(users: np.ndarray) -> np.ndarray:
+            rows = torch.from_numpy(np.stack([self._padded(own[user]) for user in users]))
+            last = (rows < len(self.kept)).sum(dim=1).clamp(min=1) - 1
+            with recommend.networks.at_rest(model):
+                states = model(rows)[torch.arange(len(rows)), last]
+                known = states @ model.items.weight[:-1].T
+            found = np.tile(filler, (len(users), 1))
+            found[:, self.kept] = known.numpy()
+            return found
+
+        return recommend.rank_by(scores, recommend.history(baskets, day))
+
+    def _histories(self, baskets: Baskets, day: int) -> list[np.ndarray]:
+        """Each user's items before a day, oldest first, as places among those that are kept."""
+        place = np.full(len(baskets.items), -1)
+        place[self.kept] = np.arange(len(self.kept))
+        past = baskets.between(0, day)
+        order = np.argsort(past["user"].to_numpy(), kind="stable")
+        users, items = past["user"].to_numpy()[order], place[past["item"].to_numpy()[order]]
+        users, items = users[items >= 0], items[items >= 0]
+        return np.split(items, np.searchsorted(users, np.arange(1, len(baskets.users))))
+
+    def _padded(self, items: np.ndarray, more: int = 0) -> np.ndarray:
+        """The last items (L + more,), padded at the end."""
+        row = np.full(self.LENGTH + more, len(self.kept))
+        latest = items[-len(row) :]
+        row[: len(latest)] = latest
+        return row
+
+    def _train(self, baskets: Baskets, width: int, dropout: float) -> dict[int, Sequence]:
+        torch.manual_seed(self.seed)
+        model = Sequence(len(self.kept), self.LENGTH, width, dropout)
+        pieces = [
+            self._padded(own[:end], more=1)
+            for own in self._histories(baskets, baskets.validation_start)
+            for end in range(len(own), 1, -self.LENGTH)
+        ]
+        windows, size = torch.from_numpy(np.stack(pieces)), max(16, 1024 // self.LENGTH)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
+        found = {}
+        for number in range(1, self.PASSES[-1] + 1):
+            for batch in windows[torch.randperm(len(windows))].split(size):
+                states, wanted = model.train()(batch[:, :-1]), batch[:, 1:]
+                there = wanted < len(self.kept)
+                logits = states[there] @ model.items.weight[:-1].T
+                loss = nn.functional.cross_entropy(logits, wanted[there])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            if number in self.PASSES:
+                found[number] = copy.deepcopy(model).eval()
+        return found
+
+
+# Trees over candidates ----------------------------------------------------------------------------
 
 
 class Trees:
@@ -20,9 +134,18 @@ class Trees:
     def __init__(self, baskets: Baskets, near: dict, own: int = 200, others: int = 100):
         self.baskets, self.near, self.own, self.others = baskets, near, own, others
         self.collator = recommend.BasketCollator(baskets)
+        self.known: dict[tuple[int, bytes], tuple] = {}
 
     def candidates(self, day: int, users: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows of users (N,), places among `users`, items (N,) and their features (N, F)."""
+        """Rows of users (N,), places among `users`, items (N,) and their features (N, F).
+
+        They are kept, for all settings of the trees rank the same ones.
+        """
+        if (key := (day, users.tobytes())) not in self.known:
+            self.known[key] = self._candidates(day, users)
+        return self.known[key]
+
+    def _candidates(self, day: int, users: np.ndarray) -> tuple:
         share = recommend.neighbours_share(self.baskets, day, **self.near)
         sales = np.log1p([recommend.popularity(self.baskets, day, span) for span in (7, 28, 112)])
         parts = []

@@ -1,14 +1,13 @@
-"""The command line: `ecomkd check`, `run`, `quantize`, `index`, `serve` and `shop`.
+"""The command line: `ecomkd check`, `run`, `quantize`, `index`, `recommend`, `serve` and `shop`.
 
-What a command needs is imported when it runs, so that help and refusals are quick. Chapters 1, 5, 8
-and 9.
+What a command needs is imported when it runs, so that help and refusals are quick. Chapters 1, 5,
+8, 9 and 10.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import math
 import os
 import shlex
@@ -23,6 +22,7 @@ from typing import Any, Literal
 from ecomkd import outputs
 from ecomkd.config import Profile
 from ecomkd.data.contract import LEAST_FOLDS, NAMES, shown
+from ecomkd.faults import sentences
 
 _SEEDS = 2**32 - 1  # the largest seed that NumPy, PyTorch and Transformers all take
 _PRODUCT = 115  # bytes of the simulated shop for each of its products, in a large one
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("ECOMKD_DEBUG"):
             traceback.print_exc()
-        for sentence in _sentences(error):
+        for sentence in sentences(error):
             _tell(sentence)
         return 1
     return 0
@@ -83,53 +83,6 @@ def _tell(sentence: str) -> None:
     print(f"ecomkd: {shown(sentence, 2_000)}", file=sys.stderr)
 
 
-def _sentences(error: Exception) -> list[str]:
-    """What is said about an exception: what is wrong, or that the program itself is."""
-    words = " ".join(str(error).split())
-    if hasattr(error, "sentences"):
-        return list(error.sentences)
-    if isinstance(error, MemoryError):
-        return ["the memory does not suffice; take a smaller profile, or fewer data."]
-    if isinstance(error, ImportError) and not (error.name or "").startswith("ecomkd"):
-        package = _missing(error)
-        if "pip install" in words or package is None:
-            return [words]
-        needs = f"{package} is missing, which a command needs"
-        return [f'{needs}: pip install "ecomkd[run,search,serve]"']
-    if isinstance(error, OSError) and error.strerror and words.startswith("[Errno"):
-        of_system = os.strerror(error.errno or 0)
-        if of_system not in error.strerror:  # a sentence of the package's own
-            return [f"{error.strerror.rstrip('.')}."]
-        place = shown(str(error.filename or "a file"), 1_000)
-        words = f"{place}: {of_system}; {_MENDS.get(error.errno or 0, 'check the path')}."
-    ours = isinstance(error, (RecursionError, NotImplementedError)) or not words
-    if isinstance(error, (ValueError, OSError, RuntimeError)) and not ours:
-        return [words]
-    return [
-        f"a fault of the program, not of your data ({type(error).__name__}: {words}); please "
-        "report it with the command and with what it prints when ECOMKD_DEBUG=1 is set."
-    ]
-
-
-def _missing(error: BaseException | None) -> str | None:
-    """The package that was not found. Some libraries name it in the cause of their error alone."""
-    while error is not None:
-        if isinstance(error, ModuleNotFoundError) and error.name:
-            return error.name
-        error = error.__cause__
-    return None
-
-
-_MENDS = {
-    errno.ENOSPC: "free some space, or choose another disk with --out or ECOMKD_ARTIFACTS",
-    errno.EDQUOT: "free some space, or choose another disk with --out or ECOMKD_ARTIFACTS",
-    errno.EACCES: "change its rights, or choose another place",
-    errno.EPERM: "change its rights, or choose another place",
-    errno.EROFS: "choose another place with --out or ECOMKD_ARTIFACTS",
-    errno.EMFILE: "allow more open files with `ulimit -n`",
-}
-
-
 @contextlib.contextmanager
 def _plain_warnings() -> Iterator[None]:
     """Warnings in one line each, without the place in the program."""
@@ -143,7 +96,8 @@ def _plain_warnings() -> Iterator[None]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="ecomkd", description="Transfer learning and distillation for a shop's search."
+        prog="ecomkd",
+        description="Transfer learning and distillation for a shop's search and recommendation.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -171,12 +125,24 @@ def _parser() -> argparse.ArgumentParser:
     for made in (check, run, index):
         text = "shop (simulated), esci (from the hub), or the path of a folder, CSV or Parquet file"
         made.add_argument("data", metavar="DATA", help=text)
-    for made in (run, index):
+    recommend = command(
+        _recommend,
+        "Compare rankings on purchases; write a report with a verdict, and what serves it.",
+        "recommend purchases.csv --out recommender/",
+        " The last four weeks are foreseen from those before.",
+    )
+    text = (
+        "a CSV or Parquet file with the columns user_id, item_id and time, and, where they are "
+        "known, basket_id, quantity, value and text; or a folder with purchases.csv and items.csv"
+    )
+    recommend.add_argument("data", metavar="PURCHASES", type=Path, help=text)
+    for made in (run, index, recommend):
         made.add_argument("--profile", help="smoke, book or gpu (default: book)")
         made.add_argument("--out", type=Path, required=True, metavar="DIR", help="where results go")
-    _number(run, "--seeds", "how many", 1, 1_000, default=1)
-    text = "seeds run from K (default: %(default)s)"
-    _number(run, "--first-seed", text, 0, _SEEDS, default=Profile.seed, metavar="K")
+    for made in (run, recommend):
+        _number(made, "--seeds", "how many", 1, 1_000, default=1)
+        text = "seeds run from K (default: %(default)s)"
+        _number(made, "--first-seed", text, 0, _SEEDS, default=Profile.seed, metavar="K")
     _number(run, "--unlabelled", "learn from the first N unlabelled pairs (default: all)", 1)
     text = (
         "cross-validation by query, where judged queries are few: each is tested once; over the "
@@ -211,10 +177,11 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = command(
         _serve,
-        "Answer searches over HTTP: GET /search, POST /rerank, GET /health, GET /metrics.",
+        "Answer over HTTP: GET /search and POST /rerank, or GET /recommend; GET /health, /metrics.",
         "serve search/ --reference queries.txt",
     )
-    serve.add_argument("folder", metavar="DIR", type=Path, help="a folder that `index` wrote")
+    text = "a folder that `index` or `recommend` wrote"
+    serve.add_argument("folder", metavar="DIR", type=Path, help=text)
     serve.add_argument("--host", default="127.0.0.1", help="default: this machine alone")
     _number(serve, "--port", "0 takes a free one", 0, 65_535, default=8000, metavar="PORT")
     _number(serve, "--workers", "threads (default: cores)", 1)
@@ -297,10 +264,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    profile = Profile.named(options.profile)
-    seeds = list(range(options.first_seed, options.first_seed + options.seeds))
-    if seeds[-1] > _SEEDS:
-        raise ValueError(f"the last seed would be {seeds[-1]}; give a smaller --first-seed.")
+    profile, seeds = Profile.named(options.profile), _seeds(options)
     source = _source(options.data)
     outputs.claim(options.out, "run")
 
@@ -315,6 +279,26 @@ def _run(options: argparse.Namespace) -> None:
         arguments += " --folds" if folds == "given" else f" --folds {folds}"
     command = f"ecomkd run {shlex.quote(name)} {arguments} --out {shlex.quote(options.out.name)}"
     _say(run(source, profile, seeds, options.out, command, options.unlabelled, folds))
+    _say(f"Report: {options.out / 'report.html'}")
+
+
+def _seeds(options: argparse.Namespace) -> list[int]:
+    seeds = list(range(options.first_seed, options.first_seed + options.seeds))
+    if seeds[-1] > _SEEDS:
+        raise ValueError(f"the last seed would be {seeds[-1]}; give a smaller --first-seed.")
+    return seeds
+
+
+def _recommend(options: argparse.Namespace) -> None:
+    profile, seeds = Profile.named(options.profile), _seeds(options)
+    outputs.claim(options.out, "recommend")
+
+    from ecomkd.recommend.run import run
+
+    words = ["ecomkd", "recommend", options.data.name, "--profile", profile.name]
+    words += ["--seeds", str(options.seeds), "--first-seed", str(seeds[0])]
+    command = shlex.join([*words, "--out", options.out.name])
+    _say(run(options.data, profile, seeds, options.out, command))
     _say(f"Report: {options.out / 'report.html'}")
 
 
@@ -366,7 +350,8 @@ def _index(options: argparse.Namespace) -> None:
 def _serve(options: argparse.Namespace) -> None:
     if not options.folder.is_dir():
         raise FileNotFoundError(
-            f"{options.folder}: no such folder; write it with `ecomkd index` first."
+            f"{options.folder}: no such folder; write it with `ecomkd index` or `ecomkd recommend` "
+            "first."
         )
     if options.reference is not None and not options.reference.is_file():
         raise FileNotFoundError(f"{options.reference}: no such file; check --reference.")
@@ -384,6 +369,20 @@ def _serve(options: argparse.Namespace) -> None:
     settings = service.Settings(**{key: value for key, value in given.items() if value is not None})
     reference = None if options.reference is None else service.read_queries(options.reference)
 
+    name = options.folder.resolve().name
+    if (options.folder / "recommender.json").is_file():
+        for option in ("reference", "shadow", "depth"):
+            if getattr(options, option):
+                raise ValueError(
+                    f"--{option} is about searches, and {options.folder} recommends: leave it out."
+                )
+
+        from ecomkd.recommend import answers
+
+        app = service.create_app(answers.load(options.folder), settings, name=name)
+        service.run(app, options.host, options.port)
+        return
+
     from ecomkd import search
 
     engine = search.load(options.folder)
@@ -394,7 +393,6 @@ def _serve(options: argparse.Namespace) -> None:
         )
     if options.depth is not None:
         engine.depth = options.depth
-    name = options.folder.resolve().name
     app = service.create_app(engine, settings, name=name, reference=reference)
     service.run(app, options.host, options.port)
 

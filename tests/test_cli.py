@@ -493,7 +493,9 @@ def test_index_can_put_the_teacher_beside_the_student(tmp_path, capsys, called):
     assert [given[3] for given in called] == [{"with_teacher": False}, {"with_teacher": True}]
 
 
-@pytest.mark.parametrize("command", ["check", "run", "quantize", "index", "serve", "shop"])
+@pytest.mark.parametrize(
+    "command", ["check", "run", "quantize", "index", "recommend", "serve", "shop"]
+)
 def test_help_shows_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

@@ -317,7 +317,15 @@ def test_no_circle_of_imports():
     TopologicalSorter(graph).prepare()
 
 
-SERVING = ("search.engine", "words", "score", "export", "service.app", "service.server")
+SERVING = (
+    "search.engine",
+    "recommend.answers",
+    "words",
+    "score",
+    "export",
+    "service.app",
+    "service.server",
+)
 
 
 @pytest.mark.parametrize("name", SERVING)

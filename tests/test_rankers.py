@@ -5,9 +5,11 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import tiny_baskets
 
 from ecomkd import recommend
 from ecomkd.data.baskets import Baskets, from_lines
+from ecomkd.recommend import tuning
 
 DAY = 40
 
@@ -142,3 +144,34 @@ def test_without_the_library_the_extra_is_named(two_groups, monkeypatch):
     monkeypatch.setitem(sys.modules, "implicit.bpr", None)
     with pytest.raises(ModuleNotFoundError, match="bpr needs: pip install"):
         recommend.bpr(two_groups, DAY, 2, 0.1, 0.1, 0)
+
+
+# Settings -----------------------------------------------------------------------------------------
+
+
+def test_each_goal_has_settings_of_its_own_one_moved_after_the_other(monkeypatch):
+    shop, asked = tiny_baskets.shop(), []
+
+    def evaluate(rank, baskets, start, asked=None):
+        assert start == shop.validation_start and len(asked) <= tuning.ASKED
+        a, b = rank
+        return {"recall": -abs(a - 3) - abs(b - 1), "new_recall": a + b}
+
+    def make(baskets, day, a, b):
+        asked.append((a, b))
+        return a, b
+
+    monkeypatch.setattr(tuning, "evaluate", evaluate)
+    grid = {"a": (1, 2, 3, 4), "b": (1, 2)}
+    chosen, tried = recommend.tuned(make, grid, shop)
+    assert chosen == {"recall": {"a": 3, "b": 1}, "new_recall": {"a": 4, "b": 2}}
+    assert tried == len(asked) == len(set(asked)), "no setting is tried twice"
+
+
+def test_old_items_can_be_left_out_of_every_list():
+    shop = tiny_baskets.shop()
+    day, users = shop.test_start, np.arange(3)
+    both = recommend.old_or_not(recommend.buy_again, shop, day, scale=None)
+    fresh = recommend.old_or_not(recommend.buy_again, shop, day, old=False, scale=None)
+    assert (fresh(users, False) == both(users, True)).all()
+    assert (both(users, False) != both(users, True)).any()

@@ -3,11 +3,13 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny_baskets
 from tiny_baskets import ITEMS, USERS
 
 import measure_recommendation as script
+import rivals
 import shared
 from ecomkd import recommend, report
 from ecomkd.data.baskets import Baskets
@@ -42,23 +44,9 @@ def test_settings_of_one_goal_are_chosen_on_the_validation_days(shop):
     assert set(asked) == {shop.validation_start}
 
 
-def test_each_goal_has_settings_of_its_own_one_moved_after_the_other(shop, monkeypatch):
-    asked = []
-
-    def evaluate(rank, baskets, start, asked=None):
-        assert start == shop.validation_start
-        a, b = rank
-        return {"recall": -abs(a - 3) - abs(b - 1), "new_recall": a + b}
-
-    def make(baskets, day, a, b):
-        asked.append((a, b))
-        return a, b
-
-    monkeypatch.setattr(recommend, "evaluate", evaluate)
+def test_a_setting_at_an_end_is_told_where_more_could_be_tried():
     grid = {"a": (1, 2, 3, 4), "b": (1, 2)}
-    chosen, tried = script.tuned(make, grid, shop)
-    assert chosen == {"recall": {"a": 3, "b": 1}, "new_recall": {"a": 4, "b": 2}}
-    assert tried == len(asked) == len(set(asked)), "no setting is tried twice"
+    chosen = {"recall": {"a": 3, "b": 1}, "new_recall": {"a": 4, "b": 2}}
     edges = script.at_an_edge("a row", chosen, grid)
     assert edges == {"recall": ["b"], "new_recall": ["a", "b"]}
     own = {"recall": {"scale": None}}
@@ -68,6 +56,35 @@ def test_each_goal_has_settings_of_its_own_one_moved_after_the_other(shop, monke
     assert edges == {"recall": ["share"], "new_recall": []}
 
 
+def test_reviews_come_with_an_order_and_no_dates(tmp_path, monkeypatch):
+    folder = tmp_path / "amazon18"
+    folder.mkdir()
+    monkeypatch.setenv("ECOMKD_REAL_DATA", str(tmp_path))
+    items = pd.DataFrame({"item": [0, 1, 2, 3], "title": list("ABCD"), "brand": "Acme"})
+    items["description"] = "['Good.']"
+    items.to_parquet(folder / "office_products_items.parquet")
+    rows = [
+        ("u", [0], 1, "validation"),
+        ("u", [0, 1], 2, "validation"),
+        ("u", [0, 1, 2], 3, "test"),
+        ("v", [1, 0], 3, "test"),
+    ]
+    frame = pd.DataFrame(rows, columns=["user", "history", "item", "split"])
+    frame.to_parquet(folder / "office_products_histories.parquet")
+    baskets = script.load("office_products")
+    assert baskets.items["text"][0] == "a. acme. good."
+    start, end = baskets.validation_start, baskets.test_start
+    of_user = {
+        when: {user: items.tolist() for user, items in recommend.targets(baskets, when).items()}
+        for when in (start, end)
+    }
+    assert of_user == {start: {0: [1, 2]}, end: {0: [3], 1: [3]}}
+    first = baskets.between(0, start)
+    assert [row.tolist() for row in first[["user", "item"]].to_numpy()] == [[1, 1], [0, 0], [1, 0]]
+    one = baskets.events[baskets.events["user"] == 0]
+    assert one["item"].tolist() == [0, 1, 2, 3]
+
+
 def test_seeds_are_measured_and_merged_into_a_record(shop, tmp_path, monkeypatch):
     tiny_baskets.shrink(monkeypatch, script, shop, tmp_path)
     whole = script.classics
@@ -75,7 +92,7 @@ def test_seeds_are_measured_and_merged_into_a_record(shop, tmp_path, monkeypatch
     def fewer(source, seed):
         found = {}
         for name, (make, grid) in whole(source, seed).items():
-            one = ("learning_rate", "old", "penalty", "width", "weight")
+            one = ("learning_rate", "old", "penalty", "width", "weight", "dropout")
             parts = {key: slice(1) if key in one else slice(2, 4) for key in grid}
             found[name] = make, {key: grid[key][part] for key, part in parts.items()}
         return found
@@ -84,6 +101,7 @@ def test_seeds_are_measured_and_merged_into_a_record(shop, tmp_path, monkeypatch
     for name in ("FEWER_TRIED", "NOT_TRIED", "START"):
         monkeypatch.setattr(script, name, {})
     monkeypatch.setattr(script, "LEAST", {"journey": 2})
+    monkeypatch.setattr(rivals.SASRec, "PASSES", (1, 2, 4))
     folder, out = tmp_path / "parts", tmp_path / "recommendation.json"
     for line in ("journey --once", "journey --seeds 0 1", "--scale", f"--merge --out {out}"):
         tiny_baskets.call(monkeypatch, script, f"{line} --folder {folder}")
@@ -106,7 +124,7 @@ def test_seeds_are_measured_and_merged_into_a_record(shop, tmp_path, monkeypatch
     assert kept["met"] == (kept["value"] >= 0.97)
     of_seed = [part["systems"][script.TEACHER]["recall"] for part in parts[1:]]
     assert rows[script.TEACHER]["recall by seed"] == pytest.approx(of_seed)
-    for name in ("BPR", f"{script.DISTILLED} + neighbours"):
+    for name in ("SASRec", "BPR", f"{script.DISTILLED} + neighbours"):
         assert 0 <= rows[name]["new_recall"] <= 1
     assert all(0 <= own["reach"] <= 1 for own in data["trees"].values())
     minus = data["minus"]["distilled − buy it again"]["recall"]

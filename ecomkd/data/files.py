@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +30,7 @@ STEMS = ("judgments", "products", "unlabelled")
 _BATCH = 2_000
 _EXACT = 2**53  # up to here a floating-point number tells every whole number apart
 _NAMES = {"query_id", "product_id", "query", "esci_label", "grade", "split", "fold", *TEXT}
+_EXAMPLE = ("query_id", "product_id", "query", "product_title", "esci_label")
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _SHEET = "save the sheet as CSV in UTF-8"
 _PACKED = "unpack it"
@@ -64,6 +65,16 @@ def data_files(path: Path) -> tuple[Path, Path | None, Path | None]:
     Raises DataError where there are no judgments, where a part stands in two files, or where it
     stands in a file that is not read, such as `products.xlsx`.
     """
+    if not path.is_dir():
+        return single_file(path), None, None
+    judgments, products, unlabelled = (part_of(path, stem) for stem in STEMS)
+    if judgments is None:
+        raise DataError(f"{path}: no judgments.parquet or judgments.csv here; add one of them.")
+    return judgments, products, unlabelled
+
+
+def single_file(path: Path) -> Path:
+    """The path of a table, as it is. Raises DataError for what is none that is read."""
     if path.is_file():
         suffix = path.suffix.lower()
         if suffix not in (".csv", ".parquet"):
@@ -71,26 +82,27 @@ def data_files(path: Path) -> tuple[Path, Path | None, Path | None]:
         if path.suffix != suffix:
             name = path.with_suffix(suffix).name
             raise DataError(f"{path}: the ending of the name is in capitals; rename it {name}.")
-        return path, None, None
-    if not path.is_dir():
-        if path.exists():
-            raise DataError(f"{path}: no ordinary file; copy what it gives into a .csv.")
-        raise DataError(f"{path}: no such file or folder; check the path.")
-    try:
-        entries = sorted(path.iterdir(), key=lambda entry: (entry.suffix != ".parquet", entry.name))
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    judgments, products, unlabelled = (_part(path, entries, stem) for stem in STEMS)
-    if judgments is None:
-        raise DataError(f"{path}: no judgments.parquet or judgments.csv here; add one of them.")
-    return judgments, products, unlabelled
+        return path
+    if path.exists():
+        raise DataError(f"{path}: no ordinary file; copy what it gives into a .csv.")
+    raise DataError(f"{path}: no such file or folder; check the path.")
 
 
 def _unreadable(path: Path, error: OSError) -> DataError:
     return DataError(f"{path}: cannot be read ({error.strerror or error}); change its rights.")
 
 
-def _part(folder: Path, entries: list[Path], stem: str) -> Path | None:
+def part_of(folder: Path, stem: str) -> Path | None:
+    """The one file of a folder that is called `stem`, with the ending of a table; None if none is.
+
+    Raises DataError where there are two, or one that is not read, such as `products.xlsx`.
+    """
+    try:
+        entries = sorted(
+            folder.iterdir(), key=lambda entry: (entry.suffix != ".parquet", entry.name)
+        )
+    except OSError as error:
+        raise _unreadable(folder, error) from error
     kinds = (".parquet", ".csv", *_ELSEWHERE)
     there = [
         entry
@@ -123,8 +135,10 @@ def _part(folder: Path, entries: list[Path], stem: str) -> Path | None:
 class TableFile:
     """A CSV or Parquet file, read in batches, that can say where a row stands."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, names: Sequence[str] = ()):
+        """`names` are those that a table of another kind than judged pairs may have."""
+        self.path, self._known = path, set(names) or _NAMES
+        self._example = names or _EXAMPLE
         self.rows = 0  # in the batches before the one that is being read
         self.columns: list[str] = []
         self._lines = array("q")  # of CSV: where the header and each row begin
@@ -195,11 +209,10 @@ class TableFile:
             if bare.lower() in wanted:
                 name = f"the column name {quoted(column)} is in capitals"
                 return f"{name}; rename it {bare.lower()!r}"
-        if self.path.suffix == ".csv" and not _NAMES & set(self.columns):
+        if self.path.suffix == ".csv" and not self._known & set(self.columns):
             return (
                 f"the first line, which begins with {quoted(first)}, names no column of the "
-                "data contract; put the names before the rows, such as query_id, product_id, "
-                "query, product_title, esci_label"
+                f"data contract; put the names before the rows, such as {', '.join(self._example)}"
             )
         return None
 

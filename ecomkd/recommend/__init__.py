@@ -1,9 +1,10 @@
 """Recommendation: what a household will buy next, from its baskets so far. Chapters 10 and 14.
 
 `purchases` counts what was bought, `evaluation` judges a ranking of all items, `rankers` need no
-network, `networks` and `training` do; `live` keeps the student's state while the shop is open,
-`journal` keeps it on disk, and `replay` asks it basket by basket. All names below are found here
-too, and each loads its module when it is first asked for.
+network, `tuning` chooses their settings, `networks` and `training` need one; `live` keeps the
+student's state while the shop is open, `journal` keeps it on disk, and `replay` asks it basket by
+basket. `run` does all of it for somebody's own purchases, and `answers` serves from the folder that
+it leaves. All names below are found here too, and each loads its module when it is first asked for.
 """
 
 from ecomkd import lazy
@@ -17,9 +18,10 @@ __getattr__, __dir__ = lazy.names(
         ),
         ".evaluation": "best DEPTH evaluate evaluate_cold rank_by Ranker Scorer",
         ".rankers": (
-            "bpr buy_again ease factors item_knn neighbours_share popular tie_break tifu_knn "
-            "user_knn"
+            "bpr buy_again ease factors item_knn neighbour_tables neighbours_share popular Scores "
+            "share_of_near tie_break tifu_knn user_knn"
         ),
+        ".tuning": "ASKED GOALS old_or_not some_users tuned",
         ".networks": (
             "BasketCollator BasketTransformer columns_of DecayedMeans Items load network Reader "
             "Recommender Shelf"
@@ -31,5 +33,6 @@ __getattr__, __dir__ = lazy.names(
         ".live": "aligned highest initial_state Live PAIR RARE",
         ".journal": "Durable",
         ".replay": "prequential Scheduled System",
+        ".answers": "Answers",
     },
 )

@@ -60,6 +60,15 @@ def neighbours_share(
     Users are alike by the cosine of the logarithms of their decayed counts, weighted by tf-idf;
     each of the nearest `neighbours` counts by how alike it is, the user itself not at all.
     """
+    alike, late = neighbour_tables(baskets, day, scale, window)
+    return partial(share_of_near, alike, late, neighbours)
+
+
+def neighbour_tables(
+    baskets: Baskets, day: int, scale: float, window: int
+) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+    """What `neighbours_share` is made of: unit rows (U, I) by which users are alike, and a 1 (U, I)
+    for what each bought in the last `window` days."""
     past = history(baskets, day, scale)
     past.data = np.log1p(past.data)
     alike = normalize(TfidfTransformer(norm=None).fit_transform(past)).tocsr()
@@ -67,17 +76,20 @@ def neighbours_share(
     late = sp.csr_matrix(
         (np.ones(len(recent), np.float32), (recent["user"], recent["item"])), past.shape
     )
-    kept = min(neighbours, past.shape[0] - 1)
+    return alike, late
 
-    def scores(users: np.ndarray) -> np.ndarray:
-        near = (alike[users] @ alike.T).toarray()
-        near[np.arange(len(users)), users] = -1
-        least = np.partition(near, -kept, axis=1)[:, -kept, None]
-        near[(near < least) | (near < 0)] = 0
-        total = near.sum(axis=1, keepdims=True)
-        return (sp.csr_matrix(near / np.maximum(total, 1e-9)) @ late).toarray()
 
-    return scores
+def share_of_near(
+    alike: sp.csr_matrix, late: sp.csr_matrix, neighbours: int, users: np.ndarray
+) -> np.ndarray:
+    """The shares (B, I) of `neighbours_share` for rows of users (B,), from its two tables."""
+    kept = min(neighbours, alike.shape[0] - 1)
+    near = (alike[users] @ alike.T).toarray()
+    near[np.arange(len(users)), users] = -1
+    least = np.partition(near, -kept, axis=1)[:, -kept, None]
+    near[(near < least) | (near < 0)] = 0
+    total = near.sum(axis=1, keepdims=True)
+    return (sp.csr_matrix(near / np.maximum(total, 1e-9)) @ late).toarray()
 
 
 def user_knn(

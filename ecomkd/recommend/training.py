@@ -186,10 +186,13 @@ class RankingTrainer(trainer.MeasuredTrainer):
         return {name: found[name] for name in ("recall", "new_recall")}
 
 
-def common_items(items: Items, day: int) -> torch.Tensor:
-    """The rows, in order, of the items that `BUYERS` users or more have bought before `day`."""
-    buyers = buyers_of(history(items.baskets, day))
-    return torch.from_numpy(np.flatnonzero(buyers >= BUYERS)).to(items.device)
+def common_items(items: Items, day: int, least: int | None = None) -> torch.Tensor:
+    """The rows, in order, of the items that `least` users or more have bought before `day`.
+
+    By default `least` is `BUYERS`.
+    """
+    buyers, least = buyers_of(history(items.baskets, day)), BUYERS if least is None else least
+    return torch.from_numpy(np.flatnonzero(buyers >= least)).to(items.device)
 
 
 def fit(
@@ -242,21 +245,24 @@ def train(
     alpha: float = 1.0,
     depth: int = 200,
     further: bool = True,
+    buyers: int | None = None,
     **changes,
 ) -> Path:
     """The folder of a `BasketTransformer` or `DecayedMeans`, fitted to the days before `start`.
 
     With the folder of a `teacher`, a BasketTransformer of the same items, it is distilled from it:
     from the order of the teacher's `depth` best items, with the weight `alpha`, and if `further`,
-    on the `unlabelled_occasions` too. `changes` replace settings of `HYPERPARAMETERS`. It is made
-    once, then found among the artefacts.
+    on the `unlabelled_occasions` too. It is trained on items that so many `buyers` have bought, by
+    default `BUYERS`; the others are ranked all the same. `changes` replace settings of
+    `HYPERPARAMETERS`. It is made once, then found among the artefacts.
     """
     settings = {**HYPERPARAMETERS[kind], **changes}
+    buyers = BUYERS if buyers is None else buyers
     taught = teacher and [alpha, depth, further, keys.identity(teacher)]
 
     def make(folder: Path) -> None:
         rows = occasions(items.baskets, FIRST, start, GROUP, profile.seed)
-        candidates = common_items(items, start)
+        candidates = common_items(items, start, buyers)
         if teacher is not None:
             if further:
                 more = unlabelled_occasions(items.baskets, start, GROUP, profile.seed)
@@ -271,7 +277,7 @@ def train(
         kind.__name__,
         items.key,
         start,
-        [settings, FIRST, GROUP, BUYERS],
+        [settings, FIRST, GROUP, buyers],
         keys.settings_of(profile),
         taught,
     ]

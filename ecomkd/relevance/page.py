@@ -36,11 +36,16 @@ def html(
         clock.drop(columns="role").to_html(float_format="{:.2f}".format, na_rep="", border=0),
         f"<p>Made by <code>{escape(command)}</code>.</p>",
     ]
-    return _PAGE.replace("BODY", "\n".join(parts))
+    return page("Distillation report", parts)
+
+
+def page(title: str, parts: Sequence[str]) -> str:
+    """A self-contained page of these parts, each HTML."""
+    return _PAGE.replace("TITLE", escape(title)).replace("BODY", "\n".join(parts))
 
 
 _PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Distillation report</title>
+<html lang="en"><head><meta charset="utf-8"><title>TITLE</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>
 :root { color-scheme: light dark; }
@@ -48,7 +53,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 table { border-collapse: collapse; display: block; overflow-x: auto; font-size: 0.9rem; }
 th, td { padding: 0.3rem 0.7rem; text-align: right; border-bottom: 1px solid #8884; }
 th:first-child, .compared th, .compared td { text-align: left; }
-</style></head><body><h1>Distillation report</h1>
+</style></head><body><h1>TITLE</h1>
 BODY
 </body></html>
 """

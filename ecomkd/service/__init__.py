@@ -1,4 +1,4 @@
-"""A search service over HTTP around any engine that finds and scores products. Chapter 9.
+"""A service over HTTP around any engine that finds and scores products, or recommends. Chapter 9.
 
 `contract` says what an engine has to offer and which limits there are, `limits` keeps them, `watch`
 compares the answers with a teacher's and the queries with those of the past, `app` is the service
@@ -20,7 +20,7 @@ for _needed in ("fastapi", "prometheus_client", "uvicorn"):
 __getattr__, __dir__ = lazy.names(
     __name__,
     {
-        ".contract": "Engine Hit Settings",
+        ".contract": "Engine Hit Item Recommender Settings",
         ".limits": "Connections RateLimit",
         ".watch": "agreement judge_served Drift Judged Shadow",
         ".app": "create_app",

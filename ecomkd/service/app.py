@@ -22,8 +22,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 import ecomkd
-from ecomkd.service.contract import Engine, Hit, Settings
-from ecomkd.service.limits import EXAMPLES, PATHS, Door, Room, failure
+from ecomkd.service.bodies import Failure, Found, Health, Order, Recommended
+from ecomkd.service.contract import Engine, Hit, Item, Recommender, Settings
+from ecomkd.service.limits import ALWAYS, RECOMMEND, SEARCH, Door, Room, failure
 from ecomkd.service.watch import LEAST_REFERENCE, Drift, Shadow
 
 _LOG = logging.getLogger(__name__)
@@ -35,49 +36,8 @@ _K = (
     "query is known. The student reads the first ones and puts them into a new order; those beyond "
     "come after them, in the order of words and vectors."
 )
-
-
-class Order(BaseModel):
-    """The answer to /rerank: a score for each product, and their places, the best first."""
-
-    scores: list[float]
-    order: list[int]
-
-
-class Product(BaseModel):
-    """A product that was found."""
-
-    product_id: str
-    title: str
-    score: float
-
-
-class Found(BaseModel):
-    """The answer to /search, the best product first."""
-
-    query: str
-    hits: list[Product]
-
-
-class Health(BaseModel):
-    """The answer of /health."""
-
-    live: bool
-    ready: bool
-    loaded: str
-    index: str | None
-    version: str
-    seconds: float
-    waiting: int
-    shadow: bool
-    drift: str
-    drifting: list[str]
-
-
-class Failure(BaseModel):
-    """Every error: one sentence that says what is wrong and how to mend it."""
-
-    error: str
+_ITEMS = "How many items to give. So many come, unless the shop has fewer."
+_NEW = "Whether to leave out what the user has bought before; without it, as validation found best."
 
 
 _REFUSALS = {
@@ -99,7 +59,13 @@ _UNKNOWN_HOST = {400: _REFUSALS[400]}
 class _Service:
     """An engine, and what goes on around it."""
 
-    def __init__(self, engine: Engine, settings: Settings, name: str, reference: list[str] | None):
+    def __init__(
+        self,
+        engine: Any,  # an Engine or a Recommender
+        settings: Settings,
+        name: str,
+        reference: list[str] | None,
+    ):
         self.engine, self.settings, self.name = engine, settings, name
         self.index: str | None = getattr(engine, "version", None)
         self.reference = reference
@@ -133,7 +99,10 @@ class _Service:
 
     async def start(self) -> None:
         """Try the engine once, then start what runs beside the requests."""
-        await self.score("warm up", ["warm up"])
+        if hasattr(self.engine, "recommend"):
+            await self.recommend("warm up", 1, None)
+        else:
+            await self.score("warm up", ["warm up"])
         if getattr(self.engine, "shadow", None) is not None:
             self.shadow = Shadow(self.engine, self.settings.shadow_share, self.registry)
         if self.reference is None:
@@ -169,6 +138,11 @@ class _Service:
     async def search(self, query: str, k: int) -> list[Hit]:
         loop = asyncio.get_running_loop()
         return list(await loop.run_in_executor(self.pool, self.engine.search, query, k))
+
+    async def recommend(self, user: str, k: int, new: bool | None) -> tuple[bool, list[Item]]:
+        loop = asyncio.get_running_loop()
+        known, hits = await loop.run_in_executor(self.pool, self.engine.recommend, user, k, new)
+        return bool(known), list(hits)
 
     async def score(self, query: str, texts: Sequence[str]) -> np.ndarray:
         """Scores (N,), float64, of one query and the texts of N products.
@@ -235,7 +209,7 @@ def _best(hits: Sequence[Hit]) -> float:
 
 
 def create_app(
-    engine: Engine,
+    engine: Engine | Recommender,
     settings: Settings | None = None,
     *,
     name: str = "engine",
@@ -245,7 +219,8 @@ def create_app(
     """Build the service around an engine, as an ASGI application.
 
     Args:
-        engine: finds and scores products. One pair is scored before the service starts.
+        engine: finds and scores products, or recommends items; it is asked once before the service
+            starts.
         settings: limits and sizes; the defaults are for two cores.
         name: what /health calls the engine.
         reference: queries that live ones are compared with (see `Drift`); None for no comparison.
@@ -253,11 +228,15 @@ def create_app(
         clock: seconds, for the limit on each client's rate.
 
     Raises:
-        ValueError: fewer than 100 reference queries.
+        ValueError: fewer than 100 reference queries, or any for a recommender.
 
     Every error is `{"error": sentence}`.
     """
     settings = settings or Settings()
+    recommends = hasattr(engine, "recommend")
+    examples = RECOMMEND if recommends else SEARCH
+    if recommends and reference is not None:
+        raise ValueError("A recommender has no queries: leave out the reference ones.")
     if reference is not None:
         reference = [query for query in reference if query.strip()]
         if min(len(reference), settings.drift_window) < LEAST_REFERENCE:
@@ -286,14 +265,30 @@ def create_app(
     app.state.settings = settings
     app.add_middleware(
         Door,
+        working=examples,
         settings=settings,
         room=service.room,
         note=service.note,
         index=service.index,
         clock=clock,
     )
-    _explain_errors(app, settings)
+    _explain_errors(app, settings, examples)
+    (_recommend_paths if recommends else _search_paths)(app, service)
 
+    @app.get("/health", responses={503: {"model": Health}, **_UNKNOWN_HOST})
+    async def health(response: Response) -> Health:
+        response.status_code = 200 if service.ready else 503
+        return service.health()
+
+    @app.get("/metrics", response_class=PlainTextResponse, responses=_UNKNOWN_HOST)
+    async def metrics() -> Response:
+        return Response(generate_latest(service.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return app
+
+
+def _search_paths(app: FastAPI, service: _Service) -> None:
+    settings = service.settings
     # Types that depend on the settings: FastAPI could not look these up if annotations were text.
     query_text, product_text = _text(settings.max_query), _text(settings.max_text)
     most = settings.max_products
@@ -328,16 +323,22 @@ def create_app(
         service.answered(query, [products[place] for place in order])
         return JSONResponse({"scores": scores.tolist(), "order": order.tolist()})
 
-    @app.get("/health", responses={503: {"model": Health}, **_UNKNOWN_HOST})
-    async def health(response: Response) -> Health:
-        response.status_code = 200 if service.ready else 503
-        return service.health()
 
-    @app.get("/metrics", response_class=PlainTextResponse, responses=_UNKNOWN_HOST)
-    async def metrics() -> Response:
-        return Response(generate_latest(service.registry), media_type=CONTENT_TYPE_LATEST)
+def _recommend_paths(app: FastAPI, service: _Service) -> None:
+    user_id, most = _text(service.settings.max_query), service.settings.max_products
 
-    return app
+    @app.get("/recommend", response_model=Recommended, responses=_REFUSALS)
+    async def recommend(
+        user: user_id,
+        k: Annotated[int, Query(ge=1, le=most, description=_ITEMS)] = min(10, most),
+        new: Annotated[bool | None, Query(description=_NEW)] = None,
+    ) -> JSONResponse:
+        with service.room.work():
+            known, hits = await service.recommend(user, k, new)
+        shown = [
+            {"item_id": hit.item_id, "text": hit.text, "score": float(hit.score)} for hit in hits
+        ]
+        return JSONResponse({"user": user, "known": known, "hits": shown})
 
 
 def _text(longest: int) -> Any:
@@ -345,14 +346,14 @@ def _text(longest: int) -> Any:
     return Annotated[str, StringConstraints(min_length=1, max_length=longest, pattern=_NOT_BLANK)]
 
 
-def _explain_errors(app: FastAPI, settings: Settings) -> None:
+def _explain_errors(app: FastAPI, settings: Settings, examples: dict[str, str]) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         if sentence := _beyond(first, settings):
             return failure(422, sentence)
         place = ".".join(str(part) for part in first["loc"][1:]) or "the body"
-        example = f"ask like this: {EXAMPLES[request.url.path]}"
+        example = f"ask like this: {examples[request.url.path]}"
         if first["type"] == "json_invalid":
             return failure(400, f"The body is not valid JSON at character {place}; {example}")
         if first["type"] == "missing":
@@ -364,9 +365,11 @@ def _explain_errors(app: FastAPI, settings: Settings) -> None:
     async def refused(request: Request, error: StarletteHTTPException) -> JSONResponse:
         sentence = error.detail
         if error.status_code == 400:  # FastAPI's word for a body that it cannot decode
-            sentence = f"{_undecodable(error.__cause__)}; ask like this: {EXAMPLES['/rerank']}"
+            sentence = (
+                f"{_undecodable(error.__cause__)}; ask like this: {examples[request.url.path]}"
+            )
         elif error.status_code == 404:
-            sentence = f"There is nothing at this path: ask {', '.join(PATHS)}."
+            sentence = f"There is nothing at this path: ask {', '.join((*examples, *ALWAYS))}."
         elif error.status_code == 405:
             sentence = f"This path does not take {request.method}: see /openapi.json."
         return failure(error.status_code, sentence, error.headers)
@@ -380,6 +383,8 @@ def _beyond(error: dict, settings: Settings) -> str | None:
     """The sentence for what is beyond a limit; None for another error of pydantic's."""
     place, given, most = error["loc"][1:], error["input"], settings.max_products
     name, mend = "The query", "give what a shopper would type"
+    if place == ("user",):
+        name, mend = "The user", "give an id"
     if "products" in place:
         name, mend = f"products[{place[-1]}]", "give its text"
     match error["type"]:

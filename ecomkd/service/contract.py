@@ -58,14 +58,36 @@ class Engine(Protocol):
         """
 
 
+class Item(Protocol):
+    """An item that is recommended."""
+
+    item_id: str
+    text: str
+    score: float
+
+
+class Recommender(Protocol):
+    """What a service that recommends is built around. It is called from several threads at once.
+
+    It may have the attribute `version` of an `Engine`.
+    """
+
+    def recommend(self, user: str, k: int, new: bool | None = None) -> tuple[bool, Sequence[Item]]:
+        """Return whether the user is known, and the best `k` items, the best first.
+
+        With `new`, items that the user has bought before are left out; with None the recommender
+        decides.
+        """
+
+
 @dataclass(frozen=True)
 class Settings:
     """Limits and sizes of a service. Raises ValueError for a value that makes no sense."""
 
     max_query: int = 256
-    """Characters of a query."""
+    """Characters of a query, and of a user's id."""
     max_products: int = 100
-    """Products of one request to /rerank, and the most that /search gives."""
+    """Products of one request to /rerank, and the most that /search and /recommend give."""
     max_text: int = 4_000
     """Characters of each product's text in a request to /rerank."""
     max_body: int = 262_144

@@ -7,7 +7,7 @@ import contextlib
 import math
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
@@ -15,12 +15,14 @@ from fastapi.responses import JSONResponse
 
 from ecomkd.service.contract import Settings, host_name
 
-EXAMPLES = {
+SEARCH = {
     "/search": "GET /search?q=red+sofa&k=10",
     "/rerank": 'POST /rerank {"query": "red sofa", "products": ["Couch, crimson", "Floor lamp"]}',
 }
-"""The paths that make the engine work, and so have limits."""
-PATHS = (*EXAMPLES, "/health", "/metrics")
+RECOMMEND = {"/recommend": "GET /recommend?user=1234&k=10"}
+"""The paths that make an engine of either kind work, and so have limits, with examples."""
+ALWAYS = ("/health", "/metrics")
+"""The paths of every service."""
 _HOSTS = ("localhost", "127.0.0.1", "[::1]")
 _CLIENTS = 10_000
 
@@ -157,6 +159,7 @@ class Door:
 
     Args:
         app: what is behind it.
+        working: the paths that make the engine work.
         note: is told path, status and seconds of each request.
         index: the version of the engine's index, which goes with every answer.
     """
@@ -164,13 +167,15 @@ class Door:
     def __init__(
         self,
         app,
+        working: Collection[str],
         settings: Settings,
         room: Room,
         note: Callable[[str, int, float], None],
         index: str | None,
         clock: Callable[[], float],
     ):
-        self.app, self.settings, self.room, self.note = app, settings, room, note
+        self.app, self.working, self.settings = app, working, settings
+        self.room, self.note = room, note
         self.limit = RateLimit(settings.rate, clock)
         self.hosts = {*_HOSTS, *map(host_name, settings.allowed_hosts)}
         self.headers = []
@@ -183,7 +188,7 @@ class Door:
             return
         if scope["method"] == "HEAD":  # as GET; the server leaves the body out
             scope = {**scope, "method": "GET"}
-        path = scope["path"] if scope["path"] in PATHS else "other"
+        path = scope["path"] if scope["path"] in (*self.working, *ALWAYS) else "other"
         begin, status = time.perf_counter(), 500
 
         async def noting(message) -> None:
@@ -193,7 +198,7 @@ class Door:
                 message = {**message, "headers": [*message["headers"], *self.headers]}
             await send(message)
 
-        enter = self._admit if path in EXAMPLES else self.app
+        enter = self._admit if path in self.working else self.app
         try:
             await (self._misdirected(scope) or enter)(scope, receive, noting)
         finally:
