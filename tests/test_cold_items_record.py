@@ -10,7 +10,7 @@ import tiny_models
 from tiny_baskets import ITEMS
 
 import measure_cold_items as script
-from ecomkd import recommend
+from ecomkd import recommend, report
 from ecomkd.config import Profile
 from ecomkd.data.baskets import Baskets
 
@@ -163,3 +163,17 @@ def test_seeds_are_measured_and_merged_into_a_record(shop, tmp_path, monkeypatch
     ]
     pairs = sum(len(own) for own in recommend.targets(shop, shop.test_start).values())
     assert sum(part["purchases"] for part in parts) == pairs, "each purchase is asked for once"
+
+
+RECORD = report.recorded("cold_items")["data"]
+
+
+def test_a_text_finds_what_ids_cannot_and_the_encoders_no_more_than_words():
+    assert set(RECORD) == {"office_products", "industrial_and_scientific"}
+    for shop in RECORD.values():
+        assert len(shop["seeds"]) == script.FIFTHS
+        for goal in script.GOALS:
+            assert shop["minus"][f"{script.BEST} − {script.IDS}"][goal]["low"] > 0
+            assert shop["minus"][f"{script.BEST} − {script.NONE}"][goal]["low"] > 0
+            between = shop["minus"][f"{script.BEST} − {script.WORDS}"][goal]
+            assert between["low"] < 0 < between["high"]

@@ -141,6 +141,7 @@ def test_seeds_are_measured_and_merged_into_a_record(shop, tmp_path, monkeypatch
 
 RECORD = report.recorded("recommendation")["data"]
 JOURNEY, RETAIL = RECORD["journey"], RECORD["online_retail"]
+OFFICE, INDUSTRIAL = (RECORD[name] for name in ("office_products", "industrial_and_scientific"))
 
 
 def span(shop: dict, name: str, column: str = "recall") -> tuple[float, float]:
@@ -175,8 +176,8 @@ def test_a_teacher_brings_little_and_text_nothing():
     assert low < 0 < high
     weights = JOURNEY["rows"]["student, distilled + neighbours"]["weights"]
     assert not any(own["recall"] for own in weights), "of all items the neighbours have no say"
-    assert len(JOURNEY["seeds"]) == 5 and len(RETAIL["seeds"]) == 3
-    for shop in (JOURNEY, RETAIL):
+    assert len(JOURNEY["seeds"]) == len(RETAIL["seeds"]) == 5
+    for shop in (JOURNEY, RETAIL, OFFICE, INDUSTRIAL):
         for column in ("recall", "new_recall"):
             low, high = span(shop, "alone − alone, TF-IDF", column)
             assert low < 0 < high
@@ -186,6 +187,24 @@ def test_in_the_shop_of_gifts_trees_find_most():
     recall = {name: row["recall"] for name, row in RETAIL["rows"].items()}
     assert max(script.untaught(recall), key=recall.get) == "LambdaMART"
     assert span(RETAIL, "distilled − LambdaMART")[0] < 0
+
+
+def test_where_nobody_buys_twice_ease_is_the_rival_and_a_teacher_is_worth_more():
+    for shop in (OFFICE, INDUSTRIAL):
+        assert shop["shop"]["repeats"] < 0.01
+        recall = {name: row["recall"] for name, row in shop["rows"].items()}
+        assert max(script.untaught(recall), key=recall.get) == "EASE"
+        assert span(shop, "distilled + neighbours − user-kNN", "new_recall")[0] > 0
+    low, high = span(INDUSTRIAL, "distilled − EASE")
+    assert low < 0 < high
+    assert span(OFFICE, "distilled − EASE")[1] < 0
+    assert span(INDUSTRIAL, "distilled − alone")[0] > 0
+    worth = {
+        name: shop["minus"]["distilled − alone"]["recall"]["difference"]
+        for name, shop in RECORD.items()
+        if name != "scale"
+    }
+    assert max(worth, key=worth.get) == "industrial_and_scientific"
 
 
 def test_the_question_decides_the_settings():

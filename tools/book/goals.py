@@ -31,6 +31,7 @@ SOURCES = (
     Source("frontier", "A base-size teacher and its students, on film queries", "book/compared"),
     Source("query_side", "Query encoders, on real film queries", "book/compared"),
     Source("recommendation", "The next basket", "notebooks/10_recommendation"),
+    Source("cold_items", "Items that nobody has bought", "book/cold_items"),
     Source("profiles", "Profiles of households and shoppers", "notebooks/11_user_profiles"),
     Source("descriptions", "Written descriptions", "notebooks/12_descriptions"),
     Source("cross_platform", "From one shop to another", "notebooks/13_cross_platform"),
@@ -97,6 +98,7 @@ def heading(page: str) -> str:
     others = {
         "book/running": "The recorded models",
         "book/compared": "Real products",
+        "book/cold_items": "Hidden items",
         "book/data_shop": "The simulated shop",
         "book/run_times": "The book itself",
     }

@@ -1,0 +1,80 @@
+"""The record `cold_items` on a page: how hidden items are ranked, and what text is worth where."""
+
+from __future__ import annotations
+
+from book.goals import folded
+from book.pages import table
+
+SHOPS = {
+    "journey": "The Complete Journey",
+    "online_retail": "Online Retail",
+    "office_products": "office products",
+    "industrial_and_scientific": "industrial and scientific",
+}
+"""The shops of the records, in words."""
+CHANCE = "chance, and whoever knows ids alone"
+
+
+def interval(found: dict) -> str:
+    """A recall with its interval."""
+    return "{value:.3f} ({low:.3f} to {high:.3f})".format(**found)
+
+
+def gap(found: dict) -> str:
+    """A difference with its interval."""
+    value = found.get("difference", found.get("value"))
+    return f"{value:+.4f} ({found['low']:+.4f} to {found['high']:+.4f})".replace("-", "−")
+
+
+def page_part(cold: dict, known: dict) -> str:
+    """What book/cold_items.md includes: recall by way and text, differences, and shop by shop.
+
+    `cold` is the record `cold_items`, `known` the record `recommendation`.
+    """
+    found = {shop: cold["data"][shop] for shop in SHOPS if shop in cold["data"]}
+    columns = [
+        f"{SHOPS[shop]}, {where}" for shop in found for where in ("all items", "hidden ones")
+    ]
+    names = list(next(iter(found.values()))["rows"])
+    rows = {
+        name.replace(CHANCE, "chance"): [
+            interval(one["rows"][name][goal])
+            for one in found.values()
+            for goal in ("whole", "cold")
+        ]
+        for name in names
+    }
+    minus = {
+        name.replace(CHANCE, "chance"): [
+            gap(one["minus"][name][goal]) for one in found.values() for goal in ("whole", "cold")
+        ]
+        for name in next(iter(found.values()))["minus"]
+    }
+    return "\n\n".join(
+        [
+            table("recall@10", columns, rows),
+            table("difference", columns, minus),
+            worth(found, known["data"]),
+            folded(cold),
+        ]
+    )
+
+
+def worth(found: dict, known: dict) -> str:
+    """What transferred text is worth against counts of words, by what kind of shop it is."""
+    rows = {}
+    for shop, name in SHOPS.items():
+        if shop not in known:
+            continue
+        own = known[shop]
+        kind, text = own["shop"], own["minus"]["alone − alone, TF-IDF"]
+        hidden = found.get(shop)
+        rows[name] = [
+            f"{100 * kind['repeats']:.1f} %",
+            f"{kind['words']:.0f}",
+            gap(text["recall"]),
+            gap(text["new_recall"]),
+            gap(hidden["minus"]["best of MiniLM − best of TF-IDF"]["whole"]) if hidden else "",
+        ]
+    heads = ["bought again", "words of a text", "all items", "new to the user", "hidden"]
+    return table("MiniLM − TF-IDF, recall@10", heads, rows)
