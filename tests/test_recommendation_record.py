@@ -189,7 +189,7 @@ def test_in_the_shop_of_gifts_trees_find_most():
     assert span(RETAIL, "distilled − LambdaMART")[0] < 0
 
 
-def test_where_nobody_buys_twice_ease_is_the_rival_and_a_teacher_is_worth_more():
+def test_where_nobody_buys_twice_ease_is_the_rival_and_a_teacher_may_be_worth_something():
     for shop in (OFFICE, INDUSTRIAL):
         assert shop["shop"]["repeats"] < 0.01
         recall = {name: row["recall"] for name, row in shop["rows"].items()}
@@ -199,12 +199,8 @@ def test_where_nobody_buys_twice_ease_is_the_rival_and_a_teacher_is_worth_more()
     assert low < 0 < high
     assert span(OFFICE, "distilled − EASE")[1] < 0
     assert span(INDUSTRIAL, "distilled − alone")[0] > 0
-    worth = {
-        name: shop["minus"]["distilled − alone"]["recall"]["difference"]
-        for name, shop in RECORD.items()
-        if name != "scale"
-    }
-    assert max(worth, key=worth.get) == "industrial_and_scientific"
+    low, high = span(OFFICE, "distilled − alone")
+    assert low < 0 < high
 
 
 def test_the_question_decides_the_settings():
