@@ -236,6 +236,15 @@ def test_what_the_program_did_not_write_is_not_replaced(tmp_path, lines, capsys)
     assert (tmp_path / "mine" / "notes.txt").read_text(encoding="utf-8") == "keep me"
 
 
+def test_where_most_items_have_few_buyers_the_networks_learn_of_all(shop, lines, tmp_path):
+    assert run._least_buyers(shop.baskets) == 5
+    path = tmp_path / "purchases.csv"
+    # The same purchases, of items that are others for every twelfth user.
+    group = lines["user_id"].str[1:].astype(int) % 12
+    lines.assign(item_id=lines["item_id"] + "-" + group.astype(str)).to_csv(path, index=False)
+    assert run._least_buyers(purchases.load(path).baskets) == 1
+
+
 # The folder ---------------------------------------------------------------------------------------
 
 

@@ -35,7 +35,7 @@ from ecomkd.recommend.networks import (
     load,
     network,
 )
-from ecomkd.recommend.purchases import history, targets, texts
+from ecomkd.recommend.purchases import BUYERS, buyers_of, history, targets, texts
 from ecomkd.recommend.rankers import buy_again, popular, user_knn
 from ecomkd.recommend.training import FIRST, train
 from ecomkd.recommend.tuning import GOALS, old_or_not, tuned
@@ -48,6 +48,7 @@ LEAST_DAYS = 3 * HORIZON
 """Days to learn from, to choose settings on and to test on, as many of each."""
 NETWORK_DAYS = FIRST + 4 * HORIZON
 """Days below which no network is trained: it needs some weeks to foresee."""
+_HELD = 0.8
 _WINDOWS, _SCALES = (7, 14, 28, 56, 112), (14.0, 28.0, 56.0, 112.0, 224.0, 448.0)
 RANKERS: dict[str, tuple[Callable[..., Ranker], dict]] = {
     POPULAR: (popular, {"window": _WINDOWS}),
@@ -144,8 +145,8 @@ def _cautions(baskets: Baskets, has_texts: bool) -> list[str]:
         )
     elif not _networks_can_learn(baskets, has_texts):
         notes.append(
-            f"The purchases span {baskets.days} days, or no item has enough buyers: networks are "
-            f"trained from {NETWORK_DAYS} days on; none was."
+            f"The purchases span {baskets.days} days, and networks are trained from "
+            f"{NETWORK_DAYS} days on: none was."
         )
     return notes
 
@@ -156,10 +157,17 @@ def _who_can_be_asked(baskets: Baskets, start: int) -> int:
 
 
 def _networks_can_learn(baskets: Baskets, has_texts: bool) -> bool:
-    if not has_texts or baskets.days < NETWORK_DAYS:
-        return False
-    bought = history(baskets, baskets.validation_start)
-    return bool((np.bincount(bought.indices, minlength=1) >= 5).any())
+    return has_texts and baskets.days >= NETWORK_DAYS
+
+
+def _least_buyers(baskets: Baskets) -> int:
+    """How many buyers an item needs for the networks to learn of it.
+
+    It is `BUYERS`; where items with so many hold too few of the purchases, it is one.
+    """
+    buyers = buyers_of(history(baskets, baskets.validation_start))
+    bought = baskets.between(0, baskets.validation_start)["item"]
+    return BUYERS if (buyers[bought] >= BUYERS).mean() >= _HELD else 1
 
 
 def _networks(baskets: Baskets, profile: Profile) -> dict[str, Shelf]:
@@ -167,6 +175,7 @@ def _networks(baskets: Baskets, profile: Profile) -> dict[str, Shelf]:
     vectors = features.last_layer(texts(baskets)[0], profile)
     items = Items(baskets, vectors, FIRST, 64, profile)
     fitted = {"items": items, "start": baskets.validation_start, "profile": profile}
+    fitted["buyers"] = _least_buyers(baskets)
     teacher = train(BasketTransformer, **fitted)
     folders = {
         TEACHER: (BasketTransformer, teacher),
