@@ -354,15 +354,10 @@ def systems(baskets: Baskets, profile: Profile, settings: dict, result: dict):
             log = json.loads((folder / "training.json").read_text(encoding="utf-8"))
             further = {**size(shelf), "train_s": max(entry.get("seconds", 0) for entry in log)}
             rank = recommend.network(shelf)
-            yield name, {"recall": shown(rank, old), "new_recall": rank}, further
+            yield name, {"recall": recommend.shown(rank, old), "new_recall": rank}, further
             if name in (TEACHER, DISTILLED):
                 rankers, weights = with_neighbours(model, baskets, others, old)
                 yield f"{name} + neighbours", rankers, {"weights": weights}
-
-
-def shown(rank: recommend.Ranker, old: bool) -> recommend.Ranker:
-    """The ranker; without `old`, as user-kNN has it, one that never shows what a user has had."""
-    return rank if old else lambda users, new: rank(users, True)
 
 
 def with_neighbours(
@@ -378,7 +373,7 @@ def with_neighbours(
             lambda users: shelf.scores(users) + weight * others[day](users),
             recommend.history(baskets, day),
         )
-        return shown(rank, old)
+        return recommend.shown(rank, old)
 
     start = baskets.validation_start
     asked = recommend.some_users(baskets)

@@ -372,7 +372,7 @@ def _serve(options: argparse.Namespace) -> None:
     name = options.folder.resolve().name
     if (options.folder / "recommender.json").is_file():
         for option in ("reference", "shadow", "depth"):
-            if getattr(options, option):
+            if getattr(options, option) is not None:
                 raise ValueError(
                     f"--{option} is about searches, and {options.folder} recommends: leave it out."
                 )

@@ -357,7 +357,7 @@ def test_a_bad_request_gets_one_sentence(client, path, status, sentence):
 
 
 def test_what_is_about_searches_is_refused(ran, tmp_path, capsys):
-    for option in (["--depth", "5"], ["--shadow", "0.5"]):
+    for option in (["--depth", "5"], ["--depth", "0"], ["--shadow", "0.5"]):
         assert cli.main(["serve", str(ran), *option]) == 1
         assert f"{option[0]} is about searches" in capsys.readouterr().err
     from ecomkd.service import create_app

@@ -21,7 +21,7 @@ __getattr__, __dir__ = lazy.names(
             "bpr buy_again ease factors item_knn neighbour_tables neighbours_share popular Scores "
             "share_of_near tie_break tifu_knn user_knn"
         ),
-        ".tuning": "ASKED GOALS old_or_not some_users tuned",
+        ".tuning": "ASKED GOALS old_or_not shown some_users tuned",
         ".networks": (
             "BasketCollator BasketTransformer columns_of DecayedMeans Items load network Reader "
             "Recommender Shelf"

@@ -38,7 +38,7 @@ from ecomkd.recommend.networks import (
 from ecomkd.recommend.purchases import BUYERS, buyers_of, history, targets, texts
 from ecomkd.recommend.rankers import buy_again, popular, user_knn
 from ecomkd.recommend.training import FIRST, train
-from ecomkd.recommend.tuning import GOALS, old_or_not, tuned
+from ecomkd.recommend.tuning import GOALS, old_or_not, shown, tuned
 from ecomkd.relevance.page import page
 
 TEACHER, ALONE = "teacher", "student alone"
@@ -91,28 +91,23 @@ def run(path: str | Path, profile: Profile, seeds: Sequence[int], out: Path, com
         pair = {goal: make(baskets, baskets.test_start, **settings[name][goal]) for goal in GOALS}
         rows[name] = _row([pair] * len(seeds), baskets)
     old = settings[NEAR]["recall"]["old"]
-    students: list[Shelf] = []
+    found: list[dict[str, Shelf]] = []
     if _networks_can_learn(baskets, has_texts):
         found = [_networks(baskets, replace(profile, seed=seed)) for seed in seeds]
-        students = [one[STUDENT] for one in found]
         for name in (ALONE, STUDENT, TEACHER):
-            rankers = [partial(_shown, network(one[name]), old) for one in found]
+            rankers = [shown(network(one[name]), old) for one in found]
             rows[name] = _row([dict.fromkeys(GOALS, rank) for rank in rankers], baskets)
     compared = comparisons(rows)
     chosen, said = verdict(rows, compared)
     live = None
     if chosen == STUDENT:
-        model, collator = students[0].model, BasketCollator(baskets)
-        live = initial_state(Shelf(model, collator, baskets.days))
+        model = found[0][STUDENT].model
+        live = initial_state(Shelf(model, BasketCollator(baskets), baskets.days))
     with outputs.replaced(out, answers.KIND) as working:
         _write_report(working, path, baskets, rows, settings, compared, said, notes, command, seeds)
         own = settings[chosen]["recall"] if chosen in settings else {"old": old}
         answers.write(working, chosen, baskets, own, live)
     return said
-
-
-def _shown(rank: Ranker, old: bool, users: np.ndarray, new: bool) -> np.ndarray:
-    return rank(users, new or not old)
 
 
 def _cautions(baskets: Baskets, has_texts: bool) -> list[str]:
@@ -126,13 +121,13 @@ def _cautions(baskets: Baskets, has_texts: bool) -> list[str]:
         (baskets.validation_start, "choose settings"),
         (baskets.test_start, "test"),
     ):
-        if not _who_can_be_asked(baskets, start):
+        asked = _who_can_be_asked(baskets, start)
+        if not asked:
             raise DataError(
                 f"nobody who bought before day {start} buys in the {HORIZON} days after it, which "
                 f"{when}: give purchases of people who come back."
             )
     notes = []
-    asked = _who_can_be_asked(baskets, baskets.test_start)
     if asked < LEAST_USERS:
         notes.append(
             f"Only {asked} users buy before the test days and in them: the report gives no verdict "
@@ -192,13 +187,11 @@ def _networks(baskets: Baskets, profile: Profile) -> dict[str, Shelf]:
 def _row(of_seeds: Sequence[Mapping[str, Ranker]], baskets: Baskets) -> dict:
     """Recall@10 of each seed and user, (S, U), NaN for a user without a target, and the median wait
     of single users, by rankers for all items and for new ones."""
-    day, found = baskets.test_start, {}
-    for goal in GOALS:
-        known = {rank: evaluate(rank, baskets, day) for rank in {own[goal] for own in of_seeds}}
-        found[goal] = np.array([known[own[goal]]["per_user"][goal] for own in of_seeds])
-        users = known[of_seeds[0][goal]]["per_user"].index.to_numpy()
+    ranks = {own[goal] for own in of_seeds for goal in GOALS}
+    known = {rank: evaluate(rank, baskets, baskets.test_start)["per_user"] for rank in ranks}
+    found = {goal: np.array([known[own[goal]][goal] for own in of_seeds]) for goal in GOALS}
     rank = of_seeds[0]["recall"]
-    asked = [np.array([user]) for user in users[:50]]
+    asked = [np.array([user]) for user in known[rank].index[:50]]
     clock = bench.latency(partial(_ask, rank), asked, repeats=1, threads=1, device="cpu")
     return {**found, "p50_ms": clock["p50_ms"]}
 

@@ -27,8 +27,12 @@ def some_users(baskets: Baskets) -> np.ndarray:
 def old_or_not(
     make: Callable[..., Ranker], baskets: Baskets, day: int, old: bool = True, **chosen
 ) -> Ranker:
-    """The ranker with these settings; without `old`, one that never shows what a user has had."""
-    rank = make(baskets, day, **chosen)
+    """The ranker with these settings, as it is `shown`."""
+    return shown(make(baskets, day, **chosen), old)
+
+
+def shown(rank: Ranker, old: bool) -> Ranker:
+    """The ranker; without `old`, one that never shows what a user has had."""
     return rank if old else lambda users, new: rank(users, True)
 
 
