@@ -32,10 +32,11 @@ FURTHER = {
 """Values of colours and materials of a real catalogue that the simulated shop does not have."""
 
 
-def task(profile: Profile, withheld: bool = False) -> describe.Task:
-    """The task of the demo store's 2,465 products; for `withheld` see `products`."""
+def task(profile: Profile, withheld: bool = False, **changes: int | str) -> describe.Task:
+    """The task of the demo store's 2,465 products; for `withheld` see `products`, for `changes`
+    `describe.task`."""
     catalogue = pd.read_parquet(real_folder("demo_store") / "products.parquet")
-    return describe.task(products(catalogue, withheld), vocabulary(), profile)
+    return describe.task(products(catalogue, withheld), vocabulary(), profile, **changes)
 
 
 @cache

@@ -1,20 +1,16 @@
-"""User profiles: guesses about households, cards that hold, and searches with a profile.
+"""Guesses about households from what they buy, what leaving purchases out costs, and the cost.
 
     python benchmarks/measure_profiles.py people --seeds 18 19 20  folds with these seeds, real data
-    python benchmarks/measure_profiles.py shop --seeds 18 19 20    simulated shops of these seeds
     python benchmarks/measure_profiles.py --scale                  cost, to ten times the data
     python benchmarks/measure_profiles.py --merge                  all files into the record
 
-All households count, whatever the profile says. Penalties are chosen inside the training folds,
-weights of a profile on validation queries, and all numbers are about what was held out. The
-students of the shops are found among the artefacts where they have been trained before.
+All households count, whatever the profile says. Penalties are chosen inside the training folds, and
+all numbers are about what was held out.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
 
@@ -26,28 +22,22 @@ from sklearn.metrics import f1_score, roc_auc_score
 import shared
 from ecomkd import bench, features, metrics, people, recommend, report
 from ecomkd.config import Profile
-from ecomkd.data import journey, sources
-from ecomkd.data import shop as simulated
+from ecomkd.data import journey
 from ecomkd.data.baskets import Baskets
-from ecomkd.relevance import judge, stages
-from shared import GRIDS, SCALES, TIMED, above, below, best_of, ends, grown, timed
+from shared import GRIDS, SCALES, TIMED, below, best_of, ends, grown, timed
 
 CLUSTERS = 60
 FOLDS = 5
 READINGS = ("everything", "nothing sensitive")
 BOTH = "text + tf-idf"
-PURCHASES = (0, 1, 3, 10, 30)
-CLARITIES = (1.0, 4.0, 16.0)
-CLEAR = 4.0
-WEIGHTS = (0.0, 0.01, 0.03, 0.1, 0.3)
-PRIORS = (1.0, 3.0, 10.0, 30.0)
+KINDS = ("people",)
 
 
 # Real households ----------------------------------------------------------------------------------
 
 
 def households(seed: int) -> dict:
-    """Guesses about households with and without sensitive purchases, and what cards are worth."""
+    """Guesses about households with and without sensitive purchases, and what that costs."""
     profile, baskets = Profile.named(seed=seed), journey.load()
     texts, codes = recommend.texts(baskets)
     vectors = features.layers(texts, profile)[-1]
@@ -71,7 +61,6 @@ def households(seed: int) -> dict:
         "guesses": guesses,
         "hidden": hidden_shares(baskets),
         "recall": recall(baskets, readings),
-        "cards": hold(baskets, vectors, codes, seed),
     }
 
 
@@ -103,116 +92,6 @@ def recall(baskets: Baskets, readings: dict[str, Baskets]) -> dict:
     return {
         "user": users,
         **{reading: found["per_user"]["recall"].tolist() for reading, found in rows.items()},
-    }
-
-
-def hold(baskets: Baskets, vectors: np.ndarray, codes: np.ndarray, seed: int) -> list[dict]:
-    """Of each statement made at the middle of the time, whether the rest of the time bears it out:
-    what is observed then lies on the same side of what is usual."""
-    groups = people.cluster(vectors, CLUSTERS, seed)[codes]
-    middle = baskets.days // 2
-    rest = replace(baskets, events=baskets.events[baskets.events["day"] >= middle])
-    first, then = (
-        people.Cards(part, day, groups, journey.FIRST_DAY)
-        for part, day in ((baskets, middle), (rest, baskets.days))
-    )
-    rows = []
-    for user in np.flatnonzero(then.rhythm["visits"] >= people.LEAST):
-        for one in first(int(user)):
-            if one.topic == "interest":
-                held, chance = then.lift[user, one.about] > 1, (then.lift[user] > 1).mean()
-            elif one.topic in then.habits:
-                row = then.habits[one.topic].loc[user]
-                held = (row["value"] > row["expected"]) == (one.value > one.usual)
-                side = then.habits[one.topic]["z"].dropna() > 0
-                chance = side.mean() if one.value > one.usual else 1 - side.mean()
-            elif one.topic == "weekday":
-                usual = then.rhythm["weekday"]
-                held = first.rhythm.loc[user, "weekday"] == usual[user]
-                chance = (usual == first.rhythm.loc[user, "weekday"]).mean()
-            else:
-                continue
-            rows.append({"user": int(user), "topic": one.topic, "held": bool(held)})
-            rows[-1]["chance"] = float(chance)
-    return rows
-
-
-# Simulated shoppers -------------------------------------------------------------------------------
-
-
-def shop(seed: int) -> dict:
-    """nDCG@10 of each shopper of a simulated shop, without a profile and with several."""
-    profile = Profile.named(seed=seed)
-    return reranked(made_for(profile), scored(profile), seed)
-
-
-def made_for(profile: Profile) -> simulated.Shop:
-    """The simulated shop that `sources.load` gives to the core."""
-    return simulated.generate(
-        profile.seed,
-        profile.products,
-        profile.queries,
-        profile.judged_per_query,
-        profile.unlabelled_pairs,
-    )
-
-
-def scored(profile: Profile) -> dict[str, pd.DataFrame]:
-    """The judged pairs of the splits, with the scores of the distilled student of the core."""
-    data = sources.load("shop", profile)
-    student, gains = stages.student(data, profile), judge.gains(data["test"])
-    return {
-        split: judge.frame(
-            data[split],
-            metrics.expected_gain(judge.predict(student, data[split], profile), gains),
-        )
-        for split in ("validation", "test")
-    }
-
-
-def reranked(made: simulated.Shop, scores: dict[str, pd.DataFrame], seed: int) -> dict:
-    """Each shopper's nDCG@10, by clarity and number of purchases; what is searched for the profile
-    are training queries, its weight is chosen on validation queries."""
-    taste = people.tastes(made)
-    lessons = made.judgments[made.judgments["split"] == "train"].assign(score=0.0)
-    train = people.searches(made, lessons)
-    validation, test = (people.searches(made, scores[s]) for s in ("validation", "test"))
-    found: dict = {"shopper": made.shoppers["shopper_id"].tolist(), "with": {}}
-    nothing = np.zeros_like(taste)
-    found["without"] = people.per_shopper(test, taste, nothing, 0.0).tolist()
-    found["taste"] = _best(test, validation, taste, {1.0: taste})["own"]
-    for clarity in CLARITIES:
-        for n in PURCHASES:
-            bought = people.draw(train, taste, n, seed, clarity)
-            fits = {prior: people.match(made.products, bought, prior) for prior in PRIORS}
-            row = _best(test, validation, taste, fits)
-            if n == max(PURCHASES):
-                row |= _strangers(made, test, taste, bought, row)
-            found["with"][f"{clarity:g}/{n}"] = row
-            print(f"seed {seed}: clarity {clarity:g}, {n} purchases", flush=True)
-    return found
-
-
-def _best(test, validation, taste: np.ndarray, fits: dict[float, np.ndarray]) -> dict:
-    tried = {
-        (weight, prior): people.per_shopper(validation, taste, fit, weight).mean()
-        for prior, fit in fits.items()
-        for weight in WEIGHTS
-    }
-    weight, prior = max(tried, key=tried.get)
-    own = people.per_shopper(test, taste, fits[prior], weight)
-    return {"weight": weight, "prior": prior, "own": own.tolist()}
-
-
-def _strangers(made, test, taste: np.ndarray, bought: np.ndarray, chosen: dict) -> dict:
-    """The same with purchases that are half, or wholly, another shopper's."""
-    half, other = bought.shape[1] // 2, np.roll(bought, 1, axis=0)
-    kinds = {"shared": np.hstack([bought[:, :half], other[:, half:]]), "another's": other}
-    return {
-        name: people.per_shopper(
-            test, taste, people.match(made.products, rows, chosen["prior"]), chosen["weight"]
-        ).tolist()
-        for name, rows in kinds.items()
     }
 
 
@@ -257,20 +136,15 @@ def scale() -> list[dict]:
 def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds, and of the sizes."""
     sizes = shared.sizes(folder)
-    parts = {kind: shared.read(folder / kind, ("profile",)) for kind in KINDS}
-    data, goals = {}, []
-    for make, kind in ((_people, "people"), (_shop, "shop")):
-        data[kind], own = make(parts[kind])
-        goals += own
-    data["scale"] = sizes
-    seeds = [part["seed"] for part in parts["people"]]
+    parts = shared.read(folder / KINDS[0], ("profile",))
+    data, goals = _people(parts)
     report.write_recorded(
         out,
-        command=shared.command("profiles", parts),
-        seeds=seeds,
-        hardware=parts["people"][0]["hardware"],
-        generator=simulated.generator_hash(),
-        data=data,
+        command=shared.command("profiles", {KINDS[0]: parts}),
+        seeds=[part["seed"] for part in parts],
+        hardware=parts[0]["hardware"],
+        generator=None,
+        data={"people": data, "scale": sizes},
         goals=goals,
     )
     print(out)
@@ -317,7 +191,6 @@ def _people(parts: list[dict]) -> tuple[dict, list[dict]]:
         "reliability": _reliability(parts, f"text, {READINGS[0]}"),
         "hidden": parts[0]["hidden"],
         "recall": {**read.mean().to_dict(), "minus": cost},
-        "cards": _held(parts),
     }
     return data, goals
 
@@ -383,63 +256,10 @@ def _minus(table: pd.DataFrame) -> dict:
     return found
 
 
-def _held(parts: list[dict]) -> dict:
-    """By topic, the share of statements that held, and of chance; intervals over households."""
-    rows = pd.concat([pd.DataFrame(part["cards"]) for part in parts]).assign(n=1.0)
-    found = {}
-    for topic, own in rows.groupby("topic"):
-        sums = own.groupby("user")[["held", "chance", "n"]].sum().astype(float)
-        found[topic] = {
-            **metrics.bootstrap_of_means(sums, lambda means: means["held"] / means["n"]),
-            "chance": float(own["chance"].mean()),
-            "statements": len(own) / len(parts),
-        }
-    return found
-
-
-def _shop(parts: list[dict]) -> tuple[dict, list[dict]]:
-    names = [name for part in parts for name in part["shopper"]]
-
-    def series(read: Callable[[dict], list[float]]) -> pd.Series:
-        return pd.Series([value for part in parts for value in read(part)], names)
-
-    without, rows = series(lambda part: part["without"]), {}
-    for key in parts[0]["with"]:
-        for kind in ("own", "shared", "another's"):
-            if kind in parts[0]["with"][key]:
-                own = series(lambda part, key=key, kind=kind: part["with"][key][kind])
-                rows[f"{key}/{kind}"] = {
-                    "ndcg": float(own.mean()),
-                    **metrics.paired_bootstrap(own, without),
-                    "better for": float((own > without).mean()),
-                    "worse for": float((own < without).mean()),
-                    "weights": [part["with"][key].get("weight") for part in parts],
-                }
-    lifted = rows[f"{CLEAR:g}/{max(PURCHASES)}/own"]
-    new = rows[f"{CLEAR:g}/0/own"]
-    goals = [
-        above(f"nDCG@10 per shopper, profile of {max(PURCHASES)} purchases minus none", lifted),
-        report.goal(
-            "nDCG@10 per shopper, new shopper minus none", *ends(new), "0, exactly",
-            new["low"] == new["high"] == 0,
-        ),
-    ]  # fmt: skip
-    told = {
-        "shoppers": len(names),
-        "without": float(without.mean()),
-        "taste": metrics.paired_bootstrap(series(lambda part: part["taste"]), without),
-        "with": rows,
-    }
-    return told, goals
-
-
-KINDS = {"people": households, "shop": shop}
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description="User profiles.")
-    arguments = shared.arguments_of(parser, "profiles", tuple(KINDS))
-    shared.run(arguments, KINDS.get(arguments.kind), merge, scale, arguments.kind or "")
+    parser = argparse.ArgumentParser(description="Guesses about households.")
+    arguments = shared.arguments_of(parser, "profiles", KINDS)
+    shared.run(arguments, households, merge, scale, KINDS[0])
 
 
 if __name__ == "__main__":

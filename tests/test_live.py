@@ -198,6 +198,40 @@ def test_a_new_item_is_scored_as_one_that_was_never_sold(state, shelf, vectors):
         state.refresh(shelf)
 
 
+def test_a_short_past_is_shrunk_to_what_sells(shelf, state):
+    shrunk, demand = live.initial_state(shelf, prior=20.0), shelf.demand.numpy()
+    for user in (1, 4):
+        n = state._pairs[user]["count"][: state._owned[user]].sum()
+        share = n / (n + 20.0)
+        wanted = share * state.scores(user, START) + (1 - share) * demand
+        assert np.allclose(shrunk.scores(user, START), wanted, atol=1e-5)
+    again = live.Live(shrunk.arrays())
+    assert np.array_equal(answers(again, START), answers(shrunk, START))
+    with pytest.raises(ValueError, match="prior=-1, front=0: give 0 or more"):
+        live.initial_state(shelf, prior=-1)
+
+
+def test_a_front_shows_the_best_of_what_sells_and_of_what_is_old(shelf, state):
+    whole = live.initial_state(shelf, front=state.items)
+    few = live.initial_state(shelf, front=6)
+    demand = shelf.demand.numpy()
+    best = set(np.argsort(-demand, kind="stable")[:6].tolist())
+    for user in EVERYONE:
+        without = [int(state.recommend(user, START)[0])]
+        wanted = state.recommend(user, START, without)
+        assert np.array_equal(whole.recommend(user, START, without), wanted)
+        own = set(state._pairs[user]["item"][: state._owned[user]].tolist())
+        shown = few.recommend(user, START, without)
+        assert set(shown.tolist()) <= (best | own) - set(without)
+        scores = state.scores(user, START)
+        allowed = np.array(sorted((best | own) - set(without)))
+        order = allowed[np.lexsort((allowed, -scores[allowed]))][: len(shown)]
+        assert np.array_equal(shown, order)
+    assert live.Live(few.arrays()).front == 6
+    added = few.add_user()
+    assert np.array_equal(few.recommend(added, START), state.recommend(state.add_user(), START))
+
+
 def test_only_a_student_with_sums_is_kept_live(model, baskets):
     torch.manual_seed(0)
     teacher = recommend.BasketTransformer(model.items, width=8)

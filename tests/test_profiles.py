@@ -1,5 +1,7 @@
 """Profiles of made-up households whose habits are known, and of a small simulated shop."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -164,6 +166,10 @@ def test_rhythm(baskets):
     row = table.loc[row_of(baskets, WEEKLY)]
     assert (row["gap"], row["weekday"], row["share"]) == (7, "Monday", 1)
     assert row["a_week"] == pytest.approx(7 * 43 / DAY)
+    # Once a week, each week but for the first, which is not whole; all others come more often.
+    assert row["pace"] < -people.CERTAIN
+    others = table.drop(index=row_of(baskets, WEEKLY))["pace"].dropna()
+    assert (others.abs() < people.CERTAIN).all()
     assert np.isnan(table.loc[row_of(baskets, LATER), "visits"])
 
 
@@ -171,7 +177,7 @@ def test_a_card_says_what_is_so_and_names_its_purchases(baskets, groups, cards):
     user = row_of(baskets, WEEKLY)
     card = cards(user)
     tea = next(one for one in card if one.topic == "interest")
-    assert cards.names[tea.about] == "tea" and tea.value > tea.usual == 1
+    assert tea.text.startswith("Buys tea ") and tea.value > tea.usual == 1
     events = baskets.events.loc[tea.events]
     assert (events["user"] == user).all() and (events["day"] < DAY).all()
     assert set(baskets.items["type"].iloc[events["item"]]) == {"TEA"}
@@ -196,7 +202,66 @@ def test_a_card_reads_nothing_sensitive(baskets, cards):
         for one in cards(user):
             assert not hidden.to_numpy()[baskets.events.loc[one.events, "item"]].any()
             assert "analgesics" not in one.text
-    assert "analgesics" not in " ".join(cards.names)
+
+
+def test_an_interest_is_called_by_what_is_on_its_receipt(baskets):
+    one_group = np.zeros(len(baskets.items), int)
+    one_group[(baskets.items["type"] > "GOODS L").to_numpy()] = 1  # what is bought most of is tea
+    cards = people.Cards(baskets, DAY, one_group, "2024-01-01")
+    user = row_of(baskets, WEEKLY)
+    receipt = cards.past.iloc[cards.rows[user]]
+    named = cards.named(receipt, len(receipt))
+    assert cards.kinds[named].tolist() == ["tea"]
+    half = receipt[cards.kind[receipt["item"]] != named[0]].iloc[:10]
+    kinds = cards.named(half, len(receipt))
+    bought = pd.Series(cards.kind[half["item"]]).value_counts()
+    assert set(kinds) <= set(bought.index) and len(kinds) in (1, 2)
+    goods, part = cards.said(half, len(receipt))
+    assert goods.endswith(" and the like")
+    assert part.startswith(f", {bought[kinds].sum()} of them ")
+    alone = receipt[cards.kind[receipt["item"]] == named[0]]
+    assert cards.said(alone, len(receipt)) == ("tea", "")
+
+
+def test_what_is_no_goods_is_not_read():
+    told = {
+        "COUPON/MISC ITEMS/GASOLINE-REG UNLEADED": True,
+        "COUPON/NEWSPAPER": True,
+        "DELI SUPPLIES/MISC SALES TRANS": True,
+        "CANDY - PACKAGED/SEASONAL MISCELLANEOUS": False,
+        "CHEESE/SHREDDED CHEESE": False,
+    }
+    category, kind = zip(*(name.rsplit("/", 1) for name in told), strict=True)
+    found = people.no_goods(pd.DataFrame({"category": category, "type": kind}))
+    assert found.tolist() == list(told.values())
+
+
+def test_names_are_written_out_by_type_and_category():
+    asked = {
+        ("PREMIUM", "BACON"): "premium bacon",
+        ("PREMIUM", "ICE CREAM/MILK/SHERBTS"): "premium ice cream",
+        ("CATSUP", "CONDIMENTS/SAUCES"): "ketchup",
+        ("SHOESTRING", "FRZN  POTATOES"): "shoestring (frzn potatoes)",
+        ("LOOSE", ""): "loose",
+    }
+    frame = pd.DataFrame(list(asked), columns=["type", "category"])
+    assert people.called(frame).tolist() == list(asked.values())
+    assert people.written_out(frame).tolist() == [True, True, True, False, False]
+
+
+def test_the_list_of_names_knows_each_kind_once_and_most_of_what_is_bought():
+    table = pd.read_csv(Path(people.__file__).parent / "goods.csv", keep_default_na=False)
+    assert not table.duplicated(["type", "category"]).any()
+    assert (table["name"].str.len() > 2).all() and (table["type"] != "").all()
+    shop = journey.load()
+    known = shop.items[["type", "category"]].drop_duplicates()
+    assert set(table["type"]) <= set(known["type"])
+    pairs = set(known.itertuples(index=False, name=None))
+    written = table[table["category"] != ""][["type", "category"]].itertuples(index=False)
+    assert {tuple(row) for row in written} <= pairs
+    read = ~people.no_goods(shop.items) & (people.sensitive(shop.items) == "")
+    bought = shop.events["item"][read.to_numpy()[shop.events["item"]]]
+    assert people.written_out(shop.items).to_numpy()[bought].mean() > 0.9
 
 
 def test_without_keeps_rows_and_labels(baskets):
@@ -286,11 +351,26 @@ def test_contributions_add_up_to_the_log_odds(guess):
 def test_a_guess_is_made_only_when_it_is_sure():
     own = pd.DataFrame({"item": [0, 1, 2, 0]}, index=[7, 8, 9, 11])
     parts = np.array([0.5, -0.2, 0.1])
-    assert people.likely("Children", 0.6, parts, own) == []
-    (yes,) = people.likely("Children", 0.8, parts, own)
+    sure = (0.2, 0.7)
+    assert people.likely("Children", 0.6, sure, parts, own) == []
+    assert people.likely("Children", 0.8, (0.2, np.inf), parts, own) == []
+    (yes,) = people.likely("Children", 0.8, sure, parts, own)
     assert yes.events.tolist() == [7, 9, 11] and "likely, probability 0.80" in yes.text
-    (no,) = people.likely("Children", 0.1, parts, own)
+    (no,) = people.likely("Children", 0.1, sure, parts, own)
     assert no.events.tolist() == [8] and "unlikely" in no.text
+
+
+def test_thresholds_are_right_often_enough_and_rest_on_enough():
+    p = np.array([0.1, 0.1, 0.2, 0.3, 0.6, 0.7, 0.7, 0.9])
+    kids = np.array([0, 0, 1, 0, 1, 0, 1, 1])
+    # No: up to 0.3 three of four are right. Yes: from 0.7 two of three, from 0.6 three of four.
+    assert people.thresholds(p, kids, right=0.75, least=3) == (0.3, 0.6)
+    assert people.thresholds(p, kids, right=1.0, least=2) == (0.1, np.inf)
+    # Equal probabilities stay on one side: from 0.7 on there are three, not two.
+    assert people.thresholds(p, kids, right=0.7, least=3)[1] == 0.6
+    assert people.thresholds(p, kids, right=0.8, least=5) == (-np.inf, np.inf)
+    # Nobody is called likely below one half, however often it would be right.
+    assert people.thresholds(p, np.ones(8), right=0.8, least=1) == (-np.inf, 0.6)
 
 
 def test_demographics_of_the_journey():

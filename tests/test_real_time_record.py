@@ -3,7 +3,10 @@
 import json
 from dataclasses import replace
 
+import numpy as np
+import pandas as pd
 import pytest
+import scipy.sparse as sp
 import tiny_baskets
 from tiny_baskets import USERS
 
@@ -16,6 +19,10 @@ def test_seeds_are_replayed_and_merged_into_a_record(tmp_path, monkeypatch):
     tiny_baskets.shrink(monkeypatch, script, shop, tmp_path)
     monkeypatch.setattr(recommend.live, "RARE", 5)
     monkeypatch.setattr(script, "ADDED", 20)  # each waits for the disk
+    monkeypatch.setattr(script, "reviews", lambda category: shop)
+    few = {"PRIORS": (10.0,), "WEIGHTS": (1.0, 3.0), "CHOOSING": 2, "CANDIDATES": 20}
+    for name, value in few.items():
+        monkeypatch.setattr(script, name, value)
     folder, out = tmp_path / "parts", tmp_path / "real_time.json"
     for line in ("--seeds 0 1", "--scale", f"--merge --out {out}"):
         tiny_baskets.call(monkeypatch, script, f"{line} --folder {folder}")
@@ -43,6 +50,14 @@ def test_seeds_are_replayed_and_merged_into_a_record(tmp_path, monkeypatch):
     assert data["explore"][0]["recall"] == pytest.approx(values["live"])
     assert {row["visit"] for row in data["newcomers"]} <= {1, 2, 3, 4, 5}
     assert all(part["differ"] == 0 and part["users"] == 5 for part in data["kill"])
+    assert {row["prior"] for row in data["chosen"]} <= {0.0, 10.0}
+    # Before the first item there is no basket, and what stood together says nothing.
+    assert first["minus"]["live + bought together − live"]["difference"] == 0
+    assert all(0.9 < row["same"] <= 1 for row in data["front"].values())
+    for category in script.REVIEWS:
+        steps = data["steps"][category]
+        rows = {name: row["value"] for name, row in steps["rows"].items()}
+        assert steps["live − nightly"]["value"] == pytest.approx(rows["live"] - rows["nightly"])
     assert [row["users"] for row in data["scale"]] == [USERS, 2 * USERS]
     goals = {goal["name"]: goal for goal in record["goals"]}
     waits = data["scale"][0]
@@ -63,6 +78,40 @@ def test_buy_again_counts_each_purchase_at_once(tmp_path):
         again.learn(user, item, day)
     assert again.recommend(user, day, [])[0] == item
     assert item not in again.recommend(user, day, [item])
+
+
+def test_what_stood_together_by_hand():
+    rows = [(0, 0), (0, 1), (1, 0), (1, 1), (2, 1), (2, 2), (3, 3)]
+    shop = tiny_baskets.shop()
+    events = pd.DataFrame(rows, columns=["basket", "item"]).assign(user=0, day=0)
+    own = replace(shop, events=events, items=shop.items[:5])
+    near = script.together(own, 1)
+    # Item 0 is in two baskets and item 1 in three; two baskets have both.
+    assert near[0, 1] == pytest.approx(2 / np.sqrt(2 * 3)) == near[1, 0]
+    assert near[1, 2] == pytest.approx(1 / np.sqrt(3)) and near.diagonal().max() == 0
+    assert script.likeness_of(near, [0, 2])[1] == pytest.approx(near[0, 1] + near[1, 2])
+    assert not script.likeness_of(near, []).any()
+    base = np.array([0.0, 0.1, 0.2, 0.3, 0.4])
+    system = script.Together(lambda user, day: base, near, 1.0)
+    assert system.recommend(0, 1, [0])[0] == 1 and system.recommend(0, 1, [])[0] == 4
+    assert base.tolist() == [0.0, 0.1, 0.2, 0.3, 0.4]
+
+
+def test_a_learner_learns_from_a_basket_and_a_frozen_one_does_not():
+    base = np.linspace(0, 1, 12)
+    asked = [
+        script.Learner(lambda user, day: base, sp.csr_matrix((12, 12)), lambda user: [3],
+                       (1.0, 0.0, 0.0, 0.0), rate)
+        for rate in (0.0, 0.5)
+    ]  # fmt: skip
+    for day in range(60):
+        for system in asked:
+            system.recommend(0, day, [])
+            system.learn(0, 3, day)  # always the item that the user had, which scores little
+    frozen, learning = (system.recommend(0, 60, []).tolist() for system in asked)
+    assert frozen == np.argsort(-base)[:10].tolist()
+    assert learning[0] == 3
+    assert asked[0].weights.tolist() == [1, 0, 0, 0] and asked[1].weights[2] > 0
 
 
 def test_buy_again_shows_what_was_bought_after_weeks_without_a_sale():

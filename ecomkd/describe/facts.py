@@ -33,6 +33,14 @@ AMBIGUOUS = {
     "original", "plain", "natural", "everyday", "small", "full", "single", "double", "classic",
     "down", "check", "s", "m", "l",
 }  # fmt: skip
+# How a mail merge says an attribute; any other is named.
+_MERGED = {
+    "colour": "It comes in {values}.",
+    "material": "It is made of {values}.",
+    "number": "In numbers: {values}.",
+    "promise": "Good to know: {values}.",
+    "who": "It is from the {values} range.",
+}
 _NUMBERS = {
     "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
     "eleven": 11, "twelve": 12,
@@ -181,6 +189,30 @@ def plain(product: Product, facts: Sequence[Fact] | None = None) -> str:
     told = [f"{fact.attribute.replace('_', ' ').capitalize()}: {fact.shown}."
             for fact in (product.facts if facts is None else facts)]  # fmt: skip
     return " ".join([f"{product.name}."] * (facts is None) + told)
+
+
+def template(product: Product) -> str:
+    """The record as sentences, by the rule of a mail merge: no model, and nothing invented.
+
+    Example:
+        >>> own = (Fact("brand", "Lum", "Lum"), Fact("colour", "blue", "Navy"))
+        >>> template(Product("k", "kettle", (*own, Fact("for", "tea", "tea"))))
+        'Meet our kettle by Lum. It comes in navy. It is made for tea.'
+    """
+    told: dict[str, list[str]] = defaultdict(list)
+    for fact in product.facts:
+        told[fact.attribute].append(fact.shown)
+    brand, use = told.pop("brand", []), told.pop("for", [])
+    sentences = [f"Meet our {product.name}{' by ' * bool(brand)}{_listed(brand)}."]
+    for attribute, values in told.items():
+        rule = _MERGED.get(attribute, "Its {attribute} is {values}.")
+        own = [value.lower().removeprefix("for " if attribute == "who" else "") for value in values]
+        sentences.append(rule.format(attribute=attribute.replace("_", " "), values=_listed(own)))
+    return " ".join(sentences + [f"It is made for {_listed(use)}."] * bool(use))
+
+
+def _listed(values: Sequence[str]) -> str:
+    return " and ".join([", ".join(values[:-1])] * (len(values) > 1) + list(values[-1:]))
 
 
 def mend(text: str, product: Product, vocabulary: Vocabulary) -> str | None:

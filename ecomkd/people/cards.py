@@ -12,6 +12,7 @@ import pandas as pd
 
 from ecomkd.data.baskets import Baskets
 from ecomkd.people import habits
+from ecomkd.people.goods import called, no_goods
 from ecomkd.people.habits import CERTAIN, LEAST, RECENT
 
 
@@ -33,10 +34,11 @@ class Statement:
 class Cards:
     """Makes the card of a user: the statements for which there is enough evidence.
 
-    Items that are `sensitive` are not read. A statement needs `LEAST` clusters of observations (see
-    `against`) or `LEAST` days; for a group of items, a quarter of that many purchases are enough.
-    It also has to lie `CERTAIN` standard errors away from what is usual, except for the statement
-    of how often somebody comes. The card of a user without such evidence is empty.
+    Items that are `sensitive`, or `no_goods`, are not read. A statement needs `LEAST` clusters of
+    observations (see `against`) or `LEAST` days; for a group of items, a quarter of that many
+    purchases are enough. It also has to lie `CERTAIN` standard errors away from what is usual. The
+    card of a user without such evidence is empty. A group is called by what the user bought of it,
+    see `named`.
 
     Args:
         baskets: with `type`, `category`, `brand`, `size` and `maker` of items.
@@ -46,13 +48,16 @@ class Cards:
     """
 
     def __init__(self, baskets: Baskets, day: int, groups: np.ndarray, first_day: str):
-        baskets = habits.without(baskets, habits.sensitive(baskets.items) != "")
+        unread = (habits.sensitive(baskets.items) != "") | no_goods(baskets.items)
+        baskets = habits.without(baskets, unread.to_numpy())
         users, start = len(baskets.users), max(0, day - RECENT)
         self.day, self.groups = day, groups
-        self.names = habits.names_of(baskets, day, groups)
+        self.kind, self.kinds = pd.factorize(called(baskets.items))
         self.past = baskets.between(0, day)
         self.rows = self.past.groupby("user").indices
         self.counts = habits.group_counts(baskets, day, groups)
+        sold = np.bincount(self.kind[self.past["item"]], minlength=len(self.kinds))
+        self.kind_share = sold / sold.sum()
         self.lift, self.surprise = habits.lift(self.counts), habits.surprise(self.counts)
         before = habits.group_counts(baskets, start, groups)
         before.resize(self.counts.shape)
@@ -83,26 +88,55 @@ class Cards:
         found = []
         firm = (bought >= LEAST / 4) & (self.surprise[user] >= CERTAIN)
         for g in np.flatnonzero(firm)[np.argsort(-self.surprise[user][firm])]:
-            times = self.lift[user, g]
+            times, receipt = self.lift[user, g], own[group == g]
+            goods, part = self.said(receipt, len(own))
             text = (
-                f"Buys {self.names[g]} {times:.1f} times as much as usual: "
-                f"{bought[g]:.0f} of {len(own)} purchases."
+                f"Buys {goods} {times:.1f} times as much as usual: "
+                f"{bought[g]:.0f} of {len(own)} purchases{part}."
             )
-            labels = own.index[group == g].to_numpy()
+            labels = receipt.index.to_numpy()
             found.append(Statement("interest", text, times, 1.0, int(g), labels))
         of_late = self.recent[[user]].toarray()[0]
         for sign, topic in ((1, "rising"), (-1, "falling")):
             moved = sign * self.trend[user]
             enough = (of_late if sign > 0 else bought - of_late) >= LEAST / 4
             for g in np.flatnonzero(enough & (moved >= CERTAIN)):
+                receipt = own[(group == g) & (late | (sign < 0))]
+                goods, part = self.said(receipt, len(own))
                 text = (
-                    f"Of late buys {'more' if sign > 0 else 'less'} {self.names[g]}: "
+                    f"Of late buys {'more' if sign > 0 else 'less'} {goods}: "
                     f"{of_late[g]:.0f} purchases in {RECENT} days, "
-                    f"{bought[g] - of_late[g]:.0f} before."
+                    f"{bought[g] - of_late[g]:.0f} before{part}."
                 )
-                labels = own.index[(group == g) & (late | (sign < 0))].to_numpy()
+                labels = receipt.index.to_numpy()
                 found.append(Statement(topic, text, self.trend[user, g], 0.0, int(g), labels))
         return found
+
+    def named(self, receipt: pd.DataFrame, purchases: int) -> np.ndarray:
+        """The kinds of goods by which a receipt is called: codes of `kinds`, one or two.
+
+        They are those of which the user bought most beyond the shop's share. A second one is named
+        only where the first is less than half of the receipt, and the second too is bought more
+        than usual.
+
+        Args:
+            receipt: events of one user, those behind a statement.
+            purchases: the number of all the user's events.
+        """
+        kinds, counts = np.unique(self.kind[receipt["item"]], return_counts=True)
+        more = counts - purchases * self.kind_share[kinds]
+        order = np.argsort(-more, kind="stable")[:2]
+        alone = 2 * counts[order[0]] >= len(receipt) or more[order[-1]] <= 0
+        return kinds[order[: 1 if alone else 2]]
+
+    def said(self, receipt: pd.DataFrame, purchases: int) -> tuple[str, str]:
+        """The goods of a receipt in words, and how many of its purchases are of the kinds named."""
+        named = self.named(receipt, purchases)
+        words = [self.kinds[kind] for kind in named]
+        of_them = int(np.isin(self.kind[receipt["item"]], named).sum())
+        if of_them == len(receipt):
+            return " and ".join(words), ""
+        return ", ".join(words) + " and the like", f", {of_them} of them {' or '.join(words)}"
 
     def _habits(self, user: int) -> list[Statement]:
         texts = {
@@ -129,12 +163,14 @@ class Cards:
         row, found = self.rhythm.loc[user], []
         if row["visits"] < LEAST:
             return found
-        usual = self.rhythm["a_week"].median()
-        text = (
-            f"Comes {row['a_week']:.1f} times a week, usual {usual:.1f}; {row['visits']:.0f} days."
-        )
         labels = own.index.to_numpy()
-        found.append(Statement("rhythm", text, row["a_week"], usual, None, labels))
+        if abs(row["pace"]) >= CERTAIN:
+            usual = self.rhythm.loc[self.rhythm["visits"] >= LEAST, "a_week"].median()
+            text = (
+                f"Comes {'more' if row['pace'] > 0 else 'less'} often than usual: "
+                f"{row['a_week']:.1f} times a week, usual {usual:.1f}; {row['visits']:.0f} days."
+            )
+            found.append(Statement("rhythm", text, row["a_week"], usual, None, labels))
         if row["z"] >= CERTAIN:
             text = (
                 f"Comes on {row['weekday']} more than usual: {row['share']:.0%} of "

@@ -15,6 +15,7 @@ from sklearn.cluster import KMeans
 from sklearn.preprocessing import normalize
 
 from ecomkd.data.baskets import Baskets
+from ecomkd.people.goods import called
 
 SENSITIVE = {
     "health": "COLD AND FLU|ANALGESIC|FIRST AID|VITAMIN|ANTACID|SINUS|LAXATIVE|EYE AND EAR"
@@ -92,12 +93,12 @@ def cluster(vectors: np.ndarray, clusters: int, seed: int) -> np.ndarray:
 
 
 def names_of(baskets: Baskets, day: int, groups: np.ndarray) -> list[str]:
-    """The name of each group of items, which is made of its two types that are bought most."""
-    types = baskets.items["type"].str.lower().str.replace(r"\s+", " ", regex=True).to_numpy()
+    """The name of each group of items: the two kinds of goods in it that are bought most."""
+    kinds = called(baskets.items).to_numpy()
     bought = baskets.between(0, day)["item"]
-    table = pd.DataFrame({"group": groups[bought], "type": types[bought]}).value_counts()
-    best = table.reset_index().groupby("group")["type"].agg(lambda own: ", ".join(own[:2]))
-    return best.reindex(range(groups.max() + 1), fill_value="not bought yet").tolist()
+    table = pd.DataFrame({"group": groups[bought], "kind": kinds[bought]}).value_counts()
+    best = table.reset_index().groupby("group")["kind"].agg(lambda own: ", ".join(own[:2]))
+    return best.reindex(range(groups.max() + 1), fill_value="nothing that is read").tolist()
 
 
 def lift(counts: sp.csr_matrix, prior: float = PRIOR) -> np.ndarray:
@@ -227,16 +228,27 @@ def against(seen: pd.DataFrame, users: int) -> pd.DataFrame:
 def rhythm(baskets: Baskets, day: int, first_day: str) -> pd.DataFrame:
     """A table of when each user comes, one row for each user.
 
-    Its columns are `visits` (days with a purchase), `a_week`, `gap` (the median number of days
-    between two visits), `weekday` (the most usual one), `share` and `expected` (the user's and
-    everybody's share of visits on it), and `z`, the standard errors between these two. Users
-    without a purchase have NaN. `first_day` is the date of day 0.
+    Its columns are `visits` (days with a purchase), `a_week`, `pace`, the standard errors between
+    it and what is usual, the median of those who came `LEAST` times, `gap` (the median number of
+    days between two visits), `weekday` (the most usual one), `share` and `expected` (the user's and
+    everybody's share of visits on it), and `z`, the standard errors between these two. The error
+    of `a_week` is that of a mean over the user's own weeks. Users without a purchase have NaN.
+    `first_day` is the date of day 0.
     """
     seen = baskets.between(0, day)[["user", "day"]].drop_duplicates()
     seen = seen.assign(weekday=(seen["day"] + pd.Timestamp(first_day).weekday()) % 7)
     by = seen.groupby("user")["day"]
     table = by.agg(visits="size", first="min")
-    table["a_week"] = 7 * table["visits"] / (day - table.pop("first"))
+    first = table.pop("first")
+    table["a_week"] = 7 * table["visits"] / (day - first)
+    # Weeks are counted back from `day`, so that the last one is whole.
+    weeks = np.ceil((day - first) / 7)
+    week = (day - 1 - seen["day"]) // 7
+    squares = (seen.groupby(["user", week]).size() ** 2).groupby("user").sum()
+    spread = squares - table["visits"] ** 2 / weeks
+    error = np.sqrt(spread / (weeks - 1).where(weeks > 1) / weeks + 0.25 / weeks**2)
+    usual = table.loc[table["visits"] >= LEAST, "a_week"].median()
+    table["pace"] = (table["a_week"] - usual) / error
     table["gap"] = by.agg(lambda days: days.diff().median())
     counts = pd.crosstab(seen["user"], seen["weekday"]).reindex(columns=range(7), fill_value=0)
     usual = counts.to_numpy().argmax(axis=1)

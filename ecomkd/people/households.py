@@ -139,21 +139,64 @@ def contributions(model: GridSearchCV, weights: sp.csr_matrix, vectors: np.ndarr
     return weights.toarray()[0] * ((vectors - scaler.mean_) @ slope)
 
 
-def likely(what: str, probability: float, parts: np.ndarray, own: pd.DataFrame) -> list[Statement]:
+def thresholds(
+    probability: np.ndarray, happened: np.ndarray, right: float = 0.8, least: int = 20
+) -> tuple[float, float]:
+    """The probabilities up to which a card may say no, and from which it may say yes.
+
+    They are as near to one half as they can be while a share of at least `right` of the households
+    beyond each was as the card says, and there are at least `least` of these. Where
+    there is no such probability, the first is -inf or the second inf: then the card stays silent.
+    What is said of other households is right less often, for the thresholds were chosen here.
+
+    Args:
+        probability: (N,), each by a model that has not seen the household.
+        happened: (N,), 1 or True where the household is of the kind.
+
+    Example:
+        >>> p, kids = np.linspace(0, 1, 101), np.linspace(0, 1, 101) > 0.3
+        >>> thresholds(p, kids, right=1.0)
+        (0.3, 0.5)
+        >>> thresholds(p[30:40], kids[30:40])
+        (-inf, inf)
+    """
+    probability, happened = np.asarray(probability), np.asarray(happened, dtype=bool)
+    ends = []
+    for sign, true in ((-1, ~happened), (1, happened)):
+        order = np.argsort(-sign * probability, kind="stable")
+        share = np.cumsum(true[order]) / np.arange(1, len(order) + 1)
+        # Households of one probability are on one side together.
+        whole = np.append(np.diff(probability[order]) != 0, True)
+        enough = np.arange(1, len(order) + 1) >= least
+        enough &= sign * (probability[order] - 0.5) >= 0
+        found = np.flatnonzero(whole & enough & (share >= right))
+        ends.append(float(probability[order][found[-1]]) if len(found) else sign * np.inf)
+    return ends[0], ends[1]
+
+
+def likely(
+    what: str,
+    probability: float,
+    sure: tuple[float, float],
+    parts: np.ndarray,
+    own: pd.DataFrame,
+) -> list[Statement]:
     """The statement that a household is, or is not, of some kind, in a list of one or none.
 
-    There is none for a probability between 0.25 and 0.75. The statement rests on the purchases of
-    the ten items that add most to it.
+    There is none for a probability between the two that are `sure`. The statement rests on the
+    purchases of the ten items that add most to it.
 
     Args:
         what: the kind, as the text of the statement calls it.
         probability: by a model that has not seen the household.
+        sure: the probabilities up to which it is unlikely and from which it is likely, as
+            `thresholds` chose them on other households.
         parts: (I,), from `contributions`.
         own: the household's events.
     """
-    if 0.25 < probability < 0.75:
+    if sure[0] < probability < sure[1]:
         return []
-    sign = 1 if probability >= 0.75 else -1
+    sign = 1 if probability >= sure[1] else -1
     best = np.argsort(-sign * parts)[:10]
     labels = own.index[own["item"].isin(best[sign * parts[best] > 0])].to_numpy()
     word = "likely" if sign > 0 else "unlikely"

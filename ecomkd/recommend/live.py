@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from scipy.special import erf
 
 from ecomkd.data.baskets import HORIZON
 from ecomkd.recommend.evaluation import DEPTH
+from ecomkd.recommend.numerics import BLOCK, gelu, gumbel, highest, linear, longer
 from ecomkd.recommend.purchases import BUYERS, HABITS, ONCE, SCALES
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ PAIR = np.dtype(
 """The 28 bytes that are kept of a user and an item. `decayed` are counts as of the day `last`."""
 
 _SCALES = np.array(SCALES)
-_BLOCK = 256
 _WINDOW = (1 << HORIZON + 1) - 1  # a bit for each age of a visit, from 0 to HORIZON days
 _TABLES = ("read", "offers", "demand", "numbers")
 _USERS = ("sums", "last", "visits", "recent")
@@ -47,9 +46,12 @@ class Live:
     Attributes:
         items, users: how many there are.
         events: purchases that were learnt.
+        prior, front: see `initial_state`.
     """
 
     def __init__(self, arrays: Mapping[str, np.ndarray]):
+        # States of older versions have neither.
+        self.prior, self.front = float(arrays.get("prior", 0)), int(arrays.get("front", 0))
         self.weights = {name: part for name, part in arrays.items() if "." in name}
         self.items, self.users = len(arrays["demand"]), len(arrays["last"])
         self.events, self._times = int(arrays["events"]), np.array(arrays["times"])
@@ -70,17 +72,24 @@ class Live:
             "pairs": np.concatenate(rows) if rows else np.empty(0, PAIR),
             "ends": np.cumsum(owned),
             "events": np.array(self.events),
+            "prior": np.array(self.prior),
+            "front": np.array(self.front),
         }
 
     def _lay(self, tables: Mapping[str, np.ndarray]) -> None:
         """Take tables of items (I, ...), with room up to a whole block, which never wins."""
-        room = -len(tables["demand"]) % _BLOCK
+        room = -len(tables["demand"]) % BLOCK
         for name, table in tables.items():
             fill = -np.inf if name == "demand" else 0
-            setattr(self, f"_{name}", _longer(np.asarray(table, np.float32), room, fill))
+            setattr(self, f"_{name}", longer(np.asarray(table, np.float32), room, fill))
         times = self._times[: len(self._demand)]
-        self._times = _longer(times, len(self._demand) - len(times))
+        self._times = longer(times, len(self._demand) - len(times))
         self._scores = np.empty(len(self._demand), np.float32)
+        rows = np.argsort(-self._demand[: self.items], kind="stable")[: self.front]
+        self._front_rows = rows.astype(np.int32)
+        self._front_offers, self._front_demand = self._offers[rows], self._demand[rows]
+        self._place = np.full(len(self._demand), -1, np.int32)
+        self._place[rows] = np.arange(len(rows))
 
     def refresh(self, shelf: Shelf) -> None:
         """Take the tables of items from a shelf of another day, and make the sums anew.
@@ -163,7 +172,7 @@ class Live:
             pairs["last"][at] = day
             return
         if own == len(pairs):
-            pairs = self._pairs[user] = _longer(pairs, own // 2 + 4)
+            pairs = self._pairs[user] = longer(pairs, own // 2 + 4)
         pairs[own] = item, 1, day, day, (1, 1, 1)
         self._owned[user] += 1
 
@@ -172,7 +181,7 @@ class Live:
         for name in (*_USERS, "owned"):
             table = getattr(self, f"_{name}")
             if len(table) == self.users:
-                setattr(self, f"_{name}", _longer(table, self.users // 2 + 4))
+                setattr(self, f"_{name}", longer(table, self.users // 2 + 4))
         self._last[self.users] = -1
         self._pairs.append(np.empty(0, PAIR))
         self.users += 1
@@ -191,13 +200,13 @@ class Live:
             for name in (*_TABLES, "times"):
                 fill = -np.inf if name == "demand" else 0
                 table = getattr(self, f"_{name}")
-                more = -(-self.items // (2 * _BLOCK)) * _BLOCK  # half as many again, whole blocks
-                setattr(self, f"_{name}", _longer(table, more, fill))
+                more = -(-self.items // (2 * BLOCK)) * BLOCK  # half as many again, whole blocks
+                setattr(self, f"_{name}", longer(table, more, fill))
             self._scores = np.empty(len(self._demand), np.float32)
         row = self.items
-        self._read[row] = _linear(vector, self.weights, "read.0")
-        self._offers[row] = _linear(vector, self.weights, "offer.0")
-        appeal = _linear(vector, self.weights, "appeal") + self.weights["sales.bias"]
+        self._read[row] = linear(vector, self.weights, "read.0")
+        self._offers[row] = linear(vector, self.weights, "offer.0")
+        appeal = linear(vector, self.weights, "appeal") + self.weights["sales.bias"]
         self._demand[row] = appeal[0]
         self._numbers[row, -1] = 1 / 4  # as `Items` has it where nobody came
         self.items += 1
@@ -218,9 +227,9 @@ class Live:
     def scores(self, user: int, day: int) -> np.ndarray:
         """Log-odds (I,) of all items for a user on a day; the next call writes over them.
 
-        They equal those of `Shelf.scores` with the same purchases and tables. A user without a past
-        has no taste and no habits: items stand in the order of demand. Raises ValueError for a day
-        before the user's last purchase.
+        They equal those of `Shelf.scores` with the same purchases and tables, where `prior` is 0. A
+        user without a past has no taste and no habits: items stand in the order of demand. Raises
+        ValueError for a day before the user's last purchase.
         """
         self._check_time(user, day, "a question for")
         return self._all_scores(user, day)[: self.items]
@@ -229,16 +238,27 @@ class Live:
         if not self._visits[user]:
             np.copyto(self._scores, self._demand)
             return self._scores
+        taste, share = self._taste(user)
+        np.dot(self._offers, share * taste, out=self._scores)
+        self._scores += self._demand
+        rows, old = self._old(user, day, taste, share)
+        self._scores[rows] = old
+        return self._scores
+
+    def _taste(self, user: int) -> tuple[np.ndarray, np.float32]:
+        """The taste (W,) of a user with a past, and the weight of what is known of the user."""
         # The decay of a sum and of its weights cancels in each mean: there is nothing to age.
         means = self._sums[user, :, :-1] / self._sums[user, :, -1:]
-        hidden = _gelu(_linear(means.astype(np.float32).ravel(), self.weights, "mix.0"))
-        taste = _linear(hidden, self.weights, "mix.2")
-        np.dot(self._offers, taste, out=self._scores)
+        hidden = gelu(linear(means.astype(np.float32).ravel(), self.weights, "mix.0"))
+        bought = self._pairs[user]["count"][: self._owned[user]].sum()
+        share = np.float32(bought / (bought + self.prior))
+        return linear(hidden, self.weights, "mix.2"), share
+
+    def _old(self, user: int, day: int, taste: np.ndarray, share: np.float32):
+        """The items (S,) that a user has bought, and their scores (S,)."""
         own = self._pairs[user][: self._owned[user]]
-        habit = self._habit(user, day, own, self._scores[own["item"]])
-        self._scores += self._demand
-        self._scores[own["item"]] = habit
-        return self._scores
+        habit = self._habit(user, day, own, self._offers[own["item"]] @ taste)
+        return own["item"], share * habit + (1 - share) * self._demand[own["item"]]
 
     def _habit(self, user: int, day: int, own: np.ndarray, liking: np.ndarray) -> np.ndarray:
         age = (day - own["last"]).astype(np.float64)
@@ -257,8 +277,8 @@ class Live:
         known = np.hstack([np.log1p(known), self._numbers[own["item"]]]).astype(np.float32)
         known = (known - self.weights["scale.mean"]) / self.weights["scale.spread"]
         known = np.column_stack([known, liking])
-        curve = _linear(_gelu(_linear(known, self.weights, "curve.0")), self.weights, "curve.2")
-        return (_linear(known, self.weights, "line") + curve)[:, 0]
+        curve = linear(gelu(linear(known, self.weights, "curve.0")), self.weights, "curve.2")
+        return (linear(known, self.weights, "line") + curve)[:, 0]
 
     def recommend(
         self,
@@ -277,6 +297,8 @@ class Live:
         `seed`, the user and the number of events, so that a replay explores as the first run did.
         """
         self._check_time(user, day, "a question for")
+        if self.front and not explore and self._visits[user]:
+            return self._from_front(user, day, without, depth)
         scores = self._all_scores(user, day)
         scores[np.asarray(without, int)] = -np.inf
         top = highest(scores, min(depth, self.items))
@@ -290,9 +312,26 @@ class Live:
         scores[self._pairs[user]["item"][: self._owned[user]]] = -np.inf
         scores[self._times >= RARE] = -np.inf
         rare = np.flatnonzero(scores > -np.inf)
-        scores[rare] += _gumbel(rng, len(rare))
+        scores[rare] += gumbel(rng, len(rare))
         drawn = highest(scores, places)
         return np.concatenate([top[: len(top) - len(drawn)], drawn])
+
+    def _from_front(self, user: int, day: int, without: Sequence[int], depth: int) -> np.ndarray:
+        taste, share = self._taste(user)
+        rows, old = self._old(user, day, taste, share)
+        new = self._front_offers @ (share * taste) + self._front_demand
+        place = self._place[np.concatenate([rows, np.asarray(without, int)])]
+        new[place[place >= 0]] = -np.inf
+        old = np.where(np.isin(rows, without), -np.inf, old)
+        scores, rows = np.concatenate([new, old]), np.concatenate([self._front_rows, rows])
+        depth = min(depth, len(scores))
+        found = np.argpartition(scores, len(scores) - depth)[len(scores) - depth :]
+        found = found[np.lexsort((rows[found], -scores[found]))]
+        return rows[found[scores[found] > -np.inf]]
+
+    def bought(self, user: int) -> np.ndarray:
+        """The items (S,) that a user has bought, in the order of their first purchase."""
+        return self._pairs[user]["item"][: self._owned[user]].copy()
 
     def times(self, items: np.ndarray) -> np.ndarray:
         """The number of times (N,) that anyone bought each of these items (N,)."""
@@ -306,11 +345,22 @@ class Live:
         return {"users_bytes": users + pairs, "table_bytes": table}
 
 
-def initial_state(shelf: Shelf, end: int | None = None) -> Live:
+def initial_state(shelf: Shelf, end: int | None = None, prior: float = 0.0, front: int = 0) -> Live:
     """The state after all purchases before day `end`, by default the shelf's own day.
 
-    Raises ValueError unless the shelf's network is a `DecayedMeans`.
+    A network that learnt from people with a long past takes a first purchase for a whole taste. So
+    scores are shrunk to the demand, what sells: of a user with n purchases they are
+    n / (n + prior) · score + prior / (n + prior) · demand.
+
+    A large catalogue need not be read whole: with `front`, `Live.recommend` looks among so many
+    items of the highest demand, and among the user's own. That is not exact. An item that is added
+    is among them after the next `Live.refresh` at the earliest.
+
+    Raises ValueError unless the shelf's network is a `DecayedMeans`, and for a prior or a front
+    below 0.
     """
+    if prior < 0 or front < 0:
+        raise ValueError(f"prior={prior}, front={front}: give 0 or more.")
     from ecomkd.recommend.networks import DecayedMeans  # answers are made without PyTorch
 
     model = shelf.model
@@ -332,6 +382,8 @@ def initial_state(shelf: Shelf, end: int | None = None) -> Live:
         "times": np.bincount(past["item"], minlength=len(baskets.items)),
         "sums": np.zeros((users, len(_SCALES), shelf.read.shape[1] + 1)),
         "events": np.array(len(past)),
+        "prior": np.array(float(prior)),
+        "front": np.array(front),
     }
     live = Live(arrays)
     live._sum_up()
@@ -380,44 +432,3 @@ def aligned(vector: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     """
     mean = vectors.mean(axis=0)
     return (vector - mean) / (vectors - mean).std()
-
-
-def highest(scores: np.ndarray, depth: int) -> np.ndarray:
-    """The rows of the `depth` highest scores, best first; -inf never.
-
-    Exact: a value among the `depth` highest lies in one of the `depth` blocks with the highest
-    maxima, and to find maxima is a tenth of the work of partitioning all.
-
-    Args:
-        scores: (N,), N a multiple of 256.
-    """
-    maxima = scores.reshape(-1, _BLOCK).max(axis=1)
-    count = min(depth, len(maxima))
-    blocks = np.sort(np.argpartition(maxima, len(maxima) - count)[len(maxima) - count :])
-    rows = (blocks[:, None] * _BLOCK + np.arange(_BLOCK)).ravel()
-    found = scores[rows]
-    rows = rows[np.argpartition(found, len(found) - depth)[len(found) - depth :]]
-    rows = rows[np.lexsort((rows, -scores[rows]))]
-    return rows[scores[rows] > -np.inf]
-
-
-def _gumbel(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Noise (size,) that follows the Gumbel distribution, from single-precision uniforms.
-
-    The recorded exploration rests on these draws; `rng.gumbel` would draw others.
-    """
-    uniform = np.maximum(rng.random(size, np.float32), np.finfo(np.float32).tiny)
-    return -np.log(-np.log(uniform))
-
-
-def _longer(table: np.ndarray, room: int, fill: float = 0) -> np.ndarray:
-    more = np.full((room, *table.shape[1:]), fill, table.dtype)
-    return np.concatenate([table, more])
-
-
-def _linear(x: np.ndarray, weights: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
-
-
-def _gelu(x: np.ndarray) -> np.ndarray:
-    return x * (1 + erf(x / np.float32(np.sqrt(2)))) / 2

@@ -180,7 +180,7 @@ def _recommendation(data: Records) -> tuple[str, bool]:
 
 
 def _profiles(data: Records) -> tuple[str, bool]:
-    interest = data["profiles"]["people"]["cards"]["interest"]
+    interest = data["cards"]["cards"]["held"]["interest"]
     return (
         f"Of the interests that profiles tell, {_percent(interest['value'])} still held half a "
         f"year later; by chance {_percent(interest['chance'])} would.",
