@@ -4,8 +4,8 @@
     python benchmarks/measure_writers.py --merge              all files into the record
 
 A student begins with every third layer of the pretrained generator, or of the tuned teacher. It
-learns from 400 written texts, or from what the teacher writes: for the same records, and for up to
-1,200 more. Each row has its own control: as many steps on fewer texts, as many further steps on the
+learns from 400 written texts, or from what the teacher writes: for the same records, and for
+600 more. Each row has its own control: as many steps on fewer texts, as many further steps on the
 teacher's texts instead of on the student's own. Models and texts are kept as artefacts of their
 own, so that a run that was stopped goes on. All of them write greedily, but for best of several.
 """
@@ -33,8 +33,10 @@ from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
 from ecomkd.describe import Task, facts, generation
 
-DRAWN, ON_POLICY, RATE = 8, 200, 2e-4
+DRAWN, ON_POLICY, RATE = 4, 100, 2e-4
 """Texts among which the checker chooses; steps and rate on the student's own texts."""
+UNDESCRIBED = 1_200
+"""Products without a text, whose words the generator keeps; the teacher writes for some of them."""
 PROMPTED, TEACHER = "prompted, 2 examples", "teacher"
 TEMPLATE, PLAIN, WRITTEN = "template", "plain list", "written"
 ALONE, ALONE_LONG = "student alone", "student alone, as many steps as the longest"
@@ -42,13 +44,12 @@ WORD = "student, word-level"
 FIRST = "student, 400 texts of the teacher's, pretrained layers"
 STUDENTS = {
     0: "student, 400 texts of the teacher's",
-    400: "student, 800 texts of the teacher's",
-    1_200: "student, 1,600 texts of the teacher's",
+    600: "student, 1,000 texts of the teacher's",
 }
 LONG = "student, 400 texts of the teacher's, as many steps as the longest"
 OWN, FURTHER = "student, then on its own texts", "student, then as long on the teacher's texts"
-BEST = STUDENTS[1_200]
-CHOSEN = {TEACHER: "teacher, best of 8", BEST: "student, best of 8"}
+BEST = STUDENTS[600]
+CHOSEN = {TEACHER: "teacher, best of 4", BEST: "student, best of 4"}
 CLOCKED = (TEACHER, BEST)
 
 
@@ -57,7 +58,7 @@ class Run:
 
     def __init__(self, seed: int, folder: Path):
         profile = Profile.named(seed=seed)
-        self.of: Task = demo_store.task(profile, undescribed=max(STUDENTS))
+        self.of: Task = demo_store.task(profile, undescribed=UNDESCRIBED)
         self.folder, self.profile = folder / f"seed{seed}", self.of.profile
         self.base = describe.base_generator(self.of)
         self.tutor = describe.teacher(self.of)
@@ -151,7 +152,6 @@ def measured(run: Run) -> dict:
         run.texts(CHOSEN[name], lambda folder=folder: best_of(run, folder))
     folders[FURTHER] = run.model(FURTHER, lambda out: on_policy(run, first, out, own=False))
     run.texts(FURTHER, lambda: run.write(folders[FURTHER], asked))
-    taught(STUDENTS[400], run.tutor, 400, steps_of(of, len(of.train) + 400))
     taught(FIRST, run.base, 0, short)
     taught(WORD, run.base, 0, short, "reference", soft=True)
     taught(LONG, run.tutor, 0, longest)
@@ -178,7 +178,7 @@ def on_policy(run: Run, start: Path, out: Path, own: bool = True) -> None:
     student, tokenizer = generation.load(str(start))
     tutor, _ = generation.load(str(run.tutor))
     student, tutor = student.to(device), tutor.to(device)
-    products = of.train + of.undescribed
+    products = of.train + of.undescribed[: max(STUDENTS)]
     rng = np.random.default_rng(of.profile.seed)
     drawn = rng.choice(len(products), (ON_POLICY, of.scale.batch_size))
     texts = None if own else run.write(run.tutor, products)
