@@ -214,7 +214,8 @@ class Learner:
             self._step()
         scores = self.base(user, day).copy()
         scores[np.asarray(without, int)] = -np.inf
-        items = np.argsort(-scores)[: min(CANDIDATES, len(scores) - len(without))]
+        kept = min(CANDIDATES, len(scores) - len(without))
+        items = np.argpartition(-scores, kept - 1)[:kept]
         near = likeness_of(self.likeness, without)[items]
         old = np.isin(items, self.had(user))
         known = np.column_stack([scores[items], near, old, np.ones(len(items))])

@@ -4,10 +4,11 @@
     python benchmarks/measure_writers.py --merge              all files into the record
 
 A student begins with every third layer of the pretrained generator, or of the tuned teacher. It
-learns from 400 written texts, or from what the teacher writes: for the same records, and for
-600 more. Each row has its own control: as many steps on fewer texts, as many further steps on the
-teacher's texts instead of on the student's own. Models and texts are kept as artefacts of their
-own, so that a run that was stopped goes on. All of them write greedily, but for best of several.
+learns from 400 written texts, or from what the teacher writes: for the same records, and for 600
+more. All take as many steps, but for the rows that say otherwise: one student takes more of them on
+the same texts, one goes on with texts that it writes itself, beside one that goes on as long with
+the teacher's. All writers are greedy, but for best of several. Models and texts are kept, so that a
+run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -28,29 +29,31 @@ from torch.nn.utils.rnn import pad_sequence
 
 import demo_store
 import shared
-from ecomkd import bench, describe, losses, metrics, models, report, runtime
+from ecomkd import describe, losses, metrics, models, report, runtime
 from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
 from ecomkd.describe import Task, facts, generation
 
 DRAWN, ON_POLICY, RATE = 4, 100, 2e-4
 """Texts among which the checker chooses; steps and rate on the student's own texts."""
+SHOWN = 4
+"""Products of which the texts are kept."""
 UNDESCRIBED = 1_200
 """Products without a text, whose words the generator keeps; the teacher writes for some of them."""
 PROMPTED, TEACHER = "prompted, 2 examples", "teacher"
 TEMPLATE, PLAIN, WRITTEN = "template", "plain list", "written"
-ALONE, ALONE_LONG = "student alone", "student alone, as many steps as the longest"
-WORD = "student, word-level"
-FIRST = "student, 400 texts of the teacher's, pretrained layers"
-STUDENTS = {
-    0: "student, 400 texts of the teacher's",
-    600: "student, 1,000 texts of the teacher's",
-}
-LONG = "student, 400 texts of the teacher's, as many steps as the longest"
+ALONE, FIRST = "student alone", "student, 400 texts of the teacher's, pretrained layers"
+TUNED = "student, 400 texts of the teacher's"
+MORE = "student, 1,000 texts of the teacher's"
+LONG = "student, 1,000 texts of the teacher's, 500 steps"
 OWN, FURTHER = "student, then on its own texts", "student, then as long on the teacher's texts"
-BEST = STUDENTS[600]
-CHOSEN = {TEACHER: "teacher, best of 4", BEST: "student, best of 4"}
-CLOCKED = (TEACHER, BEST)
+CHOSEN = {LONG: "student, best of 4", TEACHER: "teacher, best of 4"}
+FURTHER_RECORDS, LONG_STEPS = 600, 500
+ROWS = (WRITTEN, PLAIN, TEMPLATE, PROMPTED, TEACHER, ALONE, FIRST, TUNED, MORE, LONG, OWN, FURTHER,
+        *CHOSEN.values())  # fmt: skip
+COMPARED = ((TEACHER, PROMPTED), (FIRST, ALONE), (TUNED, FIRST), (MORE, TUNED), (LONG, MORE),
+            (OWN, MORE), (OWN, FURTHER), (LONG, TEACHER), (CHOSEN[LONG], LONG),
+            (CHOSEN[TEACHER], TEACHER), (LONG, ALONE))  # fmt: skip
 
 
 class Run:
@@ -90,14 +93,9 @@ class Run:
         kept = range(0, whole.config.num_hidden_layers, self.of.scale.every)
         return models.build_student(whole, kept), tokenizer
 
-    def fit(
-        self, out: Path, start: Path, products, texts: list[str], steps: int, soft: bool = False
-    ) -> None:
+    def fit(self, out: Path, start: Path, products, texts: list[str], steps: int) -> None:
         model, tokenizer = self.layers(start)
         rows = generation.encode(tokenizer, [one.prompt for one in products], texts)
-        if soft:
-            known, _ = generation.load(str(self.tutor))
-            rows = generation.teacher_tokens(rows, known, tokenizer, self.profile)
         seen = self.of.validation
         asked = [one.prompt for one in seen], [one.written for one in seen]
         generation.fit(
@@ -109,13 +107,7 @@ class Run:
             out,
             steps=steps,
             learning_rate=self.of.scale.student_learning_rate,
-            alpha=self.of.scale.alpha * soft,
         )
-
-
-def steps_of(of: Task, texts: int) -> int:
-    """The steps of the usual number of passes over so many texts."""
-    return of.scale.student_epochs * -(-texts // of.scale.batch_size)
 
 
 # The writers --------------------------------------------------------------------------------------
@@ -130,43 +122,57 @@ def measured(run: Run) -> dict:
     run.texts(TEMPLATE, lambda: [facts.template(one) for one in asked])
     run.texts(PROMPTED, lambda: describe.prompted(of, examples=2))
     run.texts(TEACHER, lambda: run.write(run.tutor, asked))
-    short, longest = steps_of(of, len(of.train)), steps_of(of, len(of.train) + max(STUDENTS))
+    steps = of.scale.student_epochs * -(-len(of.train) // of.scale.batch_size)
 
-    def taught(name: str, start: Path, more: int, steps: int, text: str = "teacher", **how):
+    def taught(name: str, start: Path, more: int, steps: int, written: bool = False) -> Path:
         products = of.train + of.undescribed[:more]
 
         def make(out: Path) -> None:
-            own = told if text == "reference" else run.write(run.tutor, products)
-            run.fit(out, start, products, own, steps, **how)
+            own = told if written else run.write(run.tutor, products)
+            run.fit(out, start, products, own, steps)
 
         folder = run.model(name, make)
         run.texts(name, lambda: run.write(folder, asked))
         return folder
 
-    folders = {ALONE: taught(ALONE, run.base, 0, short, "reference")}
-    first = taught(STUDENTS[0], run.tutor, 0, short)
-    folders[BEST] = taught(BEST, run.tutor, max(STUDENTS), longest)
-    folders[OWN] = run.model(OWN, lambda out: on_policy(run, first, out))
-    run.texts(OWN, lambda: run.write(folders[OWN], asked))
-    for name, folder in ((TEACHER, run.tutor), (BEST, folders[BEST])):
-        run.texts(CHOSEN[name], lambda folder=folder: best_of(run, folder))
-    folders[FURTHER] = run.model(FURTHER, lambda out: on_policy(run, first, out, own=False))
-    run.texts(FURTHER, lambda: run.write(folders[FURTHER], asked))
-    taught(FIRST, run.base, 0, short)
-    taught(WORD, run.base, 0, short, "reference", soft=True)
-    taught(LONG, run.tutor, 0, longest)
-    taught(ALONE_LONG, run.base, 0, longest, "reference")
-    names = [TEMPLATE, PLAIN, WRITTEN, PROMPTED, TEACHER, ALONE, ALONE_LONG, FIRST, WORD]
-    names += [*STUDENTS.values(), LONG, OWN, FURTHER, *CHOSEN.values()]
-    texts = {name: run.texts(name, list) for name in names}
+    taught(ALONE, run.base, 0, steps, written=True)
+    taught(TUNED, run.tutor, 0, steps)
+    middle = taught(MORE, run.tutor, FURTHER_RECORDS, steps)
+    longest = taught(LONG, run.tutor, FURTHER_RECORDS, LONG_STEPS)
+    run.texts(CHOSEN[LONG], lambda: best_of(run, longest))
+    for name, own in ((OWN, True), (FURTHER, False)):
+        folder = run.model(name, lambda out, own=own: on_policy(run, middle, out, own))
+        run.texts(name, lambda folder=folder: run.write(folder, asked))
+    taught(FIRST, run.base, 0, steps)
+    run.texts(CHOSEN[TEACHER], lambda: best_of(run, run.tutor))
+    texts = {name: run.texts(name, list) for name in ROWS}
+    known = (of.test, of.vocabulary, of.training_texts)
     return {
         "product": [one.product_id for one in asked],
-        "records": [one.record for one in asked],
-        "texts": texts,
-        "speed": speed({TEACHER: run.tutor, BEST: folders[BEST]}, of),
+        "rows": {name: facts.measure(own, *known).to_dict("list") for name, own in texts.items()},
+        "guarded": {name: guarded(own, of) for name, own in texts.items()},
+        "shown": [
+            {"record": one.record, **{name: own[i] for name, own in texts.items()}}
+            for i, one in enumerate(asked[:SHOWN])
+        ],
+        "sizes": {
+            name: generation.parameters(generation.load(str(folder))[0])
+            for name, folder in ((TEACHER, run.tutor), (LONG, longest))
+        },
+        "speed": speed({TEACHER: run.tutor, LONG: longest}, of),
         "seconds": time.time() - began,
         "scale": of.scale.__dict__,
     }
+
+
+def guarded(texts: list[str], of: Task) -> dict:
+    """The measures of the texts behind the guard; what it refuses is the template."""
+    safe = [
+        facts.mend(text, product, of.vocabulary) or facts.template(product)
+        for text, product in zip(texts, of.test, strict=True)
+    ]
+    known = (of.test, of.vocabulary, of.training_texts)
+    return facts.measure(safe, *known).to_dict("list")
 
 
 def on_policy(run: Run, start: Path, out: Path, own: bool = True) -> None:
@@ -178,7 +184,7 @@ def on_policy(run: Run, start: Path, out: Path, own: bool = True) -> None:
     student, tokenizer = generation.load(str(start))
     tutor, _ = generation.load(str(run.tutor))
     student, tutor = student.to(device), tutor.to(device)
-    products = of.train + of.undescribed[: max(STUDENTS)]
+    products = of.train + of.undescribed[:FURTHER_RECORDS]
     rng = np.random.default_rng(of.profile.seed)
     drawn = rng.choice(len(products), (ON_POLICY, of.scale.batch_size))
     texts = None if own else run.write(run.tutor, products)
@@ -251,12 +257,108 @@ def speed(folders: dict[str, Path], of: Task, rounds: int = 5) -> dict:
     return found
 
 
+# The record ---------------------------------------------------------------------------------------
+
+
+def merge(folder: Path, out: Path) -> None:
+    """Write the recorded result from the files of single draws."""
+    parts = shared.read(folder, ("profile", "scale"))
+    tables = {name: table(parts, "rows", name) for name in ROWS}
+    safe = {name: table(parts, "guarded", name) for name in ROWS}
+    data = {
+        "products": len(tables[TEACHER]),
+        "rows": {name: told(own) | {"guarded": told(safe[name])} for name, own in tables.items()},
+        "minus": {f"{a} − {b}": differences(tables[a], tables[b]) for a, b in COMPARED},
+        "clean, student over teacher": ratio(tables[LONG], tables[TEACHER], "clean"),
+        "speed": {n: faster(parts, n) for n in (1, 32)},
+        "sizes": parts[0]["sizes"],
+        "shown": parts[0]["shown"],
+        "scale": parts[0]["scale"],
+    }
+    report.write_recorded(
+        out,
+        command=f"python benchmarks/measure_writers.py --seeds "
+        f"{' '.join(str(part['seed']) for part in parts)}, --merge",
+        seeds=[part["seed"] for part in parts],
+        hardware=parts[0]["hardware"],
+        generator=None,
+        data=data,
+        goals=goals_of(data),
+    )
+    print(out)
+
+
+def table(parts: list[dict], kind: str, name: str) -> pd.DataFrame:
+    """The measures of each product, means over the draws that tested it."""
+    own = [pd.DataFrame(part[kind][name]).assign(product=part["product"]) for part in parts]
+    return pd.concat(own).groupby("product").mean()
+
+
+def told(own: pd.DataFrame) -> dict:
+    """Recall of facts, and the mean of all else, with intervals over products."""
+    found = {
+        "recall": metrics.bootstrap_of_means(own, lambda means: means["named"] / means["facts"])
+    }
+    for name in own.columns.drop(["facts", "named"]):
+        found[name] = metrics.bootstrap_of_means(own, itemgetter(name))
+    return found
+
+
+def differences(a: pd.DataFrame, b: pd.DataFrame) -> dict:
+    both = a.add_suffix(" a").join(b.add_suffix(" b"))
+
+    def recall(means: pd.DataFrame) -> pd.Series:
+        return means["named a"] / means["facts a"] - means["named b"] / means["facts b"]
+
+    found = {"recall": metrics.bootstrap_of_means(both, recall)}
+    for name in ("contradicted", "invented", "clean", "reading_ease"):
+        own = metrics.paired_bootstrap(a[name], b[name])
+        found[name] = {"value": own["difference"], "low": own["low"], "high": own["high"]}
+    return found
+
+
+def ratio(a: pd.DataFrame, b: pd.DataFrame, name: str) -> dict:
+    both = pd.DataFrame({"a": a[name], "b": b[name]})
+    return metrics.bootstrap_of_means(both, lambda means: means["a"] / means["b"].clip(1e-9))
+
+
+def faster(parts: list[dict], together: int) -> dict[str, float]:
+    """How many times as many tokens a second the student writes: the median over rounds in which
+    both took their turn, with the least and the most."""
+    found = [
+        student / teacher
+        for part in parts
+        for student, teacher in zip(
+            part["speed"][f"{LONG}/{together}"], part["speed"][f"{TEACHER}/{together}"],
+            strict=True,
+        )
+    ]  # fmt: skip
+    return {"value": float(np.median(found)), "low": min(found), "high": max(found)}
+
+
+def goals_of(data: dict) -> list[dict]:
+    rows, clean = data["rows"], data["clean, student over teacher"]
+    ease = rows[LONG]["guarded"]["reading_ease"]["value"] - rows[TEMPLATE]["reading_ease"]["value"]
+    return [
+        report.goal(
+            "clean texts of the student, as a share of its teacher's", *shared.ends(clean),
+            "at least 0.8", clean["value"] >= 0.8,
+        ),
+        shared.exact(
+            "reading ease of the guarded student, minus the template's", ease, "above 0", ease > 0
+        ),
+        *(
+            shared.above(f"clean texts, {a} minus {b}", data["minus"][f"{a} − {b}"]["clean"])
+            for a, b in ((TUNED, FIRST), (MORE, TUNED), (LONG, MORE), (OWN, FURTHER),
+                         (CHOSEN[LONG], LONG))
+        ),
+    ]  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Writers of product texts.")
     arguments = shared.arguments_of(parser, "writers", scaled=False)
-    shared.run(
-        arguments, lambda seed: measured(Run(seed, arguments.folder)), merge
-    )
+    shared.run(arguments, lambda seed: measured(Run(seed, arguments.folder)), merge)
 
 
 if __name__ == "__main__":

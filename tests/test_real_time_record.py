@@ -53,7 +53,7 @@ def test_seeds_are_replayed_and_merged_into_a_record(tmp_path, monkeypatch):
     assert {row["prior"] for row in data["chosen"]} <= {0.0, 10.0}
     # Before the first item there is no basket, and what stood together says nothing.
     assert first["minus"]["live + bought together − live"]["difference"] == 0
-    assert all(0.9 < row["same"] <= 1 for row in data["front"].values())
+    assert all(0 < row["same"] <= 1 for row in data["front"].values())
     for category in script.REVIEWS:
         steps = data["steps"][category]
         rows = {name: row["value"] for name, row in steps["rows"].items()}
