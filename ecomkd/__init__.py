@@ -17,7 +17,6 @@ _MOVED = {
     "baselines": "ecomkd.relevance",
     "mining": "ecomkd.relevance",
     "pipeline": "ecomkd.relevance",
-    "profiles": "ecomkd.people",
 }
 """Where modules are that chapters still import by a former name."""
 
