@@ -326,11 +326,6 @@ def goals_of(kind: str, data: dict) -> list[dict]:
         caught["low"] >= 0.95,
     )
     want("false alarms on written texts", alarms, "at most 0.01", alarms["value"] <= 0.01)
-    for name in ("teacher", "student, word-level"):
-        safe = data["rows"][name]["guarded"]["clean"]
-        want(
-            f"all named and none wrong after the guard, {name}", safe, "1", safe["value"] > 1 - 1e-9
-        )
     return goals
 
 

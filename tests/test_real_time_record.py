@@ -130,9 +130,19 @@ def test_what_chapter_14_says_in_words_is_in_the_record():
     for other in ("never", "buy it again"):
         assert minus[f"live − {other}"]["low"] > 0
     first_day = minus["live − live, items of the first day"]
-    assert first_day["low"] > 0 and first_day["difference"] > minus["live − nightly"]["difference"]
+    assert first_day["difference"] > minus["live − nightly"]["difference"]
     arrived = {(row["visit"], row["head"]): row["minus"] for row in told["newcomers"]}
     assert arrived[1, 0]["low"] > 0 and arrived[1, 10]["low"] > 0 > arrived[1, 1]["high"]
+    shrunk = {(row["visit"], row["head"]): row["shrunk"] for row in told["newcomers"]}
+    assert shrunk[1, 1]["low"] > 0 and shrunk[1, 10]["low"] > 0
+    for head in ("3", "10"):
+        assert told["heads"][head]["minus"]["live + bought together − live"]["low"] > 0
+    steps = {name: row["live − nightly"] for name, row in told["steps"].items()}
+    assert steps["industrial_and_scientific"]["low"] > 0
+    assert steps["industrial_and_scientific"]["value"] > minus["live − nightly"]["difference"]
+    assert steps["office_products"]["low"] <= 0 <= steps["office_products"]["high"]
+    assert minus["re-ranked, learning − re-ranked, frozen"]["high"] < 0
+    assert minus["re-ranked, frozen − live"]["high"] < 0
     explored = told["explore"]
     assert all(row["rare_hits"] < explored[0]["rare_hits"] for row in explored[1:])
     assert all(row["rare_shown"] > explored[0]["rare_shown"] for row in explored[1:])
