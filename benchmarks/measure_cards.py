@@ -80,20 +80,23 @@ def cards(seed: int) -> dict:
         people.Cards(part, day, groups, journey.FIRST_DAY)
         for part, day in ((baskets, middle), (rest, baskets.days))
     )
-    shops_names = people.names_of(baskets, middle, groups)
-    later = _more_than_usual(then)
+    later, moved = _more_than_usual(then), _change(first, then)
+    place = {name: code for code, name in enumerate(first.kinds)}
+    told = [
+        np.array([place[name] for name in names.split(", ") if name in place])
+        for names in people.names_of(baskets, middle, groups)
+    ]
     bought = people.group_counts(rest, baskets.days, np.arange(len(baskets.items)))
     shares = normalize(bought, norm="l1").tocsc()
     rows, named = [], []
     for user in np.flatnonzero(then.rhythm["visits"] >= people.LEAST):
         for one in first(int(user)):
-            held, chance = _held(one, int(user), first, then)
+            held, chance = _held(one, int(user), first, then, moved)
             row = {"user": int(user), "topic": one.topic, "held": held, "chance": chance}
             rows.append(row)
             if one.topic == "interest":
                 named.append(
-                    {"user": int(user)}
-                    | _names(one, int(user), first, then, shops_names, later, shares)
+                    {"user": int(user)} | _names(one, int(user), first, then, told, later, shares)
                 )
     return {"statements": rows, "names": named, "written out": written(baskets)}
 
@@ -104,13 +107,13 @@ def written(baskets: Baskets) -> float:
     return float(own[baskets.events["item"]].mean())
 
 
-def _held(one, user: int, first, then) -> tuple[bool, float]:
+def _held(one, user: int, first, then, change: np.ndarray) -> tuple[bool, float]:
     """Whether a statement held, and the share of all households of which it would have."""
     if one.topic == "interest":
         return bool(then.lift[user, one.about] > 1), float((then.lift[user] > 1).mean())
     if one.topic in ("rising", "falling"):
         sign = 1 if one.topic == "rising" else -1
-        moved = sign * _change(first, then)
+        moved = sign * change
         known = first.counts.toarray() >= people.LEAST / 4
         return bool(moved[user, one.about] > 0), float((moved > 0)[known].mean())
     if one.topic in then.habits:
@@ -147,26 +150,23 @@ def _more_than_usual(then) -> np.ndarray:
     return counts > counts.sum(axis=1, keepdims=True) * then.kind_share
 
 
-def _names(one, user: int, first, then, shops_names: list[str], later: np.ndarray, shares) -> dict:
+def _names(one, user: int, first, then, told: list[np.ndarray], later: np.ndarray, shares) -> dict:
     """Of a statement about an interest: is it called by what is on its receipt, and do the kinds
     that are named, and the rest of the group, stay what the household buys more of than usual?
-    `shares` (U, I) are those of items in the rest of the year."""
+    `told` has the shop's names of each group, and `shares` (U, I) are those of items in the rest of
+    the year."""
     own = first.past.loc[one.events]
     purchases = len(first.rows[user])
-    place = {name: code for code, name in enumerate(first.kinds)}
-    told = {
-        "own": first.named(own, purchases),
-        "shop's": np.array([place[name] for name in shops_names[one.about].split(", ")]),
-    }
+    named = {"own": first.named(own, purchases), "shop's": told[one.about]}
     bought, found = first.kind[own["item"]], {}
-    for naming, kinds in told.items():
+    for naming, kinds in named.items():
         found |= {
             f"{naming}, on the receipt": bool(np.isin(kinds, bought).all()),
             f"{naming}, share of the receipt": float(np.isin(bought, kinds).mean()),
             f"{naming}, later": bool(later[user, kinds].all()),
             f"{naming}, chance": float(later[:, kinds].all(axis=1).mean()),
         }
-    like = np.flatnonzero((then.groups == one.about) & ~np.isin(then.kind, told["own"]))
+    like = np.flatnonzero((then.groups == one.about) & ~np.isin(then.kind, named["own"]))
     own_share = np.asarray(shares[:, like].sum(axis=1)).ravel()
     more = own_share > np.average(own_share, weights=then.counts.sum(axis=1).A1)
     return found | {"the like, later": bool(more[user]), "the like, chance": float(more.mean())}
@@ -285,7 +285,7 @@ def guesses(seed: int) -> dict:
     found: dict = {"household": kids.index.tolist(), "kids": y.tolist(), "guesses": {}}
     for name, table in tables.items():
         X = table[kids.index]
-        rows = {kind: np.zeros((2, len(y))) for kind in CALIBRATIONS}
+        rows = {kind: np.zeros(len(y)) for kind in CALIBRATIONS}
         spoken = {kind: np.zeros(len(y), int) for kind in CALIBRATIONS}
         cut = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
         for train, test in cut.split(X, y):
@@ -296,10 +296,10 @@ def guesses(seed: int) -> dict:
             for kind, call in _calibrated(own[:, 1], y[train]).items():
                 known, asked = call(own[:, 1]), call(raw)
                 low, high = people.thresholds(known, y[train], PROMISED, ENOUGH)
-                rows[kind][:, test] = asked, np.zeros(len(test))
+                rows[kind][test] = asked
                 spoken[kind][test] = (asked >= high).astype(int) - (asked <= low)
         found["guesses"][name] = {
-            kind: {"p": rows[kind][0].round(5).tolist(), "says": spoken[kind].tolist()}
+            kind: {"p": rows[kind].round(5).tolist(), "says": spoken[kind].tolist()}
             for kind in CALIBRATIONS
         }
         print(f"seed {seed}: {name}", flush=True)

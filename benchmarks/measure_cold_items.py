@@ -35,10 +35,11 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from torch.nn.functional import normalize as unit
 
 import shared
-from ecomkd import features, metrics, recommend, report
+from ecomkd import features, recommend, report
 from ecomkd.config import Profile
 from ecomkd.data.baskets import HORIZON, Baskets
 from measure_recommendation import REVIEWS, load
+from shared import over_known
 
 FIFTHS, ASKED = 5, 600
 GOALS = ("whole", "cold")
@@ -491,12 +492,12 @@ def merge(folder: Path, out: Path) -> None:
             **{name: [part[name] for part in parts] for name in ("items", "hidden", "purchases")},
             "users": int(sum(len(part["user"]) for part in parts)),
             "rows": {
-                name: {goal: over_both(own[goal]) for goal in GOALS} | _told(parts, name)
+                name: {goal: over_known(own[goal]) for goal in GOALS} | _told(parts, name)
                 for name, own in values.items()
             },
             "minus": {
                 f"{one} − {other}": {
-                    goal: over_both(values[one][goal] - values[other][goal]) for goal in GOALS
+                    goal: over_known(values[one][goal] - values[other][goal]) for goal in GOALS
                 }
                 for one, other in pairs
             },
@@ -549,13 +550,6 @@ def table(parts: list[dict], name: str, goal: str) -> np.ndarray:
     for row, part in zip(found, parts, strict=True):
         row[np.searchsorted(users, part["user"])] = part["rows"][name][goal]
     return found
-
-
-def over_both(values: np.ndarray) -> dict[str, float]:
-    """The mean of the values (S, U) that are there, with an interval over fifths and users."""
-    there = ~np.isnan(values)
-    cells = np.stack([np.where(there, values, 0), there], axis=-1)
-    return metrics.two_way_bootstrap(cells, lambda means: means[:, 0] / means[:, 1], 2_000)
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ import pandas as pd
 
 import other_shop
 import shared
-from ecomkd import metrics, recommend, report
+from ecomkd import recommend, report
 from ecomkd.config import Profile
 from ecomkd.data import journey, retail
 from ecomkd.data.baskets import Baskets
@@ -34,12 +34,13 @@ from measure_cross_platform import (
     SHARES,
     basket_count,
     best_of,
+    by_user,
     classical,
     encoded,
     ranker,
     subsets,
 )
-from shared import above
+from shared import above, over_known
 
 PIECES = {"text and taste": ("text", "taste"), "habits": ("habits",), "sales": ("sales",),
           "price": ("price",)}  # fmt: skip
@@ -139,12 +140,6 @@ def knn_among(
     return recommend.rank_by(scores, past)
 
 
-def by_user(found: dict) -> dict:
-    table = found["per_user"][list(GOALS)]
-    own = table.round(6).astype(object).where(table.notna(), None).to_dict("list")
-    return {"user": table.index.tolist(), **own}
-
-
 # The record ---------------------------------------------------------------------------------------
 
 
@@ -158,13 +153,15 @@ def merge(folder: Path, out: Path) -> None:
         point["chosen"] = {goal: [one["chosen"][goal] for one in own] for goal in GOALS}
         for goal in GOALS:
             tables = {name: _table(own, name, goal) for name in first["rows"]}
-            point[goal] = {name: mean(table) for name, table in tables.items()}
+            point[goal] = {name: over_known(table) for name, table in tables.items()}
             pairs = [(WHOLE, DRAWN), (CHOSEN[goal], WHOLE), (WHOLE, BUY_AGAIN), (BOTH, HABITS)]
             pairs += [(CHOSEN[goal], BUY_AGAIN)]
             rival = f"{NEAR}, for {GOALS[goal]}"
             if rival in tables:
                 pairs += [(CHOSEN[goal], rival), (WHOLE, rival)]
-            point[f"{goal}, minus"] = {f"{a} − {b}": mean(tables[a] - tables[b]) for a, b in pairs}
+            point[f"{goal}, minus"] = {
+                f"{a} − {b}": over_known(tables[a] - tables[b]) for a, b in pairs
+            }
         points.append(point)
     for place in (0, 1, 3, len(points) - 1):
         point = points[place]
@@ -199,13 +196,6 @@ def merge(folder: Path, out: Path) -> None:
 def _table(points: list[dict], name: str, goal: str) -> np.ndarray:
     """Seeds × customers (S, U); NaN for a customer without such a target."""
     return np.array([pd.Series(point["rows"][name][goal], dtype=float) for point in points])
-
-
-def mean(values: np.ndarray) -> dict[str, float]:
-    """The mean of the values (S, U) that are there, with an interval over seeds and customers."""
-    there = ~np.isnan(values)
-    cells = np.stack([np.where(there, values, 0), there], axis=-1)
-    return metrics.two_way_bootstrap(cells, lambda means: means[:, 0] / means[:, 1], 2_000)
 
 
 def main() -> None:

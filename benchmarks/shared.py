@@ -159,6 +159,14 @@ def over_seeds(values: Sequence[float]) -> dict[str, float | None]:
     return {"mean": float(np.mean(values)), "low": None, "high": None}
 
 
+def over_known(values: np.ndarray) -> dict[str, float]:
+    """The mean of the values (S, U) that are there, with an interval over seeds and users; NaN
+    where there is none."""
+    there = ~np.isnan(values)
+    cells = np.stack([np.where(there, values, 0), there], axis=-1)
+    return metrics.two_way_bootstrap(cells, lambda means: means[:, 0] / means[:, 1], 2_000)
+
+
 # Goals --------------------------------------------------------------------------------------------
 
 
