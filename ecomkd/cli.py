@@ -1,4 +1,4 @@
-"""The command line: `ecomkd check`, `run`, `quantize`, `index`, `recommend`, `serve` and `shop`.
+"""The command line: `ecomkd check`, `run`, `quantize`, `score`, `index`, `recommend` and so on.
 
 What a command needs is imported when it runs, so that help and refusals are quick. Chapters 1, 5,
 8, 9 and 10.
@@ -7,20 +7,19 @@ What a command needs is imported when it runs, so that help and refusals are qui
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
 import os
 import shlex
 import shutil
 import sys
 import traceback
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from ecomkd import outputs
 from ecomkd.config import Profile
+from ecomkd.console import drop_output, plain_warnings, say, tell
 from ecomkd.data.contract import LEAST_FOLDS, NAMES, shown
 from ecomkd.faults import sentences
 
@@ -38,60 +37,22 @@ def main(arguments: list[str] | None = None) -> int:
     """
     try:
         options = _parser().parse_args(arguments)
-        with _plain_warnings():
+        with plain_warnings():
             options.command(options)
-        _say(end="")  # what cannot be written is an error, and no stdout is none
+        say(end="")  # what cannot be written is an error, and no stdout is none
     except KeyboardInterrupt:
-        _tell("interrupted; what was finished is kept, and the same command goes on from there.")
+        tell("interrupted; what was finished is kept, and the same command goes on from there.")
         return 130
     except BrokenPipeError:  # whoever reads our output, such as `head`, has seen enough
-        _drop_output()
+        drop_output()
         return 1
     except Exception as error:
         if os.environ.get("ECOMKD_DEBUG"):
             traceback.print_exc()
         for sentence in sentences(error):
-            _tell(sentence)
+            tell(sentence)
         return 1
     return 0
-
-
-def _say(text: str = "", end: str = "\n") -> None:
-    """Print a line of what a command has found, at once.
-
-    Raises RuntimeError with one sentence where standard output takes nothing, as of a full disk.
-    """
-    try:
-        print(text, end=end, flush=True)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        _drop_output()
-        raise RuntimeError(
-            f"standard output: {error.strerror or error}; send it to another place, such as a file "
-            "on another disk."
-        ) from error
-
-
-def _drop_output() -> None:
-    """Let nothing that is still to be printed fail once more when the program ends."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _tell(sentence: str) -> None:
-    print(f"ecomkd: {shown(sentence, 2_000)}", file=sys.stderr)
-
-
-@contextlib.contextmanager
-def _plain_warnings() -> Iterator[None]:
-    """Warnings in one line each, without the place in the program."""
-    before = warnings.formatwarning
-    warnings.formatwarning = lambda message, *_, **__: f"ecomkd: {shown(str(message), 2_000)}\n"
-    try:
-        yield
-    finally:
-        warnings.formatwarning = before
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -175,6 +136,27 @@ def _parser() -> argparse.ArgumentParser:
     text = "where the variant goes, ready to serve; without it the gate only tells"
     quantize.add_argument("--out", type=Path, metavar="DIR", help=text)
 
+    score = command(
+        _score,
+        "Write a model's scores of any number of pairs, part by part.",
+        "score pairs/ --model report/student --out scores/",
+        " Parquet in, Parquet out. A run that was stopped goes on where it was.",
+    )
+    text = "a Parquet file, or a folder of them, with the columns query and product_title"
+    score.add_argument("data", metavar="PAIRS", type=Path, help=text)
+    text = "a folder with model.safetensors, or the student/ that `run` deployed"
+    score.add_argument("--model", required=True, metavar="DIR", type=Path, help=text)
+    score.add_argument("--out", type=Path, required=True, metavar="DIR", help="where scores go")
+    text = "local: this process; ray: the workers of a Ray cluster (default: %(default)s)"
+    score.add_argument("--engine", choices=("local", "ray"), default="local", help=text)
+    text = "of the cluster, such as 10.0.0.1:6379; without it Ray starts on this machine"
+    score.add_argument("--address", help=text)
+    text = "pairs that are scored and written at a time (default: %(default)s)"
+    _number(score, "--rows", text, 1, default=4_096)
+    text = "tokens at which a pair is cut (default: what labels.json in the model says)"
+    _number(score, "--max-length", text, 4, 100_000)
+    score.add_argument("--profile", help="smoke, book or gpu (default: book)")
+
     serve = command(
         _serve,
         "Answer over HTTP: GET /search and POST /rerank, or GET /recommend; GET /health, /metrics.",
@@ -241,7 +223,7 @@ def _source(text: str) -> str | Path:
     if text not in NAMES:
         return Path(text)
     if Path(text).exists():
-        _tell(f"{text} is the {NAMES[text]}; what lies here under that name is ./{text}.")
+        tell(f"{text} is the {NAMES[text]}; what lies here under that name is ./{text}.")
     return text
 
 
@@ -255,12 +237,12 @@ def _check(options: argparse.Namespace) -> None:
         from ecomkd.data.sources import report
 
         found = report(source, Profile.named())
-    _say(f"{shown(options.data, 2_000)}: keeps the data contract.")
+    say(f"{shown(options.data, 2_000)}: keeps the data contract.")
     for name, value in found.items():
         if name != "notes":
-            _say(f"  {name}: {value}")
+            say(f"  {name}: {value}")
     for note in found["notes"]:
-        _say(f"  note: {shown(note, 2_000)}")
+        say(f"  note: {shown(note, 2_000)}")
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -278,8 +260,8 @@ def _run(options: argparse.Namespace) -> None:
     if folds is not None:
         arguments += " --folds" if folds == "given" else f" --folds {folds}"
     command = f"ecomkd run {shlex.quote(name)} {arguments} --out {shlex.quote(options.out.name)}"
-    _say(run(source, profile, seeds, options.out, command, options.unlabelled, folds))
-    _say(f"Report: {options.out / 'report.html'}")
+    say(run(source, profile, seeds, options.out, command, options.unlabelled, folds))
+    say(f"Report: {options.out / 'report.html'}")
 
 
 def _seeds(options: argparse.Namespace) -> list[int]:
@@ -298,8 +280,8 @@ def _recommend(options: argparse.Namespace) -> None:
     words = ["ecomkd", "recommend", options.data.name, "--profile", profile.name]
     words += ["--seeds", str(options.seeds), "--first-seed", str(seeds[0])]
     command = shlex.join([*words, "--out", options.out.name])
-    _say(run(options.data, profile, seeds, options.out, command))
-    _say(f"Report: {options.out / 'report.html'}")
+    say(run(options.data, profile, seeds, options.out, command))
+    say(f"Report: {options.out / 'report.html'}")
 
 
 def _quantize(options: argparse.Namespace) -> None:
@@ -326,14 +308,35 @@ def _quantize(options: argparse.Namespace) -> None:
         options.split,
         shlex.join(words),
     )
-    _say(str(found.shown()))
+    say(str(found.shown()))
     for note in found.notes:
-        _say(f"  note: {note}")
+        say(f"  note: {note}")
     if found.taken is None:
         raise RuntimeError(found.sentence)
-    _say(found.sentence)
+    say(found.sentence)
     if options.out is not None:
-        _say(f"Written: {options.out}")
+        say(f"Written: {options.out}")
+
+
+def _score(options: argparse.Namespace) -> None:
+    if options.address is not None and options.engine != "ray":
+        raise ValueError("--address is that of a Ray cluster: add --engine ray, or leave it out.")
+    profile = Profile.named(options.profile)
+    outputs.claim(options.out, "score")
+
+    from ecomkd.scale import score
+
+    found = score(
+        options.data,
+        options.model,
+        options.out,
+        profile,
+        options.engine,
+        options.address,
+        options.rows,
+        options.max_length,
+    )
+    say(f"Scored {found.new:,} of {found.pairs:,} pairs; the rest was there. In {options.out}.")
 
 
 def _index(options: argparse.Namespace) -> None:
@@ -344,7 +347,7 @@ def _index(options: argparse.Namespace) -> None:
     from ecomkd import search
 
     folder = search.build(source, profile, options.out, with_teacher=options.with_teacher)
-    _say(f"Search engine: {folder}")
+    say(f"Search engine: {folder}")
 
 
 def _serve(options: argparse.Namespace) -> None:
@@ -409,7 +412,7 @@ def _shop(options: argparse.Namespace) -> None:
                 f"{free // _PRODUCT:,}, or a folder on a larger disk."
             )
         shop.write(folder, options.products, options.seed)
-    _say(f"Wrote {options.products:,} products to {options.out}.")
+    say(f"Wrote {options.products:,} products to {options.out}.")
 
 
 if __name__ == "__main__":

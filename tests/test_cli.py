@@ -16,7 +16,7 @@ import pytest
 import tiny_models
 
 import ecomkd
-from ecomkd import cli, config, outputs
+from ecomkd import cli, config, console, outputs
 from ecomkd.cli import main
 from ecomkd.data import shop
 from ecomkd.data.schema import GAINS, DataError
@@ -396,7 +396,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
 FULL = Path("/dev/full")
 
 
-@pytest.mark.parametrize("tell", [print, cli._say], ids=["at the end", "at once"])
+@pytest.mark.parametrize("tell", [print, console.say], ids=["at the end", "at once"])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
 def test_an_output_that_nothing_can_be_written_to_is_named(tell, number, capsys, monkeypatch):
     class Full(io.RawIOBase):

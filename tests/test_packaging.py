@@ -61,7 +61,7 @@ def test_environment_yml_installs_the_package_with_the_book_and_its_tests():
 def test_the_book_has_what_every_part_needs():
     parts = set(project()["optional-dependencies"]) - {"book", "test"}
     trained = {"describe", "lora", "recommend", "run"}
-    trained |= {"explain", "federated", "multimodal", "privacy"}
+    trained |= {"explain", "federated", "multimodal", "privacy", "scale"}
     assert trained | {"openvino", "plots", "search", "serve"} == parts
     assert names(*parts) <= names("book")
 
@@ -235,6 +235,7 @@ PARTS = {
     "transfer": {"relevance", "recommend"},
     "multimodal": {"relevance"},
     "privacy": {"relevance"},
+    "scale": {"relevance"},
     "explain": {"relevance", "recommend"},
     "federated": {"relevance", "recommend"},
 }

@@ -91,7 +91,7 @@ def gate(
         outputs.claim(out, "quantize")
     if not model.is_dir():
         raise FileNotFoundError(f"{model}: no such folder; check the path.")
-    length = max_length or _stated_length(model)
+    length = max_length or stated_length(model)
     data = sources.load(source, profile)
     if not len(data.get(split, ())):
         raise ValueError(f"{source}: there are no {split} pairs in it; give data that hold some.")
@@ -113,7 +113,7 @@ def gate(
     return found
 
 
-def _stated_length(model: Path) -> int:
+def stated_length(model: Path) -> int:
     """At how many tokens a pair is cut, as the folder of a deployed model says."""
     path = model / "labels.json"
     try:

@@ -1,0 +1,395 @@
+"""All of `ecomkd score`: a model's scores of any number of pairs, part by part. Chapter 5.
+
+The files of pairs are cut into parts of a few thousand rows. Each part is read, scored and written
+by itself: memory does not grow with the number of pairs, a run that was stopped goes on, and it
+does not matter which process scores which part, how often it begins, or in which order.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset, concatenate_datasets
+from scipy.special import logsumexp
+from tqdm import tqdm
+
+from ecomkd import outputs
+from ecomkd.artifacts import digest, known_digest
+from ecomkd.config import Profile
+from ecomkd.data.contract import (
+    GAINS,
+    GRADE_GAINS,
+    GRADES,
+    LABELS,
+    TEXT,
+    DataError,
+    is_blank,
+    product_text,
+    quoted,
+    shown,
+)
+from ecomkd.extras import needed
+from ecomkd.keys import identity
+from ecomkd.relevance.gate import stated_length
+
+KIND = "score"
+ENGINES = ("local", "ray")
+"""One process after the other, or the workers of a Ray cluster."""
+ROWS = 4_096
+"""Pairs of a part: what is lost at most when a worker is killed."""
+IDS = ("query_id", "product_id")
+_NEEDED = ("query", "product_title")
+_GAINS = {LABELS: list(GAINS.values()), GRADES: list(GRADE_GAINS.values())}
+_WAIT = 10
+"""Seconds in which a cluster has to answer."""
+_FAULTS = 5
+"""Faults that are told, of those that were found."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What `score` found: pairs and parts in all, and how many pairs this run scored."""
+
+    pairs: int
+    new: int
+    parts: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows `start` to `stop` of a file of pairs, and the file that their scores go into."""
+
+    source: str
+    start: int
+    stop: int
+    out: str
+
+    @property
+    def pairs(self) -> int:
+        return self.stop - self.start
+
+
+def score(
+    data: Path,
+    model: Path,
+    out: Path,
+    profile: Profile,
+    engine: str = "local",
+    address: str | None = None,
+    rows: int = ROWS,
+    max_length: int | None = None,
+) -> Scored:
+    """Write a model's scores of all pairs in `data` to the folder `out`, each pair once.
+
+    `data` is a Parquet file, or a folder of them, in the order of their names, with the columns
+    `query` and `product_title`; further texts of products are read as everywhere, and `query_id`
+    and `product_id` are handed on. `model` is a folder with a checkpoint in safetensors, or with a
+    student that `ecomkd run` or `ecomkd quantize` deployed. A pair is cut at `max_length` tokens,
+    by default at what the folder's `labels.json` says.
+
+    Each file in `out` has the rows of its part in their order: the ids, `log_probabilities` of the
+    classes (a teacher's logits, but for a constant that no softmax sees) and `score`, the expected
+    gain. Its name holds a key of the pairs, the model, and all that decides a score, so that a run
+    goes on where another one stopped, and scores anew what has changed. With the engine `ray`,
+    workers of the cluster at `address`, or of this machine, take parts in turn; they see the same
+    paths.
+
+    Raises OSError before any work for an `out` that is not the program's own, and for files that
+    are missing; ValueError with a sentence for each of the first faults in the pairs, once all
+    other parts are there, and for files or models that do not fit; ConnectionError for a cluster
+    that is not there.
+    """
+    folder = outputs.claim(out, KIND)
+    length = stated_length(model) if max_length is None else max_length
+    worker = Worker(str(model.resolve()), length, profile)
+    further = sorted([*model.glob("*.onnx"), *model.glob("labels.json")])
+    key = [identity(model), [[one.name, known_digest(one)] for one in further], length]
+    parts = list(planned(data.resolve(), folder, key, rows))
+    names = {Path(part.out).name for part in parts}
+    folder.mkdir(exist_ok=True)
+    outputs.expect(folder, KIND, names)
+    left = [part for part in parts if not Path(part.out).exists()]
+    run = over_ray if engine == "ray" else one_by_one
+    found = tqdm(run(left, worker, address), "Parts", len(left), disable=not left)
+    faults = sorted(filter(None, found)) if left else []
+    if faults:
+        raise DataError(*faults[:_FAULTS], *_more(len(faults) - _FAULTS))
+    outputs.add(folder, KIND, names)
+    outputs.prune(folder, KIND, names)
+    count = sum(part.pairs for part in parts)
+    return Scored(count, sum(part.pairs for part in left), len(parts))
+
+
+def _more(faults: int) -> list[str]:
+    return [f"{faults:,} more parts have a fault, too."] if faults > 0 else []
+
+
+def scored(out: Path) -> Dataset:
+    """The scores that `score` wrote to a folder, in the order of the pairs, memory-mapped.
+
+    With `log_probabilities` renamed to `teacher_logits` they are the column that a student learns
+    from. Raises ValueError where the folder is not whole.
+    """
+    files = outputs.check(out, KIND)["files"]
+    return concatenate_datasets([_mapped(Path(out) / name) for name in sorted(files)])
+
+
+def _mapped(path: Path) -> Dataset:
+    return Dataset(pq.read_table(path, memory_map=True).replace_schema_metadata())
+
+
+# Parts --------------------------------------------------------------------------------------------
+
+
+def planned(data: Path, out: Path, key: list, rows: int) -> Iterator[Part]:
+    """The parts of `rows` rows that the files in `data` are cut into. Raises as `score` does."""
+    for number, file in enumerate(_files(data)):
+        with _parquet(file) as found:
+            missing = [name for name in _NEEDED if name not in found.schema_arrow.names]
+            if missing:
+                raise DataError(f"{file}: no column {quoted(missing[0])}; add it.")
+            sha, total = known_digest(file), found.metadata.num_rows
+        for start in range(0, total, rows):
+            stop = min(start + rows, total)
+            name = digest("scores", 1, sha, start, stop, *key)
+            yield Part(str(file), start, stop, str(out / f"{number:06}-{start:012}-{name}.parquet"))
+
+
+def _files(data: Path) -> list[Path]:
+    if data.is_file():
+        return [data]
+    found = sorted(data.rglob("*.parquet"))
+    if not found:
+        raise FileNotFoundError(f"{data}: no Parquet file here; check the path.")
+    return found
+
+
+@contextmanager
+def _parquet(file: Path) -> Iterator[pq.ParquetFile]:
+    try:
+        found = pq.ParquetFile(file)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{file}: not a whole Parquet file; write or copy it again.") from error
+    with found:
+        yield found
+
+
+def read(part: Part) -> Dataset:
+    """The pairs of a part, checked, with all columns that a model reads; missing texts are empty.
+
+    Raises DataError that names the row of the first fault.
+    """
+    with _parquet(Path(part.source)) as file:
+        names = [name for name in (*IDS, "query", *TEXT) if name in file.schema_arrow.names]
+        table = _rows(file, part, names)
+    for name in (*IDS, "query", *TEXT):
+        if name not in names:
+            table = table.append_column(name, pa.array([""] * len(table)))
+        else:
+            place = table.schema.get_field_index(name)
+            table = table.set_column(place, name, table[name].cast(pa.string()).fill_null(""))
+    for name in _NEEDED:
+        for row, text in enumerate(table[name].to_pylist()):
+            if is_blank(text):
+                raise DataError(
+                    f"{part.source}, row {part.start + row + 1:,}: {name} is empty; fill it, or "
+                    "leave the row out."
+                )
+    return Dataset(table.append_column("label", pa.array([-1] * len(table))))
+
+
+def _rows(file: pq.ParquetFile, part: Part, names: list[str]) -> pa.Table:
+    """Rows of a file, from the row groups that hold them alone."""
+    ends = np.cumsum(
+        [0, *(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))]
+    )
+    first = int(np.searchsorted(ends, part.start, "right")) - 1
+    last = int(np.searchsorted(ends, part.stop, "left"))
+    table = file.read_row_groups(range(first, last), columns=names)
+    return table.slice(part.start - int(ends[first]), part.pairs)
+
+
+class Worker:
+    """A model that scores parts, one after the other: `local` has one, and Ray one a process.
+
+    Args:
+        model: its folder.
+        max_length: tokens of a pair.
+        profile: sets device, precision and the size of batches.
+    """
+
+    def __init__(self, model: str, max_length: int, profile: Profile):
+        self.folder, self.max_length, self.profile = Path(model), max_length, profile
+
+    @cached_property
+    def _classes(self) -> tuple[Callable[[Dataset], np.ndarray], np.ndarray]:
+        """A function from pairs to log-probabilities (N, C), and the gain of each class (C,)."""
+        if any(self.folder.glob("*.safetensors")):
+            return _checkpoint(self.folder, self.max_length, self.profile)
+        return _deployed(self.folder, self.max_length)
+
+    def __call__(self, part: Part) -> str:
+        """Score a part and write its file; return "", or a sentence about the first fault in it.
+
+        A part whose file is there is left as it is: the file gets its name once it is whole.
+        """
+        if Path(part.out).exists():
+            return ""
+        classes, gains = self._classes
+        try:
+            pairs = read(part)
+        except DataError as error:
+            return str(error)
+        found = classes(pairs)
+        wrong = np.flatnonzero(~np.isfinite(found).all(axis=1))
+        if len(wrong):
+            return (
+                f"{part.source}, row {part.start + int(wrong[0]) + 1:,}: the model gives no number "
+                f"for it; check {self.folder}."
+            )
+        table = pairs.select_columns(list(IDS)).data.table
+        table = table.append_column("log_probabilities", pa.array(list(found.astype(np.float32))))
+        gain = (np.exp(found) @ gains).astype(np.float32)
+        _write(table.append_column("score", pa.array(gain)), Path(part.out))
+        return ""
+
+
+def _checkpoint(folder: Path, max_length: int, profile: Profile):
+    from ecomkd import distill, models
+
+    model, tokenizer = models.load(folder), models.load_tokenizer(str(folder))
+    names = tuple(model.config.id2label.values())
+    gains = [0.0, 1.0] if len(names) == 2 else _GAINS.get(names)
+    if gains is None:
+        raise ValueError(
+            f"{folder}: no gain is known for its classes {', '.join(names)}; name them E, S, C, I "
+            "or 0, 1, 2, 3 in config.json, or give a model of two classes, the better one last."
+        )
+
+    def classes(pairs: Dataset) -> np.ndarray:
+        with _no_bars():
+            encoded = distill.encode(pairs, tokenizer, max_length)
+        logits = distill.predict(model, encoded, tokenizer, profile).astype(np.float64)
+        return logits - logsumexp(logits, axis=1, keepdims=True)
+
+    return classes, np.array(gains)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Inside, `datasets` draws no bar: there would be one for each part."""
+    hidden = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not hidden:
+            datasets.enable_progress_bars()
+
+
+def _deployed(folder: Path, max_length: int):
+    from ecomkd import score as deployed
+
+    scorer = deployed.load(folder)
+    scorer.tokenizer.enable_truncation(max_length)
+
+    def classes(pairs: Dataset) -> np.ndarray:
+        texts = product_text(pairs[:])
+        both = zip(pairs["query"], texts, strict=True)
+        return np.log(np.stack([scorer.probabilities(query, text) for query, text in both]))
+
+    return classes, scorer.gains
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    """Write a file that gets its name once it is whole; of two that write it at once, one stays."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        pq.write_table(table, beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+# Engines ------------------------------------------------------------------------------------------
+
+
+def one_by_one(parts: Iterable[Part], worker: Worker, address: str | None) -> Iterator[str]:
+    """Score parts in this process; the fault of each, or ""."""
+    yield from map(worker, parts)
+
+
+def over_ray(parts: Sequence[Part], worker: Worker, address: str | None) -> Iterator[str]:
+    """Score parts with a worker on each core of a Ray cluster, or on each GPU; the fault of each,
+    or "", as they come. A worker that dies is replaced, and its part is given to another one."""
+    with needed("`ecomkd score --engine ray`", "scale"):
+        import ray
+    with _cluster(ray, address):
+        cards = worker.profile.device != "cpu" and int(ray.cluster_resources().get("GPU", 0))
+        workers = cards or int(ray.cluster_resources()["CPU"])
+        size = min(workers, len(parts))
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        items = ray.data.from_items(
+            [asdict(part) for part in parts], override_num_blocks=len(parts)
+        )
+        found = items.map_batches(
+            OfRay,
+            fn_constructor_args=(worker,),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=size),
+            num_cpus=None if cards else 1,
+            num_gpus=1 if cards else None,
+        )
+        try:
+            yield from (row["fault"] for row in found.iter_rows())
+        except ray.exceptions.RayError as error:
+            cause: BaseException = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            raise cause from error
+
+
+class OfRay:
+    """A worker as Ray Data calls it: with a batch of one part, given as columns."""
+
+    def __init__(self, worker: Worker):
+        self.worker = worker
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
+        texts = {name: str(batch[name][0]) for name in ("source", "out")}
+        part = Part(start=int(batch["start"][0]), stop=int(batch["stop"][0]), **texts)
+        return {"fault": [self.worker(part)]}
+
+
+@contextmanager
+def _cluster(ray: Any, address: str | None) -> Iterator[None]:
+    """Inside, the cluster at an address is at hand, or without one a cluster of this machine."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    options = {} if address else {"include_dashboard": False}
+    try:
+        if address:
+            # Ray itself ends the whole process, minutes later, where nobody answers.
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=_WAIT).close()
+        ray.init(address or "local", configure_logging=False, log_to_driver=False, **options)
+    except (OSError, RuntimeError, ValueError, OverflowError) as error:
+        reason = shown(" ".join(str(error).split()), 200)
+        raise ConnectionError(
+            f"{address or 'this machine'}: no Ray cluster answers ({reason}); start one with "
+            "`ray start --head` under the same versions of Python and Ray, or check --address."
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()

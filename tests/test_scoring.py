@@ -1,0 +1,301 @@
+"""`ecomkd score`: each pair once, whatever scores it, and whatever stops it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tiny_models
+
+from ecomkd import cli, distill, export, models, outputs, scale
+from ecomkd.config import Profile
+from ecomkd.data.contract import DataError
+from ecomkd.data.schema import GAINS, LABELS
+from ecomkd.scale import scoring
+
+LENGTH, ROWS, PAIRS = 24, 8, 61
+PROFILE = Profile.named("smoke", precision="fp32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return tiny_models.save(named(tiny_models.bert()), tmp_path_factory.mktemp("model") / "teacher")
+
+
+def named(model):
+    model.config.id2label = dict(enumerate(LABELS))
+    return model
+
+
+@pytest.fixture(scope="module")
+def table() -> pa.Table:
+    own = tiny_models.pairs(PAIRS, seed=5).remove_columns("label").data.table
+    return own.replace_schema_metadata()
+
+
+@pytest.fixture
+def pairs(table, tmp_path) -> Path:
+    """Two files, one in row groups that no part fits."""
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    pq.write_table(table.slice(0, 40), folder / "a.parquet", row_group_size=7)
+    pq.write_table(table.slice(40), folder / "b.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(table, model) -> np.ndarray:
+    data = tiny_models.pairs(PAIRS, seed=5)
+    tokenizer = models.load_tokenizer(str(model))
+    logits = distill.predict(
+        models.load(model), distill.encode(data, tokenizer, LENGTH), tokenizer, PROFILE
+    )
+    odds = np.exp(logits.astype(np.float64))
+    return odds / odds.sum(axis=1, keepdims=True)
+
+
+def score(pairs: Path, model: Path, out: Path, **options) -> scale.Scored:
+    return scale.score(pairs, model, out, PROFILE, rows=ROWS, max_length=LENGTH, **options)
+
+
+def parts(out: Path) -> list[str]:
+    return sorted(path.name for path in out.glob("*.parquet"))
+
+
+def told(out: Path, column: str = "log_probabilities") -> np.ndarray:
+    return np.array(scale.scored(out)[column])
+
+
+def test_each_pair_is_scored_once_in_its_order(pairs, model, table, expected, tmp_path):
+    out = tmp_path / "out"
+    found = score(pairs, model, out)
+    assert found == scale.Scored(PAIRS, PAIRS, 8)  # 40 pairs in five parts, and 21 in three
+    scored = scale.scored(out)
+    assert scored["product_id"] == table["product_id"].to_pylist()
+    assert scored["query_id"] == table["query_id"].to_pylist()
+    np.testing.assert_allclose(np.exp(told(out)), expected, atol=1e-6)
+    np.testing.assert_allclose(told(out, "score"), expected @ list(GAINS.values()), atol=1e-6)
+
+
+def test_the_order_of_pairs_changes_no_score(model, table, expected, tmp_path):
+    order = np.random.default_rng(0).permutation(PAIRS)
+    file = tmp_path / "mixed.parquet"
+    pq.write_table(table.take(order), file)
+    score(file, model, tmp_path / "out")
+    np.testing.assert_allclose(np.exp(told(tmp_path / "out")), expected[order], atol=1e-6)
+
+
+def test_what_is_there_is_left_and_what_has_changed_is_scored_anew(
+    pairs, model, table, expected, tmp_path
+):
+    out = tmp_path / "out"
+    score(pairs, model, out)
+    before = {name: (out / name).stat().st_mtime_ns for name in parts(out)}
+    assert score(pairs, model, out).new == 0
+    assert {name: (out / name).stat().st_mtime_ns for name in parts(out)} == before
+    pq.write_table(table.slice(40, 10), pairs / "b.parquet")
+    assert score(pairs, model, out) == scale.Scored(50, 10, 7)
+    np.testing.assert_allclose(np.exp(told(out)), expected[:50], atol=1e-6)
+    assert len(before.keys() & set(parts(out))) == 5  # and the parts of the old file are gone
+
+
+def test_another_length_or_model_has_other_scores(pairs, model, tmp_path):
+    score(pairs, model, tmp_path / "out")
+    other = tiny_models.save(named(tiny_models.bert(seed=8)), tmp_path / "other")
+    assert score(pairs, other, tmp_path / "out").new == PAIRS
+    found = scale.score(pairs, other, tmp_path / "out", PROFILE, rows=ROWS, max_length=LENGTH - 4)
+    assert found.new == PAIRS
+
+
+def test_a_stopped_run_goes_on(pairs, model, expected, tmp_path, monkeypatch):
+    out, write, written = tmp_path / "out", scoring._write, []
+
+    def interrupted(own, path):
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        written.append(path)
+        write(own, path)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(scoring, "_write", interrupted)
+        score(pairs, model, out)
+    assert len(parts(out)) == 3
+    with pytest.raises(ValueError, match=r"has changed|is missing"):
+        scale.scored(out)
+    assert score(pairs, model, out).new == PAIRS - 3 * ROWS
+    np.testing.assert_allclose(np.exp(told(out)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("column", ["query", "product_title"])
+def test_a_pair_that_nobody_can_score_is_named_and_the_others_are_kept(
+    column, pairs, model, table, tmp_path
+):
+    texts = table[column].to_pylist()
+    texts[50] = None
+    broken = table.set_column(table.schema.get_field_index(column), column, pa.array(texts))
+    pq.write_table(broken.slice(40), pairs / "b.parquet")
+    with pytest.raises(DataError) as caught:
+        score(pairs, model, tmp_path / "out")
+    place = f"{pairs / 'b.parquet'}, row 11: {column} is empty"
+    assert [place in sentence for sentence in caught.value.sentences] == [True]
+    assert len(parts(tmp_path / "out")) == 7
+    pq.write_table(table.slice(40), pairs / "b.parquet")
+    assert score(pairs, model, tmp_path / "out").new == PAIRS - 40
+
+
+def test_a_model_that_gives_no_number_is_told(pairs, model, tmp_path):
+    broken = named(tiny_models.bert())
+    broken.classifier.bias.data[:] = float("nan")
+    folder = tiny_models.save(broken, tmp_path / "broken")
+    with pytest.raises(DataError, match=r"a\.parquet, row 1: the model gives no number"):
+        score(pairs, folder, tmp_path / "out")
+
+
+def test_classes_without_a_gain_are_refused(pairs, tmp_path):
+    folder = tiny_models.save(tiny_models.bert(), tmp_path / "unnamed")
+    with pytest.raises(ValueError, match="no gain is known for its classes LABEL_0, LABEL_1"):
+        score(pairs, folder, tmp_path / "out")
+
+
+def test_a_deployed_student_is_scored_with_too(pairs, model, tmp_path):
+    exported = export.exports(model, Profile.named("smoke", artifacts=tmp_path / "made"))
+    export.deploy(exported, tmp_path / "student", GAINS, LENGTH)
+    found = scale.score(pairs, tmp_path / "student", tmp_path / "out", PROFILE, rows=ROWS)
+    assert found.new == PAIRS
+    scored = scale.scored(tmp_path / "out")
+    odds = np.exp(told(tmp_path / "out"))
+    np.testing.assert_allclose(odds.sum(axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(scored["score"], odds @ list(GAINS.values()), atol=1e-6)
+
+
+def test_the_command_says_what_it_did(pairs, model, tmp_path, capsys):
+    call = ["score", str(pairs), "--model", str(model), "--out", str(tmp_path / "out")]
+    call += ["--max-length", str(LENGTH), "--profile", "smoke"]
+    assert cli.main(call) == 0
+    assert "Scored 61 of 61 pairs" in capsys.readouterr().out
+    assert cli.main(call) == 0
+    assert "Scored 0 of 61 pairs" in capsys.readouterr().out
+    assert outputs.check(tmp_path / "out", "score")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda folder: None, "no Parquet file here"),
+        (lambda folder: (folder / "a.parquet").write_bytes(b"PAR1 and no more"), "not a whole"),
+        (
+            lambda folder: pq.write_table(pa.table({"query": ["a"]}), folder / "a.parquet"),
+            "no column 'product_title'",
+        ),
+    ],
+)
+def test_files_that_do_not_fit_are_refused(spoil, sentence, model, tmp_path, capsys):
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    spoil(folder)
+    call = ["score", str(folder), "--model", str(model), "--out", str(tmp_path / "out")]
+    assert cli.main([*call, "--max-length", "24"]) == 1
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_folder_of_somebody_else_is_refused(pairs, model, tmp_path, capsys):
+    mine = tmp_path / "out" / "mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    call = ["score", str(pairs), "--model", str(model), "--out", str(mine.parent)]
+    assert cli.main([*call, "--max-length", "24"]) == 1
+    assert "mine.txt" in capsys.readouterr().err
+    assert mine.read_text() == "mine"
+
+
+def test_an_address_needs_its_engine(pairs, model, tmp_path, capsys):
+    call = ["score", str(pairs), "--model", str(model), "--out", str(tmp_path / "out")]
+    assert cli.main([*call, "--address", "10.0.0.1:6379"]) == 1
+    assert "--engine ray" in capsys.readouterr().err
+
+
+def test_ray_is_loaded_where_it_is_asked_for_alone(pairs, model, tmp_path):
+    call = ["score", str(pairs), "--model", str(model), "--out", str(tmp_path / "out")]
+    call += ["--max-length", str(LENGTH), "--profile", "smoke"]
+    code = f"import sys; from ecomkd import cli; cli.main({call!r}); sys.exit('ray' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# A cluster ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two nodes of a Ray cluster, each with one worker, on this machine."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'ecomkd[scale]'")
+    # Else workers stand behind all other tests that run meanwhile.
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
+    made = Cluster(initialize_head=True, head_node_args=node)
+    try:
+        made.add_node(**{name: node[name] for name in ("num_cpus", "object_store_memory")})
+        made.wait_for_nodes()
+        yield made
+    finally:
+        made.shutdown()
+
+
+def test_a_pair_that_a_cluster_cannot_score_is_named(cluster, model, table, tmp_path):
+    texts = table["query"].to_pylist()
+    texts[3] = " "
+    column = table.schema.get_field_index("query")
+    file = tmp_path / "pairs.parquet"
+    pq.write_table(table.set_column(column, "query", pa.array(texts)).slice(0, 12), file)
+    with pytest.raises(DataError, match=r"pairs\.parquet, row 4: query is empty"):
+        score(file, model, tmp_path / "out", engine="ray", address=cluster.address)
+    assert len(parts(tmp_path / "out")) == 1
+
+
+def test_a_cluster_gives_what_one_process_gives_though_a_worker_is_killed(
+    cluster, pairs, model, expected, tmp_path
+):
+    """The worker that gets the third part kills itself before it scores it, the first time."""
+    struck = tmp_path / "struck"
+    call = [str(pairs), str(model), str(tmp_path / "out"), cluster.address, str(struck)]
+    subprocess.run([sys.executable, "-c", KILLED, *call], check=True)
+    assert struck.exists()
+    np.testing.assert_allclose(np.exp(told(tmp_path / "out")), expected, atol=1e-6)
+    score(pairs, model, tmp_path / "local")
+    assert parts(tmp_path / "out") == parts(tmp_path / "local")
+
+
+KILLED = f"""
+import os, signal, sys
+from pathlib import Path
+from ecomkd import scale
+from ecomkd.config import Profile
+from ecomkd.scale import scoring
+
+pairs, model, out, address, struck = sys.argv[1:]
+
+class Mortal(scoring.OfRay):
+    def __call__(self, batch):
+        if batch["start"][0] == 16 and not os.path.exists(struck):
+            Path(struck).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(batch)
+
+scoring.OfRay = Mortal
+profile = Profile.named("smoke", precision="fp32", device="cpu")
+scale.score(Path(pairs), Path(model), Path(out), profile, "ray", address, {ROWS}, {LENGTH})
+"""
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere"])
+def test_a_cluster_that_is_not_there_is_told(address, pairs, model, tmp_path, capsys):
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'ecomkd[scale]'")
+    call = ["score", str(pairs), "--model", str(model), "--out", str(tmp_path / "out")]
+    call += ["--max-length", "24", "--engine", "ray", "--address", address]
+    assert cli.main(call) == 1
+    assert f"{address}: no Ray cluster answers" in capsys.readouterr().err
