@@ -357,8 +357,7 @@ def goals_of(data: dict) -> list[dict]:
         ),
         *(
             shared.above(f"clean texts, {a} minus {b}", data["minus"][f"{a} − {b}"]["clean"])
-            for a, b in ((TUNED, FIRST), (MORE, TUNED), (LONG, MORE), (OWN, FURTHER),
-                         (CHOSEN[LONG], LONG))
+            for a, b in ((TUNED, FIRST), (MORE, TUNED), (LONG, MORE), (MOST, LONG), (OWN, FURTHER))
         ),
     ]  # fmt: skip
 

@@ -9,7 +9,7 @@ import tiny_baskets
 import torch
 
 import measure_writers as script
-from ecomkd import describe
+from ecomkd import describe, report
 from ecomkd.config import Profile
 from ecomkd.describe import generation
 
@@ -107,3 +107,32 @@ def test_the_divergence_counts_the_tokens_of_the_texts_alone():
         text = [place - 1 for place, label in enumerate(row["labels"]) if label >= 0]
         own += (p.exp() * (p - q)).sum(-1)[text].tolist()
     assert found == pytest.approx(np.mean(own), rel=1e-4)
+
+
+RECORD = report.recorded("writers")["data"]
+
+
+def gap(a: str, b: str, measure: str) -> dict:
+    return RECORD["minus"][f"{a} − {b}"][measure]
+
+
+def test_what_a_student_reads_decides_and_neither_its_start_nor_its_own_texts():
+    assert gap(script.MORE, script.TUNED, "recall")["low"] > 0
+    for a, b in ((script.MOST, script.LONG), (script.TUNED, script.FIRST),
+                 (script.OWN, script.FURTHER)):  # fmt: skip
+        for measure in ("recall", "clean"):
+            found = gap(a, b, measure)
+            assert found["low"] < 0 < found["high"]
+    assert gap(script.OWN, script.FURTHER, "contradicted")["low"] > 0
+
+
+def test_four_texts_of_the_student_take_longer_than_one_of_the_teacher_and_name_less():
+    assert 4 / RECORD["speed"]["1"]["value"] > 1
+    rows = RECORD["rows"]
+    chosen = rows[script.CHOSEN[script.LONG]]["recall"]["value"]
+    assert rows[script.LONG]["recall"]["value"] < chosen < rows[script.TEACHER]["recall"]["value"]
+    assert gap(script.CHOSEN[script.LONG], script.LONG, "recall")["low"] > 0
+
+
+def test_the_student_misses_its_share_of_clean_texts():
+    assert RECORD["clean, student over teacher"]["value"] < 0.8

@@ -35,6 +35,7 @@ SOURCES = (
     Source("profiles", "Guesses about households", "notebooks/11_user_profiles"),
     Source("cards", "Profile cards, and searches with a profile", "notebooks/11_user_profiles"),
     Source("descriptions", "Written descriptions", "notebooks/12_descriptions"),
+    Source("writers", "Ways to a student that writes", "notebooks/12_descriptions"),
     Source("checker", "Checkers, on sentences that were read", "notebooks/12_descriptions"),
     Source("cross_platform", "From one shop to another", "notebooks/13_cross_platform"),
     Source("cross_parts", "Parts that move to another shop", "notebooks/13_cross_platform"),
