@@ -247,9 +247,9 @@ class DistillationTrainer(trainer.MeasuredTrainer):
     """A Trainer whose loss is L = CE(y, ŷ_s) + α·T²·KL(p ‖ q) + the hidden-state loss.
 
     In each step cross entropy is the mean over the labelled pairs, the divergence over all pairs
-    and the hidden loss over all tokens, whatever the number of accumulation steps. The teacher's
-    outputs come as the columns that `teacher_outputs` adds, or, where `teacher` is given, from a
-    forward pass in every step.
+    and the hidden loss over all tokens, whatever the number of accumulation steps and of processes.
+    The teacher's outputs come as the columns that `teacher_outputs` adds, or, where `teacher` is
+    given, from a forward pass in every step.
 
     Args:
         alpha: weight α of the soft term; 0 is plain fine-tuning and needs no teacher.
@@ -314,7 +314,11 @@ class DistillationTrainer(trainer.MeasuredTrainer):
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         counts = [_count(batch) for batch in batches]
-        self._counts = {name: sum(count[name] for count in counts) for name in _PER_STEP}
+        totals = [sum(count[name] for count in counts) for name in _PER_STEP]
+        if self.args.world_size > 1:
+            own = torch.tensor(totals, device=self.args.device)
+            totals = self.accelerator.reduce(own, "sum").tolist()
+        self._counts = dict(zip(_PER_STEP, totals, strict=True))
         return batches, items
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -335,9 +339,11 @@ class DistillationTrainer(trainer.MeasuredTrainer):
                 "or pass teacher=."
             )
         outputs = model(**inputs, output_hidden_states=bool(hidden))
-        # This batch's share of its step: a step may be made of several.
+        # This batch's share of its step: a step may be made of several. Gradients of several
+        # processes are averaged, where a sum is wanted.
         here = _count({**inputs, "labels": labels})
-        share = {name: here[name] / max(1, (self._counts or here)[name]) for name in _PER_STEP}
+        whole, processes = (self._counts, self.args.world_size) if self._counts else (here, 1)
+        share = {name: processes * here[name] / max(1, whole[name]) for name in _PER_STEP}
         student = outputs.logits
         loss = student.float().sum() * 0.0
         if here["labelled"]:
@@ -382,6 +388,8 @@ class DistillationTrainer(trainer.MeasuredTrainer):
     def save_model(self, output_dir=None, _internal_call=False):
         if _internal_call:
             return super().save_model(output_dir, _internal_call=True)
+        if not self.args.should_save:
+            return
         model = self.accelerator.unwrap_model(self.model)
         state = model.state_dict()
         model.save_pretrained(

@@ -6,6 +6,7 @@ Chapters 3, 4, 7, 8, 10, 12 and 13.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -31,12 +32,13 @@ class _LengthGroups(LengthGroupedSampler):
     """Batches of pairs of like length, in an order that seed and epoch alone decide.
 
     The library's own draws from the global generator, and so a run that resumes after its first
-    epoch would meet its pairs in another order than an unbroken one.
+    epoch would meet its pairs in another order than an unbroken one. Several processes, which take
+    batches in turn, meet the same pairs in each step as one does.
     """
 
     def __init__(self, plain: LengthGroupedSampler, trainer: Trainer):
         # A list: a column is read from its table anew for each of the many comparisons.
-        super().__init__(plain.batch_size, lengths=list(plain.lengths))
+        super().__init__(plain.batch_size * trainer.args.world_size, lengths=list(plain.lengths))
         self.trainer = trainer
 
     def __iter__(self):
@@ -117,12 +119,21 @@ def arguments(
 ) -> TrainingArguments:
     """How every model of the book is trained; `further` goes to the arguments, of class `kind`.
 
+    The processes of `accelerate launch` share the pairs of a batch, so that a step is the same step
+    whatever their number. Raises ValueError for a batch that they cannot share evenly.
+
     The rate rises over the first tenth of the steps and falls to zero. Of `evaluations` looks at
     the evaluation set the best is kept, by `metric_for_best_model` of `further`. Checkpoints go to
     `folder/checkpoints`.
     """
     every = max(1, -(-steps // evaluations))
     precision = runtime.precision(profile)
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if profile.batch_size % processes:
+        raise ValueError(
+            f"batch_size={profile.batch_size}: {processes} processes cannot share it evenly; give "
+            "a multiple of their number."
+        )
     return kind(
         output_dir=str(folder / "checkpoints"),
         max_steps=steps,
@@ -130,7 +141,7 @@ def arguments(
         warmup_steps=max(1, steps // 10),
         lr_scheduler_type="linear",
         weight_decay=0.01,
-        per_device_train_batch_size=profile.batch_size,
+        per_device_train_batch_size=profile.batch_size // processes,
         per_device_eval_batch_size=profile.batch_size,
         eval_strategy="steps",
         save_strategy="steps",
@@ -146,6 +157,8 @@ def arguments(
         fp16=precision == "fp16",
         use_cpu=runtime.device(profile).type == "cpu",
         report_to=[],
+        # Else a projection that is used beside the model's forward pass counts as unused.
+        ddp_find_unused_parameters=False,
         dataloader_pin_memory=runtime.device(profile).type == "cuda",
         **further,
     )
@@ -157,17 +170,22 @@ def run_to_end(trainer: Trainer, folder: Path) -> list[dict]:
     trainer.remove_callback(DEFAULT_PROGRESS_CALLBACK)
     trainer.add_callback(_Progress)
     trainer.add_callback(_Clock)
-    checkpoints = folder / "checkpoints"
-    trainer.train(resume_from_checkpoint=_last_whole_checkpoint(checkpoints))
+    checkpoints, first = folder / "checkpoints", trainer.is_world_process_zero()
+    if first:
+        _drop_unfinished(checkpoints)
+    trainer.accelerator.wait_for_everyone()
+    last = get_last_checkpoint(str(checkpoints)) if checkpoints.exists() else None
+    trainer.train(resume_from_checkpoint=last)
     trainer.save_model(str(folder))
-    write_text(folder / "training.json", json.dumps(trainer.state.log_history, indent=1))
-    shutil.rmtree(checkpoints)
+    trainer.accelerator.wait_for_everyone()
+    if first:
+        write_text(folder / "training.json", json.dumps(trainer.state.log_history, indent=1))
+        shutil.rmtree(checkpoints)
     return trainer.state.log_history
 
 
-def _last_whole_checkpoint(folder: Path) -> str | None:
+def _drop_unfinished(folder: Path) -> None:
     # The Trainer writes trainer_state.json last: a checkpoint without it was cut short.
     for path in folder.glob("checkpoint-*"):
         if not (path / "trainer_state.json").exists():
             shutil.rmtree(path)
-    return get_last_checkpoint(str(folder)) if folder.exists() else None
