@@ -231,10 +231,8 @@ def f1(scores: np.ndarray, pairs: Dataset, cut: float) -> float:
 
 def languages(seed: int) -> dict:
     """The score of each pair of the markets abroad, by row, and of the home market's test pairs."""
-    profile = Profile.named(seed=seed, max_length=LONGEST)
     markets = {name: market(name) for name in (HOME, *ABROAD)}
-    read = {name: vectors(name, profile) for name in markets}
-    english = {name: features.bi_encoder_scores(own, profile) for name, own in markets.items()}
+    read = {name: vectors(name) for name in markets}
     train = np.array(markets[HOME]["split"]) == "train"
     home = features_of(*(side[train] for side in read[HOME])), exact(markets[HOME])[train]
     found = {}
@@ -243,7 +241,7 @@ def languages(seed: int) -> dict:
         own, wanted = features_of(*read[name]), exact(pairs)
         rows = {
             RANDOM: np.random.default_rng(seed).random(len(pairs)),
-            ENGLISH: english[name],
+            ENGLISH: english(name),
             COSINE: own[:, 0],
             MOVED: head(*home)(own),
         }
@@ -263,11 +261,17 @@ def exact(pairs: Dataset) -> np.ndarray:
 
 
 @cache
-def vectors(name: str, profile: Profile) -> tuple[np.ndarray, np.ndarray]:
+def vectors(name: str) -> tuple[np.ndarray, np.ndarray]:
     """Unit vectors (N, 384) of the queries and the products of a market; no seed changes them."""
-    pairs = market(name)
+    pairs, profile = market(name), Profile.named()
     query = features.embed(pairs["query"], profile, MULTILINGUAL, "query")
     return query, features.embed(product_text(pairs[:]), profile, MULTILINGUAL)
+
+
+@cache
+def english(name: str) -> np.ndarray:
+    """The cosine (N,) of each pair of a market under the English bi-encoder."""
+    return features.bi_encoder_scores(market(name), Profile.named())
 
 
 def features_of(query: np.ndarray, product: np.ndarray) -> np.ndarray:

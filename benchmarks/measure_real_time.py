@@ -648,7 +648,7 @@ def _goals(data: dict) -> list[dict]:
     first = next(row for row in data["newcomers"] if (row["visit"], row["head"]) == (1, 1))
     learnt = data["heads"]["0"]["minus"][f"{LEARNING} − {FROZEN}"]
     return [
-        exact("updates of the state a second, each basket synced to the disk, one core",
+        exact("updates of the state a second, one core",
               rate, "at least 2000", rate >= 2000),
         exact("wait for ten items of the whole catalogue, exact, p99 in ms, one core",
               wait, "at most 5", wait <= 5),

@@ -69,11 +69,13 @@ def record(tmp_path_factory):
                             "LONGEST": 24, "DRAWS": 30}.items():  # fmt: skip
             patch.setattr(script, name, value)
         script.vectors.cache_clear()
+        script.english.cache_clear()
         listed, parts, out = " ".join(map(str, SEEDS)), folder / "parts", folder / "record.json"
         lines = [f"{kind} --seeds {listed}" for kind in script.MEASURES]
         for line in (*lines, f"--merge --out {out}"):
             tiny_baskets.call(patch, script, f"{line} --folder {parts}")
         script.vectors.cache_clear()
+        script.english.cache_clear()
     files = {
         kind: [json.loads((parts / kind / f"seed{seed}.json").read_text()) for seed in SEEDS]
         for kind in script.MEASURES
