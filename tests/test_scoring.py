@@ -202,6 +202,26 @@ def test_files_that_do_not_fit_are_refused(spoil, sentence, model, tmp_path, cap
     assert sentence in capsys.readouterr().err
 
 
+def test_a_damaged_part_is_scored_again(pairs, model, expected, tmp_path):
+    out = tmp_path / "out"
+    score(pairs, model, out)
+    damaged = out / parts(out)[2]
+    damaged.write_bytes(damaged.read_bytes()[:-20])
+    assert score(pairs, model, out).new == ROWS
+    np.testing.assert_allclose(np.exp(told(out)), expected, atol=1e-6)
+
+
+def test_what_cannot_be_scored_is_refused_before_any_work(pairs, model, table, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
+        score(pairs, tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(ValueError, match=r"lies in .*, whose files are pairs"):
+        score(pairs, model, pairs / "out")
+    pq.write_table(table.slice(0, 0), tmp_path / "empty.parquet")
+    with pytest.raises(DataError, match="no pairs in it"):
+        score(tmp_path / "empty.parquet", model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_of_somebody_else_is_refused(pairs, model, tmp_path, capsys):
     mine = tmp_path / "out" / "mine.txt"
     mine.parent.mkdir()

@@ -100,8 +100,8 @@ def score(
 
     Each file in `out` has the rows of its part in their order: the ids, `log_probabilities` of the
     classes (a teacher's logits, but for a constant that no softmax sees) and `score`, the expected
-    gain. Its name holds a key of the pairs, the model, and all that decides a score, so that a run
-    goes on where another one stopped, and scores anew what has changed. With the engine `ray`,
+    gain. Its name holds a key of the pairs, the model and the length, so that a run goes on where
+    another one stopped, and scores anew what has changed. With the engine `ray`,
     workers of the cluster at `address`, or of this machine, take parts in turn; they see the same
     paths.
 
@@ -110,16 +110,22 @@ def score(
     other parts are there, and for files or models that do not fit; ConnectionError for a cluster
     that is not there.
     """
-    folder = outputs.claim(out, KIND)
+    folder, data = outputs.claim(out, KIND), data.resolve()
+    if not model.is_dir():
+        raise FileNotFoundError(f"{model}: no such folder; check the path.")
+    if folder.is_relative_to(data):
+        raise ValueError(f"{out}: lies in {data}, whose files are pairs; give another folder.")
     length = stated_length(model) if max_length is None else max_length
     worker = Worker(str(model.resolve()), length, profile)
     further = sorted([*model.glob("*.onnx"), *model.glob("labels.json")])
     key = [identity(model), [[one.name, known_digest(one)] for one in further], length]
-    parts = list(planned(data.resolve(), folder, key, rows))
+    parts = list(planned(data, folder, key, rows))
+    if not parts:
+        raise DataError(f"{data}: there are no pairs in it; check the path.")
     names = {Path(part.out).name for part in parts}
     folder.mkdir(exist_ok=True)
     outputs.expect(folder, KIND, names)
-    left = [part for part in parts if not Path(part.out).exists()]
+    left = [part for part in parts if not _there(part)]
     run = over_ray if engine == "ray" else one_by_one
     found = tqdm(run(left, worker, address), "Parts", len(left), disable=not left)
     faults = sorted(filter(None, found)) if left else []
@@ -185,6 +191,15 @@ def _parquet(file: Path) -> Iterator[pq.ParquetFile]:
         yield found
 
 
+def _there(part: Part) -> bool:
+    """Whether the part is scored: a file with a row for each of its pairs is there."""
+    path = Path(part.out)
+    try:
+        return path.exists() and pq.read_metadata(path).num_rows == part.pairs
+    except pa.ArrowInvalid:  # not written by us as it is now: a part gets its name once it is whole
+        return False
+
+
 def read(part: Part) -> Dataset:
     """The pairs of a part, checked, with all columns that a model reads; missing texts are empty.
 
@@ -242,9 +257,9 @@ class Worker:
     def __call__(self, part: Part) -> str:
         """Score a part and write its file; return "", or a sentence about the first fault in it.
 
-        A part whose file is there is left as it is: the file gets its name once it is whole.
+        A part whose file is there is left as it is.
         """
-        if Path(part.out).exists():
+        if _there(part):
             return ""
         classes, gains = self._classes
         try:
