@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from operator import itemgetter
 from pathlib import Path
 
@@ -292,14 +293,18 @@ def told(own: pd.DataFrame) -> dict:
     return found
 
 
-def differences(a: pd.DataFrame, b: pd.DataFrame) -> dict:
+MEASURES = ("contradicted", "invented", "clean", "distance", "repetition")
+
+
+def differences(a: pd.DataFrame, b: pd.DataFrame, measures: Sequence[str] = MEASURES) -> dict:
+    """Recall and means of texts of `a` minus those of `b`, with intervals over products."""
     both = a.add_suffix(" a").join(b.add_suffix(" b"))
 
     def recall(means: pd.DataFrame) -> pd.Series:
         return means["named a"] / means["facts a"] - means["named b"] / means["facts b"]
 
     found = {"recall": metrics.bootstrap_of_means(both, recall)}
-    for name in ("contradicted", "invented", "clean", "distance", "repetition"):
+    for name in measures:
         own = metrics.paired_bootstrap(a[name], b[name])
         found[name] = {"value": own["difference"], "low": own["low"], "high": own["high"]}
     return found

@@ -309,7 +309,7 @@ def market(name: str) -> Dataset:
     """The judged pairs of one market, with their split."""
     table = pd.read_parquet(shared.real_folder("esci_sample") / "judgments.parquet")
     own = table[table["product_locale"] == name].fillna("")
-    own = own.assign(label=own["esci_label"].map(list(GAINS).index), split=own["split"])
+    own = own.assign(label=own["esci_label"].map(list(GAINS).index))
     kept = own[["query_id", "product_id", "query", *TEXT, "label", "split"]].astype(
         {"query_id": str}
     )

@@ -17,7 +17,6 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
-from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +32,7 @@ from ecomkd import describe, losses, metrics, models, report, runtime
 from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
 from ecomkd.describe import Task, facts, generation
+from measure_descriptions import differences, told
 
 DRAWN, ON_POLICY, RATE = 4, 100, 2e-4
 """Texts among which the checker chooses; steps and rate on the student's own texts."""
@@ -49,6 +49,7 @@ LONG = "student, 1,000 texts of the teacher's, 500 steps"
 MOST = "student, 1,600 texts of the teacher's, 500 steps"
 OWN, FURTHER = "student, then on its own texts", "student, then as long on the teacher's texts"
 CHOSEN = {LONG: "student, best of 4", TEACHER: "teacher, best of 4"}
+MEASURES = ("contradicted", "invented", "clean", "reading_ease")
 FURTHER_RECORDS, LONG_STEPS = 600, 500
 """Records beside the 400, of which the teacher writes a part at a time."""
 ROWS = (WRITTEN, PLAIN, TEMPLATE, PROMPTED, TEACHER, ALONE, FIRST, TUNED, MORE, LONG, MOST, OWN,
@@ -276,7 +277,7 @@ def merge(folder: Path, out: Path) -> None:
     data = {
         "products": len(tables[TEACHER]),
         "rows": {name: told(own) | {"guarded": told(safe[name])} for name, own in tables.items()},
-        "minus": {f"{a} − {b}": differences(tables[a], tables[b]) for a, b in COMPARED},
+        "minus": {f"{a} − {b}": differences(tables[a], tables[b], MEASURES) for a, b in COMPARED},
         "clean, student over teacher": ratio(tables[LONG], tables[TEACHER], "clean"),
         "speed": {n: faster(parts, n) for n in (1, 32)},
         "sizes": parts[0]["sizes"],
@@ -300,29 +301,6 @@ def table(parts: list[dict], kind: str, name: str) -> pd.DataFrame:
     """The measures of each product, means over the draws that tested it."""
     own = [pd.DataFrame(part[kind][name]).assign(product=part["product"]) for part in parts]
     return pd.concat(own).groupby("product").mean()
-
-
-def told(own: pd.DataFrame) -> dict:
-    """Recall of facts, and the mean of all else, with intervals over products."""
-    found = {
-        "recall": metrics.bootstrap_of_means(own, lambda means: means["named"] / means["facts"])
-    }
-    for name in own.columns.drop(["facts", "named"]):
-        found[name] = metrics.bootstrap_of_means(own, itemgetter(name))
-    return found
-
-
-def differences(a: pd.DataFrame, b: pd.DataFrame) -> dict:
-    both = a.add_suffix(" a").join(b.add_suffix(" b"))
-
-    def recall(means: pd.DataFrame) -> pd.Series:
-        return means["named a"] / means["facts a"] - means["named b"] / means["facts b"]
-
-    found = {"recall": metrics.bootstrap_of_means(both, recall)}
-    for name in ("contradicted", "invented", "clean", "reading_ease"):
-        own = metrics.paired_bootstrap(a[name], b[name])
-        found[name] = {"value": own["difference"], "low": own["low"], "high": own["high"]}
-    return found
 
 
 def ratio(a: pd.DataFrame, b: pd.DataFrame, name: str) -> dict:

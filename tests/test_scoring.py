@@ -216,6 +216,8 @@ def test_what_cannot_be_scored_is_refused_before_any_work(pairs, model, table, t
         score(pairs, tmp_path / "nowhere", tmp_path / "out")
     with pytest.raises(ValueError, match=r"lies in .*, whose files are pairs"):
         score(pairs, model, pairs / "out")
+    with pytest.raises(ValueError, match="Unknown engine 'dask': choose one of local, ray"):
+        score(pairs, model, tmp_path / "out", engine="dask")
     pq.write_table(table.slice(0, 0), tmp_path / "empty.parquet")
     with pytest.raises(DataError, match="no pairs in it"):
         score(tmp_path / "empty.parquet", model, tmp_path / "out")

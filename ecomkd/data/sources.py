@@ -10,6 +10,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import datasets
@@ -158,11 +159,18 @@ def _stage(tables: Callable[[Path], Path], parts: list, root: Path, own: bool = 
 
 def _save(tables: Tables, folder: Path) -> None:
     write_text(folder / _REPORT, json.dumps(tables.report, indent=1))
+    with without_bars():
+        to_dataset(tables).save_to_disk(folder / "splits")
+        (tables.products or _distinct_products(tables)).save_to_disk(folder / "products")
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Inside, `datasets` draws no bar."""
     shown = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
-        to_dataset(tables).save_to_disk(folder / "splits")
-        (tables.products or _distinct_products(tables)).save_to_disk(folder / "products")
+        yield
     finally:
         if shown:
             datasets.enable_progress_bars()

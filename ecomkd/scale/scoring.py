@@ -16,7 +16,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -39,13 +38,12 @@ from ecomkd.data.contract import (
     quoted,
     shown,
 )
+from ecomkd.data.sources import without_bars
 from ecomkd.extras import needed
 from ecomkd.keys import identity
 from ecomkd.relevance.gate import stated_length
 
 KIND = "score"
-ENGINES = ("local", "ray")
-"""One process after the other, or the workers of a Ray cluster."""
 ROWS = 4_096
 """Pairs of a part: what is lost at most when a worker is killed."""
 IDS = ("query_id", "product_id")
@@ -110,6 +108,8 @@ def score(
     other parts are there, and for files or models that do not fit; ConnectionError for a cluster
     that is not there.
     """
+    if engine not in ENGINES:
+        raise ValueError(f"Unknown engine {engine!r}: choose one of {', '.join(ENGINES)}.")
     folder, data = outputs.claim(out, KIND), data.resolve()
     if not model.is_dir():
         raise FileNotFoundError(f"{model}: no such folder; check the path.")
@@ -126,8 +126,7 @@ def score(
     folder.mkdir(exist_ok=True)
     outputs.expect(folder, KIND, names)
     left = [part for part in parts if not _there(part)]
-    run = over_ray if engine == "ray" else one_by_one
-    found = tqdm(run(left, worker, address), "Parts", len(left), disable=not left)
+    found = tqdm(ENGINES[engine](left, worker, address), "Parts", len(left), disable=not left)
     faults = sorted(filter(None, found)) if left else []
     if faults:
         raise DataError(*faults[:_FAULTS], *_more(len(faults) - _FAULTS))
@@ -293,24 +292,12 @@ def _checkpoint(folder: Path, max_length: int, profile: Profile):
         )
 
     def classes(pairs: Dataset) -> np.ndarray:
-        with _no_bars():
+        with without_bars():  # there would be one for each part
             encoded = distill.encode(pairs, tokenizer, max_length)
         logits = distill.predict(model, encoded, tokenizer, profile).astype(np.float64)
         return logits - logsumexp(logits, axis=1, keepdims=True)
 
     return classes, np.array(gains)
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    """Inside, `datasets` draws no bar: there would be one for each part."""
-    hidden = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not hidden:
-            datasets.enable_progress_bars()
 
 
 def _deployed(folder: Path, max_length: int):
@@ -373,6 +360,10 @@ def over_ray(parts: Sequence[Part], worker: Worker, address: str | None) -> Iter
             while cause.__cause__ is not None:
                 cause = cause.__cause__
             raise cause from error
+
+
+ENGINES = {"local": one_by_one, "ray": over_ray}
+"""In this process, or with the workers of a Ray cluster."""
 
 
 class OfRay:
