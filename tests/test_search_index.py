@@ -78,14 +78,14 @@ def test_an_index_lists_its_files_and_the_version_that_wrote_it(written):
     assert manifest["version"] == __version__
     there = {path.relative_to(written).as_posix() for path in written.rglob("*") if path.is_file()}
     assert set(manifest["files"]) | {"manifest.json"} == there
-    assert json.loads((written / "engine.json").read_text())["format"] == 3
+    assert json.loads((written / "engine.json").read_text())["format"] == 4
 
 
 def test_an_engine_says_which_index_it_is(written, folder):
     from ecomkd import __version__
 
     version = search.load(written).version
-    start = f"served, format 3, written by ecomkd {__version__}, "
+    start = f"served, format 4, written by ecomkd {__version__}, "
     assert version.startswith(start) and len(version) == len(start) + 12
     assert search.load(folder).version == version  # a copy is the same index
     (folder / "engine.json").write_text((folder / "engine.json").read_text() + " ")
@@ -103,7 +103,8 @@ def test_the_engine_has_the_teacher_that_the_folder_has(parts, engine, tmp_path)
 
 
 def test_vectors_and_words_are_those_of_the_texts(parts, engine):
-    np.testing.assert_array_equal(engine.vectors, engine.embed(engine.texts))
+    rows = engine.cells.rows
+    np.testing.assert_array_equal(engine.cells.vectors, engine.embed(engine.texts)[rows])
     from ecomkd import words
 
     fresh = words.bm25(engine.texts)
@@ -260,8 +261,15 @@ DAMAGES = {
 READ = (
     "engine.json",
     "products.jsonl",
-    "index.safetensors",
+    "products.npy",
+    "vectors.npy",
+    "cells.rows.npy",
+    "cells.ends.npy",
+    "cells.centres.npy",
     "words.json",
+    "words.data.npy",
+    "words.indices.npy",
+    "words.indptr.npy",
     "encoder/tokenizer.json",
     "encoder/model.safetensors",
     "student/tokenizer.json",
@@ -328,11 +336,11 @@ def test_a_folder_of_an_older_version_is_named_as_such(folder):
     (folder / "engine.json").write_text(
         '{"max_length": 32, "weights": {"words": 0, "reranker": 1}}'
     )
-    assert "is of format 1, and this version reads format 3" in refusal(sealed(folder))
+    assert "is of format 1, and this version reads format 4" in refusal(sealed(folder))
 
 
 WRONG = {
-    "format": (None, 1, 2, 4, "3"),
+    "format": (None, 1, 2, 3, 5, "4"),
     "max_length": (None, 0, 3, 10**6, "32", 32.0, True, [32]),
     "gains": (None, [], [1], [1, 0.1, 0.01], [1, 0.1, 0.01, 0, 0], [1, 0, 0, "0"], {"E": 1}),
     "weights": (
@@ -346,6 +354,7 @@ WRONG = {
         {"words": 1, "reranker": 1, "more": 1},
     ),
     "teacher": (None, 1, "yes"),
+    "fields": (None, "price", [1]),
 }
 
 
@@ -370,44 +379,63 @@ def test_a_length_beyond_the_models_positions_is_refused(folder):
 
 
 def test_tables_that_do_not_fit_are_named(folder):
-    def change(name: str, **tables) -> str:
-        file = folder / name
+    def change(name: str, new) -> str:
+        file = folder / f"{name}.npy"
         before = file.read_bytes()
-        save_file(load_file(file) | tables, file)
+        np.save(file, new(np.load(file)))
         sentence = refusal(sealed(folder))
         file.write_bytes(before)
         return sentence
 
-    index = load_file(folder / "index.safetensors")
-    vectors, indptr = index["vectors"], index["words.indptr"]
-    assert "does not fit products and encoder" in change("index.safetensors", vectors=vectors[1:])
-    assert "does not fit products and encoder" in change(
-        "index.safetensors", vectors=vectors[:, 1:].copy()
+    unfit = "vectors.npy: does not fit the files of its cells"
+    assert unfit in change("vectors", lambda old: old[1:])
+    assert unfit in change("vectors", lambda old: old[:, 1:])
+    assert "vectors.npy: is no table of float32" in change("vectors", lambda old: old.astype("i1"))
+    assert "vectors.npy: holds numbers that are not" in change("vectors", lambda old: old * np.nan)
+    assert unfit in change("cells.rows", lambda old: old * 0)
+    assert unfit in change("cells.rows", lambda old: old - 1)
+    assert unfit in change("cells.ends", lambda old: old[::-1])
+    assert unfit in change("cells.centres", lambda old: np.concatenate([old, old]))
+    misfit = "does not fit products and words"
+    assert misfit in change("words.indices", lambda old: old + 1000)
+    assert misfit in change("words.indptr", lambda old: old[::-1])
+    assert misfit in change("words.data", lambda old: old[:-1])
+    unlisted = "products.npy: tells of no product"
+    assert unlisted in change("products", lambda old: old[:1])
+    assert unlisted in change("products", lambda old: old.astype(float))
+    assert "products.jsonl: does not fit products.npy" in change(
+        "products", lambda old: old - np.eye(len(old), dtype=int)[3]
     )
-    assert "'vectors'" in change("index.safetensors", vectors=vectors.astype(np.int8))
-    assert "not finite" in change("index.safetensors", vectors=vectors * np.nan)
-    assert "products and words" in change(
-        "index.safetensors", **{"words.indices": index["words.indices"] + 1000}
-    )
-    assert "products and words" in change(
-        "index.safetensors", **{"words.indptr": indptr[::-1].copy()}
-    )
-    table = load_file(folder / "encoder" / "model.safetensors")["embedding.weight"]
-    assert "too few rows" in change(
-        "encoder/model.safetensors", **{"embedding.weight": table[:-1].copy()}
-    )
+    path = folder / "encoder" / "model.safetensors"
+    table, before = load_file(path)["embedding.weight"], path.read_bytes()
+    save_file({"embedding.weight": table[:-1].copy()}, path)
+    assert "too few rows" in refusal(sealed(folder))
+    save_file({"embedding.weight": table[:, :-1].copy()}, path)
+    assert "vectors.npy: does not fit products and encoder" in refusal(sealed(folder))
+    path.write_bytes(before)
     (folder / "words.json").write_text('{"red": "0"}')
     assert "words.json" in refusal(sealed(folder))
     (folder / "words.json").write_text('{"red": 100000}')
-    assert "does not fit products and words" in refusal(sealed(folder))
+    assert misfit in refusal(sealed(folder))
 
 
-@pytest.mark.parametrize("line", ["1", "[]", '["p", "title"]', '["p", "title", null]', "{", "\\"])
-def test_a_line_of_products_is_named(folder, line):
+@pytest.mark.parametrize(
+    "line",
+    ["1", "[]", '["p", "title"]', '["p", "title", null, {}]', '["p", "t", "t", {"a": [1]}]', "{"],
+)
+def test_a_line_that_is_no_product_is_named_when_it_is_read(folder, line):
+    """Of a folder that another hand has written: its manifest and its numbers fit."""
     path = folder / "products.jsonl"
     lines = path.read_text().splitlines()
-    path.write_text("\n".join([lines[0], line, *lines[2:]]))
-    assert "products.jsonl: line 2 is no list of three texts" in refusal(sealed(folder))
+    lines[1] = line
+    path.write_text("".join(f"{line}\n" for line in lines))
+    np.save(path.with_suffix(".npy"), np.cumsum([0, *(len(line) + 1 for line in lines)]))
+    engine = search.load(sealed(folder))
+    assert engine.products[0].product_id == "p0"
+    with pytest.raises(ValueError, match=r"products\.jsonl: line 2 is no list of three texts"):
+        engine.search("red shoe", len(lines))
+    path.write_text(path.read_text().replace(lines[0], line.ljust(len(lines[0]))))
+    assert "products.jsonl: line 1 is no list of three texts" in refusal(sealed(folder))
 
 
 def test_nothing_in_the_folder_is_executed(folder, tmp_path):

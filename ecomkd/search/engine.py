@@ -1,15 +1,16 @@
 """The engine that serves: words, static vectors and a student that re-ranks, read from one folder.
 
 It loads neither torch nor transformers, and nothing in its folder can be executed: texts are JSON,
-tables are safetensors, models are ONNX. Every query is compared with every product and all texts
-are held in memory, so that time and memory of an answer grow with the catalogue. Chapter 8.
+tables are safetensors or .npy, models are ONNX. Products, vectors and words are read where they lie
+on the disk. A query's words are compared with every product, and its vector with those in the
+nearest cells (`catalogue.Cells`). Chapters 8 and 19.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +22,19 @@ from tokenizers import Tokenizer
 from ecomkd import outputs
 from ecomkd.artifacts import file_digest
 from ecomkd.score import Scorer
+from ecomkd.search.catalogue import Cells, Column, Damaged, Products, cells, table
 from ecomkd.search.retrieve import Weights, rerank, token_means, weighted, word_scores
 from ecomkd.words import Words
 
 KIND = "index"
 """The command that writes such a folder, as its manifest names it."""
-FORMAT = 3
-"""Version of the folder. Format 1 had no number and no manifest, 2 another name of a weight."""
+FORMAT = 4
+"""Version of the folder. Format 1 had no number and no manifest, 2 another name of a weight, and
+with 3 all was read into memory."""
 DEPTH = 20
 """Products that the student puts into a new order."""
+_BY_WORDS = 1_024
+"""Products outside the cells that are compared, of those that have most of a query's words."""
 _LENGTHS = (4, 8_192)
 """The shortest and the longest that `max_length` may be."""
 
@@ -43,6 +48,8 @@ class Hit:
     score: float
     text: str
     """What a model reads of the product."""
+    fields: Mapping[str, str | float | None]
+    """What else the index tells of it."""
 
 
 @dataclass(eq=False)
@@ -52,14 +59,12 @@ class SearchEngine:
     `load` makes one of a folder. All methods may be called from several threads at once.
     """
 
-    ids: Sequence[str]
-    titles: Sequence[str]
-    texts: Sequence[str]
-    """Of N products; a model reads the text."""
+    products: Products
+    """N of them, in the order of the catalogue."""
     words: Words
-    """The BM25 index of the texts."""
-    vectors: np.ndarray
-    """(N, H), as `embed` gives them."""
+    """The BM25 index of their texts."""
+    cells: Cells
+    """Their vectors (N, H), as `embed` gives them."""
     pieces: Tokenizer
     table: np.ndarray
     """The static student: its tokenizer, and a vector for each token (V, H)."""
@@ -69,6 +74,8 @@ class SearchEngine:
     """Of the words and of the student beside the cosine."""
     shadow: Callable[[Sequence[str], Sequence[str]], np.ndarray] | None = None
     """Like `student`, from the teacher."""
+    fields: tuple[str, ...] = ()
+    """What the index tells of each product beside title and text."""
     depth: int = DEPTH
     """How many products the student reads; with 0, the order is that of words and vectors."""
     version: str | None = None
@@ -77,6 +84,9 @@ class SearchEngine:
     def __post_init__(self):
         unknown = getattr(self.pieces.model, "unk_token", None)
         self._unknown = self.pieces.token_to_id(unknown or "")
+        self.ids, self.titles, self.texts = (
+            Column(self.products, name) for name in ("product_id", "title", "text")
+        )
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors (N, H) of texts under the static student; without tokens it is zero."""
@@ -88,7 +98,7 @@ class SearchEngine:
 
     def compare(self, queries: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Cosines and BM25 scores (Q, N) of queries with the whole catalogue."""
-        return self.embed(queries) @ self.vectors.T, word_scores(self.words, queries)
+        return self.cells.compare(self.embed(queries)), word_scores(self.words, queries)
 
     def score(self, queries: Sequence[str], texts: Sequence[str]) -> np.ndarray:
         """The student's expected gain (N,) of query–product pairs, each by itself."""
@@ -109,20 +119,41 @@ class SearchEngine:
         if k < 1:
             raise ValueError(f"k is {k}: give 1 or more.")
         known = any(token != self._unknown for token in self._tokens([query])[0])
-        cosines, words = self.compare([query])
+        words = word_scores(self.words, [query])[0]
         if not known and not words.any():
             return []
-        sums, rows = weighted(cosines, words, self.weights.words, max(k, self.depth))
+        sums, rows = self._first(query, words, max(k, self.depth))
         first = rows[:, : self.depth]
         gains = self.weights.reranker * self.read([query], first)
         # No gain is below 0, so that nothing read falls behind what was not.
         scores, first = rerank(first, sums[0, : self.depth] + gains)
         scores = np.concatenate([scores[0], sums[0, self.depth :]])[:k]
         rows = np.concatenate([first[0], rows[0, self.depth :]])[:k]
+        found = [self.products[row] for row in rows]
         return [
-            Hit(self.ids[row], self.titles[row], float(score), self.texts[row])
-            for row, score in zip(rows, scores, strict=True)
+            Hit(one.product_id, one.title, float(score), one.text, one.fields)
+            for one, score in zip(found, scores, strict=True)
         ]
+
+    def _first(self, query: str, words: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The k best products by words (N,) and vectors: sums and rows, (1, k) each.
+
+        Of a large catalogue, the products are looked at that lie in the nearest cells, and those of
+        the rest that have most of the query's words.
+        """
+        vector = self.embed([query])[0]
+        rows, cosines, read = self.cells.near(vector, k)
+        if len(rows) < len(words):
+            further = np.flatnonzero(words)
+            if len(further) > _BY_WORDS:
+                further = further[np.argpartition(-words[further], _BY_WORDS)[:_BY_WORDS]]
+            further = self.cells.outside(further, read)
+            rows = np.concatenate([rows, further])
+            cosines = np.concatenate([cosines, self.cells.cosines(vector, further)])
+            order = np.argsort(rows)  # equal sums keep the order of the catalogue
+            rows, cosines = rows[order], cosines[order]
+        sums, places = weighted(cosines[None], words[rows][None], self.weights.words, k)
+        return sums, rows[places]
 
 
 def load(folder: Path | str) -> SearchEngine:
@@ -146,11 +177,24 @@ def load(folder: Path | str) -> SearchEngine:
         )
     written = outputs.check(folder, KIND)
     engine = assemble(folder)
-    engine.version = (
-        f"{folder.resolve().name}, format {FORMAT}, written by ecomkd {written['version']}, "
-        f"{file_digest(manifest)[:12]}"
-    )
+    version = f"format {FORMAT}, written by ecomkd {written['version']}, {_digest(manifest)}"
+    engine.version = f"{folder.resolve().name}, {version}"
     return engine
+
+
+def newer(folder: Path | str, version: str | None) -> SearchEngine | None:
+    """The engine in a folder where it is not that of a version; None where it is, or none is there.
+
+    Raises ValueError as `load` does.
+    """
+    manifest = Path(folder) / outputs.MANIFEST
+    if not manifest.is_file() or _digest(manifest) == (version or "").rpartition(", ")[2]:
+        return None
+    return load(folder)
+
+
+def _digest(manifest: Path) -> str:
+    return file_digest(manifest)[:12]
 
 
 def assemble(folder: Path) -> SearchEngine:
@@ -159,28 +203,32 @@ def assemble(folder: Path) -> SearchEngine:
     What the command wrote is right. Checked is what another hand may have put there, manifest and
     all, and what would otherwise fail at a request, or answer wrongly.
     """
-    gains, max_length, weights, with_teacher = _settings(folder / "engine.json")
-    ids, titles, texts = _products(folder / "products.jsonl")
+    gains, max_length, weights, with_teacher, fields = _settings(folder / "engine.json")
+    with _reading(folder / "products.jsonl", "cannot be read") as path:
+        products = Products(path)
+        products[0], products[-1 + len(products)]  # the rest is read once it is found
     pieces = _tokenizer(folder / "encoder" / "tokenizer.json")
     pieces.no_padding()
     with _reading(folder / "encoder" / "model.safetensors", "is not a safetensors file") as path:
-        table = _finite(load_file(str(path)), "embedding.weight", 2)
-        _need(len(table) >= pieces.get_vocab_size(), "has too few rows")
+        tokens = _finite(load_file(str(path)).get("embedding.weight"), "embedding.weight", 2)
+        _need(len(tokens) >= pieces.get_vocab_size(), "has too few rows")
     with _reading(folder / "words.json", "is not JSON in UTF-8") as path:
         numbers = json.loads(path.read_text(encoding="utf-8"))
         whole = isinstance(numbers, dict) and all(type(n) is int for n in numbers.values())
         _need(whole, "does not number its words")
-    with _reading(folder / "index.safetensors", "is not a safetensors file") as path:
-        tables = load_file(str(path))
-        vectors = _finite(tables, "vectors", 2)
-        _need(vectors.shape == (len(ids), table.shape[1]), "does not fit products and encoder")
-        rest = (tables.get(f"words.{name}") for name in ("indices", "indptr"))
-        words = Words(numbers, _finite(tables, "words.data", 1), *rest, len(ids))
+    with _reading(folder / "words.data.npy", "cannot be read") as path:
+        data = _finite(table(path), "words.data", 1)
+        rest = (table(folder / f"words.{name}.npy") for name in ("indices", "indptr"))
+        words = Words(numbers, data, *rest, len(products))
         _need(_fit(words), "does not fit products and words")
+    with _reading(folder / "vectors.npy", "cannot be read"):
+        found = cells(folder)
+        shape = (len(products), tokens.shape[1])
+        _need(found.vectors.shape == shape, "does not fit products and encoder")
     student = _scorer(folder / "student" / "model.int8.onnx", gains, max_length)
     shadow = _scorer(folder / "teacher" / "model.onnx", gains, max_length) if with_teacher else None
     return SearchEngine(
-        ids, titles, texts, words, vectors, pieces, table, student, weights, shadow
+        products, words, found, pieces, tokens, student, weights, shadow, fields
     )  # fmt: skip
 
 
@@ -199,6 +247,8 @@ def _reading(path: Path, otherwise: str) -> Iterator[Path]:
     try:
         _need(path.is_file(), "is missing")
         yield path
+    except Damaged:
+        raise
     except Exception as error:  # the libraries' errors have no class in common
         fault = error if isinstance(error, _Fault) else otherwise
         raise ValueError(
@@ -206,8 +256,8 @@ def _reading(path: Path, otherwise: str) -> Iterator[Path]:
         ) from error
 
 
-def _settings(path: Path) -> tuple[list[float], int, Weights, bool]:
-    """Gains, longest pair, weights, and whether a teacher is there."""
+def _settings(path: Path) -> tuple[list[float], int, Weights, bool, tuple[str, ...]]:
+    """Gains, longest pair, weights, whether a teacher is there, and the names of the fields."""
 
     def amounts(values) -> bool:
         return all(type(x) in (int, float) and math.isfinite(x) and x >= 0 for x in values)
@@ -217,8 +267,8 @@ def _settings(path: Path) -> tuple[list[float], int, Weights, bool]:
         number = found.get("format", 1)
         fault = f"is of format {number!r:.20}, and this version reads format {FORMAT}"
         _need(number == FORMAT, fault)
-        names = ("gains", "max_length", "weights", "teacher")
-        gains, length, weights, teacher = (found.get(name) for name in names)
+        names = ("gains", "max_length", "weights", "teacher", "fields")
+        gains, length, weights, teacher, fields = (found.get(name) for name in names)
         low, high = _LENGTHS
         right = (
             isinstance(gains, list) and len(gains) > 1 and amounts(gains),
@@ -227,27 +277,11 @@ def _settings(path: Path) -> tuple[list[float], int, Weights, bool]:
             and set(weights) == {"words", "reranker"}
             and amounts(weights.values()),
             type(teacher) is bool,
+            isinstance(fields, list) and all(type(name) is str for name in fields),
         )
         for name, whole in zip(names, right, strict=True):
             _need(whole, f"{name} is {found.get(name)!r:.60}")
-    return gains, length, Weights(**weights), teacher
-
-
-def _products(path: Path) -> tuple[list[str], list[str], list[str]]:
-    """Ids, titles and texts of the products, one JSON list a line."""
-    columns: tuple[list[str], list[str], list[str]] = ([], [], [])
-    with _reading(path, "is not JSON in UTF-8"), path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                product = json.loads(line)
-            except ValueError:
-                product = None
-            whole = isinstance(product, list) and [type(part) for part in product] == 3 * [str]
-            _need(whole, f"line {number} is no list of three texts")
-            for column, part in zip(columns, product, strict=True):
-                column.append(part)
-        _need(len(columns[0]) > 0, "holds no product")
-    return columns
+    return gains, length, Weights(**weights), teacher, tuple(fields)
 
 
 def _tokenizer(path: Path) -> Tokenizer:
@@ -268,13 +302,12 @@ def _scorer(path: Path, gains: Sequence[float], max_length: int) -> Scorer:
     return scorer
 
 
-def _finite(tables: dict[str, np.ndarray], name: str, dimensions: int) -> np.ndarray:
-    """The table of a name: finite floats, with so many dimensions."""
-    table = tables.get(name)
-    right = table is not None and table.dtype.kind == "f" and table.ndim == dimensions
+def _finite(found: np.ndarray | None, name: str, dimensions: int) -> np.ndarray:
+    """The table of a name, once it was found to be of finite floats, with so many dimensions."""
+    right = found is not None and found.dtype.kind == "f" and found.ndim == dimensions
     _need(right, f"has no table {name!r} of the right kind")
-    _need(np.isfinite(table).all(), f"{name!r} holds numbers that are not finite")
-    return table
+    _need(np.isfinite(found).all(), f"{name!r} holds numbers that are not finite")
+    return found
 
 
 def _fit(words: Words) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import import_module
@@ -23,9 +24,20 @@ from ecomkd.data import sources
 from ecomkd.extras import needed
 from ecomkd.relevance import judge, mining, stages
 from ecomkd.search import engine
+from ecomkd.search.catalogue import (
+    Column,
+    Product,
+    Products,
+    save_table,
+    write_cells,
+    write_products,
+)
 from ecomkd.search.encoders import bi_encoder, static_encoder
 from ecomkd.search.retrieve import Weights, token_means
 from ecomkd.search.tune import weights_on
+
+_PART = 4_096
+"""Products that are read at a time."""
 
 
 def write(
@@ -36,11 +48,13 @@ def write(
     profile: Profile,
     validation: Dataset,
     teacher: Path | None = None,
+    fields: Sequence[str] = (),
 ) -> Path:
     """Write all that an engine needs into one folder, which `load` reads; return the folder.
 
     `exported` and `teacher` are what `export.exports` gives for a student and for its teacher; with
-    the teacher, a service can compare the two. Words and student get the weights with the best
+    the teacher, a service can compare the two. `fields` are columns of the catalogue that an answer
+    can tell. Words and student get the weights with the best
     nDCG@10 on the queries of the validation pairs over the whole catalogue, where what nobody
     judged counts as irrelevant.
 
@@ -54,9 +68,10 @@ def write(
         "gains": list(gains.values()),
         "weights": asdict(Weights()),
         "teacher": teacher is not None,
+        "fields": list(fields),
     }
     with _told_of_a_full_disk(folder), outputs.replaced(folder, engine.KIND) as working:
-        _write_catalogue(working, catalogue, static)
+        _write_catalogue(working, catalogue, static, fields)
         export.deploy(exported, working / "student", gains, profile.max_length)
         if teacher is not None:
             (working / "teacher").mkdir()
@@ -84,27 +99,48 @@ def _told_of_a_full_disk(folder: Path | str) -> Iterator[None]:
         ) from error
 
 
-def _write_catalogue(folder: Path, catalogue: Dataset, static: Path) -> None:
-    texts = sources.product_text(catalogue[:])
-    products = zip(catalogue["product_id"], catalogue["product_title"], texts, strict=True)
-    lines = map(json.dumps, products)
-    write_text(folder / "products.jsonl", "".join(f"{line}\n" for line in lines))
+def _write_catalogue(folder: Path, catalogue: Dataset, static: Path, fields: Sequence[str]) -> None:
+    def products() -> Iterator[Product]:
+        for rows in catalogue.iter(_PART):
+            for row, text in enumerate(sources.product_text(rows)):
+                told = {name: _plain(rows[name][row]) for name in fields}
+                yield Product(rows["product_id"][row], rows["product_title"][row], text, told)
+
+    path = folder / "products.jsonl"
+    write_products(path, products())
     bag = SentenceTransformer(str(static), device="cpu", local_files_only=True)[0]
     table = bag.embedding.weight.detach().numpy()
     (folder / "encoder").mkdir()
     bag.tokenizer.save(str(folder / "encoder" / "tokenizer.json"))
     # Not `save_file`: of a full disk it makes an error that is no OSError.
     (folder / "encoder" / "model.safetensors").write_bytes(save({"embedding.weight": table}))
-    pieces = bag.tokenizer.encode_batch(texts, add_special_tokens=False)
-    index = words.bm25(texts)
-    vectors = token_means([text.ids for text in pieces], table).astype(np.float32)
-    tables = {f"words.{name}": getattr(index, name) for name in ("data", "indices", "indptr")}
-    (folder / "index.safetensors").write_bytes(save({"vectors": vectors, **tables}))
+
+    def vectors() -> Iterator[np.ndarray]:
+        for rows in catalogue.iter(_PART):
+            texts = sources.product_text(rows)
+            pieces = bag.tokenizer.encode_batch(texts, add_special_tokens=False)
+            yield token_means([text.ids for text in pieces], table)
+
+    write_cells(folder, vectors(), (len(catalogue), table.shape[1]))
+    index = words.bm25(Column(Products(path), "text"))
+    for name in ("data", "indices", "indptr"):
+        save_table(folder / f"words.{name}.npy", getattr(index, name))
     write_text(folder / "words.json", json.dumps(index.numbers))
 
 
+def _plain(value) -> str | float | None:
+    """A field as JSON has it; what is neither text nor number is told as text."""
+    if value is None or isinstance(value, (str, int, float)):
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+    return str(value)
+
+
 def build(
-    source: str | Path, profile: Profile, folder: Path | str, with_teacher: bool = False
+    source: str | Path,
+    profile: Profile,
+    folder: Path | str,
+    with_teacher: bool = False,
+    fields: Sequence[str] = (),
 ) -> Path:
     """Train what an engine over a source needs, where it is not there yet, and `write` it.
 
@@ -117,6 +153,10 @@ def build(
     with needed("`ecomkd index`", "run"):
         import_module("onnx")
     catalogue = sources.catalogue(source, profile)
+    for name in fields:
+        if name not in catalogue.column_names:
+            there = ", ".join(catalogue.column_names)
+            raise ValueError(f"{source}: no column {name!r} in the catalogue: it has {there}.")
     data = mining.with_unlabelled(sources.load(source, profile), catalogue, profile)
     teacher = stages.teacher(data, profile)
     student = stages.student(data, profile, teacher_folder=teacher)
@@ -124,4 +164,4 @@ def build(
     static = static_encoder(data, catalogue, profile, wide)
     exported = export.exports(student, profile)
     shadow = export.exports(teacher, profile) if with_teacher else None
-    return write(folder, catalogue, static, exported, profile, data["validation"], shadow)
+    return write(folder, catalogue, static, exported, profile, data["validation"], shadow, fields)
