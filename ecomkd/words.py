@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,8 @@ _STOP = (
 """The English stop words of `bm25s`, which are Lucene's."""
 _STOPPED = frozenset(_STOP.split())
 _MOST_EDITS = 2
+_K1, _B = 1.5, 0.75
+"""How soon repeating a word adds no more, and how much long texts lose by it."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,67 @@ def bm25_of(index: Words, query: str) -> np.ndarray:
             entries = slice(index.indptr[number], index.indptr[number + 1])
             scores[index.indices[entries]] += index.data[entries]
     return scores
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What BM25 knows of W words from N texts: enough to say what each word of a new text adds.
+
+    It is kept as it stands: `numbers` as JSON, `idf` and `length` as arrays or numbers.
+    """
+
+    numbers: dict[str, int]
+    """The number of each word, 0 to W − 1, as `bm25` numbers the words of the same texts."""
+    idf: np.ndarray
+    """(W,), float64: log(1 + (N − n + 0.5) / (n + 0.5)) of a word that n of the texts have."""
+    length: float
+    """The mean number of words of a text, each counted as often as it stands there."""
+
+
+def statistics(texts: Iterable[str]) -> Statistics:
+    """The statistics of texts, which are read one by one: memory grows with the words alone."""
+    counts: Counter[str] = Counter()
+    total = length = 0
+    for text in texts:
+        found = words_of(text)
+        counts.update(set(found))
+        total, length = total + 1, length + len(found)
+    names = sorted(counts)
+    having = np.array([counts[name] for name in names], np.float64)
+    idf = np.log(1 + (total - having + 0.5) / (having + 0.5))
+    return Statistics({name: n for n, name in enumerate(names)}, idf, length / max(total, 1))
+
+
+def added(known: Statistics, text: str) -> tuple[np.ndarray, np.ndarray]:
+    """What each word of one text adds to BM25: numbers (n,), int32, rising, and adds, float32.
+
+    For a text that the statistics were made of, these are its entries of `bm25`. A text that came
+    later is judged by the same idf and mean length. Words that the statistics do not know add
+    nothing, though they count to its length.
+
+    Example:
+        >>> known = statistics(["steel lamp", "oak desk", "desk lamps"])
+        >>> added(known, "oak lamp")[0].tolist() == [known.numbers["lamp"], known.numbers["oak"]]
+        True
+    """
+    found = words_of(text)
+    counts = Counter(known.numbers[word] for word in found if word in known.numbers)
+    numbers = np.array(sorted(counts), np.int32)
+    often = np.array([counts[number] for number in numbers.tolist()], np.float64)
+    if not len(numbers):  # there may be no length either
+        return numbers, often.astype(np.float32)
+    damped = often + _K1 * (1 - _B + _B * len(found) / known.length)
+    return numbers, (known.idf[numbers] * often / damped).astype(np.float32)
+
+
+def asked(known: Statistics, query: str) -> tuple[np.ndarray, np.ndarray]:
+    """The known words of a query: numbers (n,), int32, rising, and how often each stands in it.
+
+    The BM25 of a text is the sum, over these, of how often · what the word adds to the text.
+    """
+    counts = Counter(known.numbers[w] for w in words_of(query) if w in known.numbers)
+    numbers = np.array(sorted(counts), np.int32)
+    return numbers, np.array([counts[number] for number in numbers.tolist()], np.float32)
 
 
 @dataclass(frozen=True)

@@ -136,3 +136,39 @@ def test_titles_without_a_word(title):
     pairs = shop(*[("lamp", title, "E"), ("lamp", title, "I"), ("desk", title, "E")])
     scores, _ = lexical.lexical_scores(pairs, pairs, pairs)
     assert np.isfinite(scores).all()
+
+
+TOLD = ["Steel lamp, a lamp for desks", "oak desk", "The", "desk lamps of steel", "lamp lamp lamp"]
+
+
+def test_a_text_by_itself_adds_what_the_index_of_all_has_for_it():
+    index, known = words.bm25(TOLD), words.statistics(iter(TOLD))
+    assert known.numbers == index.numbers
+    for row, text in enumerate(TOLD):
+        own = np.zeros(len(index.numbers))
+        numbers, adds = words.added(known, text)
+        assert (numbers.dtype, adds.dtype) == (np.int32, np.float32)
+        own[numbers] = adds
+        for word, number in index.numbers.items():
+            assert own[number] == pytest.approx(words.bm25_of(index, word)[row], abs=1e-6)
+
+
+def test_a_query_and_a_text_have_the_bm25_of_the_index():
+    index, known = words.bm25(TOLD), words.statistics(TOLD)
+    numbers, often = words.asked(known, "lamp unheard lamps steel")
+    assert sorted(often.tolist()) == [1.0, 2.0]
+    for row, text in enumerate(TOLD):
+        adds = dict(zip(*(part.tolist() for part in words.added(known, text)), strict=True))
+        found = sum(n * adds.get(w, 0) for w, n in zip(numbers.tolist(), often, strict=True))
+        expected = words.bm25_of(index, "lamp unheard lamps steel")[row]
+        assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_new_text_has_the_idf_of_the_old_ones_and_unknown_words_add_nothing():
+    known = words.statistics(TOLD)
+    numbers, adds = words.added(known, "brass desk")
+    assert numbers.tolist() == [known.numbers["desk"]]
+    # Two words, of which one is known: as long as "oak desk", which has it once, too.
+    old = dict(zip(*words.added(known, "oak desk"), strict=True))
+    assert adds.tolist() == [old[known.numbers["desk"]]]
+    assert len(words.added(words.statistics([]), "oak")[0]) == 0
