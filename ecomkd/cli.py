@@ -113,6 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     _number(run, "--folds", text, LEAST_FOLDS, bare=True)
     text = "put the teacher there too, for `serve --shadow`"
     index.add_argument("--with-teacher", action="store_true", help=text)
+    text = "a column of the products that answers can tell, and engines filter by; may be repeated"
+    index.add_argument("--field", action="append", default=[], metavar="NAME", help=text)
 
     quantize = command(
         _quantize,
@@ -346,7 +348,7 @@ def _index(options: argparse.Namespace) -> None:
 
     from ecomkd import search
 
-    folder = search.build(source, profile, options.out, with_teacher=options.with_teacher)
+    folder = search.build(source, profile, options.out, options.with_teacher, options.field)
     say(f"Search engine: {folder}")
 
 
@@ -382,21 +384,34 @@ def _serve(options: argparse.Namespace) -> None:
 
         from ecomkd.recommend import answers
 
-        app = service.create_app(answers.load(options.folder), settings, name=name)
+        changed = outputs.Changes(options.folder)
+        app = service.create_app(
+            answers.load(options.folder),
+            settings,
+            name=name,
+            newer=lambda: answers.load(options.folder) if changed() else None,
+        )
         service.run(app, options.host, options.port)
         return
 
     from ecomkd import search
 
-    engine = search.load(options.folder)
+    changed = outputs.Changes(options.folder)
+
+    def load():
+        engine = search.load(options.folder)
+        if options.depth is not None:
+            engine.depth = options.depth
+        return engine
+
+    engine = load()
     if options.shadow and engine.shadow is None:
         raise ValueError(
             f"{options.folder} holds no teacher to compare with: leave out --shadow, or write the "
             "folder with `ecomkd index --with-teacher`."
         )
-    if options.depth is not None:
-        engine.depth = options.depth
-    app = service.create_app(engine, settings, name=name, reference=reference)
+    newer = lambda: load() if changed() else None  # noqa: E731
+    app = service.create_app(engine, settings, name=name, reference=reference, newer=newer)
     service.run(app, options.host, options.port)
 
 

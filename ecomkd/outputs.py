@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock
 
 import ecomkd
-from ecomkd.artifacts import MANIFEST, changed, noted, write_text
+from ecomkd.artifacts import MANIFEST, changed, file_digest, noted, write_text
 
 
 def claim(folder: Path | str, kind: str) -> Path:
@@ -150,6 +150,28 @@ def check(folder: Path | str, kind: str) -> dict:
         name, fault = wrong
         raise ValueError(f"{folder}/{name}: {fault}; write the folder again with {_by(kind)}.")
     return found
+
+
+class Changes:
+    """Tells, each time it is called, whether a folder was written anew since it was last looked at.
+
+    A folder that is missing, as for a moment while another takes its place, has not changed.
+    """
+
+    def __init__(self, folder: Path | str):
+        self._manifest = Path(folder) / MANIFEST
+        self._seen = self._now()
+
+    def __call__(self) -> bool:
+        now, before = self._now(), self._seen
+        self._seen = now or before
+        return now not in (None, before)
+
+    def _now(self) -> str | None:
+        try:
+            return file_digest(self._manifest)
+        except OSError:
+            return None
 
 
 def expect(folder: Path, kind: str, names: Iterable[str]) -> None:

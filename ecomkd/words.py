@@ -61,13 +61,16 @@ def bm25(texts: Sequence[str]) -> Words:
 
     # It reports each index that it makes, once a program has set up logging.
     logging.getLogger("bm25s").setLevel(logging.WARNING)
-    found = [words_of(text) for text in texts]
-    numbers = {word: number for number, word in enumerate(sorted(set().union(*found)))}
+    met: dict[str, int] = {}
+    # A number a word, and not the word itself, of which each text would hold a copy.
+    found = [[met.setdefault(word, len(met)) for word in words_of(text)] for text in texts]
+    numbers = {word: number for number, word in enumerate(sorted(met))}
     if not numbers:
         none = np.zeros(0, np.float32), np.zeros(0, np.int32), np.zeros(1, np.int64)
         return Words({}, *none, len(found))
     index = bm25s.BM25()
-    ids = [[numbers[word] for word in text] for text in found]
+    own = [numbers[word] for word in met]
+    ids = [[own[number] for number in text] for text in found]
     index.index((ids, dict(numbers)), show_progress=False)
     made = index.scores
     return Words(numbers, made["data"], made["indices"], made["indptr"], len(found))

@@ -1,10 +1,23 @@
 """The service, asked over a real socket: answers and refusals."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from serving import TITLES, Stub, service, value
 
 import ecomkd
+
+
+class Told(Stub):
+    """An engine whose hits have fields."""
+
+    fields = ("price", "brand")
+
+    def search(self, query, k):
+        rows = enumerate(super().search(query, k))
+        return [SimpleNamespace(**hit._asdict(), fields={"price": 9.5 + row, "brand": None})
+                for row, hit in rows]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +37,34 @@ def test_search_gives_the_engines_hits(client):
     ]
     assert (status, content) == (200, {"query": "red shoe", "hits": wanted})
     assert len(client.ask("/search?q=red").content["hits"]) == len(TITLES)
+
+
+def test_a_later_page_goes_on_where_the_one_before_ended(client):
+    whole = client.ask("/search?q=red+shoe&k=4").content["hits"]
+    pages = [client.ask(f"/search?q=red+shoe&k=2&offset={at}").content["hits"] for at in (0, 2)]
+    assert pages == [whole[:2], whole[2:]]
+    assert client.ask("/search?q=red+shoe&offset=4").content["hits"] == []
+    for wrong in ("-1", "1001"):
+        status, content, _ = client.ask(f"/search?q=red&offset={wrong}")
+        assert (status, content["error"][-18:]) == (422, ": give 0 to 1,000.")
+
+
+def test_fields_are_told_where_somebody_asks():
+    with service(Told()) as one:
+        first = one.ask("/search?q=red&fields=price&fields=brand").content["hits"][0]
+        assert first["fields"] == {"price": 9.5, "brand": None}
+        assert one.ask("/search?q=red&fields=price").content["hits"][1]["fields"] == {"price": 10.5}
+        assert "fields" not in one.ask("/search?q=red").content["hits"][0]
+        status, content, _ = one.ask("/search?q=red&fields=colour")
+        assert (status, content) == (
+            422,
+            {"error": "There is no field 'colour': this index has price, brand."},
+        )
+
+
+def test_an_index_without_fields_says_so(client):
+    content = client.ask("/search?q=red&fields=price").content
+    assert content == {"error": "There is no field 'price': this index has none."}
 
 
 def test_rerank_gives_scores_and_order(client):
@@ -315,10 +356,12 @@ def test_the_description_states_limits_errors_and_kinds():
         described = one.ask("/openapi.json").content
     paths, schemas = described["paths"], described["components"]["schemas"]
     text = {"type": "string", "minLength": 1, "pattern": r"[^\s\u001c-\u001f\u0085]"}
-    q, k = (parameter["schema"] for parameter in paths["/search"]["get"]["parameters"])
+    asked = [parameter["schema"] for parameter in paths["/search"]["get"]["parameters"]]
+    q, k, offset, _ = asked
     assert {**text, "maxLength": 50}.items() <= q.items()
     assert {"minimum": 1, "maximum": 40, "default": 10}.items() <= k.items()
     assert "So many come, unless the catalogue has fewer" in k["description"]
+    assert {"minimum": 0, "maximum": 1_000, "default": 0}.items() <= offset.items()
     body = schemas["Rerank"]["properties"]
     assert {**text, "maxLength": 50}.items() <= body["query"].items()
     assert {"minItems": 1, "maxItems": 40}.items() <= body["products"].items()

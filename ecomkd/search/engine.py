@@ -177,24 +177,11 @@ def load(folder: Path | str) -> SearchEngine:
         )
     written = outputs.check(folder, KIND)
     engine = assemble(folder)
-    version = f"format {FORMAT}, written by ecomkd {written['version']}, {_digest(manifest)}"
-    engine.version = f"{folder.resolve().name}, {version}"
+    engine.version = (
+        f"{folder.resolve().name}, format {FORMAT}, written by ecomkd {written['version']}, "
+        f"{file_digest(manifest)[:12]}"
+    )
     return engine
-
-
-def newer(folder: Path | str, version: str | None) -> SearchEngine | None:
-    """The engine in a folder where it is not that of a version; None where it is, or none is there.
-
-    Raises ValueError as `load` does.
-    """
-    manifest = Path(folder) / outputs.MANIFEST
-    if not manifest.is_file() or _digest(manifest) == (version or "").rpartition(", ")[2]:
-        return None
-    return load(folder)
-
-
-def _digest(manifest: Path) -> str:
-    return file_digest(manifest)[:12]
 
 
 def assemble(folder: Path) -> SearchEngine:

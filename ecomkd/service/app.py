@@ -5,26 +5,23 @@ import contextlib
 import logging
 import math
 import random
-import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from decimal import Decimal
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import FastAPI, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import FastAPI, Query, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
-from starlette.exceptions import HTTPException as StarletteHTTPException
 
 import ecomkd
-from ecomkd.service.bodies import Failure, Found, Health, Order, Recommended
+from ecomkd.service.bodies import Found, Health, Order, Recommended
 from ecomkd.service.contract import Engine, Hit, Item, Recommender, Settings
-from ecomkd.service.limits import ALWAYS, RECOMMEND, SEARCH, Door, Room, failure
+from ecomkd.service.limits import RECOMMEND, SEARCH, Door, Room, failure, index_header
+from ecomkd.service.refusals import REFUSALS, explain_errors
 from ecomkd.service.watch import LEAST_REFERENCE, Drift, Shadow
 
 _LOG = logging.getLogger(__name__)
@@ -36,24 +33,13 @@ _K = (
     "query is known. The student reads the first ones and puts them into a new order; those beyond "
     "come after them, in the order of words and vectors."
 )
+_OFFSET = "How many of the best products to pass over: k for the second page, 2 k for the third."
+_FIELDS = "A field of the products to tell, by its name; may be repeated."
 _ITEMS = "How many items to give. So many come, unless the shop has fewer."
 _NEW = "Whether to leave out what the user has bought before; without it, as validation found best."
 
 
-_REFUSALS = {
-    status: {"model": Failure, "description": description}
-    for status, description in {
-        400: "The host is not one of this service, or the request is not JSON or not UTF-8.",
-        408: "The body did not arrive in time.",
-        413: "The body is too large.",
-        422: "A part of the request is missing, empty, too long or too large.",
-        429: "Too many requests of one client; Retry-After says when to ask again.",
-        500: "The engine failed.",
-        503: "Too many requests wait already; Retry-After says when to ask again.",
-        504: "No answer was found in time.",
-    }.items()
-}
-_UNKNOWN_HOST = {400: _REFUSALS[400]}
+_UNKNOWN_HOST = {400: REFUSALS[400]}
 
 
 class _Service:
@@ -65,9 +51,10 @@ class _Service:
         settings: Settings,
         name: str,
         reference: list[str] | None,
+        newer: Callable[[], Any] | None,
     ):
         self.engine, self.settings, self.name = engine, settings, name
-        self.index: str | None = getattr(engine, "version", None)
+        self.newer = newer
         self.reference = reference
         self.ready, self.begin = False, time.monotonic()
         self.room = Room(settings)
@@ -75,6 +62,7 @@ class _Service:
         self.shadow: Shadow | None = None
         self.drift: Drift | None = None
         self._learning: asyncio.Task | None = None
+        self._looking: asyncio.Task | None = None
         self.registry = CollectorRegistry()
         held = {"registry": self.registry}
         self.requests = Counter(
@@ -95,27 +83,71 @@ class _Service:
             ("feature",),
             **held,
         )
+        self.swaps = Counter(
+            "ecomkd_swaps", "Newer engines that have taken the place of older ones.", **held
+        )
         self.alarm = Gauge("ecomkd_drift_alarm", "1 while the last window had drifted.", **held)
+
+    @property
+    def index(self) -> str | None:
+        """The version of the engine that answers now."""
+        return _version(self.engine)
 
     async def start(self) -> None:
         """Try the engine once, then start what runs beside the requests."""
-        if hasattr(self.engine, "recommend"):
-            await self.recommend("warm up", 1, None)
-        else:
-            await self.score("warm up", ["warm up"])
+        await self._try(self.engine)
         if getattr(self.engine, "shadow", None) is not None:
             self.shadow = Shadow(self.engine, self.settings.shadow_share, self.registry)
+        if self.newer is not None:
+            self._looking = asyncio.create_task(self._look(self.newer))
         if self.reference is None:
             self.ready = True
         else:
             self._learning = asyncio.create_task(self._learn(self.reference))
+
+    async def _try(self, engine: Any) -> None:
+        if hasattr(engine, "recommend"):
+            await self.recommend(engine, "warm up", 1, None)
+        else:
+            await self.score(engine, "warm up", ["warm up"])
+
+    async def _look(self, newer: Callable[[], Any]) -> None:
+        """Put each newer engine into the place of the older one, whose requests it still answers.
+
+        One that cannot be read, or that fails, is told of in the log, and the older one stays.
+        """
+        while True:
+            await asyncio.sleep(self.settings.look)
+            try:
+                engine = await asyncio.to_thread(newer)
+                if engine is None:
+                    continue
+                await self._try(engine)
+                if not hasattr(engine, "recommend"):
+                    await self.search(engine, "warm up", 1)
+                if self.shadow is not None and getattr(engine, "shadow", None) is None:
+                    raise ValueError("it holds no teacher, and this service compares with one")
+            except Exception as error:  # nobody awaits this task, and the older engine is well
+                _LOG.error("The new engine is not taken, and the old one answers on: %s", error)
+                continue
+            self.engine = engine
+            self.swaps.inc()
+            if self.shadow is not None:
+                self.shadow.take(engine)
+            if self.reference is not None:  # scores of another index are other scores
+                if self._learning is not None:
+                    self._learning.cancel()
+                self.drift = None
+                self._learning = asyncio.create_task(self._learn(self.reference))
 
     async def _learn(self, queries: list[str]) -> None:
         """Ask the reference queries; meanwhile requests are answered."""
         queries = random.Random(0).sample(queries, len(queries))
         window, level = self.settings.drift_window, self.settings.drift_level
         try:
-            scores = [_best(await self.search(query, 10)) for query in queries[:window]]
+            scores = [
+                _best(await self.search(self.engine, query, 10)) for query in queries[:window]
+            ]
         except Exception:  # nobody awaits this task, so it would fail in silence
             _LOG.exception("The engine failed on a reference query: the service stays not ready.")
             return
@@ -126,8 +158,9 @@ class _Service:
     def stop(self) -> None:
         if self.shadow is not None:
             self.shadow.stop()
-        if self._learning is not None:
-            self._learning.cancel()
+        for task in (self._learning, self._looking):
+            if task is not None:
+                task.cancel()
         self.pool.shutdown(wait=False, cancel_futures=True)
 
     def note(self, path: str, status: int, seconds: float) -> None:
@@ -135,16 +168,18 @@ class _Service:
         self.requests.labels(path, status).inc()
         self.seconds.labels(path).observe(seconds)
 
-    async def search(self, query: str, k: int) -> list[Hit]:
+    async def search(self, engine: Engine, query: str, k: int) -> list[Hit]:
         loop = asyncio.get_running_loop()
-        return list(await loop.run_in_executor(self.pool, self.engine.search, query, k))
+        return list(await loop.run_in_executor(self.pool, engine.search, query, k))
 
-    async def recommend(self, user: str, k: int, new: bool | None) -> tuple[bool, list[Item]]:
+    async def recommend(
+        self, engine: Recommender, user: str, k: int, new: bool | None
+    ) -> tuple[bool, list[Item]]:
         loop = asyncio.get_running_loop()
-        known, hits = await loop.run_in_executor(self.pool, self.engine.recommend, user, k, new)
+        known, hits = await loop.run_in_executor(self.pool, engine.recommend, user, k, new)
         return bool(known), list(hits)
 
-    async def score(self, query: str, texts: Sequence[str]) -> np.ndarray:
+    async def score(self, engine: Engine, query: str, texts: Sequence[str]) -> np.ndarray:
         """Scores (N,), float64, of one query and the texts of N products.
 
         A request has at most as many pairs in the queue of the pool as there are workers. So a
@@ -156,7 +191,7 @@ class _Service:
 
         async def take() -> None:
             for place, text in left:
-                scores[place] = await loop.run_in_executor(self.pool, self._one, query, text)
+                scores[place] = await loop.run_in_executor(self.pool, _one, engine, query, text)
 
         try:
             await asyncio.gather(*(take() for _ in range(min(self.settings.workers, len(texts)))))
@@ -164,15 +199,6 @@ class _Service:
             for _ in left:  # of a request that has failed or was given up, no more is scored
                 pass
         return scores
-
-    def _one(self, query: str, text: str) -> float:
-        scores = np.asarray(self.engine.score([query], [text]), np.float64)
-        if scores.shape != (1,) or not np.isfinite(scores[0]):
-            raise RuntimeError(
-                f"The engine gave {scores.tolist()} as the scores of one pair: it has to give one "
-                "finite number for each pair."
-            )
-        return scores[0]
 
     def answered(self, query: str, texts: list[str], best: float | None = None) -> None:
         """Keep an answer in view, its products as served; with `best`, drift sees its query."""
@@ -204,6 +230,20 @@ class _Service:
         )
 
 
+def _one(engine: Engine, query: str, text: str) -> float:
+    scores = np.asarray(engine.score([query], [text]), np.float64)
+    if scores.shape != (1,) or not np.isfinite(scores[0]):
+        raise RuntimeError(
+            f"The engine gave {scores.tolist()} as the scores of one pair: it has to give one "
+            "finite number for each pair."
+        )
+    return scores[0]
+
+
+def _version(engine: Any) -> str | None:
+    return getattr(engine, "version", None)
+
+
 def _best(hits: Sequence[Hit]) -> float:
     return max((float(hit.score) for hit in hits), default=-math.inf)
 
@@ -214,6 +254,7 @@ def create_app(
     *,
     name: str = "engine",
     reference: Sequence[str] | None = None,
+    newer: Callable[[], Engine | Recommender | None] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> FastAPI:
     """Build the service around an engine, as an ASGI application.
@@ -225,6 +266,9 @@ def create_app(
         name: what /health calls the engine.
         reference: queries that live ones are compared with (see `Drift`); None for no comparison.
             At the start `settings.drift_window` of them, drawn at random, are searched for.
+        newer: gives an engine that is to take the place of the one before, or None where there is
+            none; called each `settings.look` seconds, in a thread of its own. A request is
+            answered by the engine that it began with.
         clock: seconds, for the limit on each client's rate.
 
     Raises:
@@ -244,7 +288,7 @@ def create_app(
                 f"{len(reference)} reference queries and a window of {settings.drift_window}: "
                 f"drift needs at least {LEAST_REFERENCE} of each."
             )
-    service = _Service(engine, settings, name, reference)
+    service = _Service(engine, settings, name, reference, newer)
 
     @contextlib.asynccontextmanager
     async def lifespan(_):
@@ -269,10 +313,10 @@ def create_app(
         settings=settings,
         room=service.room,
         note=service.note,
-        index=service.index,
+        index=lambda: service.index,
         clock=clock,
     )
-    _explain_errors(app, settings, examples)
+    explain_errors(app, settings, examples)
     (_recommend_paths if recommends else _search_paths)(app, service)
 
     @app.get("/health", responses={503: {"model": Health}, **_UNKNOWN_HOST})
@@ -301,111 +345,61 @@ def _search_paths(app: FastAPI, service: _Service) -> None:
         query: query_text
         products: Annotated[list[product_text], Field(min_length=1, max_length=most)]
 
-    @app.get("/search", response_model=Found, responses=_REFUSALS)
+    @app.get("/search", response_model=Found, responses=REFUSALS)
     async def search(
-        q: query_text, k: Annotated[int, Query(ge=1, le=most, description=_K)] = min(10, most)
+        q: query_text,
+        k: Annotated[int, Query(ge=1, le=most, description=_K)] = min(10, most),
+        offset: Annotated[int, Query(ge=0, le=settings.max_offset, description=_OFFSET)] = 0,
+        fields: Annotated[list[str], Query(description=_FIELDS)] = [],  # noqa: B006
     ) -> JSONResponse:
+        engine: Any = service.engine
+        known = getattr(engine, "fields", ())
+        for name in fields:
+            if name not in known:
+                told = f"has {', '.join(known)}" if known else "has none"
+                return failure(422, f"There is no field {name[:100]!r}: this index {told}.")
         with service.room.work():
-            hits = await service.search(q, k)
+            hits = (await service.search(engine, q, offset + k))[offset:]
         shown = [
             {"product_id": hit.product_id, "title": hit.title, "score": float(hit.score)}
+            | ({"fields": {name: hit.fields[name] for name in fields}} if fields else {})
             for hit in hits
         ]
-        service.answered(q, [getattr(hit, "text", hit.title) for hit in hits], _best(hits))
-        return JSONResponse({"query": q, "hits": shown})
+        # Drift sees the first page alone: the best score of a later one is another quantity.
+        best = None if offset else _best(hits)
+        service.answered(q, [getattr(hit, "text", hit.title) for hit in hits], best)
+        return JSONResponse({"query": q, "hits": shown}, headers=index_header(_version(engine)))
 
-    @app.post("/rerank", response_model=Order, responses=_REFUSALS)
+    @app.post("/rerank", response_model=Order, responses=REFUSALS)
     async def rerank(request: Rerank) -> JSONResponse:
-        query, products = request.query, request.products
+        query, products, engine = request.query, request.products, service.engine
         with service.room.work():
-            scores = await service.score(query, products)
+            scores = await service.score(engine, query, products)
         order = np.argsort(-scores, kind="stable")
         service.answered(query, [products[place] for place in order])
-        return JSONResponse({"scores": scores.tolist(), "order": order.tolist()})
+        found = {"scores": scores.tolist(), "order": order.tolist()}
+        return JSONResponse(found, headers=index_header(_version(engine)))
 
 
 def _recommend_paths(app: FastAPI, service: _Service) -> None:
     user_id, most = _text(service.settings.max_query), service.settings.max_products
 
-    @app.get("/recommend", response_model=Recommended, responses=_REFUSALS)
+    @app.get("/recommend", response_model=Recommended, responses=REFUSALS)
     async def recommend(
         user: user_id,
         k: Annotated[int, Query(ge=1, le=most, description=_ITEMS)] = min(10, most),
         new: Annotated[bool | None, Query(description=_NEW)] = None,
     ) -> JSONResponse:
+        engine = service.engine
         with service.room.work():
-            known, hits = await service.recommend(user, k, new)
+            known, hits = await service.recommend(engine, user, k, new)
         shown = [
             {"item_id": hit.item_id, "text": hit.text, "score": float(hit.score)} for hit in hits
         ]
-        return JSONResponse({"user": user, "known": known, "hits": shown})
+        found = {"user": user, "known": known, "hits": shown}
+        return JSONResponse(found, headers=index_header(_version(engine)))
 
 
 def _text(longest: int) -> Any:
     """The type of a text in a request: not blank, and of at most so many characters."""
     return Annotated[str, StringConstraints(min_length=1, max_length=longest, pattern=_NOT_BLANK)]
-
-
-def _explain_errors(app: FastAPI, settings: Settings, examples: dict[str, str]) -> None:
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        if sentence := _beyond(first, settings):
-            return failure(422, sentence)
-        place = ".".join(str(part) for part in first["loc"][1:]) or "the body"
-        example = f"ask like this: {examples[request.url.path]}"
-        if first["type"] == "json_invalid":
-            return failure(400, f"The body is not valid JSON at character {place}; {example}")
-        if first["type"] == "missing":
-            return failure(422, f"{place} is missing; {example}")
-        reason = first["msg"][0].lower() + first["msg"][1:]
-        return failure(422, f"{place}: {reason}; {example}")
-
-    @app.exception_handler(StarletteHTTPException)
-    async def refused(request: Request, error: StarletteHTTPException) -> JSONResponse:
-        sentence = error.detail
-        if error.status_code == 400:  # FastAPI's word for a body that it cannot decode
-            sentence = (
-                f"{_undecodable(error.__cause__)}; ask like this: {examples[request.url.path]}"
-            )
-        elif error.status_code == 404:
-            sentence = f"There is nothing at this path: ask {', '.join((*examples, *ALWAYS))}."
-        elif error.status_code == 405:
-            sentence = f"This path does not take {request.method}: see /openapi.json."
-        return failure(error.status_code, sentence, error.headers)
-
-    @app.exception_handler(Exception)
-    async def broken(_: Request, error: Exception) -> JSONResponse:
-        return failure(500, "The service failed on this request: its log says why.")
-
-
-def _beyond(error: dict, settings: Settings) -> str | None:
-    """The sentence for what is beyond a limit; None for another error of pydantic's."""
-    place, given, most = error["loc"][1:], error["input"], settings.max_products
-    name, mend = "The query", "give what a shopper would type"
-    if place == ("user",):
-        name, mend = "The user", "give an id"
-    if "products" in place:
-        name, mend = f"products[{place[-1]}]", "give its text"
-    match error["type"]:
-        case "string_too_short" | "string_pattern_mismatch":
-            return f"{name} is empty: {mend}."
-        case "string_too_long":
-            longest = error["ctx"]["max_length"]
-            return f"{name} has {len(given):,} characters: give at most {longest:,}."
-        case "string_unicode":
-            half = re.search("[\ud800-\udfff]", given).start()
-            return f"{name} has half a character at {half} (a lone surrogate): send it whole."
-        case "too_short" | "too_long":
-            return f"The request has {len(given):,} products: give 1 to {most:,}."
-        case "greater_than_equal" | "less_than_equal":
-            return f"k is {Decimal(given):,}: give 1 to {most:,}."
-    return None
-
-
-def _undecodable(cause: BaseException | None) -> str:
-    if isinstance(cause, RecursionError):
-        return "The body has lists or objects nested too deep"
-    if isinstance(cause, ValueError) and not isinstance(cause, UnicodeDecodeError):
-        return "The body has a number of too many digits"
-    return "The body is not JSON in UTF-8"

@@ -16,6 +16,8 @@ class Product(BaseModel):
     product_id: str
     title: str
     score: float
+    fields: dict[str, str | float | None] | None = None
+    """What was asked for with `fields`; missing where nothing was."""
 
 
 class Found(BaseModel):

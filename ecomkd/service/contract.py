@@ -14,6 +14,8 @@ import numpy as np
 _MOST_WORKERS = 256
 _RANGES = {
     "timeout": (0.001, math.inf),
+    "max_offset": (0, math.inf),
+    "look": (0.001, math.inf),
     "read_timeout": (0.001, math.inf),
     "rate": (0, math.inf),
     "workers": (1, _MOST_WORKERS),
@@ -38,9 +40,10 @@ class Hit(Protocol):
 class Engine(Protocol):
     """What a service is built around. Both methods are called from several threads at once.
 
-    An engine may have two further attributes, each of which may also be None. `shadow` is a
-    callable like `score` that gives the teacher's gains, 0 or more. `version` is a text that names
-    the index, and goes with every answer.
+    An engine may have further attributes. `shadow`, where it is not None, is a callable like
+    `score` that gives the teacher's gains, 0 or more. `version`, where it is not None, is a text
+    that names the index, and goes with every answer. `fields` names what each hit has in its
+    mapping `fields`.
     """
 
     def search(self, query: str, k: int) -> Sequence[Hit]:
@@ -88,6 +91,8 @@ class Settings:
     """Characters of a query, and of a user's id."""
     max_products: int = 100
     """Products of one request to /rerank, and the most that /search and /recommend give."""
+    max_offset: int = 1_000
+    """Products of a search that may be passed over, on the way to a later page."""
     max_text: int = 4_000
     """Characters of each product's text in a request to /rerank."""
     max_body: int = 262_144
@@ -113,6 +118,8 @@ class Settings:
     told apart: no limit on one client holds, only those on all of them."""
     workers: int = min(os.cpu_count() or 1, _MOST_WORKERS)
     """Threads that call the engine."""
+    look: float = 1.0
+    """Seconds between two looks for a newer engine, where one may come."""
     shadow_share: float = 0.05
     """Share of the answers that the teacher judges too, where the engine has one."""
     drift_window: int = 500

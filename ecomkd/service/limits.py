@@ -23,6 +23,8 @@ RECOMMEND = {"/recommend": "GET /recommend?user=1234&k=10"}
 """The paths that make an engine of either kind work, and so have limits, with examples."""
 ALWAYS = ("/health", "/metrics")
 """The paths of every service."""
+INDEX = "x-ecomkd-index"
+"""The header that names the index of an answer."""
 _HOSTS = ("localhost", "127.0.0.1", "[::1]")
 _CLIENTS = 10_000
 
@@ -161,7 +163,8 @@ class Door:
         app: what is behind it.
         working: the paths that make the engine work.
         note: is told path, status and seconds of each request.
-        index: the version of the engine's index, which goes with every answer.
+        index: gives the version of the engine's index, which goes with every answer that does not
+            name the one it comes from.
     """
 
     def __init__(
@@ -171,16 +174,14 @@ class Door:
         settings: Settings,
         room: Room,
         note: Callable[[str, int, float], None],
-        index: str | None,
+        index: Callable[[], str | None],
         clock: Callable[[], float],
     ):
         self.app, self.working, self.settings = app, working, settings
         self.room, self.note = room, note
         self.limit = RateLimit(settings.rate, clock)
         self.hosts = {*_HOSTS, *map(host_name, settings.allowed_hosts)}
-        self.headers = []
-        if index is not None:  # a header is ASCII, and a folder's name need not be
-            self.headers.append((b"x-ecomkd-index", quote(index, " /:;,=@()+").encode()))
+        self.index = index
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] != "http":
@@ -195,7 +196,10 @@ class Door:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": [*message["headers"], *self.headers]}
+                if INDEX.encode() not in dict(message["headers"]):
+                    more = index_header(self.index())
+                    named = [(name.encode(), value.encode()) for name, value in more.items()]
+                    message = {**message, "headers": [*message["headers"], *named]}
             await send(message)
 
         enter = self._admit if path in self.working else self.app
@@ -305,6 +309,14 @@ def _too_large(settings: Settings) -> JSONResponse:
     return failure(
         413, f"The body has more than {settings.max_body:,} bytes: send fewer or shorter products."
     )
+
+
+def index_header(version: str | None) -> dict[str, str]:
+    """The header that names the index of an answer; none without a version."""
+    if version is None:
+        return {}
+    # A header is ASCII, and a folder's name need not be.
+    return {INDEX: quote(version, " /:;,=@()+")}
 
 
 def failure(status: int, sentence: str, headers: dict | None = None) -> JSONResponse:

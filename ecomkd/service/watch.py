@@ -140,6 +140,10 @@ class Shadow:
         else:
             self._open += 1
 
+    def take(self, engine: Engine) -> None:
+        """Let another engine's teacher judge from now on."""
+        self._engine = engine
+
     def stop(self) -> None:
         """End the comparison; what waits is not compared."""
         self._task.cancel()
