@@ -17,12 +17,8 @@ import json
 import os
 import subprocess
 import sys
-import time
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 import catalogues
 import shared
@@ -31,13 +27,11 @@ from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
 from ecomkd.data import sources
 from ecomkd.relevance import stages
-from ecomkd.search.retrieve import weighted
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
-QUERIES, WARM, COMPARED = 400, 20, 200
-"""Queries that are timed, those asked before, and those whose answers are compared with exact."""
-READ = 20
-"""Products that the student reads where it reads."""
+QUERIES = 400
+"""Queries that are asked."""
+ASKER = Path(__file__).with_name("ask_engine.py")
 FIELDS = ("product_type", "price", "stock")
 START, WAIT, RECALL = 5.0, 25.0, 0.95
 """What is wanted of a million products: seconds, milliseconds of p95, recall."""
@@ -72,13 +66,6 @@ def written(folder: Path, products: int) -> dict:
     return {"write_s": seconds, "disk_mb": size / 1e6}
 
 
-def memory() -> dict:
-    """Megabytes of this process: its own, and those of files that it has mapped."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    kilobytes = {name: int(status[name].split()[0]) for name in ("RssAnon", "RssFile")}
-    return {"own_mb": kilobytes["RssAnon"] / 1e3, "mapped_mb": kilobytes["RssFile"] / 1e3}
-
-
 def forget(folder: Path) -> None:
     """Drop a folder's files from the system's memory, so that the next start reads the disk."""
     for file in folder.rglob("*"):
@@ -88,57 +75,25 @@ def forget(folder: Path) -> None:
                 os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def waits(engine, queries: Sequence[str]) -> dict:
-    """Milliseconds of an answer of ten products, one after the other."""
-    for query in queries[:WARM]:
-        engine.search(query, 10)
-    times = [1e3 * shared.timed(engine.search, query, 10)[1] for query in queries]
-    return {f"p{share}_ms": float(np.percentile(times, share)) for share in (50, 95)}
-
-
-def exact(engine, query: str) -> np.ndarray:
-    """The first ten, where every product is compared."""
-    cosines, words = engine.compare([query])
-    return weighted(cosines, words, engine.weights.words, 10)[1][0]
-
-
-def recall(engine, queries: Sequence[str]) -> float:
-    """The share of the exact first ten that are the engine's first ten, without the student."""
-    ids, found = engine.ids, []
-    for query in queries:
-        there = {ids[row] for row in exact(engine, query)}
-        found.append(len(there & {hit.product_id for hit in engine.search(query, 10)}) / len(there))
-    return float(np.mean(found))
-
-
-def asked(folder: Path) -> dict:
-    """What a process finds that loads the folder and asks; it loads nothing that trains."""
-    before, (engine, seconds) = memory(), shared.timed(search.load, folder)
-    queries, engine.depth = catalogues.queries(QUERIES), 0
-    started = memory()
-    found = {"start_s": seconds, "before": before, "started": started}
-    found["words and vectors"] = waits(engine, queries)
-    found["asked"] = memory()
-    found["recall"] = recall(engine, queries[:COMPARED])
-    times = [1e3 * shared.timed(exact, engine, query)[1] for query in queries[:COMPARED]]
-    found["compared with all"] = {
-        f"p{share}_ms": float(np.percentile(times, share)) for share in (50, 95)
-    }
-    engine.depth = READ
-    found["student reads 20"] = waits(engine, queries)
-    return found
-
-
 def measure(folder: Path, products: int) -> dict:
-    place = folder / f"engine{products}"
-    found = {"products": products, "hardware": bench.hardware(), **written(place, products)}
-    command = [sys.executable, __file__, "--ask", str(place)]
+    """Of so many products; a folder that was written before is asked once more."""
+    place, told = folder / f"engine{products}", folder / f"engine{products}.json"
+    if not told.is_file():
+        write_text(told, json.dumps(written(place, products)))
+    queries = folder / "queries.json"
+    write_text(queries, json.dumps(catalogues.queries(QUERIES)))
+    found = {"products": products, "hardware": bench.hardware(), **json.loads(told.read_text())}
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
     for start in ("cold", "warm"):
         if start == "cold":
             forget(place)
-            time.sleep(1)
-        alone = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, env=alone, check=True)
+        done = subprocess.run(
+            [sys.executable, str(ASKER), str(place), str(queries)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=alone,
+            check=True,
+        )
         seen = json.loads(done.stdout.splitlines()[-1])
         found[f"{start}_start_s"] = seen.pop("start_s")
     return {**found, **seen}
@@ -184,7 +139,6 @@ def merge(folder: Path, out: Path) -> None:
         data={
             "sizes": [{k: v for k, v in one.items() if k != "hardware"} for one in parts],
             "queries": QUERIES,
-            "compared": COMPARED,
         },
         goals=goals,
     )
@@ -196,11 +150,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="of the engines and of the single files")
     parser.add_argument("--merge", action="store_true", help="write the recorded result")
     parser.add_argument("--out", type=Path, default=shared.RECORDED / "engine_scale.json")
-    parser.add_argument("--ask", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.ask is not None:
-        print(json.dumps(asked(options.ask)))
-        return
     folder = options.folder or Profile.named().artifacts / "engine_scale"
     for products in options.products:
         found = measure(folder, products)

@@ -2,14 +2,26 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import pytest
 from serving import Stub, service
 
 
-def test_answers_are_as_described(tmp_path):
+class Told(Stub):
+    """An engine whose hits have fields, of the same names as parts of a hit."""
+
+    def search(self, query, k):
+        found = super().search(query, k)
+        return [SimpleNamespace(**hit._asdict(), fields=hit._asdict()) for hit in found]
+
+
+@pytest.mark.parametrize("fields", [(), ("product_id", "title")])
+def test_answers_are_as_described(tmp_path, fields):
     """No server error; status, kind, form and headers as stated; what breaks a limit is refused."""
-    engine = Stub()
+    engine = Told()
     engine.version = "fuzzed"
+    engine.fields = fields
     with service(engine, max_query=40, max_products=5, max_text=60) as one:
         command = [sys.executable, "-m", "schemathesis.cli", "--no-color", "run"]
         command += [f"http://127.0.0.1:{one.port}/openapi.json", "--max-examples", "100"]

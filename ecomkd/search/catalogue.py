@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-READ = 32_768
+READ = 16_384
 """Vectors that a query is compared with; of a larger catalogue, those in the nearest cells."""
 _PART = 65_536
 """Rows that are looked at at a time, where all are."""
@@ -248,7 +248,8 @@ def _parts(found: np.ndarray) -> Iterator[np.ndarray]:
 def table(path: Path) -> np.ndarray:
     """The table in a .npy file, mapped; nothing in it can be executed. Raises Damaged."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        # As a plain array: each slice of a `memmap` would take care of its file once more.
+        return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
     except FileNotFoundError as error:
         raise Damaged(path, "is missing") from error
     except (ValueError, EOFError, OSError) as error:

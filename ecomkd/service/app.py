@@ -95,7 +95,7 @@ class _Service:
 
     async def start(self) -> None:
         """Try the engine once, then start what runs beside the requests."""
-        await self._try(self.engine)
+        await asyncio.to_thread(_try, self.engine)
         if getattr(self.engine, "shadow", None) is not None:
             self.shadow = Shadow(self.engine, self.settings.shadow_share, self.registry)
         if self.newer is not None:
@@ -104,12 +104,6 @@ class _Service:
             self.ready = True
         else:
             self._learning = asyncio.create_task(self._learn(self.reference))
-
-    async def _try(self, engine: Any) -> None:
-        if hasattr(engine, "recommend"):
-            await self.recommend(engine, "warm up", 1, None)
-        else:
-            await self.score(engine, "warm up", ["warm up"])
 
     async def _look(self, newer: Callable[[], Any]) -> None:
         """Put each newer engine into the place of the older one, whose requests it still answers.
@@ -122,9 +116,7 @@ class _Service:
                 engine = await asyncio.to_thread(newer)
                 if engine is None:
                     continue
-                await self._try(engine)
-                if not hasattr(engine, "recommend"):
-                    await self.search(engine, "warm up", 1)
+                await asyncio.to_thread(_try, engine)
                 if self.shadow is not None and getattr(engine, "shadow", None) is None:
                     raise ValueError("it holds no teacher, and this service compares with one")
             except Exception as error:  # nobody awaits this task, and the older engine is well
@@ -228,6 +220,14 @@ class _Service:
             drift=state,
             drifting=self.drift.drifting if self.drift else [],
         )
+
+
+def _try(engine: Any) -> None:
+    """Ask an engine once; raises what it raises."""
+    if hasattr(engine, "recommend"):
+        engine.recommend("warm up", 1)
+    else:
+        _one(engine, "warm up", "warm up")
 
 
 def _one(engine: Engine, query: str, text: str) -> float:
@@ -335,7 +335,7 @@ def _search_paths(app: FastAPI, service: _Service) -> None:
     settings = service.settings
     # Types that depend on the settings: FastAPI could not look these up if annotations were text.
     query_text, product_text = _text(settings.max_query), _text(settings.max_text)
-    most = settings.max_products
+    most, field_names = settings.max_products, _field_names(getattr(service.engine, "fields", ()))
 
     class Rerank(BaseModel):
         """The body of a request to /rerank."""
@@ -350,7 +350,7 @@ def _search_paths(app: FastAPI, service: _Service) -> None:
         q: query_text,
         k: Annotated[int, Query(ge=1, le=most, description=_K)] = min(10, most),
         offset: Annotated[int, Query(ge=0, le=settings.max_offset, description=_OFFSET)] = 0,
-        fields: Annotated[list[str], Query(description=_FIELDS)] = [],  # noqa: B006
+        fields: field_names = [],  # noqa: B006
     ) -> JSONResponse:
         engine: Any = service.engine
         known = getattr(engine, "fields", ())
@@ -398,6 +398,13 @@ def _recommend_paths(app: FastAPI, service: _Service) -> None:
         ]
         found = {"user": user, "known": known, "hits": shown}
         return JSONResponse(found, headers=index_header(_version(engine)))
+
+
+def _field_names(known: Sequence[str]) -> Any:
+    """The type of names of fields: as it is described, for another index may have other fields."""
+    items: dict[str, Any] = {"type": "string"}
+    described = {"items": items | {"enum": list(known)}} if known else {"maxItems": 0}
+    return Annotated[list[str], Query(description=_FIELDS, json_schema_extra=described)]
 
 
 def _text(longest: int) -> Any:

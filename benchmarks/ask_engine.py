@@ -1,0 +1,83 @@
+"""Load the folder of an engine and ask it, in a process that loads nothing else; prints JSON.
+
+    python benchmarks/ask_engine.py FOLDER QUERIES.json
+
+`measure_engine_scale.py` runs this. It imports what `ecomkd serve` would, and no more, so that the
+memory is that of a process that serves.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ecomkd import search
+from ecomkd.search.retrieve import weighted
+
+WARM, COMPARED = 20, 200
+"""Queries that are asked before the clock runs, and those whose answers are held against exact."""
+READ = 20
+"""Products that the student reads where it reads."""
+
+
+def memory() -> dict:
+    """Megabytes of this process: its own, and those of files that it has mapped."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    kilobytes = {name: int(status[name].split()[0]) for name in ("RssAnon", "RssFile")}
+    return {"own_mb": kilobytes["RssAnon"] / 1e3, "mapped_mb": kilobytes["RssFile"] / 1e3}
+
+
+def waits(engine, queries: Sequence[str]) -> dict:
+    """Milliseconds of an answer of ten products, one after the other."""
+    for query in queries[:WARM]:
+        engine.search(query, 10)
+    times = [1e3 * _seconds(engine.search, query, 10) for query in queries]
+    return {f"p{share}_ms": float(np.percentile(times, share)) for share in (50, 95)}
+
+
+def exact(engine, query: str) -> np.ndarray:
+    """The first ten, where every product is compared."""
+    cosines, words = engine.compare([query])
+    return weighted(cosines, words, engine.weights.words, 10)[1][0]
+
+
+def recall(engine, queries: Sequence[str]) -> float:
+    """The share of the exact first ten that are the engine's first ten, without the student."""
+    ids, found = engine.ids, []
+    for query in queries:
+        there = {ids[row] for row in exact(engine, query)}
+        found.append(len(there & {hit.product_id for hit in engine.search(query, 10)}) / len(there))
+    return float(np.mean(found))
+
+
+def asked(folder: Path, queries: Sequence[str]) -> dict:
+    """What the process finds that loads the folder and asks."""
+    before, begin = memory(), time.perf_counter()
+    engine = search.load(folder)
+    found = {"start_s": time.perf_counter() - begin, "before": before, "started": memory()}
+    engine.depth = 0
+    found["words and vectors"] = waits(engine, queries)
+    found["asked"] = memory()
+    found["recall"] = recall(engine, queries[:COMPARED])
+    times = [1e3 * _seconds(exact, engine, query) for query in queries[:COMPARED]]
+    found["compared with all"] = {
+        f"p{share}_ms": float(np.percentile(times, share)) for share in (50, 95)
+    }
+    engine.depth = READ
+    found["student reads 20"] = waits(engine, queries)
+    return found
+
+
+def _seconds(call: Callable, *given) -> float:
+    begin = time.perf_counter()
+    call(*given)
+    return time.perf_counter() - begin
+
+
+if __name__ == "__main__":
+    print(json.dumps(asked(Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text("utf-8")))))
