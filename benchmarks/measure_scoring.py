@@ -10,9 +10,8 @@ run` does it, in int8. Neither is trained: weights do not change the speed.
 Each way to score (`WAYS`) runs in a process of its own, on one thread, and so does each of Ray's
 workers; the teacher runs on two threads of one process, too, for that is what a machine of two
 cores does without Ray. In a round all ways score the same pairs, each round another one begins, and
-ratios are taken within a round. A round is what `--seeds` names; it takes about three
-minutes. Rounds that are there are kept, so that a stopped run goes on: remove the folder to measure
-anew. It runs on Linux alone.
+ratios are taken within a round. A round is what `--seeds` names. Rounds that are there are kept, so
+that a stopped run goes on: remove the folder to measure anew. It runs on Linux alone.
 
 Two rates are told. *Whole* is all pairs over the time of the call, in which Ray starts and models
 are loaded. *Running* leaves out the first part of each worker: of the parts' files, by the time at
