@@ -37,9 +37,9 @@ from typing import NamedTuple
 
 ROWS = 128
 """Pairs of a part, but for memory: enough parts for two workers at the largest sizes."""
-SIZES = {"teacher": (1_024,), "student": (64, 512, 4_096)}
+SIZES = {"teacher": (1_024,), "student": (64, 4_096)}
 """How many pairs each model scores, from few to many."""
-KEPT, TIMES = 20_000, 10
+KEPT, TIMES = 10_000, 10
 """Pairs for memory, and how many times as many there are in the other run."""
 SAME = ("profile", "hardware", "sizes", "rows", "precision")
 
