@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = ("losses", "metrics", "intervals", "bench")
+MODULES = ("losses", "metrics", "intervals", "bench", "scale.cost")
 FURTHER = (
     "data.sources.load",
     "export.quantize",

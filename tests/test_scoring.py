@@ -172,6 +172,37 @@ def test_a_deployed_student_is_scored_with_too(pairs, model, tmp_path):
     np.testing.assert_allclose(scored["score"], odds @ list(GAINS.values()), atol=1e-6)
 
 
+def test_a_student_learns_from_scores_what_it_learns_from_the_teachers_own_outputs(
+    pairs, model, tmp_path
+):
+    """The losses of every step: a constant for each pair, which `scored` leaves out, is unseen."""
+    score(pairs, model, tmp_path / "out")
+    tokenizer, profile = models.load_tokenizer(str(model)), tiny_models.profile(tmp_path / "made")
+    rows = distill.encode(tiny_models.pairs(PAIRS, seed=5), tokenizer, LENGTH)
+    own = distill.teacher_outputs(rows, models.load(model), tokenizer, profile)
+    taught = scale.scored(tmp_path / "out").rename_column("log_probabilities", "teacher_logits")
+    shift = np.array(own["teacher_logits"]) - np.array(taught["teacher_logits"])
+    assert np.abs(shift).max() > 0.1  # other numbers, of which the loss must make the same
+    curves = []
+    for name, columns in {"own": own, "scores": distill.with_teacher(rows, taught)}.items():
+        log = distill.fit(
+            tiny_models.bert(dropout=0.0, seed=2),
+            columns,
+            columns.select(range(8)),
+            tokenizer,
+            profile,
+            tmp_path / name,
+            steps=6,
+            learning_rate=1e-3,
+            quality=lambda logits: {"quality": float(-np.abs(logits).mean())},
+            alpha=2.0,
+            temperature=2.0,
+        )
+        curves.append([entry["loss"] for entry in log if "loss" in entry])
+    assert len(curves[0]) == 6
+    np.testing.assert_allclose(*curves, rtol=1e-5)
+
+
 def test_the_command_says_what_it_did(pairs, model, tmp_path, capsys):
     call = ["score", str(pairs), "--model", str(model), "--out", str(tmp_path / "out")]
     call += ["--max-length", str(LENGTH), "--profile", "smoke"]

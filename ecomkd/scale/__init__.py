@@ -1,8 +1,10 @@
-"""Past one machine: what a model says of any number of pairs.
+"""Past one machine: what a model says of any number of pairs, and what that costs.
 
-`scoring` is `ecomkd score`. Names are loaded when they are first asked for. Chapter 5.
+`scoring` is `ecomkd score`, `cost` the sums. Names are loaded when they are first asked for.
+Chapters 5 and 19.
 """
 
 from ecomkd import lazy
 
-__getattr__, __dir__ = lazy.names(__name__, {".scoring": "ENGINES Scored score scored"})
+_HOMES = {".cost": "", ".scoring": "ENGINES Scored score scored"}
+__getattr__, __dir__ = lazy.names(__name__, _HOMES)
