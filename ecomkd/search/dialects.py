@@ -141,7 +141,7 @@ def _query(shape: Shape, nearest: dict, script: dict) -> dict:
     candidates = {"bool": {"should": [match, {"knn": nearest}], "minimum_should_match": 1}}
     return {
         "size": HITS,
-        "_source": ["id", "title"],
+        "_source": ["id", "title", "text"],
         "query": {"script_score": {"query": candidates, "script": script}},
     }
 
@@ -154,7 +154,7 @@ def vespa(shape: Shape) -> dict[str, str]:
         "schemas/product.sd": _schema(shape),
         "query.json": _json(
             {
-                "yql": f"select id, title from product where ({{targetHits: {NEAREST}}}"
+                "yql": f"select id, title, text from product where ({{targetHits: {NEAREST}}}"
                 "nearestNeighbor(vector, vector)) or ({defaultIndex: 'text', "
                 "grammar.composite: 'or', grammar.tokenization: 'linguistics', "
                 "grammar.syntax: 'none', allowEmpty: true}userInput(@text))",

@@ -17,8 +17,10 @@ def elasticsearch(weight: float) -> str:
           are not quantised (`index_options`). With `int8_hnsw` there, the nearest would be rougher,
           and the sum still be that of the whole vectors.
         """,
-        "A `knn` section beside `query` with `boost` 2 would undo its (1 + cosine) / 2 too, but "
-        "only for what it found: products found by words alone would lack 1 + cosine.",
+        """
+        A `knn` section beside `query` with `boost` 2 would undo its (1 + cosine) / 2 too, but only
+        for what it found: products found by words alone would lack 1 + cosine.
+        """,
     )
 
 
@@ -32,8 +34,10 @@ def opensearch(weight: float) -> str:
         - **The nearest.** OpenSearch takes the 200 nearest by vector of each shard from an HNSW
           graph. Vectors are not quantised.
         """,
-        "The `hybrid` query with a normalisation pipeline was not taken: it stretches the scores "
-        "of each answer to 0…1, and so adds up other numbers than the package does.",
+        """
+        The `hybrid` query with a normalisation pipeline was not taken: it stretches the scores of
+        each answer to 0…1, and so adds up other numbers than the package does.
+        """,
     )
 
 
@@ -68,7 +72,7 @@ def _lucene(name: str, versions: str, weight: float, nearest: str, other: str) -
     curl -X POST "$URL/products/_search" -H 'Content-Type: application/json' --data-binary @ask.json
     ```
     """
-    rest = f"""\
+    why = """\
     To filter by a further field, put the same `filter` into the `bool` and into the `knn` clause.
 
     ## Why this query
@@ -77,17 +81,16 @@ def _lucene(name: str, versions: str, weight: float, nearest: str, other: str) -
     and the script gives each the whole sum. The clause `knn` only finds, with `boost` 0: its own
     score, (1 + cosine) / 2, would reach only what it found. A product that is neither has no BM25
     and a cosine below that of the nearest, so that it could not be among the first `size`: with an
-    exact search for the nearest, these are those of the package. {other}
-
-    ## What differs from the package's own engine
-
+    exact search for the nearest, these are those of the package.
+    """
+    differs = """\
     - **Lengths.** Lucene stores the number of words of a text in one byte. It is exact below 40
       words and rounded down by at most an eighth above, which changes BM25 a little.
     - **Rare words.** How rare a word is, is counted in each shard, deleted products included.
       `index.json` has one shard; with more, add `?search_type=dfs_query_then_fetch` to the search.
       Products without any word are not counted.
     """
-    return _readme(head, ask, rest, nearest)
+    return _readme(head, ask, [why, other], [differs, nearest])
 
 
 def vespa(weight: float) -> str:
@@ -117,7 +120,7 @@ def vespa(weight: float) -> str:
     curl -X POST localhost:8080/search/ -H 'Content-Type: application/json' --data-binary @ask.json
     ```
     """
-    rest = """\
+    why = """\
     To filter by a further field, add it to `yql`: `where (…) and brand contains 'acme'`.
 
     ## Why this query
@@ -128,18 +131,17 @@ def vespa(weight: float) -> str:
     product that is neither has no BM25 and a cosine below that of the nearest, so that it could not
     be among the first `hits`: with an exact search for the nearest, these are those of the package.
     Vespa's BM25 has a factor k1 + 1 that the package's has not, and the rank profile divides by it.
-
-    ## What differs from the package's own engine
-
+    """
+    differs = """\
     - **Rare words.** How rare a word is, and the mean length of a text, are counted on each content
       node and index, so they vary a little with more than one node and while products are fed.
     - **The nearest.** They are looked for in an HNSW graph, 200 on each node. Vectors are not
       quantised.
     """
-    return _readme(head, ask, rest, "")
+    return _readme(head, ask, [why], [differs])
 
 
-def _readme(head: str, ask: str, rest: str, nearest: str) -> str:
+def _readme(head: str, ask: str, why: list[str], differs: list[str]) -> str:
     vector = """
     The vector of a query is the mean of its tokens' vectors in the static student, so it comes from
     the package. Save this as `ask.py`, in Python where `pip install "ecomkd[serve]"` was done:
@@ -156,7 +158,7 @@ def _readme(head: str, ask: str, rest: str, nearest: str) -> str:
     ```
     """
     rerank = """
-    A student re-ranks the answers: give the query with their texts to POST /rerank of `ecomkd serve
+    A student re-ranks the answers: give the query and their texts to POST /rerank of `ecomkd serve
     search/`.
     """
     common = """\
@@ -173,6 +175,7 @@ def _readme(head: str, ask: str, rest: str, nearest: str) -> str:
     schemas, and the sums were computed from them by a test: see "The same search in OpenSearch,
     Elasticsearch and Vespa" in the book.
     """
-    differs = "".join(dedent(part).strip("\n") + "\n" for part in (rest, nearest, common) if part)
-    parts = (*(dedent(part).strip("\n") + "\n" for part in (head, vector, ask, rerank)), differs)
-    return "\n".join(parts)
+    parts = [head, vector, ask, rerank, *why, "## What differs from the package's own engine"]
+    paragraphs = [dedent(part).strip("\n") + "\n" for part in parts]
+    points = "".join(dedent(part).strip("\n") + "\n" for part in (*differs, common))
+    return "\n".join([*paragraphs, points])
