@@ -70,7 +70,7 @@ def elasticsearch(shape: Shape) -> dict[str, str]:
 
 
 def opensearch(shape: Shape) -> dict[str, str]:
-    """The files for OpenSearch 2 or 3, by name."""
+    """The files for OpenSearch 2.12 or newer, by name: before, the boost of `knn` had no effect."""
     method = {"name": "hnsw", "engine": "lucene", "space_type": "cosinesimil"}
     method |= {"parameters": {"m": 16, "ef_construction": 100}}
     vector = {"type": "knn_vector", "dimension": shape.width, "method": method}

@@ -28,7 +28,7 @@ def opensearch(weight: float) -> str:
     """For OpenSearch; `weight` is that of BM25."""
     return _lucene(
         "OpenSearch",
-        "2 or 3, with the k-NN plugin that comes with it",
+        "2.12 or newer, and 3, with the k-NN plugin that comes with it",
         weight,
         """
         - **The nearest.** OpenSearch takes the 200 nearest by vector of each shard from an HNSW
