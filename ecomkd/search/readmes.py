@@ -1,4 +1,4 @@
-"""The README of an exported search: how to load, how to ask, what differs, what was not run."""
+"""The README of an exported search: loading, asking, what differs, what was not run. Chapter 8."""
 
 from __future__ import annotations
 
