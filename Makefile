@@ -6,6 +6,7 @@ ONLY ?=
 # Several tests at a time, each on one thread: that is quicker than one test on two.
 SIDE_BY_SIDE = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile
 AXE = _build/axe/node_modules/axe-core/axe.min.js
+ENGINES = _build/engines/node_modules/typescript/bin/tsc
 
 .DEFAULT_GOAL := help
 .PHONY: help book execute models test lint unit smoke notebooks cells teaching colab test-colab \
@@ -69,9 +70,16 @@ $(AXE):
 	  npm install --silent --no-audit --no-fund --prefix _build/axe axe-core@4.14.1; \
 	else echo "npm is missing, so axe-core does not look at the pages."; fi
 
+# The types that search engines publish of their requests, and what compares exported files with them.
+$(ENGINES):
+	@if command -v npm > /dev/null; then \
+	  npm install --silent --no-audit --no-fund --prefix _build/engines typescript@7.0.2 \
+	    @elastic/elasticsearch@9.4.3 @opensearch-project/opensearch@3.9.0; \
+	else echo "npm is missing, so exported searches are not held against published types."; fi
+
 # Three at a time on two cores: tests of the browser and of the service wait for others, and so do
 # notebooks.
-unit: $(VENV)/.test $(AXE)
+unit: $(VENV)/.test $(AXE) $(ENGINES)
 	PYTHONPATH=tools $(BIN)/python -m book stored
 	$(SIDE_BY_SIDE) -n 3 tests
 
