@@ -31,7 +31,7 @@ from ecomkd.relevance import stages
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 QUERIES = 400
 """Queries that are asked."""
-ASKER = Path(__file__).with_name("ask_engine.py")
+ASKER = Path(__file__).with_name("ask_folder.py")
 FIELDS = ("product_type", "price", "stock")
 START, WAIT, RECALL = 5.0, 25.0, 0.95
 """What is wanted of a million products: seconds, milliseconds of p95, recall."""

@@ -1,6 +1,6 @@
 """Load the folder of an engine and ask it, in a process that loads nothing else; prints JSON.
 
-    python benchmarks/ask_engine.py FOLDER QUERIES.json
+    python benchmarks/ask_folder.py FOLDER QUERIES.json
 
 `measure_engine_scale.py` runs this. It imports what `ecomkd serve` would, and no more, so that the
 memory is that of a process that serves.
