@@ -41,8 +41,9 @@ FLAT = 50_000
 _CURRENT = "current"
 _BUILD = b"ecomkd.build"
 """Where the build stands in the metadata of the table."""
-_WIDER = 4
-"""So many times the products that are asked for are found by words, before the exact order."""
+_WIDER, _LEAST = 4, 400
+"""So many times the products that are asked for are found by words, and so many at least, before
+the exact order decides: the index knows that a word is there, and not how often."""
 _GRAPH = {"m": 16, "ef_construction": 150}
 _UNFOLDED = 2_000
 """Products that were put since the indexes were built, and are compared one by one, at most."""
@@ -113,7 +114,8 @@ class LanceStore:
 
     def _shared(self, view: _View, terms: Terms, number: int, kept: Expr | None) -> np.ndarray:
         query = MatchQuery(_joined(terms[0]), "terms")
-        search = view.table.search(query, query_type="fts").limit(_WIDER * number)
+        search = view.table.search(query, query_type="fts")
+        search = search.limit(max(_WIDER * number, _LEAST))
         found = _found(search, kept, "_score", "place", "numbers", "adds").combine_chunks()
         order = np.lexsort((found["place"].to_numpy(), -_sums(terms, found)))[:number]
         return found["_rowid"].to_numpy()[order]
