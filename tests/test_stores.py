@@ -17,7 +17,7 @@ from ecomkd import words
 from ecomkd.search import lance, postgres, stores
 from ecomkd.search.hosted import StoreEngine
 from ecomkd.search.retrieve import Weights
-from ecomkd.search.stores import Condition, Products, condition
+from ecomkd.search.stores import Batch, Condition, condition
 
 N, WIDTH, BUILD = 300, 12, "b1"
 WORDS = ["oak", "pine", "steel", "lamp", "desk", "chair", "shelf", "shoe", "lace", "boot", "red"]
@@ -43,7 +43,7 @@ def embed(given: list[str]) -> np.ndarray:
     return (rows / np.where(lengths > 0, lengths, 1)[:, None]).astype(np.float32)
 
 
-def products(ids: list[str], own: list[str], mark: str = "") -> Products:
+def products(ids: list[str], own: list[str], mark: str = "") -> Batch:
     rng = np.random.default_rng(len(ids))
     prices = np.where(rng.random(len(ids)) < 0.9, rng.integers(1, 100, len(ids)), np.nan)
     brands = [None if n % 11 == 0 else f"{n % 4}'s" for n in range(len(ids))]
@@ -54,7 +54,7 @@ def products(ids: list[str], own: list[str], mark: str = "") -> Products:
 ALL = products([f"p{n}" for n in range(N)], TEXTS)
 
 
-def part(whole: Products, rows: slice) -> Products:
+def part(whole: Batch, rows: slice) -> Batch:
     fields = {name: own[rows] for name, own in whole.fields.items()}
     columns = ("ids", "titles", "texts", "vectors", "words")
     return replace(whole, **{name: getattr(whole, name)[rows] for name in columns}, fields=fields)
@@ -94,7 +94,7 @@ def store(uri):
     found.close()
 
 
-def exact(query: str, where=(), own: Products = ALL) -> dict[str, tuple[float, float]]:
+def exact(query: str, where=(), own: Batch = ALL) -> dict[str, tuple[float, float]]:
     """Cosine and BM25 of every product that keeps the conditions, by NumPy."""
     compare = {
         "=": np.equal, "!=": np.not_equal, "<": np.less, "<=": np.less_equal, ">": np.greater,
@@ -456,6 +456,7 @@ def test_an_engine_over_a_store_answers_as_one_in_memory_does(engine):
     assert [hit.product_id for hit in hits] == first + order[5:10]
     scores = [rank[one] + gains.get(one, 0) for one in first + order[5:10]]
     assert [hit.score for hit in hits] == pytest.approx(scores, abs=1e-5)
+    assert hits[0].fields["brand"] == ALL.fields["brand"][ALL.ids.index(hits[0].product_id)]
     assert len(engine.search(query, N + 7)) == N
     assert engine.version == engine.store.version()
 
@@ -476,7 +477,8 @@ def test_a_query_of_which_nothing_is_known_has_no_hits(engine):
 
 
 @pytest.mark.parametrize(
-    "uri, package, extra", [("folder", "lancedb", "lance"), ("postgres://h/d", "psycopg", "postgres")]
+    "uri, package, extra",
+    [("folder", "lancedb", "lance"), ("postgres://h/d", "psycopg", "postgres")],
 )
 def test_a_missing_package_is_told_with_what_brings_it(uri, package, extra, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)

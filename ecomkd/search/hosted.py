@@ -2,7 +2,7 @@
 
 It answers as `SearchEngine` does, but for products that the store does not find. Its own memory
 holds the table of tokens, the words and the models, and does not grow with the catalogue.
-Chapter 8.
+Chapter 19.
 """
 
 from __future__ import annotations
@@ -89,7 +89,10 @@ class StoreEngine:
             read, first = rerank(first, sums[0, : self.depth] + gains)
             scores = np.concatenate([read[0], sums[0, self.depth :]])
         order = np.concatenate([first[0], rows[0, self.depth :]])[:k]
-        return [
-            Hit(found.ids[row], found.titles[row], float(score), found.texts[row])
-            for row, score in zip(order, scores, strict=False)
-        ]
+        hits = []
+        for row, score in zip(order, scores, strict=False):
+            fields = {name: own[row] for name, own in found.fields.items()}
+            hits.append(
+                Hit(found.ids[row], found.titles[row], float(score), found.texts[row], fields)
+            )
+        return hits

@@ -4,7 +4,7 @@ While the catalogue is small, a query is compared with every vector; then a grap
 vectors finds the nearest (IVF_HNSW_SQ). Words are found by a full-text index over their numbers,
 and the exact BM25 of more than are asked for decides which come first. Answers come from the
 version of the table that the tag `current` names, so that nobody sees a catalogue whose indexes are
-not built. Chapter 8.
+not built. Chapter 19.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from filelock import FileLock
 
 from ecomkd.extras import needed
 from ecomkd.search import stores
-from ecomkd.search.stores import Candidates, Condition, Products, Terms
+from ecomkd.search.stores import Batch, Candidates, Condition, Terms
 
 # It would tell on standard error of each table that it makes.
 os.environ.setdefault("LANCEDB_LOG", "error")
@@ -120,7 +120,7 @@ class LanceStore:
         order = np.lexsort((found["place"].to_numpy(), -_sums(terms, found)))[:number]
         return found["_rowid"].to_numpy()[order]
 
-    def write(self, batches: Iterable[Products]) -> None:
+    def write(self, batches: Iterable[Batch]) -> None:
         rest = iter(batches)
         first = stores.checked(next(rest, _NOTHING))
         kinds, width = first.kinds(), first.vectors.shape[1]
@@ -185,7 +185,7 @@ class LanceStore:
         for name in ("id", *(f"field_{name}" for name in kinds)):
             table.create_index(name, config=BTree())
 
-    def put(self, products: Products) -> None:
+    def put(self, products: Batch) -> None:
         with self._told(), self._alone():
             view = self._view(now=True)
             stores.checked(products, view.kinds, view.width)
@@ -321,7 +321,7 @@ class LanceStore:
             raise OSError(f"{self.place}: LanceDB refuses: {said[:300]}") from error
 
 
-_NOTHING = Products([], [], [], np.zeros((0, 1), np.float32), [])
+_NOTHING = Batch([], [], [], np.zeros((0, 1), np.float32), [])
 
 
 def _fragments(table: Any) -> int:
@@ -367,7 +367,7 @@ def _schema(kinds: dict[str, type], width: int, build: str) -> pa.Schema:
     return pa.schema([*columns, *own], metadata={_BUILD: build.encode()})
 
 
-def _batch(products: Products, schema: pa.Schema, places: np.ndarray) -> pa.RecordBatch:
+def _batch(products: Batch, schema: pa.Schema, places: np.ndarray) -> pa.RecordBatch:
     vectors = pa.array(np.ascontiguousarray(products.vectors, np.float32).ravel())
     columns = {
         "place": places,

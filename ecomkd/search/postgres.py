@@ -3,7 +3,7 @@
 Vectors are found by an HNSW graph (Malkov & Yashunin 2020), or one by one while the catalogue is
 small; words by an inverted index (GIN) over the numbers of the words, and the exact BM25 of all
 products that share one decides which come first. Each answer is one statement, and thus of one
-state of the catalogue. Chapter 8.
+state of the catalogue. Chapter 19.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 
 from ecomkd.extras import needed
 from ecomkd.search import stores
-from ecomkd.search.stores import Candidates, Condition, Products, Terms
+from ecomkd.search.stores import Batch, Candidates, Condition, Terms
 
 with needed("ecomkd.search.postgres", "postgres"):
     import psycopg
@@ -165,7 +165,7 @@ class PostgresStore:
         )
         return statement, {f"value{number}": one.value for number, one in enumerate(where)}
 
-    def write(self, batches: Iterable[Products]) -> None:
+    def write(self, batches: Iterable[Batch]) -> None:
         line = self._connect()
         try:
             with self._told(), line.server.transaction():
@@ -174,7 +174,7 @@ class PostgresStore:
             line.server.close()
         self._of = None
 
-    def _write(self, line: _Line, batches: Iterable[Products]) -> None:
+    def _write(self, line: _Line, batches: Iterable[Batch]) -> None:
         run, name = line.server.execute, self._table
         run("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
         run(
@@ -226,7 +226,7 @@ class PostgresStore:
             [name, self._build, fields, width],
         )
 
-    def put(self, products: Products) -> None:
+    def put(self, products: Batch) -> None:
         def work(line: _Line, known: _Known) -> None:
             kinds = known.kinds()
             stores.checked(products, kinds, known.width)
@@ -385,7 +385,7 @@ def _lost(error: psycopg.OperationalError) -> bool:
     return (error.sqlstate or "08").startswith(("08", "28", "57P"))
 
 
-_NOTHING = Products([], [], [], np.zeros((0, 1), np.float32), [])
+_NOTHING = Batch([], [], [], np.zeros((0, 1), np.float32), [])
 
 
 def _field(name: str) -> str:
@@ -401,7 +401,7 @@ def _columns(kinds: stores.Kinds) -> Composed:
     return SQL(", ").join(map(Identifier, names))
 
 
-def _all(first: Products, rest: Iterator[Products]) -> Iterator[Products]:
+def _all(first: Batch, rest: Iterator[Batch]) -> Iterator[Batch]:
     yield first
     yield from rest
 
@@ -410,7 +410,7 @@ def _sparse(numbers: np.ndarray, values: np.ndarray) -> SparseVector:
     return SparseVector(dict(zip(numbers.tolist(), values.tolist(), strict=True)), _WORDS)
 
 
-def _rows(products: Products, kinds: stores.Kinds | None = None) -> Iterator[tuple]:
+def _rows(products: Batch, kinds: stores.Kinds | None = None) -> Iterator[tuple]:
     """One tuple a product, in the order of `_columns`."""
     fields = [stores.plain(products.fields[name]) for name in kinds or products.kinds()]
     numbers = [own[0].tolist() for own in products.words]

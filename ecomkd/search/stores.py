@@ -3,7 +3,7 @@
 A store finds candidates: the nearest products by vector and the best by words, among those that
 keep the conditions. What each candidate scores is exact whatever the engine, because vectors and
 what each word adds lie in the store itself; only which products are found may be approximate.
-Nothing here loads an engine before `opened` is asked for one. Chapter 8.
+Nothing here loads an engine before `opened` is asked for one. Chapter 19.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def fitted(where: Iterable[Condition], kinds: Kinds) -> list[Condition]:
 
 
 @dataclass(frozen=True, eq=False)
-class Products:
+class Batch:
     """N products as a store takes them. Ids are texts, and no two are equal."""
 
     ids: Sequence[str]
@@ -124,13 +124,13 @@ def encoded(
     titles: Sequence[str],
     texts: Sequence[str],
     fields: Mapping[str, Sequence] | None = None,
-) -> Products:
+) -> Batch:
     """Products as a store takes them, their texts encoded by `embed` and by the statistics."""
     adds = [words.added(known, text) for text in texts]
-    return Products(ids, titles, texts, embed(texts), adds, fields or {})
+    return Batch(ids, titles, texts, embed(texts), adds, fields or {})
 
 
-def checked(products: Products, kinds: Kinds | None = None, width: int | None = None) -> Products:
+def checked(products: Batch, kinds: Kinds | None = None, width: int | None = None) -> Batch:
     """The same products, once they are found whole, and of the `kinds` and `width` of the rest.
 
     Raises ValueError with one sentence: for columns of unequal length, an id twice, a vector that
@@ -209,14 +209,14 @@ class Store(Protocol):
         """
         ...
 
-    def write(self, batches: Iterable[Products]) -> None:
+    def write(self, batches: Iterable[Batch]) -> None:
         """Replace the whole catalogue. Until all is written, everybody is answered from the old.
 
         The fields are those of the first batch. Where it fails, the old catalogue stays.
         """
         ...
 
-    def put(self, products: Products) -> None:
+    def put(self, products: Batch) -> None:
         """Add products, or replace those that have the same ids; answers show it at once."""
         ...
 
