@@ -31,6 +31,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from scipy import sparse
 
 import ask_engine
 import catalogues
@@ -124,7 +125,7 @@ def write(products: int, work: Path, uri: str) -> dict:
         return token_means([one.ids for one in found], table).astype(np.float32)
 
     conditions = chosen(catalogue)
-    best = {name: Best(embed(queries), queries, known, where) for name, where in conditions.items()}
+    best = Best(embed(queries), queries, known, conditions)
     encoding = [0.0]
 
     def batches() -> Iterator[stores.Batch]:
@@ -134,8 +135,7 @@ def write(products: int, work: Path, uri: str) -> dict:
             batch = stores.encoded(
                 embed, known, part["product_id"], part["product_title"], product_text(part), fields
             )
-            for one in best.values():
-                one.see(batch)
+            best.see(batch)
             encoding[0] += time.perf_counter() - began
             yield batch
 
@@ -154,8 +154,12 @@ def write(products: int, work: Path, uri: str) -> dict:
         "queries": queries,
         "changes": list(rows),
         "conditions": {
-            name: {"where": conditions[name], "kept": one.kept / products, "tenth": one.tenth()}
-            for name, one in best.items()
+            name: {
+                "where": where,
+                "kept": best.kept[name] / products,
+                "tenth": best.tenth(name),
+            }
+            for name, where in conditions.items()
         },
     }
     write_text(work / "asked.json", json.dumps(told))
@@ -189,38 +193,45 @@ def chosen(catalogue) -> dict[str, list[str]]:
 
 
 class Best:
-    """The ten best sums of each query over all products that keep the conditions."""
+    """The ten best sums of each query over all products, under each of several conditions."""
 
-    def __init__(self, vectors: np.ndarray, queries: list[str], known: words.Statistics, where):
-        self._vectors, self._where, self.kept = vectors, list(map(stores.condition, where)), 0
-        self._terms = [words.asked(known, query) for query in queries]
-        self._sums = np.full((len(queries), ask_engine.TOP), -np.inf)
+    def __init__(self, vectors: np.ndarray, queries: list[str], known: words.Statistics, wheres):
+        self._vectors = vectors
+        self._wheres = {name: list(map(stores.condition, where)) for name, where in wheres.items()}
+        self.kept = dict.fromkeys(wheres, 0)
+        asked = [words.asked(known, query) for query in queries]
+        columns, often, ends = flat(asked)
+        shape = len(queries), len(known.numbers)
+        self._asked = sparse.csr_array((often, columns, ends), shape=shape).T.tocsr()
+        self._sums = {name: np.full((len(queries), ask_engine.TOP), -np.inf) for name in wheres}
 
     def see(self, batch: stores.Batch) -> None:
-        keep = np.ones(len(batch.ids), bool)
-        for one in stores.fitted(self._where, batch.kinds()):
-            own = np.asarray(batch.fields[one.field])
-            keep &= own < one.value if one.operator == "<" else own == one.value
-        rows = np.flatnonzero(keep)
-        self.kept += len(rows)
-        if not len(rows):
-            return
-        own = [batch.words[row] for row in rows]
-        ends = np.cumsum([0, *(len(numbers) for numbers, _ in own)])
-        numbers, adds = (np.concatenate([one[n] for one in own]) for n in (0, 1))
-        cosines = self._vectors @ batch.vectors[rows].T
-        for query, terms in enumerate(self._terms):
-            bm25 = stores.word_sums(terms, numbers, adds, ends)
-            sums = np.concatenate([self._sums[query], cosines[query] + ask_engine.WEIGHT * bm25])
-            self._sums[query] = np.sort(sums)[::-1][: ask_engine.TOP]
+        numbers, adds, ends = flat(batch.words)
+        shape = len(batch.ids), self._asked.shape[0]
+        bm25 = (sparse.csr_array((adds, numbers, ends), shape=shape) @ self._asked).toarray()
+        sums = self._vectors @ batch.vectors.T + ask_engine.WEIGHT * bm25.T
+        for name, where in self._wheres.items():
+            keep = np.ones(len(batch.ids), bool)
+            for one in stores.fitted(where, batch.kinds()):
+                own = np.asarray(batch.fields[one.field])
+                keep &= own < one.value if one.operator == "<" else own == one.value
+            self.kept[name] += int(keep.sum())
+            both = np.concatenate([self._sums[name], sums[:, keep]], axis=1)
+            self._sums[name] = np.sort(np.partition(both, -ask_engine.TOP)[:, -ask_engine.TOP :])
 
-    def tenth(self) -> list[tuple[int, float]]:
+    def tenth(self, name: str) -> list[tuple[int, float]]:
         """Of each query how many sums there are, ten at most, and the last of them."""
-        counts = np.isfinite(self._sums).sum(axis=1)
+        counts = np.isfinite(self._sums[name]).sum(axis=1)
         return [
-            (int(count), float(own[count - 1]) if count else 0.0)
-            for own, count in zip(self._sums, counts, strict=True)
+            (int(count), float(own[-count]) if count else 0.0)
+            for own, count in zip(self._sums[name], counts, strict=True)
         ]
+
+
+def flat(entries: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Columns and values of sparse rows, one after the other, and where each begins."""
+    columns, values = (np.concatenate([one[n] for one in entries]) for n in (0, 1))
+    return columns, values, np.cumsum([0, *(len(own) for own, _ in entries)])
 
 
 # The record ---------------------------------------------------------------------------------------

@@ -196,6 +196,40 @@ def test_a_graph_finds_most_of_the_nearest_and_goes_on_where_a_condition_takes_m
     store.close()
 
 
+def test_words_that_many_products_have_count_beside_another_word_alone(postgres_uri, monkeypatch):
+    known = postgres._Known(BUILD, {}, WIDTH, {"1": 60, "2": 70, "3": 90})
+    monkeypatch.setattr(postgres, "READ", 100)
+    assert known.sought(np.array([0, 1, 2, 3])) == ([0, 1], [2], [0, 1, 3])
+    assert known.sought(np.array([0, 1])) == ([0, 1], [], [0, 1])
+    monkeypatch.setattr(postgres, "READ", 50)
+    assert known.sought(np.array([2, 3])) == ([], [2], [3])
+    assert known.sought(np.array([3])) == ([3], [], [3])  # a word alone finds all that have it
+
+
+def test_what_the_frequent_words_find_is_what_was_sought(postgres_uri, monkeypatch):
+    monkeypatch.setattr(postgres, "READ", 150)
+    store = opened(postgres_uri)
+    store.write([ALL])
+    query = "oak lamp steel desk"
+    numbers, _ = words.asked(KNOWN, query)
+    assert store.count() == N
+    rare, common, others = store._of.sought(numbers)
+    assert rare and common  # else nothing is left out
+    has = [set(own[0].tolist()) for own in ALL.words]
+    sums = np.array([pair[1] for pair in exact(query).values()])
+    sought = [
+        bool(own & set(rare)) or (common[0] in own and bool(own & set(others))) for own in has
+    ]
+    assert 0 < sum(sought) < (sums > 0).sum()
+    found = store.candidates(np.zeros(WIDTH), words.asked(KNOWN, query), 40)
+    nearest = {f"p{n}" for n in range(40)}  # all are equally near
+    rest = [one for one in found.ids if one not in nearest]
+    assert rest and all(sought[ALL.ids.index(one)] for one in rest)
+    best = np.sort(sums[sought])[::-1][:40]
+    np.testing.assert_allclose(np.sort(found.words)[::-1][:20], best[:20], atol=1e-5)
+    store.close()
+
+
 def test_what_is_put_and_removed_shows_at_once_to_everybody(store, uri):
     other = opened(uri)
     before = other.version()

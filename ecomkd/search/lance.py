@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ class LanceStore:
         def rows() -> Iterator[pa.RecordBatch]:
             try:
                 place = 0
-                for batch in (one for part in ([first], rest) for one in part):
+                for batch in chain([first], rest):
                     stores.checked(batch, kinds, width)
                     twice = seen.intersection(batch.ids)
                     if twice:

@@ -9,12 +9,12 @@ state of the catalogue. Chapter 19.
 from __future__ import annotations
 
 import errno
-import json
 import secrets
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -28,12 +28,18 @@ with needed("ecomkd.search.postgres", "postgres"):
     from pgvector import SparseVector
     from pgvector.psycopg import register_vector
     from psycopg import conninfo, errors
-    from psycopg.sql import SQL, Composed, Identifier
+    from psycopg.sql import SQL, Composable, Composed, Identifier
+    from psycopg.types.json import Jsonb
 
 FLAT = 10_000
 """Up to so many products a query is compared with every vector, and no graph is made."""
+READ = 10_000
+"""Products that share a word with a query, of which BM25 is computed. Where more do, the frequent
+words count for nobody who shares no other with the query."""
 _CATALOGUES = Identifier("ecomkd_catalogues")
 """The table that says which build wrote which catalogue, in which state it is, and its fields."""
+_FREQUENT = 50
+"""A word that one in so many of `READ` products have is told apart; rarer ones count as nothing."""
 _OLDEST = (0, 8)
 """The version of pgvector from which a filtered search goes on until it has found enough."""
 _WORDS = 1_000_000_000
@@ -44,6 +50,10 @@ _LOCK = 7_305_161
 """Any number: writers of catalogues wait for each other under it."""
 _WAIT = "10"
 """Seconds until a server that does not answer counts as out of reach."""
+_RARE = SQL("numbers && %(rare)s::int4[]")
+_SHARED = SQL("({} OR numbers @> %(common)s::int4[] AND numbers && %(others)s::int4[])").format(
+    _RARE
+)
 _TYPES = {float: "float8", str: 'text COLLATE "C"'}
 
 
@@ -52,15 +62,28 @@ class _Known:
     """What stands of a catalogue in `_CATALOGUES`."""
 
     build: str
-    fields: str
-    """JSON: name to "float" or "str"."""
+    fields: dict[str, str]
+    """Name to "float" or "str"."""
     width: int
+    common: dict[str, int]
+    """The numbers of words that many products have, and how many."""
 
     def kinds(self) -> dict[str, type]:
-        return {name: float if kind == "float" else str for name, kind in self._listed()}
+        return {name: float if kind == "float" else str for name, kind in self.fields.items()}
 
-    def _listed(self) -> Iterator[tuple[str, str]]:
-        return iter(json.loads(self.fields).items())
+    def sought(self, numbers: np.ndarray) -> tuple[list[int], list[int], list[int]]:
+        """By which words of a query a product is found: it has one of the first list, or all of
+        the second and one of the third.
+
+        The first are the rarest, as far as `READ` products have them. The rarest of the rest finds
+        only products that share one more word; but a query of one word finds all that have it.
+        """
+        counts = {number: self.common.get(str(number), 0) for number in numbers.tolist()}
+        order = sorted(counts, key=lambda number: (counts[number], number))
+        sums = np.cumsum([counts[number] for number in order])
+        rare = order[: max(int(np.searchsorted(sums, READ, "right")), len(order) == 1)]
+        rest = order[len(rare) :]
+        return rare, rest[:1], [number for number in order if number not in rest[:1]]
 
 
 @dataclass(eq=False)
@@ -86,9 +109,8 @@ class PostgresStore:
                 "The URI of the store is none that PostgreSQL reads: write "
                 "postgresql://USER@HOST:PORT/DATABASE."
             ) from None
-        self.place = f"postgresql://{told.get('host', '')}:{told.get('port', 5432)}/" + str(
-            told.get("dbname", "")
-        )
+        host, port, name = (told.get(part, "") for part in ("host", "port", "dbname"))
+        self.place = f"postgresql://{host}:{port or 5432}/{name}"
         self._uri = conninfo.make_conninfo(uri, **{"connect_timeout": _WAIT, **told})
         self._table, self._build = table, build
         self._free: deque[_Line] = deque()
@@ -110,10 +132,14 @@ class PostgresStore:
             known = known or self._look(line)
             try:
                 kinds = known.kinds()
-                statement, values = self._statement(kinds, stores.fitted(where, kinds))
+                rare, common, others = known.sought(terms[0])
+                shared = _SHARED if common else _RARE
+                statement, values = self._statement(kinds, stores.fitted(where, kinds), shared)
                 values |= {
                     "vector": np.asarray(vector, np.float32),
-                    "numbers": terms[0].tolist(),
+                    "rare": rare,
+                    "common": common,
+                    "others": others,
                     "words": _sparse(*terms),
                     "number": number,
                     "name": self._table,
@@ -137,7 +163,7 @@ class PostgresStore:
         exact = (np.array(part, np.float32) for part in (cosines, sums))
         return Candidates(list(ids), list(titles), list(texts), fields, *exact, version)
 
-    def _statement(self, kinds: stores.Kinds, where: list[Condition]) -> tuple[Composed, dict]:
+    def _statement(self, kinds: stores.Kinds, where: list[Condition], shared: Composable):
         """The statement of an answer, and the values of its conditions."""
         kept = [
             SQL("{} {} {}").format(
@@ -150,7 +176,7 @@ class PostgresStore:
             "WITH near AS MATERIALIZED (SELECT place FROM {table} WHERE {kept} "
             "ORDER BY vector <#> %(vector)s LIMIT %(number)s), "
             "shared AS MATERIALIZED (SELECT place FROM {table} "
-            "WHERE numbers && %(numbers)s::int4[] AND {kept} "
+            "WHERE {shared} AND {kept} "
             "ORDER BY words <#> %(words)s, place LIMIT %(number)s), "
             "found AS (SELECT place FROM near UNION SELECT place FROM shared) "
             "SELECT m.build, m.fields, m.version, c.id, c.title, c.text, "
@@ -159,6 +185,7 @@ class PostgresStore:
             "WHERE m.name = %(name)s ORDER BY place"
         ).format(
             table=Identifier(self._table),
+            shared=shared,
             catalogues=_CATALOGUES,
             kept=SQL(" AND ").join(kept) if kept else SQL("true"),
             fields=SQL("").join(fields),
@@ -180,7 +207,8 @@ class PostgresStore:
         run(
             SQL(
                 "CREATE TABLE IF NOT EXISTS {} (name text PRIMARY KEY, build text NOT NULL, "
-                "fields text NOT NULL, width int4 NOT NULL, version int8 NOT NULL)"
+                "fields jsonb NOT NULL, width int4 NOT NULL, common jsonb NOT NULL, "
+                "version int8 NOT NULL)"
             ).format(_CATALOGUES)
         )
         ours = run(SQL("SELECT 1 FROM {} WHERE name = %s").format(_CATALOGUES), [name]).fetchone()
@@ -200,12 +228,14 @@ class PostgresStore:
         )
         copy = SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(new, _columns(kinds))
         kept, count = ["float8" if kind is float else "text" for kind in kinds.values()], 0
+        having: Counter[int] = Counter()
         with line.server.cursor() as cursor, cursor.copy(copy) as rows:
             rows.set_types(["text", "text", "text", "vector", "int4[]", "sparsevec", *kept])
-            for batch in _all(first, rest):
+            for batch in chain([first], rest):
                 for row in _rows(stores.checked(batch, kinds, width)):
                     rows.write_row(row)
                 count += len(batch.ids)
+                having.update(number for own in batch.words for number in own[0].tolist())
         run(SQL("CREATE UNIQUE INDEX ON {} (place)").format(new))
         run(SQL("CREATE INDEX ON {} USING gin (numbers)").format(new))
         for field in kinds:
@@ -216,14 +246,15 @@ class PostgresStore:
         if ours:
             run(SQL("DROP TABLE {}").format(Identifier(name)))
         run(SQL("ALTER TABLE {} RENAME TO {}").format(new, Identifier(name)))
-        fields = json.dumps({n: kind.__name__ for n, kind in kinds.items()})
+        fields = Jsonb({n: kind.__name__ for n, kind in kinds.items()})
+        common = Jsonb({number: n for number, n in having.items() if n > READ // _FREQUENT})
         run(
             SQL(
-                "INSERT INTO {0} AS m VALUES (%s, %s, %s, %s, 1) ON CONFLICT (name) DO UPDATE SET "
-                "build = excluded.build, fields = excluded.fields, width = excluded.width, "
-                "version = m.version + 1"
+                "INSERT INTO {0} AS m VALUES (%s, %s, %s, %s, %s, 1) ON CONFLICT (name) DO UPDATE "
+                "SET build = excluded.build, fields = excluded.fields, width = excluded.width, "
+                "common = excluded.common, version = m.version + 1"
             ).format(_CATALOGUES),
-            [name, self._build, fields, width],
+            [name, self._build, fields, width, common],
         )
 
     def put(self, products: Batch) -> None:
@@ -284,7 +315,9 @@ class PostgresStore:
 
     def _look(self, line: _Line) -> _Known:
         """What stands of the catalogue, which it keeps. Refuses one of another build."""
-        statement = SQL("SELECT build, fields, width FROM {} WHERE name = %s").format(_CATALOGUES)
+        statement = SQL("SELECT build, fields, width, common FROM {} WHERE name = %s").format(
+            _CATALOGUES
+        )
         row = line.server.execute(statement, [self._table]).fetchone()
         if row is None:
             raise stores.missing(self.place, self._table)
@@ -399,11 +432,6 @@ def _column(name: str) -> Identifier:
 def _columns(kinds: stores.Kinds) -> Composed:
     names = ["id", "title", "text", "vector", "numbers", "words", *map(_field, kinds)]
     return SQL(", ").join(map(Identifier, names))
-
-
-def _all(first: Batch, rest: Iterator[Batch]) -> Iterator[Batch]:
-    yield first
-    yield from rest
 
 
 def _sparse(numbers: np.ndarray, values: np.ndarray) -> SparseVector:
