@@ -353,6 +353,29 @@ def test_what_nobody_has_written_is_told(uri):
             call()
 
 
+def test_a_catalogue_may_run_empty_and_fill_again(store):
+    store.remove(ALL.ids)
+    assert (store.count(), ask(store, "oak").ids) == (0, [])
+    store.put(part(ALL, slice(4, 6)))
+    assert ask(store, "oak").ids == ["p4", "p5"]
+
+
+def test_a_catalogue_that_began_without_a_product_or_a_word_fills_later(uri):
+    store = opened(uri)
+    with pytest.raises(ValueError, match="There is no product to write"):
+        store.write([])
+    empty = part(ALL, slice(0, 0))
+    silent = products(["a", "b"], ["the", "!"])
+    for first in (empty, silent):
+        store.write([first])
+        assert ask(store, "oak").ids == first.ids
+        store.put(ALL)
+        best = ask(store, "steel lamp", 5)
+        expected = sorted((pair[1] for pair in exact("steel lamp").values()), reverse=True)[:5]
+        assert np.sort(best.words)[::-1][:5] == pytest.approx(expected, abs=1e-5)
+    store.close()
+
+
 def test_a_table_of_somebody_else_is_left_alone(uri, request):
     if uri.startswith("postgresql"):
         request.getfixturevalue("server").sql("CREATE TABLE products AS SELECT 7 AS own")
@@ -402,6 +425,7 @@ def test_a_value_is_never_read_as_sql(store):
         ("colour=red", "The catalogue has no field 'colour': it has brand, price."),
         ("price<cheap", "price holds numbers, and 'cheap' is none"),
         ("price<nan", "price holds numbers, and 'nan' is none"),
+        ("lance=1", "The catalogue has no field 'lance'"),
     ],
 )
 def test_a_wrong_condition_is_told_in_a_sentence(text, told):

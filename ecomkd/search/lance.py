@@ -66,8 +66,6 @@ class _View:
     version: int
     kinds: dict[str, type]
     width: int
-    indexes: frozenset[str]
-    """The columns that have one."""
 
 
 class LanceStore:
@@ -91,7 +89,7 @@ class LanceStore:
             view = self._view()
             kept = _expression(stores.fitted(where, view.kinds))
             rows = self._near(view, vector, number, kept)
-            if len(terms[0]) and "terms" in view.indexes:
+            if len(terms[0]):
                 rows = np.union1d(rows, self._shared(view, terms, number, kept))
             columns = [name for name in view.table.schema.names if name != "terms"]
             if len(rows):
@@ -122,8 +120,7 @@ class LanceStore:
         return found["_rowid"].to_numpy()[order]
 
     def write(self, batches: Iterable[Batch]) -> None:
-        rest = iter(batches)
-        first = stores.checked(next(rest, _NOTHING))
+        first, rest = stores.begun(batches)
         kinds, width = first.kinds(), first.vectors.shape[1]
         schema = _schema(kinds, width, self._build)
         failed: list[BaseException] = []
@@ -169,22 +166,21 @@ class LanceStore:
                 raise stores.not_ours(self.place, self._table)
 
     def _index(self, table: Any, kinds: dict[str, type]) -> None:
-        count = table.count_rows()
-        if not count:
-            return
-        if count > FLAT:
+        """Make the indexes that are not there yet."""
+        there = {name for one in table.list_indices() for name in one.columns}
+        if table.count_rows() > FLAT and "vector" not in there:
             table.create_index("vector", config=HnswSq(distance_type="dot", **_GRAPH))
-        if table.count_rows("terms != ''"):
-            plain = FTS(
-                base_tokenizer="whitespace",
-                stem=False,
-                lower_case=False,
-                remove_stop_words=False,
-                ascii_folding=False,
-            )
-            table.create_index("terms", config=plain)
-        for name in ("id", *(f"field_{name}" for name in kinds)):
-            table.create_index(name, config=BTree())
+        plain = FTS(
+            base_tokenizer="whitespace",
+            stem=False,
+            lower_case=False,
+            remove_stop_words=False,
+            ascii_folding=False,
+        )
+        further = {f"field_{name}": BTree() for name in kinds}
+        for name, config in {"terms": plain, "id": BTree(), **further}.items():
+            if name not in there:
+                table.create_index(name, config=config)
 
     def put(self, products: Batch) -> None:
         with self._told(), self._alone():
@@ -219,12 +215,10 @@ class LanceStore:
 
     def _fold(self, table: Any, kinds: dict[str, type]) -> None:
         """Put pieces together, and take what was put into the indexes, once there is enough."""
-        found = list(table.list_indices())
-        if not found:
-            self._index(table, kinds)
-        unfolded = max((one.num_unindexed_rows or 0 for one in found), default=0)
+        unfolded = max(one.num_unindexed_rows or 0 for one in table.list_indices())
         if unfolded > _UNFOLDED or _fragments(table) > _FRAGMENTS:
             table.optimize(cleanup_older_than=_KEPT)
+            self._index(table, kinds)
 
     def count(self) -> int:
         with self._told():
@@ -290,9 +284,8 @@ class LanceStore:
             for one in schema
             if one.name.startswith("field_")
         }
-        indexes = frozenset(name for one in table.list_indices() for name in one.columns)
         width = schema.field("vector").type.list_size
-        return _View(table, version, kinds, width, indexes)
+        return _View(table, version, kinds, width)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -317,12 +310,9 @@ class LanceStore:
                     f"{self.place}: no space left; the old catalogue stays: free some, and write "
                     "it again",
                 ) from error
-            if "lance" not in said.lower() or said.startswith(f"{self.place}: "):
+            if "lance error" not in said.lower() and "lanceerror" not in said.lower():
                 raise
             raise OSError(f"{self.place}: LanceDB refuses: {said[:300]}") from error
-
-
-_NOTHING = Batch([], [], [], np.zeros((0, 1), np.float32), [])
 
 
 def _fragments(table: Any) -> int:

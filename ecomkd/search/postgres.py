@@ -98,7 +98,8 @@ class PostgresStore:
     """A `Store` in a table of a PostgreSQL database, beside whatever else lies there.
 
     Indexes are built with the server's own settings: for a large catalogue give it
-    `maintenance_work_mem` that the graph fits into. A `write` is one transaction.
+    `maintenance_work_mem` that the graph fits into. A `write` is one transaction, and alone makes a
+    graph: write a catalogue anew that was put together of small changes and has grown past `FLAT`.
     """
 
     def __init__(self, uri: str, table: str, build: str):
@@ -215,8 +216,7 @@ class PostgresStore:
         if not ours and run("SELECT to_regclass(quote_ident(%s))", [name]).fetchone() != (None,):
             raise stores.not_ours(self.place, name)
         new = Identifier(f"{name}_{secrets.token_hex(4)}")
-        rest = iter(batches)
-        first = stores.checked(next(rest, _NOTHING))
+        first, rest = stores.begun(batches)
         kinds, width = first.kinds(), first.vectors.shape[1]
         own = [SQL(", {} {}").format(_column(n), SQL(_TYPES[kind])) for n, kind in kinds.items()]
         run(
@@ -416,9 +416,6 @@ class PostgresStore:
 def _lost(error: psycopg.OperationalError) -> bool:
     """Whether an error is about the connection: of none, or of classes 08, 28 and 57P."""
     return (error.sqlstate or "08").startswith(("08", "28", "57P"))
-
-
-_NOTHING = Batch([], [], [], np.zeros((0, 1), np.float32), [])
 
 
 def _field(name: str) -> str:

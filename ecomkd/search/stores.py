@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -162,6 +162,18 @@ def checked(products: Batch, kinds: Kinds | None = None, width: int | None = Non
             f"{_said(kinds)}: give all of them, each of its kind."
         )
     return products
+
+
+def begun(batches: Iterable[Batch]) -> tuple[Batch, Iterator[Batch]]:
+    """The first batch of a catalogue, which says its fields and its width, and the rest.
+
+    Raises ValueError where there is none, and as `checked` does.
+    """
+    rest = iter(batches)
+    first = next(rest, None)
+    if first is None:
+        raise ValueError("There is no product to write: give one batch at least.")
+    return checked(first), rest
 
 
 def _said(kinds: Kinds) -> str:
