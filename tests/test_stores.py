@@ -545,6 +545,21 @@ def test_a_missing_package_is_told_with_what_brings_it(uri, package, extra, monk
         opened(uri)
 
 
+def test_what_engines_are_measured_against_is_an_exact_search():
+    from measure_engines import Best
+
+    queries, wheres = ["steel lamp", "oak desk"], {"all": [], "few": ["price<9", "brand=1's"]}
+    best = Best(embed(queries), queries, KNOWN, wheres)
+    for start in range(0, N, 70):
+        best.see(part(ALL, slice(start, start + 70)))
+    for name, where in wheres.items():
+        for query, (number, tenth) in zip(queries, best.tenth(name), strict=True):
+            pairs = exact(query, [condition(text) for text in where]).values()
+            sums = sorted((cosine + 0.1 * bm25 for cosine, bm25 in pairs), reverse=True)
+            assert (best.kept[name], number) == (len(sums), min(len(sums), 10))
+            assert tenth == pytest.approx(sums[number - 1], abs=1e-5)
+
+
 def test_what_serves_from_a_store_loads_no_framework():
     code = (
         "import sys; import ecomkd.search.hosted, ecomkd.search.stores\n"
