@@ -9,6 +9,7 @@ import re
 import subprocess
 import unicodedata
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from math import log
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,8 +22,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from ecomkd import outputs
 from ecomkd import words as words_module
 from ecomkd.search import dialects, elsewhere
+from ecomkd.search.catalogue import Cells, Product
 from ecomkd.search.engine import SearchEngine
-from ecomkd.search.retrieve import Weights, weighted
+from ecomkd.search.retrieve import Weights, token_means, weighted
 
 ROOT = Path(__file__).resolve().parent.parent
 TYPES = ROOT / "_build" / "engines"
@@ -48,7 +50,7 @@ VOCABULARY = (
 QUERIES = ("red desk lamp", "the lamps with a usb_c lamp lamp", "crème", "running of shoes 20", "a")
 FIELDS = {
     "brand": ["acme", None] * (N // 2),
-    "price": np.array([np.nan, *np.linspace(1, 9, N - 1)]),
+    "price": [None, *np.linspace(1, 9, N - 1).tolist()],
 }
 
 
@@ -64,25 +66,31 @@ def engine() -> SearchEngine:
     texts = [" ".join(random.choice(VOCABULARY[:-1], random.integers(2, 30))) for _ in range(N)]
     texts[7] = "blank"
     texts[9] = 'Red-Lamp, "20%" – the\nCRÈME\x02\\'
-    made = SearchEngine(
-        ids=[f"p{row}/é" for row in range(N)],
-        titles=[text[:12] for text in texts],
-        texts=texts,
+    tokens = [text.ids for text in pieces.encode_batch(texts, add_special_tokens=False)]
+    vectors = token_means(tokens, table).astype(np.float32)
+    return SearchEngine(
+        products=catalogue(texts, FIELDS),
         words=words_module.bm25(texts),
-        vectors=np.zeros((N, H), np.float32),
+        cells=Cells(vectors, np.arange(N), np.array([0, N]), vectors[:1]),
         pieces=pieces,
         table=table,
         student=lambda queries, texts: np.zeros(len(texts)),
         weights=Weights(words=WEIGHT, reranker=0.5),
+        fields=tuple(FIELDS),
     )
-    made.vectors = made.embed(texts)
-    return made
+
+
+def catalogue(texts: list[str], fields: dict[str, list]) -> list[Product]:
+    return [
+        Product(f"p{row}/é", text[:12], text, {name: own[row] for name, own in fields.items()})
+        for row, text in enumerate(texts)
+    ]
 
 
 @pytest.fixture(scope="module")
 def written(engine, tmp_path_factory) -> dict[str, Path]:
     room = tmp_path_factory.mktemp("elsewhere")
-    return {name: elsewhere.write(engine, name, room / name, FIELDS) for name in elsewhere.ENGINES}
+    return {name: elsewhere.write(engine, name, room / name) for name in elsewhere.ENGINES}
 
 
 # The products -------------------------------------------------------------------------------------
@@ -101,14 +109,14 @@ def products(folder: Path) -> list[dict]:
 @pytest.mark.parametrize("name", elsewhere.ENGINES)
 def test_every_product_is_there_once_with_its_texts_fields_and_vector(engine, written, name):
     found = products(written[name])
-    assert [product["id"] for product in found] == engine.ids
+    assert [product["id"] for product in found] == list(engine.ids)
     for part, texts in (("title", engine.titles), ("text", engine.texts)):
         assert [product[part] for product in found] == [text.replace("\2", " ") for text in texts]
     assert [product.get("brand") for product in found] == FIELDS["brand"]
     prices = [product.get("price", np.nan) for product in found]
     np.testing.assert_array_equal(prices, FIELDS["price"])
     vectors = [product.get("vector", [0.0] * H) for product in found]
-    np.testing.assert_array_equal(np.array(vectors, np.float32), engine.vectors)
+    np.testing.assert_array_equal(np.array(vectors, np.float32), engine.cells.of(np.arange(N)))
     assert "vector" not in found[7]  # the engines refuse a vector of zeros
 
 
@@ -476,21 +484,23 @@ def test_an_unknown_engine_is_refused_and_nothing_written(engine, tmp_path):
     [
         ({"text": ["a"] * N}, "'text': a field's name"),
         ({"a b": ["a"] * N}, "'a b': a field's name"),
-        ({"brand": ["a"]}, "brand: 1 values for 40 products"),
         ({"brand": ["a"] * (N - 1) + [1]}, "brand of product 'p39/é' is 1, and .* is a text"),
         ({"price": [1.5] * (N - 1) + ["a"]}, "price of product 'p39/é' is 'a', .* is a number"),
         ({"price": [1.5] * (N - 1) + [np.inf]}, "price of product 'p39/é' is inf"),
     ],
 )
-def test_fields_that_an_engine_would_refuse_are_told(engine, tmp_path, fields, fault):
+def test_fields_that_an_engine_would_refuse_are_told(engine, tmp_path, fields, fault, monkeypatch):
+    monkeypatch.setattr(engine, "products", catalogue(list(engine.texts), fields))
+    monkeypatch.setattr(engine, "fields", tuple(fields))
     with pytest.raises(ValueError, match=fault):
-        elsewhere.write(engine, "vespa", tmp_path / "out", fields)
+        elsewhere.write(engine, "vespa", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("own", ["", "é" * 257, "a\nb\0"])
 def test_an_id_that_an_engine_would_refuse_is_told(engine, tmp_path, own, monkeypatch):
-    monkeypatch.setattr(engine, "ids", [*engine.ids[:-1], own])
+    *rest, last = engine.products
+    monkeypatch.setattr(engine, "products", [*rest, replace(last, product_id=own)])
     with pytest.raises(ValueError, match=r"^product 39 has the id "):
         elsewhere.write(engine, "elasticsearch", tmp_path / "out")
 

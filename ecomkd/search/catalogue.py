@@ -92,7 +92,7 @@ def _is_product(found) -> bool:
 class Column(Sequence[str]):
     """One text of each product, as a sequence that reads what it is asked for."""
 
-    products: Products
+    products: Sequence[Product]
     name: str
 
     def __len__(self) -> int:
@@ -155,9 +155,13 @@ class Cells:
         of_each = np.searchsorted(self.ends, self._places[rows], "right") - 1
         return rows[~np.isin(of_each, cells)]
 
+    def of(self, rows: np.ndarray) -> np.ndarray:
+        """The vectors (R, H) of products (R,)."""
+        return self.vectors[self._places[rows]]
+
     def cosines(self, vector: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """The cosines (R,) of a vector (H,) with products (R,)."""
-        return self.vectors[self._places[rows]] @ vector
+        return self.of(rows) @ vector
 
     def compare(self, vectors: np.ndarray) -> np.ndarray:
         """The cosines (Q, N) of vectors (Q, H) with all products, in the catalogue's order."""

@@ -2,7 +2,7 @@
 
 In all three a product is a candidate if it shares a word with the query or is among the nearest by
 vector, and every candidate gets the whole sum, cosine + weight · BM25. A product that is neither
-has no BM25, so that as many as were asked for stand before it. Chapter 8.
+has no BM25, so that as many as were asked for stand before it. Chapter 19.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The same search in the shop's own engine: OpenSearch, Elasticsearch or Vespa. Chapter 8.
+"""The same search in the shop's own engine: OpenSearch, Elasticsearch or Vespa. Chapter 19.
 
 What `ecomkd export` writes is files alone: a schema, the products in parts of a size that one
 request takes, a query with two places to fill, and a README. The sum is that of the folder which
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from ecomkd import outputs
 from ecomkd.search import dialects
+from ecomkd.search.catalogue import Product
 from ecomkd.search.engine import SearchEngine
 
 ENGINES = ("opensearch", "elasticsearch", "vespa")
@@ -38,14 +39,12 @@ def write(
     engine: SearchEngine,
     name: str,
     folder: Path | str,
-    fields: Mapping[str, Sequence[str | float | None]] | None = None,
 ) -> Path:
     """Write what `name`, one of `ENGINES`, needs to search like the engine; return the folder.
 
-    `fields` are further columns of the N products by name, texts or numbers, that a shop filters
-    by, such as a brand or a price; None and NaN mean that a product has no value. They take no
-    part in the sum. Products are read and written one after the other, so memory does not grow with
-    N, and none of the files of products is larger than `PART` bytes.
+    The engine's fields, texts or numbers, go with the products, for a shop to filter by. They take
+    no part in the sum. Products are read and written one after the other, so memory does not grow
+    with N, and none of the files of products is larger than `PART` bytes.
 
     Raises ValueError with one sentence for an unknown engine and for fields or ids that the engine
     would refuse, and OSError as `outputs.claim` does where something else stands in `folder`.
@@ -56,11 +55,10 @@ def write(
     """
     if name not in ENGINES:
         raise ValueError(f"{name}: no such engine; give one of {', '.join(ENGINES)}.")
-    columns = dict(fields or {})
-    kinds = {field: _kind(field, column, len(engine.ids)) for field, column in columns.items()}
+    kinds = {field: _kind(field, engine.products) for field in engine.fields}
     shape = dialects.Shape(
         products=len(engine.ids),
-        width=int(engine.vectors.shape[1]),
+        width=int(engine.cells.vectors.shape[1]),
         weight=float(engine.weights.words),
         fields=kinds,
     )
@@ -70,7 +68,7 @@ def write(
             (working / path).write_text(text, encoding="utf-8")
         stem, suffix = ("feed", "jsonl") if name == "vespa" else ("bulk", "ndjson")
         record = _fed if name == "vespa" else _bulk
-        products = _products(engine, columns, kinds)
+        products = _products(engine, kinds)
         _in_parts(working, stem, suffix, (record(*product) for product in products))
     return Path(folder)
 
@@ -104,7 +102,7 @@ def fill(query: Any, text: str, vector: np.ndarray) -> Any:
     return filled(query)
 
 
-def _kind(field: str, column: Sequence, products: int) -> str:
+def _kind(field: str, products: Iterable[Product]) -> str:
     """Whether a field holds texts or numbers, by its first value; a field without one holds texts.
 
     Raises ValueError where an engine would refuse the field.
@@ -114,40 +112,34 @@ def _kind(field: str, column: Sequence, products: int) -> str:
             f"{field!r:.60}: a field's name is of letters, digits and _, and none of "
             f"{', '.join(dialects.OWN)}; give it another name."
         )
-    if len(column) != products:
-        raise ValueError(
-            f"{field}: {len(column):,} values for {products:,} products; give one each."
-        )
-    first = next((value for value in column if _given(value)), "")
+    values = (product.fields[field] for product in products)
+    first = next((value for value in values if value is not None), "")
     return "text" if isinstance(first, str) else "number"
 
 
-def _given(value: Any) -> bool:
-    return value is not None and value == value  # NaN is what differs from itself
-
-
 def _products(
-    engine: SearchEngine, columns: Mapping[str, Sequence], kinds: Mapping[str, str]
+    engine: SearchEngine, kinds: Mapping[str, str]
 ) -> Iterator[tuple[str, dict[str, Any], str | None]]:
     """The id, the texts and fields, and the vector as JSON of each product, in the order of ids.
 
     A product without tokens has a vector of zeros, which the engines refuse: it has none there, and
     the queries count its cosine as 0, as it is.
     """
-    for start in range(0, len(engine.ids), _ROWS):
-        vectors = np.asarray(engine.vectors[start : start + _ROWS], np.float32)
-        for row, vector in enumerate(vectors, start):
-            own = engine.ids[row]
+    for start in range(0, len(engine.products), _ROWS):
+        rows = np.arange(start, min(start + _ROWS, len(engine.products)))
+        for row, vector in zip(rows, engine.cells.of(rows), strict=True):
+            found = engine.products[row]
+            own = found.product_id
             if not 0 < len(own.encode()) <= _ID or _STRANGE.search(own):
                 raise ValueError(
                     f"product {row:,} has the id {own!r:.60}: an engine takes ids of 1 to {_ID} "
                     "bytes without control characters; give it a shorter or plainer one."
                 )
-            product = {"id": own, "title": engine.titles[row], "text": engine.texts[row]}
+            product = {"id": own, "title": found.title, "text": found.text}
             product |= {
-                field: _value(field, column[row], kinds[field], own)
-                for field, column in columns.items()
-                if _given(column[row])
+                field: _value(field, found.fields[field], kind, own)
+                for field, kind in kinds.items()
+                if found.fields[field] is not None
             }
             plain = {
                 name: _STRANGE.sub(" ", value) if isinstance(value, str) else value

@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 from ecomkd import outputs
 from ecomkd.artifacts import file_digest
 from ecomkd.score import Scorer
-from ecomkd.search.catalogue import Cells, Column, Damaged, Products, cells, table
+from ecomkd.search.catalogue import Cells, Column, Damaged, Product, Products, cells, table
 from ecomkd.search.retrieve import Weights, rerank, token_means, weighted, word_scores
 from ecomkd.words import Words
 
@@ -59,7 +59,7 @@ class SearchEngine:
     `load` makes one of a folder. All methods may be called from several threads at once.
     """
 
-    products: Products
+    products: Sequence[Product]
     """N of them, in the order of the catalogue."""
     words: Words
     """The BM25 index of their texts."""

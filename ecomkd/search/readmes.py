@@ -1,4 +1,4 @@
-"""The README of an exported search: loading, asking, what differs, what was not run. Chapter 8."""
+"""The README of an exported search: loading, asking, what differs, what was not run. Chapter 19."""
 
 from __future__ import annotations
 
