@@ -115,6 +115,19 @@ def write_products(path: Path, products: Iterable[Product]) -> None:
     save_table(path.with_suffix(".npy"), np.array([0, *accumulate(sizes)], np.int64))
 
 
+def plain_field(value, kind: str) -> str | float | None:
+    """A field, a "number" or a "text", as JSON has it; None where a product has no value.
+
+    Raises ValueError for a text that is no number where there should be one.
+    """
+    if value is None or value != value or (isinstance(value, str) and not value.strip()):
+        return None
+    if kind == "text":
+        return str(value)
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
 @dataclass(eq=False)
 class Cells:
     """N vectors of length 1, cell by cell: those near the same centre lie side by side.

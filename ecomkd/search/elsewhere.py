@@ -8,9 +8,8 @@ request takes, a query with two places to fill, and a README. The sum is that of
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ import numpy as np
 
 from ecomkd import outputs
 from ecomkd.search import dialects
-from ecomkd.search.catalogue import Product
 from ecomkd.search.engine import SearchEngine
 
 ENGINES = ("opensearch", "elasticsearch", "vespa")
@@ -55,7 +53,7 @@ def write(
     """
     if name not in ENGINES:
         raise ValueError(f"{name}: no such engine; give one of {', '.join(ENGINES)}.")
-    kinds = {field: _kind(field, engine.products) for field in engine.fields}
+    kinds = {field: _kind(field, kind) for field, kind in engine.fields.items()}
     shape = dialects.Shape(
         products=len(engine.ids),
         width=int(engine.cells.vectors.shape[1]),
@@ -102,19 +100,14 @@ def fill(query: Any, text: str, vector: np.ndarray) -> Any:
     return filled(query)
 
 
-def _kind(field: str, products: Iterable[Product]) -> str:
-    """Whether a field holds texts or numbers, by its first value; a field without one holds texts.
-
-    Raises ValueError where an engine would refuse the field.
-    """
+def _kind(field: str, kind: str) -> str:
+    """Whether a field holds a "text" or a "number", once its name was found to be one they take."""
     if not _NAME.fullmatch(field) or field in dialects.OWN:
         raise ValueError(
             f"{field!r:.60}: a field's name is of letters, digits and _, and none of "
             f"{', '.join(dialects.OWN)}; give it another name."
         )
-    values = (product.fields[field] for product in products)
-    first = next((value for value in values if value is not None), "")
-    return "text" if isinstance(first, str) else "number"
+    return kind
 
 
 def _products(
@@ -137,28 +130,13 @@ def _products(
                 )
             product = {"id": own, "title": found.title, "text": found.text}
             product |= {
-                field: _value(field, found.fields[field], kind, own)
-                for field, kind in kinds.items()
-                if found.fields[field] is not None
+                field: found.fields[field] for field in kinds if found.fields[field] is not None
             }
             plain = {
                 name: _STRANGE.sub(" ", value) if isinstance(value, str) else value
                 for name, value in product.items()
             }
             yield own, plain, _numbers(vector) if vector.any() else None
-
-
-def _value(field: str, value: Any, kind: str, product: str) -> str | float:
-    if kind == "text" and isinstance(value, str):
-        return value
-    if kind == "number" and isinstance(value, (int, float, np.integer, np.floating)):
-        number = float(value)
-        if math.isfinite(number) and not isinstance(value, bool):
-            return number
-    raise ValueError(
-        f"{field} of product {product!r:.60} is {value!r:.60}, and the first one is a {kind}: "
-        "give all products texts, or all of them finite numbers."
-    )
 
 
 def _numbers(vector: np.ndarray) -> str:

@@ -7,19 +7,37 @@ Chapter 19.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+from pathlib import Path
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from ecomkd import words
-from ecomkd.search.engine import DEPTH, Hit
+from ecomkd.artifacts import digest, file_digest
+from ecomkd.search import folder as parts
+from ecomkd.search import stores
+from ecomkd.search.catalogue import Product, save_table, table
+from ecomkd.search.engine import DEPTH, Hit, SearchEngine
+from ecomkd.search.folder import Stored
 from ecomkd.search.retrieve import Weights, rerank, token_means, weighted
-from ecomkd.search.stores import Condition, Store
+from ecomkd.search.stores import Batch, Condition, Store
 
+_PART = 4_096
+"""Products that are written at a time."""
 CANDIDATES = 100
 """Products that a store is asked for by vector, and as many by words."""
+
+
+class Hits(list[Hit]):
+    """The hits of a search, and the version of index and catalogue that they come from."""
+
+    def __init__(self, hits: Iterable[Hit], version: str):
+        super().__init__(hits)
+        self.version = version
 
 
 @dataclass(eq=False)
@@ -39,16 +57,23 @@ class StoreEngine:
     """Like `student`, from the teacher."""
     depth: int = DEPTH
     """How many products the student reads; with 0, the order is that of words and vectors."""
+    fields: Mapping[str, str] = dataclass_field(default_factory=dict)
+    """What the store tells of each product beside title and text: "number" or "text", by name."""
     candidates: int = CANDIDATES
+    version: str | None = None
+    """Names the index that `load` read; an answer names the state of the catalogue, too."""
 
     def __post_init__(self):
         unknown = getattr(self.pieces.model, "unk_token", None)
         self._unknown = self.pieces.token_to_id(unknown or "")
 
-    @property
-    def version(self) -> str:
-        """That of the store. Raises as the store's `version` does."""
-        return self.store.version()
+    def conditions(self, texts: Iterable[str]) -> list[Condition]:
+        """The conditions that texts such as `price<20` state, as `search` takes them.
+
+        Raises ValueError with one sentence for what is none, or names no field of the index.
+        """
+        kinds = {name: float if kind == "number" else str for name, kind in self.fields.items()}
+        return stores.fitted([stores.condition(text) for text in texts], kinds)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors (N, H) of texts under the static student; without tokens it is zero."""
@@ -62,7 +87,7 @@ class StoreEngine:
         """The student's expected gain (N,) of query–product pairs, each by itself."""
         return self.student(queries, texts)
 
-    def search(self, query: str, k: int = 10, where: Iterable[Condition] = ()) -> list[Hit]:
+    def search(self, query: str, k: int = 10, where: Iterable[Condition] = ()) -> Hits:
         """The k best products for a query that keep all conditions, or all where there are fewer.
 
         As `SearchEngine.search` has it: the student puts the first `depth` into a new order, and a
@@ -77,8 +102,9 @@ class StoreEngine:
         number = max(self.candidates, k, self.depth)
         vector = token_means(ids, self.table)[0].astype(np.float32)
         found = self.store.candidates(vector, terms, number, where)
+        version = f"{self.version}, {found.version}"
         if not found.ids or not (known or found.words.any()):
-            return []
+            return Hits([], version)
         deepest = max(k, self.depth)
         sums, rows = weighted(found.cosines[None], found.words[None], self.weights.words, deepest)
         first, scores = rows[:, : self.depth], sums[0]
@@ -95,4 +121,109 @@ class StoreEngine:
             hits.append(
                 Hit(found.ids[row], found.titles[row], float(score), found.texts[row], fields)
             )
-        return hits
+        return Hits(hits, version)
+
+    def put(self, products: Sequence[Product]) -> None:
+        """Add products to the catalogue, or replace those of the same ids. Raises as stores do."""
+        self.store.put(_batch(products, self.embed, self.known, self.fields))
+
+    def remove(self, ids: Sequence[str]) -> None:
+        """Take products out of the catalogue; unknown ids change nothing. Raises as stores do."""
+        self.store.remove(ids)
+
+
+# An index whose catalogue lies in a store ---------------------------------------------------------
+
+
+def tried(uri: str, table: str) -> None:
+    """Raise, before any work, what `stores.opened` and a store that is out of reach raise."""
+    store = stores.opened(uri, table, "none")
+    try:
+        store.count()
+    except (FileNotFoundError, ValueError):  # nothing there yet, or what is to be replaced
+        pass
+    finally:
+        store.close()
+
+
+def moved(made: SearchEngine, folder: Path, uri: str, name: str) -> Stored:
+    """Move the catalogue of an engine from its folder into a table of a store.
+
+    Written first, then taken out of the folder: where the store fails, nothing is lost. Raises as
+    `stores.opened` and `Store.write` do.
+    """
+    known = words.statistics(made.texts)
+    files = [file_digest(path) for path in sorted((folder / "encoder").iterdir())]
+    build = digest("build", 1, files, known.numbers, known.idf.tolist(), known.length)
+    store = stores.opened(uri, name, build)
+    try:
+        store.write(_batches(made, known))
+    finally:
+        store.close()
+    save_table(folder / "words.idf.npy", known.idf)
+    for file in ("products.*", "vectors.npy", "cells.*.npy", "words.data.npy", "words.ind*.npy"):
+        for path in folder.glob(file):
+            path.unlink()
+    return Stored(_without_password(uri), name, build, known.length)
+
+
+def _batches(made: SearchEngine, known: words.Statistics) -> Iterator[Batch]:
+    count = len(made.products)
+    for start in range(0, count, _PART):
+        products = [made.products[row] for row in range(start, min(start + _PART, count))]
+        yield _batch(products, made.embed, known, made.fields)
+
+
+def _batch(
+    products: Sequence[Product],
+    embed: Callable[[Sequence[str]], np.ndarray],
+    known: words.Statistics,
+    fields: Mapping[str, str],
+) -> Batch:
+    columns: dict[str, Sequence] = {}
+    for name, kind in fields.items():
+        own = [product.fields[name] for product in products]
+        columns[name] = np.array(own, float) if kind == "number" else own
+    ids, titles, texts = zip(
+        *((one.product_id, one.title, one.text) for one in products), strict=True
+    )
+    return stores.encoded(embed, known, ids, titles, texts, columns)
+
+
+def _without_password(uri: str) -> str:
+    """The URI without its password, which no file may hold."""
+    if "://" not in uri:
+        return str(Path(uri).resolve())
+    found = urlsplit(uri)
+    who, at, where = found.netloc.rpartition("@")
+    asked = [(key, value) for key, value in parse_qsl(found.query) if key != "password"]
+    netloc = f"{who.partition(':')[0]}{at}{where}"
+    return urlunsplit((found.scheme, netloc, found.path, urlencode(asked), ""))
+
+
+def assemble(folder: Path, place: Stored, version: str) -> StoreEngine:
+    """The engine of an index whose catalogue lies in a store, which is asked once.
+
+    Raises ValueError as `engine.load` does, FileNotFoundError where the table is not there,
+    ConnectionError and PermissionError where the server is out of reach, or refuses.
+    """
+    told = parts.settings(folder)
+    pieces, tokens = parts.encoder(folder)
+    numbers = parts.numbers(folder)
+    with parts.reading(folder / "words.idf.npy", "cannot be read") as path:
+        idf = parts.finite(table(path), "words.idf", 1)
+        parts.need(sorted(numbers.values()) == list(range(len(idf))), "does not fit words.json")
+    student, shadow = parts.scorers(folder, told)
+    store = stores.opened(place.uri, place.table, place.build)
+    store.count()
+    return StoreEngine(
+        store,
+        words.Statistics(numbers, idf, place.length),
+        pieces,
+        tokens,
+        student,
+        told.weights,
+        shadow,
+        fields=told.fields,
+        version=version,
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-import math
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,11 +23,12 @@ from ecomkd.config import Profile
 from ecomkd.data import sources
 from ecomkd.extras import needed
 from ecomkd.relevance import judge, mining, stages
-from ecomkd.search import engine
+from ecomkd.search import engine, hosted
 from ecomkd.search.catalogue import (
     Column,
     Product,
     Products,
+    plain_field,
     save_table,
     write_cells,
     write_products,
@@ -36,8 +37,11 @@ from ecomkd.search.encoders import bi_encoder, static_encoder
 from ecomkd.search.retrieve import Weights, token_means
 from ecomkd.search.tune import weights_on
 
+TABLE = "products"
+"""Of a store, where no other name is given."""
 _PART = 4_096
 """Products that are read at a time."""
+_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)?(\.\d+)?([eE][+-]?\d+)?(?<=\d)")
 
 
 def write(
@@ -49,6 +53,8 @@ def write(
     validation: Dataset,
     teacher: Path | None = None,
     fields: Sequence[str] = (),
+    store: str | None = None,
+    table: str = TABLE,
 ) -> Path:
     """Write all that an engine needs into one folder, which `load` reads; return the folder.
 
@@ -58,8 +64,13 @@ def write(
     nDCG@10 on the queries of the validation pairs over the whole catalogue, where what nobody
     judged counts as irrelevant.
 
+    With `store`, the URI of one (see `stores.opened`), products, vectors and words go into a table
+    there, and the folder holds the rest. Where the models or the texts are others than before, a
+    service that answers from the same table fails until it has the new folder, about a second
+    later; a new name of a table spares it that.
+
     An engine that stood in the folder stays until the new one is whole. Raises OSError where
-    something else stands there, or no space is left.
+    something else stands there, or no space is left, and as the store does.
     """
     gains = judge.gains(validation)
     settings = {
@@ -68,10 +79,11 @@ def write(
         "gains": list(gains.values()),
         "weights": asdict(Weights()),
         "teacher": teacher is not None,
-        "fields": list(fields),
+        "fields": _kinds(catalogue, fields),
+        "store": None,
     }
     with _told_of_a_full_disk(folder), outputs.replaced(folder, engine.KIND) as working:
-        _write_catalogue(working, catalogue, static, fields)
+        _write_catalogue(working, catalogue, static, settings["fields"])
         export.deploy(exported, working / "student", gains, profile.max_length)
         if teacher is not None:
             (working / "teacher").mkdir()
@@ -81,6 +93,9 @@ def write(
         made = engine.assemble(working)
         weights = weights_on(validation, made.ids, made.compare, made.read, made.depth)
         settings["weights"] = asdict(weights)
+        if store is not None:
+            made.weights = weights
+            settings["store"] = asdict(hosted.moved(made, working, store, table))
         write_text(working / "engine.json", json.dumps(settings, indent=1))
     return Path(folder)
 
@@ -103,7 +118,7 @@ def _write_catalogue(folder: Path, catalogue: Dataset, static: Path, fields: Seq
     def products() -> Iterator[Product]:
         for rows in catalogue.iter(_PART):
             for row, text in enumerate(sources.product_text(rows)):
-                told = {name: _plain(rows[name][row]) for name in fields}
+                told = {name: plain_field(rows[name][row], kind) for name, kind in fields.items()}
                 yield Product(rows["product_id"][row], rows["product_title"][row], text, told)
 
     path = folder / "products.jsonl"
@@ -128,11 +143,20 @@ def _write_catalogue(folder: Path, catalogue: Dataset, static: Path, fields: Seq
     write_text(folder / "words.json", json.dumps(index.numbers))
 
 
-def _plain(value) -> str | float | None:
-    """A field as JSON has it; what is neither text nor number is told as text."""
-    if value is None or isinstance(value, (str, int, float)):
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-    return str(value)
+def _kinds(catalogue: Dataset, fields: Sequence[str]) -> dict[str, str]:
+    """Whether each field holds a "number" or a "text"; a CSV file has its numbers as text, too."""
+    return {
+        name: "number" if all(map(_is_number, catalogue.unique(name))) else "text"
+        for name in fields
+    }
+
+
+def _is_number(value) -> bool:
+    if isinstance(value, str):
+        value = value.strip()
+        # 007 is a name. Empty says that there is no value.
+        return not value or _NUMBER.fullmatch(value) is not None
+    return value is None or isinstance(value, (int, float))
 
 
 def build(
@@ -141,6 +165,8 @@ def build(
     folder: Path | str,
     with_teacher: bool = False,
     fields: Sequence[str] = (),
+    store: str | None = None,
+    table: str = TABLE,
 ) -> Path:
     """Train what an engine over a source needs, where it is not there yet, and `write` it.
 
@@ -152,6 +178,8 @@ def build(
     # Else it would be found missing only after all training, by `export`.
     with needed("`ecomkd index`", "run"):
         import_module("onnx")
+    if store is not None:
+        hosted.tried(store, table)
     catalogue = sources.catalogue(source, profile)
     for name in fields:
         if name not in catalogue.column_names:
@@ -164,4 +192,15 @@ def build(
     static = static_encoder(data, catalogue, profile, wide)
     exported = export.exports(student, profile)
     shadow = export.exports(teacher, profile) if with_teacher else None
-    return write(folder, catalogue, static, exported, profile, data["validation"], shadow, fields)
+    return write(
+        folder,
+        catalogue,
+        static,
+        exported,
+        profile,
+        data["validation"],
+        shadow,
+        fields,
+        store,
+        table,
+    )

@@ -35,6 +35,9 @@ _K = (
 )
 _OFFSET = "How many of the best products to pass over: k for the second page, 2 k for the third."
 _FIELDS = "A field of the products to tell, by its name; may be repeated."
+_FILTER = (
+    "What products have to keep, such as price<20 or brand=Acme (= != < <= > >=); may be repeated."
+)
 _ITEMS = "How many items to give. So many come, unless the shop has fewer."
 _NEW = "Whether to leave out what the user has bought before; without it, as validation found best."
 
@@ -160,9 +163,9 @@ class _Service:
         self.requests.labels(path, status).inc()
         self.seconds.labels(path).observe(seconds)
 
-    async def search(self, engine: Engine, query: str, k: int) -> list[Hit]:
+    async def search(self, engine: Any, query: str, k: int, *where: Any) -> Sequence[Hit]:
         loop = asyncio.get_running_loop()
-        return list(await loop.run_in_executor(self.pool, engine.search, query, k))
+        return await loop.run_in_executor(self.pool, engine.search, query, k, *where)
 
     async def recommend(
         self, engine: Recommender, user: str, k: int, new: bool | None
@@ -335,7 +338,13 @@ def _search_paths(app: FastAPI, service: _Service) -> None:
     settings = service.settings
     # Types that depend on the settings: FastAPI could not look these up if annotations were text.
     query_text, product_text = _text(settings.max_query), _text(settings.max_text)
-    most, field_names = settings.max_products, _field_names(getattr(service.engine, "fields", ()))
+    most, engine = settings.max_products, service.engine
+    # As they are described, for a newer index may have other fields.
+    fields = list(getattr(engine, "fields", ()))
+    field_names = _names(
+        _FIELDS, {"items": {"type": "string", "enum": fields}} if fields else _NONE
+    )
+    filters = _names(_FILTER, {} if hasattr(engine, "conditions") else _NONE)
 
     class Rerank(BaseModel):
         """The body of a request to /rerank."""
@@ -351,6 +360,7 @@ def _search_paths(app: FastAPI, service: _Service) -> None:
         k: Annotated[int, Query(ge=1, le=most, description=_K)] = min(10, most),
         offset: Annotated[int, Query(ge=0, le=settings.max_offset, description=_OFFSET)] = 0,
         fields: field_names = [],  # noqa: B006
+        filter: filters = [],  # noqa: B006
     ) -> JSONResponse:
         engine: Any = service.engine
         known = getattr(engine, "fields", ())
@@ -358,8 +368,17 @@ def _search_paths(app: FastAPI, service: _Service) -> None:
             if name not in known:
                 told = f"has {', '.join(known)}" if known else "has none"
                 return failure(422, f"There is no field {name[:100]!r}: this index {told}.")
+        where = []
+        if filter:
+            if not hasattr(engine, "conditions"):
+                return failure(422, "This index takes no filter: `ecomkd index --engine` does.")
+            try:
+                where = [engine.conditions(filter)]
+            except ValueError as error:
+                return failure(422, str(error))
         with service.room.work():
-            hits = (await service.search(engine, q, offset + k))[offset:]
+            found = await service.search(engine, q, offset + k, *where)
+        hits, version = found[offset:], getattr(found, "version", _version(engine))
         shown = [
             {"product_id": hit.product_id, "title": hit.title, "score": float(hit.score)}
             | ({"fields": {name: hit.fields[name] for name in fields}} if fields else {})
@@ -368,7 +387,7 @@ def _search_paths(app: FastAPI, service: _Service) -> None:
         # Drift sees the first page alone: the best score of a later one is another quantity.
         best = None if offset else _best(hits)
         service.answered(q, [getattr(hit, "text", hit.title) for hit in hits], best)
-        return JSONResponse({"query": q, "hits": shown}, headers=index_header(_version(engine)))
+        return JSONResponse({"query": q, "hits": shown}, headers=index_header(version))
 
     @app.post("/rerank", response_model=Order, responses=REFUSALS)
     async def rerank(request: Rerank) -> JSONResponse:
@@ -400,11 +419,12 @@ def _recommend_paths(app: FastAPI, service: _Service) -> None:
         return JSONResponse(found, headers=index_header(_version(engine)))
 
 
-def _field_names(known: Sequence[str]) -> Any:
-    """The type of names of fields: as it is described, for another index may have other fields."""
-    items: dict[str, Any] = {"type": "string"}
-    described = {"items": items | {"enum": list(known)}} if known else {"maxItems": 0}
-    return Annotated[list[str], Query(description=_FIELDS, json_schema_extra=described)]
+_NONE = {"maxItems": 0}
+
+
+def _names(description: str, described: dict) -> Any:
+    """The type of a list of texts in a request."""
+    return Annotated[list[str], Query(description=description, json_schema_extra=described)]
 
 
 def _text(longest: int) -> Any:

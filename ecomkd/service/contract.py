@@ -42,8 +42,9 @@ class Engine(Protocol):
 
     An engine may have further attributes. `shadow`, where it is not None, is a callable like
     `score` that gives the teacher's gains, 0 or more. `version`, where it is not None, is a text
-    that names the index, and goes with every answer. `fields` names what each hit has in its
-    mapping `fields`.
+    that names the index, and goes with every answer; what a search returns may have a `version` of
+    its own. `fields` names what each hit has in its mapping `fields`. `conditions` makes of texts
+    such as price<20 what `search` takes as a third argument, or raises ValueError.
     """
 
     def search(self, query: str, k: int) -> Sequence[Hit]:

@@ -1,5 +1,6 @@
 """What a service tells a client whose request it refuses, in one sentence. Chapter 9."""
 
+import logging
 import re
 from decimal import Decimal
 
@@ -12,6 +13,8 @@ from ecomkd.service.bodies import Failure
 from ecomkd.service.contract import Settings
 from ecomkd.service.limits import ALWAYS, failure
 
+_LOG = logging.getLogger(__name__)
+
 REFUSALS = {
     status: {"model": Failure, "description": description}
     for status, description in {
@@ -21,7 +24,7 @@ REFUSALS = {
         422: "A part of the request is missing, empty, too long or too large.",
         429: "Too many requests of one client; Retry-After says when to ask again.",
         500: "The engine failed.",
-        503: "Too many requests wait already; Retry-After says when to ask again.",
+        503: "Too many requests wait, or no catalogue is in reach; Retry-After says when to ask again.",
         504: "No answer was found in time.",
     }.items()
 }
@@ -57,6 +60,12 @@ def explain_errors(app: FastAPI, settings: Settings, examples: dict[str, str]) -
         elif error.status_code == 405:
             sentence = f"This path does not take {request.method}: see /openapi.json."
         return failure(error.status_code, sentence, error.headers)
+
+    @app.exception_handler(ConnectionError)
+    async def away(_: Request, error: ConnectionError) -> JSONResponse:
+        _LOG.error("%s", error)
+        sentence = "The catalogue is out of reach: ask again in a second; the log says why."
+        return failure(503, sentence, {"Retry-After": "1"})
 
     @app.exception_handler(Exception)
     async def broken(_: Request, error: Exception) -> JSONResponse:
