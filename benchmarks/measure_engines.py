@@ -24,6 +24,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,8 +71,8 @@ def measure(engine: str, products: int, work: Path) -> dict:
                 server.sql(f"SELECT pg_total_relation_size('{ask_engine.TABLE}')") if server else 0
             )
             size = int(size) or sum(f.stat().st_size for f in (work / "lance").rglob("*"))
-            asked = child(Path(__file__).with_name("ask_engine.py"), str(work), uri)
-            memory = server_memory(server)
+            with watched(server) as memory:
+                asked = child(Path(__file__).with_name("ask_engine.py"), str(work), uri)
     finally:
         shutil.rmtree(work)
     return {
@@ -80,7 +81,7 @@ def measure(engine: str, products: int, work: Path) -> dict:
         **written,
         "disk_mib": size / MIB,
         **asked,
-        "server_mib": memory,
+        "server_mib": max(memory, default=0.0),
     }
 
 
@@ -101,12 +102,30 @@ def child(script: Path | str, *given: str) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def server_memory(server: local_postgres.Server | None) -> float:
-    """Memory of the server's processes, shared pages counted once, MiB."""
-    if server is None:
-        return 0.0
-    main = psutil.Process(server.process.pid)
-    return sum(one.memory_full_info().pss for one in [main, *main.children()]) / MIB
+@contextmanager
+def watched(server: local_postgres.Server | None) -> Iterator[list[float]]:
+    """Memory of the server's processes, MiB, once a second: pages that they share count once."""
+    seen: list[float] = []
+    stop = threading.Event()
+
+    def watch() -> None:
+        main = psutil.Process(server.process.pid)
+        while not stop.wait(1):
+            try:
+                own = [one.memory_full_info().pss for one in [main, *main.children()]]
+            except psutil.NoSuchProcess:  # one of them has ended meanwhile
+                continue
+            seen.append(sum(own) / MIB)
+
+    thread = threading.Thread(target=watch)
+    if server is not None:
+        thread.start()
+    try:
+        yield seen
+    finally:
+        stop.set()
+        if server is not None:
+            thread.join()
 
 
 # The process that writes --------------------------------------------------------------------------

@@ -187,6 +187,7 @@ def test_a_graph_finds_most_of_the_nearest_and_goes_on_where_a_condition_takes_m
 ):
     monkeypatch.setattr(lance, "FLAT", 100)
     monkeypatch.setattr(postgres, "FLAT", 100)
+    monkeypatch.setattr(postgres, "EXACT", 0)
     store = opened(uri)
     store.write([ALL])
     for where in ([], [condition("price<20")]):
@@ -314,7 +315,7 @@ def test_a_write_that_fails_leaves_the_old_catalogue(store):
 def test_a_full_disk_is_told_in_a_sentence():
     one = postgres.PostgresStore("postgresql://u:secret@h/d", "products", BUILD)
     server_says = "no space left on the server's disk; the old catalogue stays"
-    with pytest.raises(OSError, match=server_says) as found, one._told():
+    with pytest.raises(OSError, match=server_says) as found, one._server.told():
         raise postgres.errors.DiskFull("could not extend file")
     assert found.value.errno == 28
     folder = lance.LanceStore("folder", "products", BUILD)

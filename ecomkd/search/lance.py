@@ -46,6 +46,8 @@ _WIDER, _LEAST = 4, 400
 """So many times the products that are asked for are found by words, and so many at least, before
 the exact order decides: the index knows that a word is there, and not how often."""
 _GRAPH = {"m": 16, "ef_construction": 150}
+_WIDTH = 4
+"""So many times the products that are asked for a search keeps in view in the graph."""
 _UNFOLDED = 2_000
 """Products that were put since the indexes were built, and are compared one by one, at most."""
 _FRAGMENTS = 50
@@ -109,7 +111,7 @@ class LanceStore:
         search = view.table.search(np.asarray(vector, np.float32), "vector", "vector")
         search = search.distance_type("dot").limit(number)
         # The width of the search in the graph; a flat search does not ask for it.
-        return _found(search.ef(2 * number), kept, "_distance")["_rowid"].to_numpy()
+        return _found(search.ef(_WIDTH * number), kept, "_distance")["_rowid"].to_numpy()
 
     def _shared(self, view: _View, terms: Terms, number: int, kept: Expr | None) -> np.ndarray:
         query = MatchQuery(_joined(terms[0]), "terms")

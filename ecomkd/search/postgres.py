@@ -8,11 +8,9 @@ state of the catalogue. Chapter 19.
 
 from __future__ import annotations
 
-import errno
 import secrets
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -21,18 +19,20 @@ import numpy as np
 
 from ecomkd.extras import needed
 from ecomkd.search import stores
+from ecomkd.search.lines import Line, Server
 from ecomkd.search.stores import Batch, Candidates, Condition, Terms
 
 with needed("ecomkd.search.postgres", "postgres"):
-    import psycopg
     from pgvector import SparseVector
-    from pgvector.psycopg import register_vector
-    from psycopg import conninfo, errors
+    from psycopg import errors
     from psycopg.sql import SQL, Composable, Composed, Identifier
     from psycopg.types.json import Jsonb
 
 FLAT = 10_000
 """Up to so many products a query is compared with every vector, and no graph is made."""
+EXACT = 20_000
+"""Up to so many products that keep all conditions are compared one by one: a graph would be
+searched far from the query until enough of them were found, and not find all."""
 READ = 10_000
 """Products that share a word with a query, of which BM25 is computed. Where more do, the frequent
 words count for nobody who shares no other with the query."""
@@ -40,16 +40,12 @@ _CATALOGUES = Identifier("ecomkd_catalogues")
 """The table that says which build wrote which catalogue, in which state it is, and its fields."""
 _FREQUENT = 50
 """A word that one in so many of `READ` products have is told apart; rarer ones count as nothing."""
-_OLDEST = (0, 8)
-"""The version of pgvector from which a filtered search goes on until it has found enough."""
 _WORDS = 1_000_000_000
 """Dimensions of the vectors of words; those that are 0 take no room."""
 _WIDTH = 40, 1_000
 """Between these pgvector has to have the width of a search in the graph."""
 _LOCK = 7_305_161
 """Any number: writers of catalogues wait for each other under it."""
-_WAIT = "10"
-"""Seconds until a server that does not answer counts as out of reach."""
 _RARE = SQL("numbers && %(rare)s::int4[]")
 _SHARED = SQL("({} OR numbers @> %(common)s::int4[] AND numbers && %(others)s::int4[])").format(
     _RARE
@@ -86,14 +82,6 @@ class _Known:
         return rare, rest[:1], [number for number in order if number not in rest[:1]]
 
 
-@dataclass(eq=False)
-class _Line:
-    """A connection, and the width of search that it is set to."""
-
-    server: psycopg.Connection
-    width: int = 0
-
-
 class PostgresStore:
     """A `Store` in a table of a PostgreSQL database, beside whatever else lies there.
 
@@ -103,27 +91,18 @@ class PostgresStore:
     """
 
     def __init__(self, uri: str, table: str, build: str):
-        try:
-            told = conninfo.conninfo_to_dict(uri)
-        except psycopg.ProgrammingError:  # whose words may hold the password
-            raise ValueError(
-                "The URI of the store is none that PostgreSQL reads: write "
-                "postgresql://USER@HOST:PORT/DATABASE."
-            ) from None
-        host, port, name = (told.get(part, "") for part in ("host", "port", "dbname"))
-        self.place = f"postgresql://{host}:{port or 5432}/{name}"
-        self._uri = conninfo.make_conninfo(uri, **{"connect_timeout": _WAIT, **told})
+        self._server = Server(uri, table)
+        self.place = self._server.place
         self._table, self._build = table, build
-        self._free: deque[_Line] = deque()
         self._of: _Known | None = None
 
     def candidates(
         self, vector: np.ndarray, terms: Terms, number: int, where: Iterable[Condition] = ()
     ) -> Candidates:
         conditions = list(where)
-        return self._run(lambda line: self._found(line, vector, terms, number, conditions))
+        return self._server.run(lambda line: self._found(line, vector, terms, number, conditions))
 
-    def _found(self, line: _Line, vector, terms: Terms, number: int, where) -> Candidates:
+    def _found(self, line: Line, vector, terms: Terms, number: int, where) -> Candidates:
         width = min(max(number, _WIDTH[0]), _WIDTH[1])
         if line.width != width:
             line.server.execute("SELECT set_config('hnsw.ef_search', %s, false)", [str(width)])
@@ -133,9 +112,12 @@ class PostgresStore:
             known = known or self._look(line)
             try:
                 kinds = known.kinds()
+                kept, values = _kept(stores.fitted(where, kinds))
+                few = bool(values) and self._estimated(line, kept, values) <= EXACT
                 rare, common, others = known.sought(terms[0])
-                shared = _SHARED if common else _RARE
-                statement, values = self._statement(kinds, stores.fitted(where, kinds), shared)
+                if few:
+                    rare, common = terms[0].tolist(), []
+                statement = self._statement(kinds, kept, _SHARED if common else _RARE, few)
                 values |= {
                     "vector": np.asarray(vector, np.float32),
                     "rare": rare,
@@ -164,18 +146,20 @@ class PostgresStore:
         exact = (np.array(part, np.float32) for part in (cosines, sums))
         return Candidates(list(ids), list(titles), list(texts), fields, *exact, version)
 
-    def _statement(self, kinds: stores.Kinds, where: list[Condition], shared: Composable):
-        """The statement of an answer, and the values of its conditions."""
-        kept = [
-            SQL("{} {} {}").format(
-                _column(one.field), SQL(one.operator), SQL(f"%(value{number})s")
-            )
-            for number, one in enumerate(where)
-        ]  # fmt: skip
+    def _estimated(self, line: Line, kept: Composed, values: dict) -> float:
+        """How many products keep the conditions, as the server's statistics have it."""
+        statement = SQL("EXPLAIN (FORMAT JSON) SELECT FROM {} WHERE {}")
+        statement = statement.format(Identifier(self._table), kept)
+        return line.server.execute(statement, values).fetchone()[0][0]["Plan"]["Plan Rows"]
+
+    def _statement(
+        self, kinds: stores.Kinds, kept: Composed, shared: Composable, few: bool
+    ) -> Composed:
+        """The statement of an answer. Of few products, the vectors are compared one by one."""
         fields = [SQL(", c.{}").format(_column(name)) for name in kinds]
-        statement = SQL(
+        return SQL(
             "WITH near AS MATERIALIZED (SELECT place FROM {table} WHERE {kept} "
-            "ORDER BY vector <#> %(vector)s LIMIT %(number)s), "
+            "ORDER BY {distance} LIMIT %(number)s), "
             "shared AS MATERIALIZED (SELECT place FROM {table} "
             "WHERE {shared} AND {kept} "
             "ORDER BY words <#> %(words)s, place LIMIT %(number)s), "
@@ -188,21 +172,22 @@ class PostgresStore:
             table=Identifier(self._table),
             shared=shared,
             catalogues=_CATALOGUES,
-            kept=SQL(" AND ").join(kept) if kept else SQL("true"),
+            kept=kept,
+            # A sum is no expression that the graph knows.
+            distance=SQL("(vector <#> %(vector)s) + 0" if few else "vector <#> %(vector)s"),
             fields=SQL("").join(fields),
         )
-        return statement, {f"value{number}": one.value for number, one in enumerate(where)}
 
     def write(self, batches: Iterable[Batch]) -> None:
-        line = self._connect()
+        line = self._server.connect()
         try:
-            with self._told(), line.server.transaction():
+            with self._server.told(), line.server.transaction():
                 self._write(line, batches)
         finally:
             line.server.close()
         self._of = None
 
-    def _write(self, line: _Line, batches: Iterable[Batch]) -> None:
+    def _write(self, line: Line, batches: Iterable[Batch]) -> None:
         run, name = line.server.execute, self._table
         run("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
         run(
@@ -258,7 +243,7 @@ class PostgresStore:
         )
 
     def put(self, products: Batch) -> None:
-        def work(line: _Line, known: _Known) -> None:
+        def work(line: Line, known: _Known) -> None:
             kinds = known.kinds()
             stores.checked(products, kinds, known.width)
             names = ["title", "text", "vector", "numbers", "words", *map(_field, kinds)]
@@ -276,8 +261,8 @@ class PostgresStore:
         statement = SQL("DELETE FROM {} WHERE id = ANY(%s)").format(Identifier(self._table))
         self._change(lambda line, _: line.server.execute(statement, [list(ids)]))
 
-    def _change(self, work: Callable[[_Line, _Known], Any]) -> None:
-        def whole(line: _Line) -> None:
+    def _change(self, work: Callable[[Line, _Known], Any]) -> None:
+        def whole(line: Line) -> None:
             with line.server.transaction():
                 line.server.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
                 work(line, self._look(line))
@@ -286,34 +271,33 @@ class PostgresStore:
                     [self._table],
                 )
 
-        self._run(whole)
+        self._server.run(whole)
 
     def count(self) -> int:
         statement = SQL("SELECT count(*) FROM {}").format(Identifier(self._table))
 
-        def work(line: _Line) -> int:
+        def work(line: Line) -> int:
             self._look(line)
             return line.server.execute(statement).fetchone()[0]
 
-        return self._run(work)
+        return self._server.run(work)
 
     def version(self) -> str:
         statement = SQL("SELECT version FROM {} WHERE name = %s").format(_CATALOGUES)
 
-        def work(line: _Line) -> str:
+        def work(line: Line) -> str:
             self._look(line)
             return self._named(line.server.execute(statement, [self._table]).fetchone()[0])
 
-        return self._run(work)
+        return self._server.run(work)
 
     def _named(self, version: int) -> str:
         return f"{self._table}, version {version}, build {self._build}"
 
     def close(self) -> None:
-        while self._free:
-            self._free.pop().server.close()
+        self._server.close()
 
-    def _look(self, line: _Line) -> _Known:
+    def _look(self, line: Line) -> _Known:
         """What stands of the catalogue, which it keeps. Refuses one of another build."""
         statement = SQL("SELECT build, fields, width, common FROM {} WHERE name = %s").format(
             _CATALOGUES
@@ -326,96 +310,15 @@ class PostgresStore:
         self._of = _Known(*row)
         return self._of
 
-    def _run(self, work: Callable[[_Line], Any]) -> Any:
-        """Do the work; once more where a connection turns out to have been lost since its last."""
-        with self._told():
-            while self._free:
-                try:
-                    line = self._free.pop()
-                except IndexError:  # another thread took it
-                    break
-                try:
-                    return self._do(line, work)
-                except (psycopg.OperationalError, psycopg.InterfaceError):
-                    if not line.server.closed:
-                        raise
-            return self._do(self._connect(), work)
 
-    def _do(self, line: _Line, work: Callable[[_Line], Any]) -> Any:
-        try:
-            return work(line)
-        finally:
-            if not line.server.closed:
-                self._free.append(line)
-
-    def _connect(self) -> _Line:
-        with self._told():
-            server = psycopg.connect(self._uri, autocommit=True)
-            try:
-                self._settle(server)
-            except BaseException:
-                server.close()
-                raise
-        return _Line(server)
-
-    def _settle(self, server: psycopg.Connection) -> None:
-        found = server.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'")
-        row = found.fetchone()
-        if row is None:
-            raise ValueError(
-                f"{self.place}: the extension pgvector is not there: have an administrator run "
-                "CREATE EXTENSION vector; in the database."
-            )
-        if tuple(map(int, row[0].split(".")[:2])) < _OLDEST:
-            raise ValueError(
-                f"{self.place}: pgvector is of version {row[0]}, and "
-                f"{'.'.join(map(str, _OLDEST))} or later is needed: update the extension."
-            )
-        register_vector(server)
-        server.execute("SET hnsw.iterative_scan = relaxed_order")
-        # A plan that does not know how many products are asked for would read all of them.
-        server.execute("SET plan_cache_mode = force_custom_plan")
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Tell what the server refuses in one sentence, without the URI's password."""
-        try:
-            yield
-        except errors.UndefinedTable as error:
-            raise stores.missing(self.place, self._table) from error
-        except errors.DiskFull as error:
-            raise OSError(
-                errno.ENOSPC,
-                f"{self.place}: no space left on the server's disk; the old catalogue stays: free "
-                "some, and write it again",
-            ) from error
-        except errors.UniqueViolation as error:
-            raise ValueError(
-                f"{self.place}: a product id stands there twice: give each product its own."
-            ) from error
-        except psycopg.Error as error:
-            if isinstance(error, psycopg.OperationalError) and _lost(error):
-                raise self._unreached(error) from error
-            said = str(error).partition("\n")[0]
-            kind = PermissionError if isinstance(error, errors.InsufficientPrivilege) else OSError
-            raise kind(f"{self.place}: PostgreSQL refuses: {said}.") from error
-
-    def _unreached(self, error: psycopg.OperationalError) -> OSError:
-        if isinstance(error, errors.InvalidPassword) or "password" in str(error):
-            return PermissionError(
-                f"{self.place}: PostgreSQL does not accept user and password: set PGPASSWORD, or "
-                "write the user into the URI."
-            )
-        if 'database "' in str(error) and "does not exist" in str(error):
-            return FileNotFoundError(f"{self.place}: there is no such database: create it first.")
-        return ConnectionError(
-            f"{self.place}: PostgreSQL does not answer: start it, or mend host and port."
-        )
-
-
-def _lost(error: psycopg.OperationalError) -> bool:
-    """Whether an error is about the connection: of none, or of classes 08, 28 and 57P."""
-    return (error.sqlstate or "08").startswith(("08", "28", "57P"))
+def _kept(where: list[Condition]) -> tuple[Composed, dict[str, str | float]]:
+    """The conditions in SQL, and their values, which are never written into it."""
+    kept = [
+        SQL("{} {} {}").format(_column(one.field), SQL(one.operator), SQL(f"%(value{number})s"))
+        for number, one in enumerate(where)
+    ]
+    values = {f"value{number}": one.value for number, one in enumerate(where)}
+    return SQL(" AND ").join(kept) if kept else Composed([SQL("true")]), values
 
 
 def _field(name: str) -> str:
