@@ -490,11 +490,28 @@ def test_index_can_put_the_teacher_beside_the_student(tmp_path, capsys, called):
     out = tmp_path / "out"
     assert tried(["index", "esci", "--out", out], capsys) == (0, f"Search engine: {out}\n", "")
     tried(["index", "esci", "--out", out, "--with-teacher"], capsys)
-    assert [given[3] for given in called] == [{"with_teacher": False}, {"with_teacher": True}]
+    assert [given[3:] for given in called] == [(False, [], {}), (True, [], {})]
+
+
+def test_index_can_put_fields_and_a_store_beside_it(tmp_path, capsys, called):
+    given = ["index", "esci", "--out", tmp_path / "out", "--field", "price", "--field", "brand"]
+    tried([*given, "--engine", "postgresql://me@here/shop", "--table", "june"], capsys)
+    place = {"store": "postgresql://me@here/shop", "table": "june"}
+    assert called[0][3:] == (False, ["price", "brand"], place)
+    status, _, err = tried([*given, "--table", "june"], capsys)
+    assert (status, err) == (
+        1, "ecomkd: --table names one of a store: give --engine, too, or leave it out.\n"
+    )  # fmt: skip
+
+
+def test_update_needs_something_to_do(tmp_path, capsys):
+    status, _, err = tried(["update", tmp_path], capsys)
+    assert (status, err[:22]) == (1, "ecomkd: nothing to do:")
 
 
 @pytest.mark.parametrize(
-    "command", ["check", "run", "quantize", "index", "recommend", "serve", "shop"]
+    "command",
+    ["check", "run", "quantize", "index", "recommend", "update", "export", "serve", "shop"],
 )
 def test_help_shows_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -554,7 +571,8 @@ def served(monkeypatch) -> dict:
     """What a service is made with and where it listens, instead of serving anything."""
     told = {}
 
-    def create_app(engine, settings, **further):
+    def create_app(engine, settings, newer, **further):
+        assert newer() is None  # the folder is as it was
         return told.update(settings=settings, **further)
 
     service = SimpleNamespace(

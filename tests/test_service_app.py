@@ -67,6 +67,23 @@ def test_an_index_without_fields_says_so(client):
     assert content == {"error": "There is no field 'price': this index has none."}
 
 
+def test_an_index_without_filters_says_so(client):
+    content = client.ask("/search?q=red&filter=price%3C20").content
+    assert content == {"error": "This index takes no filter: `ecomkd index --engine` does."}
+
+
+def test_a_catalogue_out_of_reach_is_told_with_when_to_ask_again(caplog):
+    class Away(Stub):
+        def search(self, query, k):
+            raise ConnectionRefusedError("postgresql://127.0.0.1: nobody answers; start it.")
+
+    with service(Away()) as one:
+        status, content, headers = one.ask("/search?q=red")
+    assert (status, headers["Retry-After"]) == (503, "1")
+    assert content["error"].startswith("The catalogue is out of reach")
+    assert caplog.messages == ["postgresql://127.0.0.1: nobody answers; start it."]
+
+
 def test_rerank_gives_scores_and_order(client):
     status, content, _ = client.rerank("mug")
     scores = [value("mug", title) for title in TITLES]
@@ -357,7 +374,8 @@ def test_the_description_states_limits_errors_and_kinds():
     paths, schemas = described["paths"], described["components"]["schemas"]
     text = {"type": "string", "minLength": 1, "pattern": r"[^\s\u001c-\u001f\u0085]"}
     asked = [parameter["schema"] for parameter in paths["/search"]["get"]["parameters"]]
-    q, k, offset, _ = asked
+    q, k, offset, fields, conditions = asked
+    assert fields["maxItems"] == conditions["maxItems"] == 0  # the stub has neither
     assert {**text, "maxLength": 50}.items() <= q.items()
     assert {"minimum": 1, "maximum": 40, "default": 10}.items() <= k.items()
     assert "So many come, unless the catalogue has fewer" in k["description"]

@@ -24,7 +24,7 @@ REFUSALS = {
         422: "A part of the request is missing, empty, too long or too large.",
         429: "Too many requests of one client; Retry-After says when to ask again.",
         500: "The engine failed.",
-        503: "Too many requests wait, or no catalogue is in reach; Retry-After says when to ask again.",
+        503: "Too many requests wait, or the catalogue is away; Retry-After says when to ask.",
         504: "No answer was found in time.",
     }.items()
 }

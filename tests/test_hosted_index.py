@@ -1,0 +1,238 @@
+"""An index whose catalogue lies in a store: what is written, asked, updated, and refused."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+import tiny_index
+import tiny_models
+from serving import Client, until
+
+import local_postgres
+from ecomkd import cli, outputs, search, service
+from ecomkd.search import catalogue as catalogue_module
+from ecomkd.search import hosted
+from ecomkd.search.update import update
+
+PRICES = [float(row) if row % 5 else None for row in range(21)]
+BRANDS = ["Acme" if row % 2 else "Öl & Co" for row in range(21)]
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory) -> dict:
+    folder = tmp_path_factory.mktemp("parts")
+    found = tiny_index.parts(folder, tiny_models.profile(folder / "artifacts"))
+    found["catalogue"] = (
+        found["catalogue"]
+        .add_column("price", ["" if one is None else f"{one:g}" for one in PRICES])  # as CSV has it
+        .add_column("brand", BRANDS)
+    )
+    return found | {"fields": ("price", "brand")}
+
+
+@pytest.fixture(scope="module")
+def own(parts, tmp_path_factory) -> search.SearchEngine:
+    """The engine that holds the same catalogue in its folder."""
+    return search.load(search.write(tmp_path_factory.mktemp("own") / "served", **parts))
+
+
+@pytest.fixture(scope="module")
+def server():
+    if local_postgres.programs() is None:
+        pytest.skip("PostgreSQL with pgvector is not installed")
+    with local_postgres.running() as found:
+        yield found
+
+
+@pytest.fixture(params=["lance", "postgres"])
+def uri(request, tmp_path, monkeypatch) -> str:
+    if request.param == "lance":
+        return str(tmp_path / "catalogues")
+    server = request.getfixturevalue("server")
+    monkeypatch.setenv("PGPASSWORD", local_postgres.PASSWORD)
+    server.sql("DROP TABLE IF EXISTS products, june, ecomkd_catalogues")
+    return server.uri
+
+
+@pytest.fixture
+def folder(parts, uri, tmp_path) -> Path:
+    return search.write(tmp_path / "served", **parts, store=uri)
+
+
+def test_the_catalogue_is_in_the_store_and_the_rest_in_the_folder(folder):
+    names = {Path(name).name for name in outputs.read(folder, "index")["files"]}
+    assert "words.idf.npy" in names and "model.int8.onnx" in names
+    assert not names & {"products.jsonl", "products.npy", "vectors.npy", "words.data.npy"}
+    assert not [name for name in names if name.startswith("cells")]
+
+
+def test_answers_are_those_of_the_index_that_holds_its_catalogue(own, folder):
+    engine = search.load(folder)
+    for query in ("red shoe", "kids mug steel", "lamp"):
+        wanted, found = own.search(query, 30), engine.search(query, 30)
+        assert [hit.product_id for hit in found] == [hit.product_id for hit in wanted]
+        assert [hit.score for hit in found] == pytest.approx([hit.score for hit in wanted])
+        assert [hit.fields for hit in found] == [hit.fields for hit in wanted]
+    assert engine.search("zzzz", 5) == []
+    engine.store.close()
+
+
+def test_conditions_are_kept_over_http(folder):
+    engine = search.load(folder)
+    with service.background(service.create_app(engine, service.Settings(rate=0))) as port:
+        one = Client(port)
+        asked = (
+            "/search?q=red+shoe&k=30&filter=price%3C12&filter=brand%3D%C3%96l+%26+Co&fields=price"
+        )
+        status, content, headers = one.ask(asked)
+        kept = [row for row in range(21) if PRICES[row] and PRICES[row] < 12 and row % 2 == 0]
+        assert status == 200
+        found = {hit["product_id"]: hit["fields"]["price"] for hit in content["hits"]}
+        assert found == {f"p{row}": PRICES[row] for row in kept}
+        assert headers["X-Ecomkd-Index"].startswith("served, format 4, written by ecomkd")
+        assert len(headers["X-Ecomkd-Index"].split(", ")) > len(engine.version.split(", "))
+        for wrong, told in (("price", "is no condition"), ("colour%3Dred", "no field 'colour'"),
+                            ("price%3Ca", "price holds numbers")):  # fmt: skip
+            status, content, _ = one.ask(f"/search?q=red&filter={wrong}")
+            assert status == 422 and told in content["error"]
+    engine.store.close()
+
+
+def test_an_update_is_seen_at_once_by_who_answers(folder, tmp_path, capsys):
+    engine = search.load(folder)
+    assert engine.search("red shoe", 1)[0].product_id != "new"
+    (tmp_path / "more.csv").write_text(
+        "product_id,product_title,product_description,price,brand\n"
+        "new,red shoe red shoe,,3.5,Acme\np1,green lamp,tall,,\n"
+    )
+    (tmp_path / "gone.txt").write_text("p0\n\np7\nunknown\n")
+    given = ["update", folder, tmp_path / "more.csv", "--remove", tmp_path / "gone.txt"]
+    assert cli.main(list(map(str, given))) == 0
+    assert capsys.readouterr().out == (
+        f"Added or changed 2 products, took out 3 ids. In {folder}.\n"
+    )
+    until(lambda: len(engine.search("red shoe", 30)) == 20)
+    hits = {hit.product_id: hit for hit in engine.search("red shoe", 30)}
+    assert hits["new"].fields == {"price": 3.5, "brand": "Acme"}
+    assert hits["p1"].fields == {"price": None, "brand": None}
+    assert hits["p1"].text.startswith("green lamp") and "tall" in hits["p1"].text
+    assert not hits.keys() & {"p0", "p7"}
+    engine.store.close()
+
+
+@pytest.mark.parametrize(
+    ("rows", "fault"),
+    [
+        ("product_id,product_title,price\na,b,1", "column 'brand' is missing"),
+        ("product_id,product_title,price,brand\n,b,1,c", "line 2: product_id is empty"),
+        ("product_id,product_title,price,brand\na, ,1,c", "line 2: product_title is empty"),
+        ("product_id,product_title,price,brand\na,b,1,c\nb,c,dear,c", "line 3: price is 'dear'"),
+        ("product_id,product_title,price,brand\na,b,1,c\na,b,1,c", "'a' stands there twice"),
+    ],
+)
+def test_a_wrong_row_is_told_before_anything_is_changed(parts, tmp_path, rows, fault):
+    folder = search.write(tmp_path / "served", **parts, store=str(tmp_path / "lance"))
+    (tmp_path / "rows.csv").write_text(rows)
+    before = search.load(folder).search("red shoe", 30)
+    with pytest.raises(ValueError, match=fault):
+        update(folder, tmp_path / "rows.csv", None)
+    assert search.load(folder).search("red shoe", 30) == before
+
+
+def test_an_index_that_holds_its_catalogue_is_not_updated(parts, tmp_path):
+    folder = search.write(tmp_path / "served", **parts)
+    with pytest.raises(ValueError, match="its catalogue lies in the folder itself"):
+        update(folder, None, tmp_path / "ids")
+
+
+def test_the_same_index_written_again_is_taken_while_clients_ask(parts, folder, uri, monkeypatch):
+    """The old catalogue answers until the new one is whole, and each answer names its own."""
+    changed = outputs.Changes(folder)
+    app = service.create_app(
+        search.load(folder),
+        service.Settings(rate=0, max_waiting=64, look=0.05),
+        newer=lambda: search.load(folder) if changed() else None,
+    )
+    faults, versions, done = [], set(), threading.Event()
+    with service.background(app) as port:
+        one = Client(port)
+
+        def ask() -> None:
+            while not done.is_set():
+                status, content, headers = one.ask("/search?q=red+shoe&k=30")
+                versions.add(headers["X-Ecomkd-Index"])
+                if status != 200 or len(content["hits"]) != 21:
+                    faults.append((status, content))
+
+        threads = [threading.Thread(target=ask) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(2):
+                search.write(folder, **parts, store=uri)
+            until(lambda: len(versions) > 1)
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join()
+    assert not faults
+
+
+def test_another_name_of_a_table_leaves_the_old_catalogue(parts, folder, uri, tmp_path):
+    other = parts | {"catalogue": parts["catalogue"].select(range(5))}
+    second = search.write(tmp_path / "second", **other, store=uri, table="june")
+    assert len(search.load(folder).search("red shoe", 30)) == 21
+    assert len(search.load(second).search("red shoe", 30)) == 5
+
+
+def test_a_table_that_another_index_has_replaced_is_refused(parts, folder, uri, tmp_path):
+    other = parts | {"catalogue": parts["catalogue"].select(range(5))}
+    search.write(tmp_path / "second", **other, store=uri)
+    with pytest.raises(ValueError, match="was written by the build"):
+        search.load(folder)
+
+
+def test_where_the_store_fails_the_old_index_stays(parts, own, tmp_path, monkeypatch):
+    folder = search.write(tmp_path / "served", **parts)
+    with pytest.raises(ValueError, match="mysql"):
+        search.write(folder, **parts, store="mysql://here/shop")
+    assert search.load(folder).search("red shoe", 5) == own.search("red shoe", 5)
+
+
+def test_a_store_out_of_reach_is_told_before_any_work(tmp_path, parts, monkeypatch):
+    monkeypatch.setattr(
+        "ecomkd.search.index.sources.catalogue", lambda *_: pytest.fail("the work had begun")
+    )
+    with pytest.raises(ConnectionError):
+        search.build("shop", parts["profile"], tmp_path / "out", store="postgresql://127.0.0.1:9/x")
+
+
+def test_no_password_is_written(folder, uri):
+    assert json.loads((folder / "engine.json").read_text())["store"]["uri"].endswith(uri)
+    for given, kept in {
+        "postgresql://me:secret@h:1/d?password=secret&sslmode=require":
+            "postgresql://me@h:1/d?sslmode=require",
+        "postgresql://h/d": "postgresql://h/d",
+        "s3://bucket/place": "s3://bucket/place",
+    }.items():  # fmt: skip
+        assert hosted._without_password(given) == kept
+
+
+def test_an_export_needs_the_catalogue_in_the_folder(parts, tmp_path, capsys):
+    folder = search.write(tmp_path / "served", **parts, store=str(tmp_path / "lance"))
+    given = ["export", str(folder), "--to", "vespa", "--out", str(tmp_path / "out")]
+    assert cli.main(given) == 1
+    assert "its catalogue lies in a store" in capsys.readouterr().err
+    whole = search.write(tmp_path / "whole", **parts)
+    assert cli.main(["export", str(whole), *given[2:]]) == 0
+    assert (tmp_path / "out" / "services.xml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "kept"),
+    [("9.5", "number", 9.5), (" ", "number", None), (None, "text", None), (float("nan"), "number",
+      None), (3, "text", "3"), (7, "number", 7.0), (float("inf"), "number", None)],
+)  # fmt: skip
+def test_a_field_is_a_number_or_a_text_or_nothing(value, kind, kept):
+    assert catalogue_module.plain_field(value, kind) == kept
