@@ -24,24 +24,36 @@ LOOK, LOOKS, TRIALS = 100, 100, 2_000
 CREDITS = np.array([-1.0, 0.0, 1.0])
 MEASURES = ("clicks", "any click", "first click")
 """What A/B compares: clicks of a search; whether there is one; 1 / rank of the first, or 0."""
+INTERLEAVED = ("interleaving", "interleaving, shared head apart")
+"""Team draft as it is, and where clicks on the products that both rank alike from the first place
+on count for nobody: whose team they are in, only the coin decides."""
+IDLE = (0.0, 0.5, 0.8)
+"""Shares of shoppers who click nothing, whatever they see."""
 ALPHA = 0.05
 
 
-def drafted(attraction: np.ndarray, a: np.ndarray, b: np.ndarray, rng) -> np.ndarray:
+def drafted(
+    attraction: np.ndarray, a: np.ndarray, b: np.ndarray, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
     """How often each of CREDITS comes out of a search for each query, (Q, 3), by simulation.
 
     Args:
         attraction: (Q, K), of the candidates, 0 where there is none.
         a, b: (Q, K), the candidates' columns in the two orders, the best first.
     """
-    found = np.zeros((len(a), len(CREDITS)))
+    found = {name: np.zeros((len(a), len(CREDITS))) for name in INTERLEAVED}
     for query, own in enumerate(attraction):
         size = min(DEPTH, int((own > 0).sum()))
+        head = a[query][np.logical_and.accumulate(a[query] == b[query])]
         for _ in range(DRAFTS):
             shown, teams = clicks.team_draft(a[query][:size], b[query][:size], rng, size)
             seen = clicks.click(np.tile(own[shown], (VISITS, 1)), rng)
-            found[query] += np.bincount(clicks.credit(seen, teams) + 1, minlength=3)
-    return found / (DRAFTS * VISITS)
+            for name, counted in zip(
+                INTERLEAVED, (seen, seen & ~np.isin(shown, head)), strict=True
+            ):
+                credit = clicks.credit(counted, teams)
+                found[name][query] += np.bincount(credit + 1, minlength=3)
+    return {name: own / (DRAFTS * VISITS) for name, own in found.items()}
 
 
 def said(attraction: np.ndarray, order: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -73,15 +85,19 @@ def moments(values: np.ndarray, chances: np.ndarray) -> np.ndarray:
     return np.column_stack([mean, chances @ values**2, mean**2])
 
 
-def by_draft(means: np.ndarray) -> np.ndarray:
-    """Searches that interleaving needs, (R,), from means of moments (R, 3)."""
-    return needed(means[:, 0], means[:, 1] - means[:, 0] ** 2)
+def by_draft(means: np.ndarray, idle: float = 0.0) -> np.ndarray:
+    """Searches that interleaving needs, (R,), from means of moments (R, 3).
+
+    The share `idle` of shoppers clicks nothing.
+    """
+    mean, square = (1 - idle) * means[:, :2].T
+    return needed(mean, square - mean**2)
 
 
-def by_halves(means: np.ndarray) -> np.ndarray:
+def by_halves(means: np.ndarray, idle: float = 0.0) -> np.ndarray:
     """Searches of both halves of an A/B test together, from means of both rankers' moments."""
-    a, b = means[:, :3].T, means[:, 3:].T
-    return needed(a[0] - b[0], 2 * (a[1] - a[0] ** 2 + b[1] - b[0] ** 2))
+    mean, square = (1 - idle) * means[:, [0, 3]].T, (1 - idle) * means[:, [1, 4]].T
+    return needed(mean[0] - mean[1], 2 * (square - mean**2).sum(axis=0))
 
 
 def by_strata(means: np.ndarray) -> np.ndarray:
@@ -140,9 +156,10 @@ def right(values: np.ndarray, arms: list[np.ndarray], searches: float, rng) -> f
 
 def pair(attraction: np.ndarray, a: np.ndarray, b: np.ndarray, rng) -> dict:
     """The moments of each query under each judge, and how often the right one is named."""
-    credits_ = drafted(attraction, a, b, rng)
-    told = {"interleaving": moments(CREDITS, credits_)}
-    distributions: dict[str, tuple] = {"interleaving": (CREDITS, [credits_.mean(axis=0)])}
+    told, distributions = {}, {}
+    for name, chances in drafted(attraction, a, b, rng).items():
+        told[name] = moments(CREDITS, chances)
+        distributions[name] = CREDITS, [chances.mean(axis=0)]
     ours, theirs = said(attraction, a), said(attraction, b)
     for name in MEASURES:
         values = ours[name][0]
@@ -151,7 +168,7 @@ def pair(attraction: np.ndarray, a: np.ndarray, b: np.ndarray, rng) -> dict:
         distributions[name] = values, [own.mean(axis=0) for own in both]
     power = {}
     for name, (values, arms) in distributions.items():
-        how = by_draft if name == "interleaving" else by_halves
+        how = by_draft if name in INTERLEAVED else by_halves
         searches = how(told[name].mean(axis=0)[None])[0]
         power[name] = right(values, arms, searches, rng) if searches < 1e12 else 0.0
     return {"moments": {name: own.round(7).tolist() for name, own in told.items()}, "right": power}
@@ -159,7 +176,7 @@ def pair(attraction: np.ndarray, a: np.ndarray, b: np.ndarray, rng) -> dict:
 
 def same(attraction: np.ndarray, order: np.ndarray, rng) -> dict:
     """The false alarms of interleaving, and of A/B on the first click, of a ranker with itself."""
-    credits_ = drafted(attraction, order, order, rng).mean(axis=0)
+    credits_ = drafted(attraction, order, order, rng)["interleaving"].mean(axis=0)
     values, first = said(attraction, order)["first click"]
     return {
         # Whoever wins a search of two equal rankers was named by a coin.
@@ -171,31 +188,47 @@ def same(attraction: np.ndarray, order: np.ndarray, rng) -> dict:
 def needs(seeds: list[dict], resamples: int) -> dict:
     """How many searches each judge needs for one pair, over seeds and queries, and their quotients.
 
-    `seeds` are what `pair` gives. A/B at its best is the measure that needs the fewest searches.
+    `seeds` are what `pair` gives. A/B at its best is the measure that needs the fewest searches;
+    `idle` has the quotient for each share of shoppers who click nothing.
     """
     every = {
         name: np.array([one["moments"][name] for one in seeds]) for name in seeds[0]["moments"]
     }
+    means = {name: own.mean(axis=(0, 1)) for name, own in every.items()}
 
     def span(values: np.ndarray, how: Callable) -> dict:
         return metrics.two_way_bootstrap(values, how, resamples)
 
-    found = {"interleaving": span(every["interleaving"], by_draft)}
-    found |= {name: span(every[name], by_halves) for name in MEASURES}
-    best = min(MEASURES, key=lambda name: found[name]["value"])
-    strata = min(MEASURES, key=lambda name: by_strata(every[name].mean((0, 1))[None])[0])
-    found["best, query by query"] = span(every[strata], by_strata)
-    quotients = {}
-    for name, measure, how in (("A/B", best, by_halves), ("query by query", strata, by_strata)):
-        both = np.concatenate([every["interleaving"], every[measure]], axis=2)
+    def quotient(drafts: str, measure: str, idle: float = 0.0) -> dict:
+        def how(found: np.ndarray) -> np.ndarray:
+            return by_draft(found[:, :3], idle) / by_halves(found[:, 3:], idle)
 
-        def quotient(means: np.ndarray, how: Callable = how) -> np.ndarray:
-            return by_draft(means[:, :3]) / how(means[:, 3:])
+        return span(np.concatenate([every[drafts], every[measure]], axis=2), how)
 
-        quotients[name] = span(both, quotient)
-    means = {name: own.mean(axis=(0, 1)) for name, own in every.items()}
-    says = {
-        name: float(own[0] if name == "interleaving" else own[0] - own[3])
-        for name, own in means.items()
+    searches = {name: span(every[name], by_draft) for name in INTERLEAVED}
+    searches |= {name: span(every[name], by_halves) for name in MEASURES}
+    alike = min(MEASURES, key=lambda name: by_strata(means[name][None])[0])
+    best = min(MEASURES, key=lambda name: searches[name]["value"])
+    drafts = min(INTERLEAVED, key=lambda name: searches[name]["value"])
+    return {
+        "searches": searches | {"query by query": span(every[alike], by_strata)},
+        "best": {"A/B": best, "query by query": alike, "interleaving": drafts},
+        "quotients": {name: quotient("interleaving", name) for name in MEASURES},
+        "idle": {
+            f"{share:g}": {
+                "best": (
+                    name := min(MEASURES, key=lambda one: by_halves(means[one][None], share)[0])
+                ),
+                "searches": {
+                    "interleaving": float(by_draft(means["interleaving"][None], share)[0]),
+                    "A/B": float(by_halves(means[name][None], share)[0]),
+                },
+                "quotient": quotient("interleaving", name, share),
+            }
+            for share in IDLE
+        },
+        "difference": {
+            name: float(own[0] if name in INTERLEAVED else own[0] - own[3])
+            for name, own in means.items()
+        },
     }
-    return {"searches": found, "best": best, "quotients": quotients, "difference": says}
