@@ -17,7 +17,7 @@ from ecomkd.search import clicks
 
 DEPTH = 10
 """Products on a page."""
-DRAFTS, VISITS = 20, 20
+DRAFTS, VISITS = 10, 40
 """Lists that are drafted for each query, and shoppers that see each."""
 LOOK, LOOKS, TRIALS = 100, 100, 2_000
 """Searches between two looks at an experiment; looks; experiments."""

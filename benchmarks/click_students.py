@@ -23,9 +23,9 @@ from ecomkd.search import clicks
 
 SHARE = 0.1
 """Of the searches whose list is changed, to estimate propensities."""
-ASKED = 1_500
+ASKED = 1_000
 """Training queries of `msrd` that are searched for."""
-HELD_OUT = 300
+HELD_OUT = 200
 """Validation queries of `msrd` that are."""
 SEARCHED = ("train", "validation")
 HIDDEN, RATE, DROPOUT, BATCH = 64, 1e-3, 0.2, 64

@@ -104,8 +104,8 @@ def by_product(base: Ground, logs: dict[str, Log], looks: np.ndarray) -> np.ndar
     clicked, seen = np.zeros(size), np.zeros(size)
     for name, log in logs.items():
         shown = clicks.swap(base.parts[name].rows[log.query], log.swapped)
-        np.add.at(clicked, shown, log.clicks)
-        np.add.at(seen, shown, looks)
+        clicked += np.bincount(shown.ravel(), log.clicks.ravel(), size)
+        seen += np.bincount(shown.ravel(), np.tile(looks, len(shown)), size)
     mean = clicked.sum() / seen.sum()
     rate = (clicked + 10 * mean) / (seen + 10)
     test = base.parts["test"]

@@ -59,10 +59,11 @@ def click(attractions, rng: np.random.Generator, eta: float = 1.0) -> np.ndarray
 def swaps(searches: int, depth: int, rng: np.random.Generator, share: float = 0.1) -> np.ndarray:
     """The column that changes places with the first one in each search, (N,); 0 leaves a list be.
 
-    A `share` of the searches is drawn, and in each of them one of the other ranks.
+    A `share` of the searches is drawn, and they take the other ranks in turn, so that a short log
+    has each of them. Which query a search asks plays no part.
     """
     changed = rng.random(searches) < share
-    return np.where(changed, rng.integers(1, depth, size=searches), 0)
+    return np.where(changed, 1 + np.cumsum(changed) % (depth - 1), 0)
 
 
 def swap(lists: np.ndarray, swapped: np.ndarray) -> np.ndarray:
@@ -98,7 +99,7 @@ def propensities(clicks: np.ndarray, swapped: np.ndarray) -> np.ndarray:
     if not counts.all():
         raise ValueError(
             f"propensities: no search has column {int(counts.argmin())} in `swapped`: log more "
-            "searches, or swap fewer ranks."
+            "searches, or swap more of them."
         )
 
     def rate(own: np.ndarray) -> np.ndarray:
