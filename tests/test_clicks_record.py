@@ -119,7 +119,7 @@ def test_products_are_ordered_by_their_clicks():
     rows[0] = np.setdiff1d(np.arange(PRODUCTS), test[0])[:DEPTH]
     rows[0, 1] = test[0, 3]
     order = script.by_product(base, {"train": log, "validation": nothing}, np.ones(DEPTH))
-    assert order[0].tolist() == [3, 0, 1, 2, 4]  # the others were not clicked, or never shown
+    assert order[0][0] == 3  # the others were never shown, or once
 
 
 # The record
