@@ -17,7 +17,7 @@ def rng(seed=0):
 def log(searches, depth, eta, seed=0, share=0.5):
     """Lists in an order that follows their gains, as a good ranker's do; some swapped, clicked."""
     draw = rng(seed)
-    gains = -np.sort(-draw.random((searches, depth)) ** 3, axis=1)
+    gains = -np.sort(-(draw.random((searches, depth)) ** 3), axis=1)
     swapped = clicks.swaps(searches, depth, draw, share)
     shown = clicks.swap(clicks.attraction(gains), swapped)
     return clicks.click(shown, draw, eta), swapped
