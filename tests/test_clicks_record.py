@@ -140,3 +140,72 @@ def difference(found: dict, system: str, against: str) -> dict:
 def test_the_model_of_the_record_is_that_of_the_package(recorded):
     assert recorded["model"]["attraction"] == {"noise": clicks.NOISE, "most": clicks.MOST}
     assert recorded["model"]["searches"] == list(script.LOGS)
+
+
+@pytest.mark.parametrize("name", script.DATA)
+def test_what_chapter_19_says_of_clicks_as_labels(recorded, name):
+    found, top = recorded[name], max(script.LOGS)
+    naive, mended = f"{script.NAIVE}, {top}", f"{script.ESTIMATED}, {top}"
+    assert difference(found, mended, naive)["low"] > 0
+    assert found["kept"][mended]["value"] > 0.9 > 0.7 > found["kept"][naive]["value"]
+    # More naive clicks do not help, and what nobody trained is better than they are.
+    rows = {row: one["value"] for row, one in found["rows"].items()}
+    least = f"{script.NAIVE}, {min(script.LOGS)}"
+    assert rows[naive] - rows[least] < 0.1 * (rows[mended] - rows[naive]) + 0.005
+    assert rows[naive] < rows[script.FREE] < rows[mended]
+    # Where all ranks are looked at, there is nothing to mend; at eta 2 there is more.
+    flat = difference(found, f"{mended}, eta 0", f"{naive}, eta 0")
+    assert abs(flat["value"]) < 0.003
+    steep = difference(found, f"{mended}, eta 2", f"{naive}, eta 2")
+    assert steep["value"] > difference(found, mended, naive)["value"]
+    # The rival that needs no swaps.
+    term = f"{script.TERM}, {top}"
+    assert difference(found, term, naive)["low"] > 0
+    rival = difference(found, mended, term)
+    assert rival["low"] < 0 < rival["high"]
+
+
+def test_a_thousand_searches_tell_little_of_many_ranks(recorded):
+    weighed, naive, term = (f"{row}, 1000" for row in (script.ESTIMATED, script.NAIVE, script.TERM))
+    assert difference(recorded["shop"], weighed, naive)["low"] > 0
+    assert difference(recorded["msrd"], weighed, naive)["low"] < 0
+    assert difference(recorded["msrd"], weighed, term)["high"] < 0
+
+
+def test_clipping_costs_where_pages_are_long(recorded):
+    clipped, whole = (f"{row}, {max(script.LOGS)}" for row in script.ROWS[4:2:-1])
+    assert difference(recorded["msrd"], clipped, whole)["high"] < 0
+    assert abs(difference(recorded["shop"], clipped, whole)["value"]) < 0.001
+
+
+@pytest.mark.parametrize("name", script.DATA)
+def test_what_chapter_19_says_of_clicks_as_judges(recorded, name):
+    middle = recorded[name]["judged"]["middle"]
+    needs = {judge: one["value"] for judge, one in middle["searches"].items()}
+    assert all(says > 0 for says in middle["difference"].values())
+    assert (
+        needs["interleaving"]
+        < needs["first click"]
+        == min(needs[judge] for judge in click_judges.MEASURES)
+    )
+    # Not the tenth that was asked for; nearer to it where most shoppers click nothing.
+    assert middle["idle"]["0"]["quotient"]["value"] > 0.3
+    assert middle["idle"]["0.8"]["quotient"]["value"] < 0.2
+    assert needs["interleaving, shared head apart"] < needs["interleaving"]
+    assert needs["query by query"] < needs["first click"]
+    for pair in recorded[name]["judged"].values():
+        for judge, shares in pair["right"].items():
+            assert judge and np.mean(shares) == pytest.approx(0.8, abs=0.03)
+
+
+def test_looking_often_raises_false_alarms(recorded):
+    for name in script.DATA:
+        for found in recorded[name]["false alarms"].values():
+            assert found["one look"]["mean"] == pytest.approx(0.05, abs=0.015)
+            assert found["every look"]["low"] > 0.3
+            assert found["every look, divided"]["high"] < 0.05
+
+
+def test_goals_are_as_they_came_out():
+    goals = report.recorded("clicks")["goals"]
+    assert [goal["met"] for goal in goals] == [True, True, False] * 2
