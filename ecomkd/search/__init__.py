@@ -1,4 +1,4 @@
-"""Chapter 8: search over a whole catalogue, and the engine that serves it.
+"""Chapters 8 and 19: search over a whole catalogue, the engine that serves it, and clicks.
 
 A ranking of Q queries is a pair (scores, rows), each (Q, k): the k best products as rows of the
 catalogue, best first. Where a query has fewer than k, the rest is row −1 with score −inf.
@@ -24,5 +24,9 @@ __getattr__, __dir__ = lazy.names(
         ".engine": "Hit load SearchEngine",
         ".index": "build write",
         ".page": "",
+        ".clicks": (
+            "attraction click credit examined falling propensities searches_needed swap swaps "
+            "team_draft"
+        ),
     },
 )
