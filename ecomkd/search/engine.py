@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -22,7 +23,7 @@ from ecomkd.artifacts import file_digest
 from ecomkd.search import folder as parts
 from ecomkd.search.catalogue import Cells, Column, Product, Products, cells, table
 from ecomkd.search.folder import FORMAT, KIND
-from ecomkd.search.retrieve import Weights, rerank, token_means, weighted, word_scores
+from ecomkd.search.retrieve import Weights, reread, token_means, weighted, word_scores
 from ecomkd.words import Words
 
 if TYPE_CHECKING:
@@ -119,17 +120,15 @@ class SearchEngine:
         if not known and not words.any():
             return []
         sums, rows = self._first(query, words, max(k, self.depth))
-        first = rows[:, : self.depth]
-        gains = self.weights.reranker * self.read([query], first)
-        # No gain is below 0, so that nothing read falls behind what was not.
-        scores, first = rerank(first, sums[0, : self.depth] + gains)
-        scores = np.concatenate([scores[0], sums[0, self.depth :]])[:k]
-        rows = np.concatenate([first[0], rows[0, self.depth :]])[:k]
-        found = [self.products[row] for row in rows]
+        scores, rows = reread(sums, rows, self.depth, partial(self._added, query))
+        found = [self.products[row] for row in rows[:k]]
         return [
             Hit(one.product_id, one.title, float(score), one.text, one.fields)
-            for one, score in zip(found, scores, strict=True)
+            for one, score in zip(found, scores[:k], strict=True)
         ]
+
+    def _added(self, query: str, rows: np.ndarray) -> np.ndarray:
+        return self.weights.reranker * self.read([query], rows)
 
     def _first(self, query: str, words: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The k best products by words (N,) and vectors: sums and rows, (1, k) each.

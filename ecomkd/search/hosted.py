@@ -23,7 +23,7 @@ from ecomkd.search import stores
 from ecomkd.search.catalogue import Product, save_table, table
 from ecomkd.search.engine import DEPTH, Hit, SearchEngine
 from ecomkd.search.folder import Stored
-from ecomkd.search.retrieve import Weights, rerank, token_means, weighted
+from ecomkd.search.retrieve import Weights, reread, token_means, weighted
 from ecomkd.search.stores import Batch, Condition, Store
 
 _PART = 4_096
@@ -107,16 +107,14 @@ class StoreEngine:
             return Hits([], version)
         deepest = max(k, self.depth)
         sums, rows = weighted(found.cosines[None], found.words[None], self.weights.words, deepest)
-        first, scores = rows[:, : self.depth], sums[0]
-        if first.size:
+
+        def added(first: np.ndarray) -> np.ndarray:
             texts = [found.texts[row] for row in first[0]]
-            gains = self.weights.reranker * self.score([query] * len(texts), texts)
-            # No gain is below 0, so that nothing read falls behind what was not.
-            read, first = rerank(first, sums[0, : self.depth] + gains)
-            scores = np.concatenate([read[0], sums[0, self.depth :]])
-        order = np.concatenate([first[0], rows[0, self.depth :]])[:k]
+            return self.weights.reranker * self.score([query] * len(texts), texts)
+
+        scores, order = reread(sums, rows, self.depth, added)
         hits = []
-        for row, score in zip(order, scores, strict=False):
+        for row, score in zip(order[:k], scores[:k], strict=True):
             fields = {name: own[row] for name, own in found.fields.items()}
             hits.append(
                 Hit(found.ids[row], found.titles[row], float(score), found.texts[row], fields)

@@ -7,7 +7,7 @@ products. Only `approximate` grows more slowly. Chapter 8.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -156,3 +156,22 @@ def rerank(rows: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray
     table[rows >= 0] = scores
     order = np.argsort(-table, axis=1, kind="stable")
     return np.take_along_axis(table, order, 1), np.take_along_axis(rows, order, 1)
+
+
+def reread(
+    sums: np.ndarray, rows: np.ndarray, depth: int, gains: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ranking (k,) of one query, whose first `depth` rows a re-ranker has put into a new order.
+
+    What comes after them keeps its place. No gain may be below 0: so nothing that was read falls
+    behind what was not.
+
+    Args:
+        sums, rows: (1, k), as `weighted` gives them.
+        gains: gives what the re-ranker adds to each of rows (1, depth).
+    """
+    first = rows[:, :depth]
+    if first.size:
+        read, first = rerank(first, sums[0, :depth] + gains(first))
+        sums = np.concatenate([read, sums[:, depth:]], axis=1)
+    return sums[0], np.concatenate([first, rows[:, depth:]], axis=1)[0]
