@@ -174,7 +174,7 @@ def test_an_index_is_served(environment, index, tmp_path):
         assert len(ask("/search?q=red+sofa&k=100")["hits"]) == 100
         health = ask("/health")
         assert health["ready"]
-        wanted = rf"index, format 3, written by ecomkd {re.escape(__version__)}, [0-9a-f]{{12}}"
+        wanted = rf"index, format 4, written by ecomkd {re.escape(__version__)}, [0-9a-f]{{12}}"
         assert re.fullmatch(wanted, health["index"])
         assert health["header"] == found["header"] == health["index"]
         status = Path(f"/proc/{child.pid}/status").read_text()

@@ -18,6 +18,7 @@ from serving import ROOT, TITLES, Client, Stub, service, until, value, with_shad
 
 import ecomkd
 from ecomkd import cli
+from ecomkd.arguments import parser
 from ecomkd.service.app import create_app
 from ecomkd.service.contract import Settings
 from ecomkd.service.server import read_queries, run
@@ -43,7 +44,7 @@ def test_settings_without_sense_are_refused(setting, sentence):
 
 def test_loopback_is_the_default():
     assert inspect.signature(run).parameters["host"].default == "127.0.0.1"
-    options = cli._parser().parse_args(["serve", "folder"])
+    options = parser(cli._commands()).parse_args(["serve", "folder"])
     assert (options.host, options.port) == ("127.0.0.1", 8000)
 
 
@@ -88,6 +89,7 @@ def test_the_command_hands_over_folder_and_settings(tmp_path, monkeypatch, capsy
     assert (host, port) == ("127.0.0.1", 9000)
     wanted = Settings(workers=3, timeout=1.5, rate=0, shadow_share=0.2)
     assert settings == wanted
+    assert rest.pop("newer")() is None  # the folder is as it was
     assert rest == {"name": tmp_path.name, "reference": ["red mug"] * 100}
     assert cli.main(["serve", str(tmp_path)]) == 0
     assert seen.ran[0] == (Settings(), {"name": tmp_path.name, "reference": None})

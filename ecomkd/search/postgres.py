@@ -30,7 +30,7 @@ with needed("ecomkd.search.postgres", "postgres"):
 
 FLAT = 10_000
 """Up to so many products a query is compared with every vector, and no graph is made."""
-EXACT = 20_000
+EXACT = 150_000
 """Up to so many products that keep all conditions are compared one by one: a graph would be
 searched far from the query until enough of them were found, and not find all."""
 READ = 10_000
