@@ -92,7 +92,10 @@ def test_the_command_hands_over_folder_and_settings(tmp_path, monkeypatch, capsy
     assert rest.pop("newer")() is None  # the folder is as it was
     assert rest == {"name": tmp_path.name, "reference": ["red mug"] * 100}
     assert cli.main(["serve", str(tmp_path)]) == 0
-    assert seen.ran[0] == (Settings(), {"name": tmp_path.name, "reference": None})
+    settings, rest = seen.ran[0]
+    assert settings == Settings()
+    assert rest.pop("newer")() is None
+    assert rest == {"name": tmp_path.name, "reference": None}
     engine.shadow = None
     assert cli.main(["serve", str(tmp_path), "--shadow", "0.2"]) == 1
     said = capsys.readouterr().err
