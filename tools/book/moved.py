@@ -22,7 +22,7 @@ ROWS = {
     "United States and own half": "head, pooled",
 }
 """The rows of a language, in words."""
-SMALL = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+SMALL = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
 def interval(found: dict) -> str:
