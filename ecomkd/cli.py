@@ -1,7 +1,7 @@
 """The command line: `ecomkd check`, `run`, `quantize`, `score`, `index`, `recommend` and so on.
 
 What a command needs is imported when it runs, so that help and refusals are quick. Chapters 1, 5,
-8, 9 and 10.
+8, 9, 10 and 19.
 """
 
 from __future__ import annotations

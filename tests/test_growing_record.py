@@ -1,0 +1,62 @@
+"""What chapter 19 concludes from the records of its engines."""
+
+import pytest
+
+from ecomkd import report
+
+
+@pytest.fixture(scope="module")
+def sizes() -> dict[int, dict]:
+    rows = report.recorded("engine_scale")["data"]["sizes"]
+    return {row["products"]: row for row in rows}
+
+
+@pytest.fixture(scope="module")
+def engines() -> dict[tuple[str, int], dict]:
+    rows = report.recorded("engines")["data"]["rows"]
+    return {(row["engine"], row["products"]): row for row in rows}
+
+
+def test_a_million_products_start_within_seconds_and_are_searched_in_milliseconds(sizes):
+    million = sizes[1_000_000]
+    assert million["warm_start_s"] < million["cold_start_s"] <= 5
+    assert million["words and vectors"]["p95_ms"] <= 25
+    assert million["recall"] >= 0.95
+    assert million["asked"]["own_mb"] < 200 < million["asked"]["mapped_mb"]
+
+
+def test_cells_are_quicker_than_all_and_need_not_be_where_all_are_few(sizes):
+    million = sizes[1_000_000]
+    for share in ("p50_ms", "p95_ms"):
+        assert million["words and vectors"][share] < million["compared with all"][share]
+    assert all(sizes[few]["recall"] == 1 for few in (1_000, 10_000))
+
+
+def test_the_student_costs_more_than_the_search(sizes):
+    """ "What costs more by then is the student." """
+    million = sizes[1_000_000]
+    assert million["student reads 20"]["p95_ms"] > 2 * million["words and vectors"]["p95_ms"]
+
+
+NAMES = ("lance", "postgres")
+
+
+def test_engines_find_nearly_all_up_to_a_hundred_thousand_and_less_than_wanted_at_a_million(
+    engines,
+):
+    """ "Up to 100,000 products both find 98 % or more; at a million neither reaches the goal." """
+    for name in NAMES:
+        assert all(engines[name, few]["all"]["recall"] >= 0.98 for few in (10_000, 100_000))
+        assert engines[name, 1_000_000]["all"]["recall"] < 0.95
+
+
+def test_the_folder_is_quicker_and_finds_more_at_a_million(engines, sizes):
+    own = sizes[1_000_000]
+    for name in NAMES:
+        row = engines[name, 1_000_000]
+        assert own["words and vectors"]["p95_ms"] < row["all"]["p95_ms"]
+        assert own["recall"] > row["all"]["recall"]
+
+
+def test_a_hundred_products_are_put_in_less_than_a_second(engines):
+    assert all(engines[name, 1_000_000]["put_s"]["longest"] < 1 for name in NAMES)
