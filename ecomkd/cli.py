@@ -12,8 +12,9 @@ import shlex
 import shutil
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ecomkd import outputs
 from ecomkd.arguments import SEEDS, Command, parser
@@ -215,7 +216,7 @@ def _update(options: argparse.Namespace) -> None:
     from ecomkd.search.update import update
 
     put, removed = update(options.folder, options.products, options.remove)
-    say(f"Added or changed {put:,} products, took out {removed:,} ids. In {options.folder}.")
+    say(f"{options.folder}: put {put:,} products, took out what was there of {removed:,} ids.")
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -269,7 +270,7 @@ def _serve(options: argparse.Namespace) -> None:
             answers.load(options.folder),
             settings,
             name=name,
-            newer=lambda: answers.load(options.folder) if changed() else None,
+            newer=lambda: _newer(changed, lambda: answers.load(options.folder)),
         )
         service.run(app, options.host, options.port)
         return
@@ -290,9 +291,19 @@ def _serve(options: argparse.Namespace) -> None:
             f"{options.folder} holds no teacher to compare with: leave out --shadow, or write the "
             "folder with `ecomkd index --with-teacher`."
         )
-    newer = lambda: load() if changed() else None  # noqa: E731
-    app = service.create_app(engine, settings, name=name, reference=reference, newer=newer)
+    app = service.create_app(
+        engine, settings, name=name, reference=reference, newer=lambda: _newer(changed, load)
+    )
     service.run(app, options.host, options.port)
+
+
+def _newer(changed: outputs.Changes, load: Callable[[], Any]) -> Any:
+    """What is loaded of a folder that was written anew, or None; tried again where that fails."""
+    if not changed():
+        return None
+    found = load()
+    changed.taken()
+    return found
 
 
 def _shop(options: argparse.Namespace) -> None:

@@ -153,19 +153,24 @@ def check(folder: Path | str, kind: str) -> dict:
 
 
 class Changes:
-    """Tells, each time it is called, whether a folder was written anew since it was last looked at.
+    """Tells, each time it is called, whether a folder is another than the one that was `taken`.
 
-    A folder that is missing, as for a moment while another takes its place, has not changed.
+    At first that is the folder as it is. One that is missing, as for a moment while another takes
+    its place, has not changed.
     """
 
     def __init__(self, folder: Path | str):
         self._manifest = Path(folder) / MANIFEST
-        self._seen = self._now()
+        self._taken = self._seen = self._now()
 
     def __call__(self) -> bool:
-        now, before = self._now(), self._seen
-        self._seen = now or before
-        return now not in (None, before)
+        now = self._now()
+        self._seen = now or self._seen
+        return now not in (None, self._taken)
+
+    def taken(self) -> None:
+        """Take the folder as it was when it was last looked at."""
+        self._taken = self._seen
 
     def _now(self) -> str | None:
         try:

@@ -3,6 +3,7 @@
 import logging
 import shutil
 import threading
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -116,6 +117,28 @@ def test_an_engine_that_fails_is_told_of_and_not_taken(caplog):
     ]
 
 
+def test_an_engine_that_is_replaced_is_closed_once_it_is_not_asked_any_more():
+    first, second, closed = Numbered(0), Numbered(1), []
+    first.close = lambda: closed.append(time.monotonic())
+    begun = time.monotonic()
+    with following(first, versions(second), timeout=0.2) as one:
+        until(lambda: closed)
+        assert one.ask("/health").content["index"] == "index 1"
+    assert closed[0] - begun > 0.4  # two times the limit of a request
+
+
+def test_pages_beyond_what_an_engine_ranks_alike_are_refused():
+    engine = Numbered(0)
+    engine.reach = 3
+    with following(engine, versions()) as one:
+        assert one.ask("/search?q=red&k=2&offset=1").status == 200
+        status, content, _ = one.ask("/search?q=red&k=2&offset=2")
+    assert (status, content) == (
+        422,
+        {"error": "offset and k are 4 together: give 3 or less."},
+    )
+
+
 def test_a_service_with_a_shadow_takes_no_engine_without_a_teacher(caplog):
     first, bare, second = Numbered(0), Numbered(1), Numbered(2)
     asked = []
@@ -170,8 +193,12 @@ def test_a_folder_has_changed_once_it_is_written_anew(folder):
     changed = outputs.Changes(folder)
     assert not changed()
     write(folder, "two")
-    assert changed() and not changed()
+    assert changed() and changed()  # until it is taken
+    changed.taken()
+    assert not changed()
     shutil.rmtree(folder)  # as it is for a moment while another takes its place
     assert not changed()
     write(folder, "three")
-    assert changed() and not changed()
+    assert changed()
+    changed.taken()
+    assert not changed()

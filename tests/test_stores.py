@@ -3,7 +3,9 @@
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
+from datetime import timedelta
 from urllib.parse import quote
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 import tiny_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from serving import until
 
 import local_postgres
 from ecomkd import words
@@ -484,6 +487,55 @@ def test_a_server_that_is_gone_is_told_and_one_that_is_back_answers(postgres_uri
     server.start()  # the connection that was kept is dead, and nobody notices
     assert len(ask(store, "oak").ids) == N
     store.close()
+
+
+def test_a_catalogue_older_than_what_is_kept_is_replaced_and_changed(tmp_path, monkeypatch):
+    monkeypatch.setattr(lance, "_KEPT", timedelta(seconds=2))
+    monkeypatch.setattr(lance, "_UNFOLDED", 0)
+    store = opened(str(tmp_path / "catalogues"))
+    store.write([ALL])
+    time.sleep(2.2)
+    store.put(products(["new"], ["oak lamp"]))
+    assert len(ask(store, "oak", N + 1).ids) == N + 1
+    time.sleep(2.2)
+    store.write([ALL])
+    assert store.count() == len(ask(store, "oak").ids) == N
+    store.close()
+
+
+def test_a_table_that_took_the_place_of_a_dropped_one_is_not_replaced(server, postgres_uri):
+    store = opened(postgres_uri)
+    store.write([ALL])
+    server.sql("DROP TABLE products")
+    store.write([ALL])  # the name is free
+    server.sql("DROP TABLE products")
+    server.sql("CREATE TABLE products (mine text)")
+    with pytest.raises(ValueError, match="a table that ecomkd did not write"):
+        store.write([ALL])
+    assert server.sql("SELECT count(*) FROM products") == "0"
+    server.sql("DROP TABLE products")
+    store.close()
+
+
+def test_a_store_that_was_closed_keeps_no_connection(server, postgres_uri):
+    store = opened(postgres_uri)
+    store.write([ALL])
+    assert store.count() == N
+    store.close()
+    assert store.count() == N  # it connects again, and lets go
+    clients = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
+    until(lambda: server.sql(clients) == "1")  # who asks
+
+
+@pytest.mark.parametrize("text", ["brand=\0", "brand\0=x"])
+def test_a_nul_is_no_condition(text):
+    with pytest.raises(ValueError, match="is no condition"):
+        condition(text)
+
+
+def test_a_nul_in_a_product_is_told_with_its_id():
+    with pytest.raises(ValueError, match="Product 'p1' has a NUL"):
+        stores.checked(products(["p0", "p1"], ["oak", "oak \0"]))
 
 
 @pytest.fixture

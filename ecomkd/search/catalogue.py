@@ -72,12 +72,17 @@ class Products(Sequence[Product]):
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self):,} products")
         try:
-            found = json.loads(bytes(self._lines[self._starts[row] : self._starts[row + 1]]))
+            line = bytes(self._lines[self._starts[row] : self._starts[row + 1]])
+            found = json.loads(line, parse_constant=_refuse)
         except ValueError:
             found = None
         if not _is_product(found):
             raise Damaged(self._path, f"line {row + 1} is no list of three texts and the fields")
         return Product(*found)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 def _is_product(found) -> bool:
@@ -269,5 +274,5 @@ def table(path: Path) -> np.ndarray:
         return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
     except FileNotFoundError as error:
         raise Damaged(path, "is missing") from error
-    except (ValueError, EOFError, OSError) as error:
+    except Exception as error:  # what its reader raises has no class in common
         raise Damaged(path, "is no table of NumPy's") from error

@@ -172,10 +172,18 @@ def load(folder: Path | str) -> Engine:
             f"{folder}: there is no {outputs.MANIFEST} in it: it was lost, or an older version "
             f"wrote the folder; write it again with `ecomkd {KIND}`."
         )
-    written = outputs.check(path, KIND)
+    while True:
+        engine, read = _loaded(path), file_digest(manifest)
+        if engine.version.endswith(read[:12]):
+            return engine
+        # Another folder took the place of this one, and the files may be of both.
+
+
+def _loaded(path: Path) -> Engine:
+    written, read = outputs.check(path, KIND), file_digest(path / outputs.MANIFEST)
     version = (
         f"{path.resolve().name}, format {FORMAT}, written by ecomkd {written['version']}, "
-        f"{file_digest(manifest)[:12]}"
+        f"{read[:12]}"
     )
     told = parts.settings(path)
     if told.store is None:

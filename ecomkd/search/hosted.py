@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from pathlib import Path
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -121,6 +120,16 @@ class StoreEngine:
             )
         return Hits(hits, version)
 
+    @property
+    def reach(self) -> int:
+        """So many hits of a query can be paged through: of the pages beyond, each would rank other
+        candidates."""
+        return self.candidates
+
+    def close(self) -> None:
+        """Let go of the store's connections and files."""
+        self.store.close()
+
     def put(self, products: Sequence[Product]) -> None:
         """Add products to the catalogue, or replace those of the same ids. Raises as stores do."""
         self.store.put(_batch(products, self.embed, self.known, self.fields))
@@ -133,8 +142,11 @@ class StoreEngine:
 # An index whose catalogue lies in a store ---------------------------------------------------------
 
 
-def tried(uri: str, table: str) -> None:
-    """Raise, before any work, what `stores.opened` and a store that is out of reach raise."""
+def tried(uri: str, table: str, fields: Iterable[str]) -> None:
+    """Raise, before any work, what names of fields that no store takes, `stores.opened`, and a
+    store that is out of reach raise."""
+    stores.named(fields)
+    stores.without_secrets(uri)
     store = stores.opened(uri, table, "none")
     try:
         store.count()
@@ -152,7 +164,8 @@ def moved(made: SearchEngine, folder: Path, uri: str, name: str) -> Stored:
     """
     known = words.statistics(made.texts)
     files = [file_digest(path) for path in sorted((folder / "encoder").iterdir())]
-    build = digest("build", 1, files, known.numbers, known.idf.tolist(), known.length)
+    told = [known.numbers, known.idf.tolist(), known.length, dict(made.fields)]
+    build, place = digest("build", 1, files, *told), stores.without_secrets(uri)
     store = stores.opened(uri, name, build)
     try:
         store.write(_batches(made, known))
@@ -162,7 +175,7 @@ def moved(made: SearchEngine, folder: Path, uri: str, name: str) -> Stored:
     for file in ("products.*", "vectors.npy", "cells.*.npy", "words.data.npy", "words.ind*.npy"):
         for path in folder.glob(file):
             path.unlink()
-    return Stored(_without_password(uri), name, build, known.length)
+    return Stored(place, name, build, known.length)
 
 
 def _batches(made: SearchEngine, known: words.Statistics) -> Iterator[Batch]:
@@ -188,17 +201,6 @@ def _batch(
     return stores.encoded(embed, known, ids, titles, texts, columns)
 
 
-def _without_password(uri: str) -> str:
-    """The URI without its password, which no file may hold."""
-    if "://" not in uri:
-        return str(Path(uri).resolve())
-    found = urlsplit(uri)
-    who, at, where = found.netloc.rpartition("@")
-    asked = [(key, value) for key, value in parse_qsl(found.query) if key != "password"]
-    netloc = f"{who.partition(':')[0]}{at}{where}"
-    return urlunsplit((found.scheme, netloc, found.path, urlencode(asked), ""))
-
-
 def assemble(folder: Path, place: Stored, version: str) -> StoreEngine:
     """The engine of an index whose catalogue lies in a store, which is asked once.
 
@@ -213,7 +215,11 @@ def assemble(folder: Path, place: Stored, version: str) -> StoreEngine:
         parts.need(sorted(numbers.values()) == list(range(len(idf))), "does not fit words.json")
     student, shadow = parts.scorers(folder, told)
     store = stores.opened(place.uri, place.table, place.build)
-    store.count()
+    try:
+        store.count()
+    except BaseException:
+        store.close()
+        raise
     return StoreEngine(
         store,
         words.Statistics(numbers, idf, place.length),

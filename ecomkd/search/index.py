@@ -65,7 +65,7 @@ def write(
     judged counts as irrelevant.
 
     With `store`, the URI of one (see `stores.opened`), products, vectors and words go into a table
-    there, and the folder holds the rest. Where the models or the texts are others than before, a
+    there, and the folder holds the rest. Where models, texts or fields are others than before, a
     service that answers from the same table fails until it has the new folder, about a second
     later; a new name of a table spares it that.
 
@@ -179,7 +179,7 @@ def build(
     with needed("`ecomkd index`", "run"):
         import_module("onnx")
     if store is not None:
-        hosted.tried(store, table)
+        hosted.tried(store, table, fields)
     catalogue = sources.catalogue(source, profile)
     for name in fields:
         if name not in catalogue.column_names:

@@ -157,6 +157,8 @@ class LanceStore:
                     raise failed[0] from None
                 raise
             self._index(table, kinds)
+            # First, for what the tag names is not cleaned up, however old it is.
+            self._turn(table)
             table.optimize(cleanup_older_than=_KEPT)
             self._turn(table)
 
@@ -197,8 +199,8 @@ class LanceStore:
             batch = _batch(products, view.table.schema, np.array(own, np.int64))
             merge = table.merge_insert("id").when_matched_update_all()
             merge.when_not_matched_insert_all().execute(pa.Table.from_batches([batch]))
-            self._fold(table, view.kinds)
             self._turn(table)
+            self._fold(table, view.kinds)
 
     def remove(self, ids: Sequence[str]) -> None:
         with self._told(), self._alone():
@@ -221,6 +223,7 @@ class LanceStore:
         if unfolded > _UNFOLDED or _fragments(table) > _FRAGMENTS:
             table.optimize(cleanup_older_than=_KEPT)
             self._index(table, kinds)
+            self._turn(table)
 
     def count(self) -> int:
         with self._told():

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote, urlencode
 
 from ecomkd.extras import needed
 from ecomkd.search import stores
@@ -19,8 +20,9 @@ with needed("ecomkd.search.lines", "postgres"):
 
 _OLDEST = (0, 8)
 """The version of pgvector from which a filtered search goes on until it has found enough."""
-_WAIT = "10"
+_WAIT = 10
 """Seconds until a server that does not answer counts as out of reach."""
+_SECRETS = ("password", "sslpassword")
 
 
 @dataclass(eq=False)
@@ -47,12 +49,15 @@ class Server:
             ) from None
         host, port, name = (told.get(part, "") for part in ("host", "port", "dbname"))
         self.place = f"postgresql://{host}:{port or 5432}/{name}"
-        self._uri = conninfo.make_conninfo(uri, **{"connect_timeout": _WAIT, **told})
+        waits = {"connect_timeout": str(_WAIT), "tcp_user_timeout": str(1_000 * _WAIT)}
+        self._uri = conninfo.make_conninfo(uri, **{**waits, **told})
         self._table = table
         self._free: deque[Line] = deque()
+        self._closed = False
 
     def close(self) -> None:
-        """Close what is free; what is in use comes back and stays open until then."""
+        """Close what is free, and from now on each connection once it has done its work."""
+        self._closed = True
         while self._free:
             self._free.pop().server.close()
 
@@ -75,7 +80,9 @@ class Server:
         try:
             return work(line)
         finally:
-            if not line.server.closed:
+            if self._closed:
+                line.server.close()
+            elif not line.server.closed:
                 self._free.append(line)
 
     def connect(self) -> Line:
@@ -102,6 +109,8 @@ class Server:
                 f"{'.'.join(map(str, _OLDEST))} or later is needed: update the extension."
             )
         register_vector(server)
+        # Else a network that fails in silence would hold a thread of the service for good.
+        server.execute(f"SET statement_timeout = {1_000 * _WAIT}")
         server.execute("SET hnsw.iterative_scan = relaxed_order")
         # A plan that does not know how many products are asked for would read all of them.
         server.execute("SET plan_cache_mode = force_custom_plan")
@@ -138,9 +147,22 @@ class Server:
             )
         if 'database "' in str(error) and "does not exist" in str(error):
             return FileNotFoundError(f"{self.place}: there is no such database: create it first.")
-        return ConnectionError(
-            f"{self.place}: PostgreSQL does not answer: start it, or mend host and port."
-        )
+        refused = str(error).partition("FATAL: ")[2].partition("\n")[0].strip()
+        said = f"refuses ({refused}): mend that" if refused else "does not answer: start it"
+        return ConnectionError(f"{self.place}: PostgreSQL {said}, or mend host and port.")
+
+
+def without_secrets(uri: str) -> str:
+    """The URI of the same database without a password, which no file may hold.
+
+    Raises ValueError for a URI that PostgreSQL does not read.
+    """
+    Server(uri, "")  # which says what is wrong with it
+    told = conninfo.conninfo_to_dict(uri)
+    if not set(told) & set(_SECRETS):
+        return uri
+    kept = {name: str(value) for name, value in told.items() if name not in _SECRETS}
+    return f"postgresql://?{urlencode(kept, quote_via=quote)}"
 
 
 def _lost(error: psycopg.OperationalError) -> bool:

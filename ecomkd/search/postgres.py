@@ -25,7 +25,7 @@ from ecomkd.search.stores import Batch, Candidates, Condition, Terms
 with needed("ecomkd.search.postgres", "postgres"):
     from pgvector import SparseVector
     from psycopg import errors
-    from psycopg.sql import SQL, Composable, Composed, Identifier
+    from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
     from psycopg.types.json import Jsonb
 
 FLAT = 10_000
@@ -38,6 +38,8 @@ READ = 10_000
 words count for nobody who shares no other with the query."""
 _CATALOGUES = Identifier("ecomkd_catalogues")
 """The table that says which build wrote which catalogue, in which state it is, and its fields."""
+_OURS = "A catalogue that ecomkd wrote."
+"""The comment by which a table is known as one that may be replaced."""
 _FREQUENT = 50
 """A word that one in so many of `READ` products have is told apart; rarer ones count as nothing."""
 _WORDS = 1_000_000_000
@@ -189,6 +191,7 @@ class PostgresStore:
 
     def _write(self, line: Line, batches: Iterable[Batch]) -> None:
         run, name = line.server.execute, self._table
+        run("SET LOCAL statement_timeout = 0")
         run("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
         run(
             SQL(
@@ -197,8 +200,12 @@ class PostgresStore:
                 "version int8 NOT NULL)"
             ).format(_CATALOGUES)
         )
-        ours = run(SQL("SELECT 1 FROM {} WHERE name = %s").format(_CATALOGUES), [name]).fetchone()
-        if not ours and run("SELECT to_regclass(quote_ident(%s))", [name]).fetchone() != (None,):
+        there, comment = run(
+            "SELECT oid IS NOT NULL, obj_description(oid, 'pg_class') "
+            "FROM (SELECT to_regclass(quote_ident(%s))::oid AS oid) t",
+            [name],
+        ).fetchone()
+        if there and comment != _OURS:
             raise stores.not_ours(self.place, name)
         new = Identifier(f"{name}_{secrets.token_hex(4)}")
         first, rest = stores.begun(batches)
@@ -211,6 +218,7 @@ class PostgresStore:
                 "vector vector({}) NOT NULL, numbers int4[] NOT NULL, words sparsevec NOT NULL{})"
             ).format(new, SQL(str(width)), SQL("").join(own))
         )
+        run(SQL("COMMENT ON TABLE {} IS {}").format(new, Literal(_OURS)))
         copy = SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(new, _columns(kinds))
         kept, count = ["float8" if kind is float else "text" for kind in kinds.values()], 0
         having: Counter[int] = Counter()
@@ -228,7 +236,7 @@ class PostgresStore:
         if count > FLAT:
             run(SQL("CREATE INDEX ON {} USING hnsw (vector vector_ip_ops)").format(new))
         run(SQL("ANALYZE {}").format(new))
-        if ours:
+        if there:
             run(SQL("DROP TABLE {}").format(Identifier(name)))
         run(SQL("ALTER TABLE {} RENAME TO {}").format(new, Identifier(name)))
         fields = Jsonb({n: kind.__name__ for n, kind in kinds.items()})
@@ -264,6 +272,7 @@ class PostgresStore:
     def _change(self, work: Callable[[Line, _Known], Any]) -> None:
         def whole(line: Line) -> None:
             with line.server.transaction():
+                line.server.execute("SET LOCAL statement_timeout = 0")  # of another who writes
                 line.server.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
                 work(line, self._look(line))
                 line.server.execute(

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -51,7 +52,7 @@ def condition(text: str) -> Condition:
         Condition(field='price', operator='<', value='20')
     """
     found = _CONDITION.fullmatch(text)
-    if found is None or not found[3]:
+    if found is None or not found[3] or "\0" in text:
         raise ValueError(
             f"{text[:60]!r} is no condition: write a field, one of {' '.join(OPERATORS)}, and a "
             "value, such as price<20."
@@ -144,13 +145,15 @@ def checked(products: Batch, kinds: Kinds | None = None, width: int | None = Non
         seen: set[str] = set()
         twice = next(one for one in products.ids if one in seen or seen.add(one))
         raise ValueError(f"Product id {twice!r:.60} stands there twice: give each its own.")
+    for own, title, text in zip(products.ids, products.titles, products.texts, strict=True):
+        if "\0" in own + title + text:
+            raise ValueError(
+                f"Product {own!r:.60} has a NUL in its id or texts, which engines do not take: "
+                "take it out."
+            )
     if products.vectors.ndim != 2 or not np.isfinite(products.vectors).all():
         raise ValueError("The vectors of the products are no table (N, H) of finite numbers.")
-    for name in products.fields:
-        if not re.fullmatch(_NAME, name):
-            raise ValueError(
-                f"{name!r:.60} is no name of a field: take up to 40 letters, digits and _."
-            )
+    named(products.fields)
     if width is not None and products.vectors.shape[1] != width:
         raise ValueError(
             f"The vectors have {products.vectors.shape[1]} numbers, and those of the catalogue "
@@ -162,6 +165,15 @@ def checked(products: Batch, kinds: Kinds | None = None, width: int | None = Non
             f"{_said(kinds)}: give all of them, each of its kind."
         )
     return products
+
+
+def named(fields: Iterable[str]) -> None:
+    """Raise ValueError for a name that no field of a store may have."""
+    for name in fields:
+        if not re.fullmatch(_NAME, name):
+            raise ValueError(
+                f"{name!r:.60} is no name of a field: take up to 40 letters, digits and _."
+            )
 
 
 def begun(batches: Iterable[Batch]) -> tuple[Batch, Iterator[Batch]]:
@@ -266,6 +278,8 @@ def opened(uri: str, table: str, build: str) -> Store:
             "beginning with a letter."
         )
     scheme, separator, rest = uri.partition("://")
+    if not separator and re.match(r"\s*\w+\s*=", uri):
+        raise ValueError("The store is no URI: write postgresql://USER@HOST:PORT/DATABASE.")
     if separator and scheme in ("postgresql", "postgres"):
         from ecomkd.search.postgres import PostgresStore
 
@@ -278,6 +292,21 @@ def opened(uri: str, table: str, build: str) -> Store:
     from ecomkd.search.lance import LanceStore
 
     return LanceStore(rest if scheme == "lance" and separator else uri, table, build)
+
+
+def without_secrets(uri: str) -> str:
+    """The URI as a file may hold it: without a password, and a folder by its whole path.
+
+    Raises as `opened` does.
+    """
+    scheme, separator, rest = uri.partition("://")
+    if separator and scheme in ("postgresql", "postgres"):
+        from ecomkd.search import lines
+
+        return lines.without_secrets(uri)
+    if separator and scheme != "lance":
+        return uri
+    return str(Path(rest if separator else uri).resolve())
 
 
 def missing(place: str, table: str) -> FileNotFoundError:

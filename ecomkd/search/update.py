@@ -30,17 +30,27 @@ def update(folder: Path, products: Path | None, ids: Path | None) -> tuple[int, 
         )
     gone = [] if ids is None else list(filter(None, map(str.strip, _lines(ids))))
     given = [] if products is None else list(_given(products, engine.fields))
-    for start in range(0, len(given), _PART):
-        engine.put(given[start : start + _PART])
-    if gone:
-        engine.remove(gone)
-    engine.store.close()
+    seen: set[str] = set()
+    for one in given:
+        if one.product_id in seen:
+            raise ValueError(
+                f"{products}: product {one.product_id!r:.60} stands there twice; keep one of the "
+                "two."
+            )
+        seen.add(one.product_id)
+    try:
+        for start in range(0, len(given), _PART):
+            engine.put(given[start : start + _PART])
+        if gone:
+            engine.remove(gone)
+    finally:
+        engine.close()
     return len(given), len(gone)
 
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 at byte {error.start}: save it as UTF-8.") from error
 

@@ -25,6 +25,8 @@ from ecomkd.service.refusals import REFUSALS, explain_errors
 from ecomkd.service.watch import LEAST_REFERENCE, Drift, Shadow
 
 _LOG = logging.getLogger(__name__)
+_PAUSE = 10
+"""So many times longer is the wait for the next look, where a newer engine was not taken."""
 _NOT_BLANK = r"[^\s\u001c-\u001f\u0085]"
 """What `str.strip` leaves, as a regular expression of JSON Schema."""
 
@@ -113,8 +115,10 @@ class _Service:
 
         One that cannot be read, or that fails, is told of in the log, and the older one stays.
         """
+        loop, pause = asyncio.get_running_loop(), self.settings.look
         while True:
-            await asyncio.sleep(self.settings.look)
+            await asyncio.sleep(pause)
+            engine, pause = None, self.settings.look
             try:
                 engine = await asyncio.to_thread(newer)
                 if engine is None:
@@ -124,8 +128,12 @@ class _Service:
                     raise ValueError("it holds no teacher, and this service compares with one")
             except Exception as error:  # nobody awaits this task, and the older engine is well
                 _LOG.error("The new engine is not taken, and the old one answers on: %s", error)
+                pause = _PAUSE * self.settings.look
+                _close(engine)
                 continue
-            self.engine = engine
+            old, self.engine = self.engine, engine
+            # Once whoever began with it has been answered, or given up.
+            loop.call_later(2 * self.settings.timeout, _close, old)
             self.swaps.inc()
             if self.shadow is not None:
                 self.shadow.take(engine)
@@ -140,11 +148,11 @@ class _Service:
         queries = random.Random(0).sample(queries, len(queries))
         window, level = self.settings.drift_window, self.settings.drift_level
         try:
-            scores = [
-                _best(await self.search(self.engine, query, 10)) for query in queries[:window]
-            ]
+            engine, some = self.engine, queries[:window]
+            scores = [_best(await self.search(engine, query, 10)) for query in some]
         except Exception:  # nobody awaits this task, so it would fail in silence
-            _LOG.exception("The engine failed on a reference query: the service stays not ready.")
+            state = "drift is not watched" if self.ready else "the service stays not ready"
+            _LOG.exception("The engine failed on a reference query: %s.", state)
             return
         loop = asyncio.get_running_loop()
         self.drift = await loop.run_in_executor(self.pool, Drift, queries, scores, window, level)
@@ -223,6 +231,11 @@ class _Service:
             drift=state,
             drifting=self.drift.drifting if self.drift else [],
         )
+
+
+def _close(engine: Any) -> None:
+    if hasattr(engine, "close"):
+        engine.close()
 
 
 def _try(engine: Any) -> None:
@@ -376,16 +389,19 @@ def _search_paths(app: FastAPI, service: _Service) -> None:
                 where = [engine.conditions(filter)]
             except ValueError as error:
                 return failure(422, str(error))
+        last, reach = offset + k, getattr(engine, "reach", offset + k)
+        if last > reach:
+            return failure(422, f"offset and k are {last:,} together: give {reach:,} or less.")
         with service.room.work():
             found = await service.search(engine, q, offset + k, *where)
         hits, version = found[offset:], getattr(found, "version", _version(engine))
         shown = [
             {"product_id": hit.product_id, "title": hit.title, "score": float(hit.score)}
-            | ({"fields": {name: hit.fields[name] for name in fields}} if fields else {})
+            | ({"fields": {name: hit.fields.get(name) for name in fields}} if fields else {})
             for hit in hits
         ]
         # Drift sees the first page alone: the best score of a later one is another quantity.
-        best = None if offset else _best(hits)
+        best = None if offset or engine is not service.engine else _best(hits)
         service.answered(q, [getattr(hit, "text", hit.title) for hit in hits], best)
         return JSONResponse({"query": q, "hits": shown}, headers=index_header(version))
 

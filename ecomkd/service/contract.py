@@ -44,7 +44,9 @@ class Engine(Protocol):
     `score` that gives the teacher's gains, 0 or more. `version`, where it is not None, is a text
     that names the index, and goes with every answer; what a search returns may have a `version` of
     its own. `fields` names what each hit has in its mapping `fields`. `conditions` makes of texts
-    such as price<20 what `search` takes as a third argument, or raises ValueError.
+    such as price<20 what `search` takes as a third argument, or raises ValueError. `reach` is how
+    many products of a search can be paged through. An engine that another one has replaced is told
+    to `close`, once it is not asked any more.
     """
 
     def search(self, query: str, k: int) -> Sequence[Hit]:
