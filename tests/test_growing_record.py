@@ -58,5 +58,5 @@ def test_the_folder_is_quicker_and_finds_more_at_a_million(engines, sizes):
         assert own["recall"] > row["all"]["recall"]
 
 
-def test_a_hundred_products_are_put_in_less_than_a_second(engines):
-    assert all(engines[name, 1_000_000]["put_s"]["longest"] < 1 for name in NAMES)
+def test_a_hundred_products_are_put_in_less_than_half_a_second(engines):
+    assert all(engines[name, 1_000_000]["put_s"]["median"] < 0.5 for name in NAMES)
