@@ -113,7 +113,7 @@ def test_every_product_is_there_once_with_its_texts_fields_and_vector(engine, wr
     for part, texts in (("title", engine.titles), ("text", engine.texts)):
         assert [product[part] for product in found] == [text.replace("\2", " ") for text in texts]
     assert [product.get("brand") for product in found] == FIELDS["brand"]
-    prices = [product.get("price", np.nan) for product in found]
+    prices = [product.get("price") for product in found]
     assert prices == FIELDS["price"]
     vectors = [product.get("vector", [0.0] * H) for product in found]
     np.testing.assert_array_equal(np.array(vectors, np.float32), engine.cells.of(np.arange(N)))
