@@ -387,9 +387,7 @@ def main() -> None:
         told = f"pairs that the {model} scores"
         parser.add_argument(f"--{model}", type=int, nargs="+", default=few, help=told)
     parser.add_argument("--kept", type=int, default=KEPT, help="pairs for memory")
-    own = shared.arguments_of(parser, "scoring_scale", scaled=False, once=True)
-    own.seeds = [seed for seed in own.seeds if not (own.folder / f"seed{seed}.json").exists()]
-    own.once = own.once and not (own.folder / "once.json").exists()
+    own = shared.resumed(shared.arguments_of(parser, "scoring_scale", scaled=False, once=True))
     sizes, kept = {model: sorted(getattr(own, model)) for model in SIZES}, own.kept
     shared.run(own, lambda seed: one_round(sizes, seed), merge, once=lambda: memory(kept))
 

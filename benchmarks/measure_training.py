@@ -265,9 +265,7 @@ def merge(folder: Path, out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--steps", type=int, default=STEPS, help="of each training")
-    own = shared.arguments_of(parser, "training_scale", scaled=False, once=True)
-    own.seeds = [seed for seed in own.seeds if not (own.folder / f"seed{seed}.json").exists()]
-    own.once = own.once and not (own.folder / "once.json").exists()
+    own = shared.resumed(shared.arguments_of(parser, "training_scale", scaled=False, once=True))
     steps = own.steps
     shared.run(own, lambda seed: one_round(seed, steps), merge, once=lambda: interrupted(steps))
 

@@ -106,6 +106,14 @@ def arguments_of(
     return arguments
 
 
+def resumed(arguments: argparse.Namespace) -> argparse.Namespace:
+    """The same without what has left its file in the folder already, so that a run goes on."""
+    there = arguments.folder
+    arguments.seeds = [k for k in arguments.seeds if not (there / f"seed{k}.json").exists()]
+    arguments.once = arguments.once and not (there / "once.json").exists()
+    return arguments
+
+
 def run(
     arguments: argparse.Namespace,
     measure: Callable[[int], dict] | None,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import local_postgres
 from browser import chromium
 
 
@@ -28,6 +29,23 @@ def hurried():
         patch.setattr(runtimes, "_TIMED", 2)
         patch.setattr(bench, "interleaved", partial(bench.interleaved, repeats=1, warmup=0))
         yield
+
+
+@pytest.fixture(scope="module")
+def server():
+    """A PostgreSQL with pgvector that nobody else asks."""
+    if local_postgres.programs() is None:
+        pytest.skip("PostgreSQL with pgvector is not installed")
+    with local_postgres.running() as found:
+        yield found
+
+
+@pytest.fixture
+def postgres_uri(server, monkeypatch) -> str:
+    """Its URI, with no catalogue in it."""
+    monkeypatch.setenv("PGPASSWORD", local_postgres.PASSWORD)
+    server.sql("DROP TABLE IF EXISTS products, june, ecomkd_catalogues")
+    return server.uri
 
 
 @pytest.fixture

@@ -38,22 +38,11 @@ def own(parts, tmp_path_factory) -> search.SearchEngine:
     return search.load(search.write(tmp_path_factory.mktemp("own") / "served", **parts))
 
 
-@pytest.fixture(scope="module")
-def server():
-    if local_postgres.programs() is None:
-        pytest.skip("PostgreSQL with pgvector is not installed")
-    with local_postgres.running() as found:
-        yield found
-
-
 @pytest.fixture(params=["lance", "postgres"])
-def uri(request, tmp_path, monkeypatch) -> str:
-    if request.param == "lance":
-        return str(tmp_path / "catalogues")
-    server = request.getfixturevalue("server")
-    monkeypatch.setenv("PGPASSWORD", local_postgres.PASSWORD)
-    server.sql("DROP TABLE IF EXISTS products, june, ecomkd_catalogues")
-    return server.uri
+def uri(request, tmp_path) -> str:
+    if request.param == "postgres":
+        return request.getfixturevalue("postgres_uri")
+    return str(tmp_path / "catalogues")
 
 
 @pytest.fixture
@@ -227,11 +216,10 @@ def test_a_store_out_of_reach_is_told_before_any_work(tmp_path, parts, monkeypat
         search.build("shop", parts["profile"], tmp_path / "out", store="postgresql://127.0.0.1:9/x")
 
 
-def test_no_password_is_written(server, parts, tmp_path, monkeypatch):
+def test_no_password_is_written(postgres_uri, parts, tmp_path, monkeypatch):
     monkeypatch.delenv("PGPASSWORD", raising=False)
-    server.sql("DROP TABLE IF EXISTS products, ecomkd_catalogues")
     secret = quote(local_postgres.PASSWORD)
-    given = server.uri.replace("@", f":{secret}@")
+    given = postgres_uri.replace("@", f":{secret}@")
     folder = search.write(tmp_path / "served", **parts, store=given)
     for path in folder.rglob("*.json"):
         assert secret not in path.read_text() and local_postgres.PASSWORD not in path.read_text()

@@ -63,21 +63,6 @@ def part(whole: Batch, rows: slice) -> Batch:
     return replace(whole, **{name: getattr(whole, name)[rows] for name in columns}, fields=fields)
 
 
-@pytest.fixture(scope="module")
-def server():
-    if local_postgres.programs() is None:
-        pytest.skip("PostgreSQL with pgvector is not installed")
-    with local_postgres.running() as found:
-        yield found
-
-
-@pytest.fixture
-def postgres_uri(server, monkeypatch) -> str:
-    monkeypatch.setenv("PGPASSWORD", local_postgres.PASSWORD)
-    server.sql("DROP TABLE IF EXISTS products, ecomkd_catalogues")
-    return server.uri
-
-
 @pytest.fixture(params=["lance", "postgres"])
 def uri(request, tmp_path) -> str:
     if request.param == "postgres":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,7 @@ _STRANGE = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f\ufdd0-\ufddf\ufffe\uffff]")
 """What Vespa refuses in a text. None of it is a part of a word."""
 
 
-def write(
-    engine: SearchEngine,
-    name: str,
-    folder: Path | str,
-) -> Path:
+def write(engine: SearchEngine, name: str, folder: Path | str) -> Path:
     """Write what `name`, one of `ENGINES`, needs to search like the engine; return the folder.
 
     The engine's fields, texts or numbers, go with the products, for a shop to filter by. They take
@@ -53,12 +49,17 @@ def write(
     """
     if name not in ENGINES:
         raise ValueError(f"{name}: no such engine; give one of {', '.join(ENGINES)}.")
-    kinds = {field: _kind(field, kind) for field, kind in engine.fields.items()}
+    for field in engine.fields:
+        if not _NAME.fullmatch(field) or field in dialects.OWN:
+            raise ValueError(
+                f"{field!r:.60}: a field's name is of letters, digits and _, and none of "
+                f"{', '.join(dialects.OWN)}; give it another name."
+            )
     shape = dialects.Shape(
         products=len(engine.ids),
         width=int(engine.cells.vectors.shape[1]),
         weight=float(engine.weights.words),
-        fields=kinds,
+        fields=dict(engine.fields),
     )
     with outputs.replaced(folder, KIND) as working:
         for path, text in dialects.FILES[name](shape).items():
@@ -66,8 +67,7 @@ def write(
             (working / path).write_text(text, encoding="utf-8")
         stem, suffix = ("feed", "jsonl") if name == "vespa" else ("bulk", "ndjson")
         record = _fed if name == "vespa" else _bulk
-        products = _products(engine, kinds)
-        _in_parts(working, stem, suffix, (record(*product) for product in products))
+        _in_parts(working, stem, suffix, (record(*one) for one in _products(engine)))
     return Path(folder)
 
 
@@ -100,19 +100,7 @@ def fill(query: Any, text: str, vector: np.ndarray) -> Any:
     return filled(query)
 
 
-def _kind(field: str, kind: str) -> str:
-    """Whether a field holds a "text" or a "number", once its name was found to be one they take."""
-    if not _NAME.fullmatch(field) or field in dialects.OWN:
-        raise ValueError(
-            f"{field!r:.60}: a field's name is of letters, digits and _, and none of "
-            f"{', '.join(dialects.OWN)}; give it another name."
-        )
-    return kind
-
-
-def _products(
-    engine: SearchEngine, kinds: Mapping[str, str]
-) -> Iterator[tuple[str, dict[str, Any], str | None]]:
+def _products(engine: SearchEngine) -> Iterator[tuple[str, dict[str, Any], str | None]]:
     """The id, the texts and fields, and the vector as JSON of each product, in the order of ids.
 
     A product without tokens has a vector of zeros, which the engines refuse: it has none there, and
@@ -129,9 +117,7 @@ def _products(
                     "bytes without control characters; give it a shorter or plainer one."
                 )
             product = {"id": own, "title": found.title, "text": found.text}
-            product |= {
-                field: found.fields[field] for field in kinds if found.fields[field] is not None
-            }
+            product |= {name: value for name, value in found.fields.items() if value is not None}
             plain = {
                 name: _STRANGE.sub(" ", value) if isinstance(value, str) else value
                 for name, value in product.items()

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -49,8 +49,40 @@ class Hit:
     """What else the index tells of it."""
 
 
+class Encoding:
+    """What each engine does with a text: tokens, static vectors, and the student's gains."""
+
+    pieces: Tokenizer
+    table: np.ndarray
+    student: Callable[[Sequence[str], Sequence[str]], np.ndarray]
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors (N, H) of texts under the static student; without tokens it is zero."""
+        return self._vectors(self._tokens(texts))
+
+    def score(self, queries: Sequence[str], texts: Sequence[str]) -> np.ndarray:
+        """The student's expected gain (N,) of query–product pairs, each by itself."""
+        return self.student(queries, texts)
+
+    def _encoded(self, query: str) -> tuple[np.ndarray, bool]:
+        """The vector (H,) of a query, and whether the static student knows one of its tokens."""
+        tokens = self._tokens([query])
+        return self._vectors(tokens)[0], any(token != self._unknown for token in tokens[0])
+
+    @cached_property
+    def _unknown(self) -> int | None:
+        return self.pieces.token_to_id(getattr(self.pieces.model, "unk_token", None) or "")
+
+    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        pieces = self.pieces.encode_batch(list(texts), add_special_tokens=False)
+        return [text.ids for text in pieces]
+
+    def _vectors(self, tokens: Sequence[Sequence[int]]) -> np.ndarray:
+        return token_means(tokens, self.table).astype(np.float32)
+
+
 @dataclass(eq=False)
-class SearchEngine:
+class SearchEngine(Encoding):
     """A catalogue that can be searched: static vectors, words and a student that re-ranks.
 
     `load` makes one of a folder. All methods may be called from several threads at once.
@@ -79,27 +111,13 @@ class SearchEngine:
     """Names the index that `load` read: folder, format, what wrote it, and its content."""
 
     def __post_init__(self):
-        unknown = getattr(self.pieces.model, "unk_token", None)
-        self._unknown = self.pieces.token_to_id(unknown or "")
         self.ids, self.titles, self.texts = (
             Column(self.products, name) for name in ("product_id", "title", "text")
         )
 
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors (N, H) of texts under the static student; without tokens it is zero."""
-        return token_means(self._tokens(texts), self.table).astype(np.float32)
-
-    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        pieces = self.pieces.encode_batch(list(texts), add_special_tokens=False)
-        return [text.ids for text in pieces]
-
     def compare(self, queries: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Cosines and BM25 scores (Q, N) of queries with the whole catalogue."""
         return self.cells.compare(self.embed(queries)), word_scores(self.words, queries)
-
-    def score(self, queries: Sequence[str], texts: Sequence[str]) -> np.ndarray:
-        """The student's expected gain (N,) of query–product pairs, each by itself."""
-        return self.student(queries, texts)
 
     def read(self, queries: Sequence[str], rows: np.ndarray) -> np.ndarray:
         """The student's expected gain (Q · k,) of each of rows (Q, k)."""
@@ -115,11 +133,11 @@ class SearchEngine:
         """
         if k < 1:
             raise ValueError(f"k is {k}: give 1 or more.")
-        known = any(token != self._unknown for token in self._tokens([query])[0])
+        vector, known = self._encoded(query)
         words = word_scores(self.words, [query])[0]
         if not known and not words.any():
             return []
-        sums, rows = self._first(query, words, max(k, self.depth))
+        sums, rows = self._first(vector, words, max(k, self.depth))
         scores, rows = reread(sums, rows, self.depth, partial(self._added, query))
         found = [self.products[row] for row in rows[:k]]
         return [
@@ -130,13 +148,14 @@ class SearchEngine:
     def _added(self, query: str, rows: np.ndarray) -> np.ndarray:
         return self.weights.reranker * self.read([query], rows)
 
-    def _first(self, query: str, words: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The k best products by words (N,) and vectors: sums and rows, (1, k) each.
+    def _first(
+        self, vector: np.ndarray, words: np.ndarray, k: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The k best products by a vector (H,) and by words (N,): sums and rows, (1, k) each.
 
         Of a large catalogue, the products are looked at that lie in the nearest cells, and those of
         the rest that have most of the query's words.
         """
-        vector = self.embed([query])[0]
         rows, cosines, read = self.cells.near(vector, k)
         if len(rows) < len(words):
             further = np.flatnonzero(words)

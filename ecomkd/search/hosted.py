@@ -20,9 +20,9 @@ from ecomkd.artifacts import digest, file_digest
 from ecomkd.search import folder as parts
 from ecomkd.search import stores
 from ecomkd.search.catalogue import Product, save_table, table
-from ecomkd.search.engine import DEPTH, Hit, SearchEngine
+from ecomkd.search.engine import DEPTH, Encoding, Hit, SearchEngine
 from ecomkd.search.folder import Stored
-from ecomkd.search.retrieve import Weights, reread, token_means, weighted
+from ecomkd.search.retrieve import Weights, reread, weighted
 from ecomkd.search.stores import Batch, Condition, Store
 
 _PART = 4_096
@@ -40,7 +40,7 @@ class Hits(list[Hit]):
 
 
 @dataclass(eq=False)
-class StoreEngine:
+class StoreEngine(Encoding):
     """A catalogue in a store that can be searched. All methods are safe from several threads."""
 
     store: Store
@@ -62,10 +62,6 @@ class StoreEngine:
     version: str | None = None
     """Names the index that `load` read; an answer names the state of the catalogue, too."""
 
-    def __post_init__(self):
-        unknown = getattr(self.pieces.model, "unk_token", None)
-        self._unknown = self.pieces.token_to_id(unknown or "")
-
     def conditions(self, texts: Iterable[str]) -> list[Condition]:
         """The conditions that texts such as `price<20` state, as `search` takes them.
 
@@ -73,18 +69,6 @@ class StoreEngine:
         """
         kinds = {name: float if kind == "number" else str for name, kind in self.fields.items()}
         return stores.fitted([stores.condition(text) for text in texts], kinds)
-
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors (N, H) of texts under the static student; without tokens it is zero."""
-        return token_means(self._tokens(texts), self.table).astype(np.float32)
-
-    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        pieces = self.pieces.encode_batch(list(texts), add_special_tokens=False)
-        return [text.ids for text in pieces]
-
-    def score(self, queries: Sequence[str], texts: Sequence[str]) -> np.ndarray:
-        """The student's expected gain (N,) of query–product pairs, each by itself."""
-        return self.student(queries, texts)
 
     def search(self, query: str, k: int = 10, where: Iterable[Condition] = ()) -> Hits:
         """The k best products for a query that keep all conditions, or all where there are fewer.
@@ -95,11 +79,9 @@ class StoreEngine:
         """
         if k < 1:
             raise ValueError(f"k is {k}: give 1 or more.")
-        ids = self._tokens([query])
-        known = any(token != self._unknown for token in ids[0])
+        vector, known = self._encoded(query)
         terms = words.asked(self.known, query)
         number = max(self.candidates, k, self.depth)
-        vector = token_means(ids, self.table)[0].astype(np.float32)
         found = self.store.candidates(vector, terms, number, where)
         version = f"{self.version}, {found.version}"
         if not found.ids or not (known or found.words.any()):

@@ -6,7 +6,7 @@ import errno
 import json
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import import_module
@@ -60,9 +60,8 @@ def write(
 
     `exported` and `teacher` are what `export.exports` gives for a student and for its teacher; with
     the teacher, a service can compare the two. `fields` are columns of the catalogue that an answer
-    can tell. Words and student get the weights with the best
-    nDCG@10 on the queries of the validation pairs over the whole catalogue, where what nobody
-    judged counts as irrelevant.
+    can tell. Words and student get the weights with the best nDCG@10 on the queries of the
+    validation pairs over the whole catalogue, where what nobody judged counts as irrelevant.
 
     With `store`, the URI of one (see `stores.opened`), products, vectors and words go into a table
     there, and the folder holds the rest. Where models, texts or fields are others than before, a
@@ -114,7 +113,9 @@ def _told_of_a_full_disk(folder: Path | str) -> Iterator[None]:
         ) from error
 
 
-def _write_catalogue(folder: Path, catalogue: Dataset, static: Path, fields: Sequence[str]) -> None:
+def _write_catalogue(
+    folder: Path, catalogue: Dataset, static: Path, fields: Mapping[str, str]
+) -> None:
     def products() -> Iterator[Product]:
         for rows in catalogue.iter(_PART):
             for row, text in enumerate(sources.product_text(rows)):
@@ -172,7 +173,8 @@ def build(
 
     `with_teacher` puts the teacher into the folder too, as fp32, so that a service can compare the
     student's answers with its own. Before anything is trained, raises OSError where `folder` may
-    not be written, and ModuleNotFoundError where a package is missing.
+    not be written, ModuleNotFoundError where a package is missing, ValueError for a field that the
+    catalogue lacks, and as `hosted.tried` does.
     """
     outputs.claim(folder, engine.KIND)
     # Else it would be found missing only after all training, by `export`.

@@ -141,9 +141,8 @@ def checked(products: Batch, kinds: Kinds | None = None, width: int | None = Non
     columns = [products.titles, products.texts, products.vectors, products.words]
     if any(len(column) != count for column in [*columns, *products.fields.values()]):
         raise ValueError(f"Columns of {count:,} products are not all of one length.")
-    if len(set(products.ids)) < count:
-        seen: set[str] = set()
-        twice = next(one for one in products.ids if one in seen or seen.add(one))
+    twice = repeated(products.ids)
+    if twice is not None:
         raise ValueError(f"Product id {twice!r:.60} stands there twice: give each its own.")
     for own, title, text in zip(products.ids, products.titles, products.texts, strict=True):
         if "\0" in own + title + text:
@@ -165,6 +164,16 @@ def checked(products: Batch, kinds: Kinds | None = None, width: int | None = Non
             f"{_said(kinds)}: give all of them, each of its kind."
         )
     return products
+
+
+def repeated(ids: Iterable[str]) -> str | None:
+    """The first id that stands there a second time, if one does."""
+    seen: set[str] = set()
+    for one in ids:
+        if one in seen:
+            return one
+        seen.add(one)
+    return None
 
 
 def named(fields: Iterable[str]) -> None:

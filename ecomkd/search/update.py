@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 
 from ecomkd.data.contract import TEXT, DataError, is_blank, product_text
 from ecomkd.data.files import TableFile, single_file
+from ecomkd.search import stores
 from ecomkd.search.catalogue import Product, plain_field
 from ecomkd.search.engine import load
 from ecomkd.search.hosted import StoreEngine
@@ -28,23 +30,18 @@ def update(folder: Path, products: Path | None, ids: Path | None) -> tuple[int, 
             f"{folder}: its catalogue lies in the folder itself: write it anew with "
             "`ecomkd index`, and a running service takes the new one."
         )
-    gone = [] if ids is None else list(filter(None, map(str.strip, _lines(ids))))
-    given = [] if products is None else list(_given(products, engine.fields))
-    seen: set[str] = set()
-    for one in given:
-        if one.product_id in seen:
+    with closing(engine):
+        gone = [] if ids is None else list(filter(None, map(str.strip, _lines(ids))))
+        given = [] if products is None else list(_given(products, engine.fields))
+        twice = stores.repeated(one.product_id for one in given)
+        if twice is not None:
             raise ValueError(
-                f"{products}: product {one.product_id!r:.60} stands there twice; keep one of the "
-                "two."
+                f"{products}: product {twice!r:.60} stands there twice; keep one of the two."
             )
-        seen.add(one.product_id)
-    try:
         for start in range(0, len(given), _PART):
             engine.put(given[start : start + _PART])
         if gone:
             engine.remove(gone)
-    finally:
-        engine.close()
     return len(given), len(gone)
 
 
