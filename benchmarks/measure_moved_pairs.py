@@ -47,10 +47,10 @@ from ecomkd.relevance import judge, stages
 
 PAIRS = ("abt_buy", "amazon_google", "walmart_amazon")
 """Electronics, software, and electronics once more: two shops each, as their names say."""
-GIVEN, FEW, HELD, ASKED = 1_500, 200, 400, 1_000
+GIVEN, FEW, HELD, ASKED = 3_000, 200, 400, 1_000
 """Labelled pairs of a source, and of a target; validation pairs of a source; test pairs, which are
 the same for all seeds. A target takes a fifth of its few for validation."""
-WARM_UP, PASSES, FEW_PASSES = 6_000, 2, 5
+WARM_UP, PASSES, FEW_PASSES = 6_000, 3, 10
 """Unlabelled pairs of the warm-up; passes over a source's pairs, and over a target's few."""
 LONGEST = 64
 """Tokens of both texts together."""
@@ -75,9 +75,7 @@ def matching(seed: int) -> dict:
     All cross-encoders begin with the same warmed-up one, which has read offers of all shops and no
     label.
     """
-    profile = replace(
-        Profile.named(seed=seed), max_length=LONGEST, frozen_layers=0, warm_up_pairs=WARM_UP
-    )
+    profile = replace(Profile.named(seed=seed), max_length=LONGEST, warm_up_pairs=WARM_UP)
     shops = {name: offers(name) for name in PAIRS}
     unlabelled = concatenate_datasets([own["train"] for own in shops.values()])
     unlabelled = unlabelled.map(lambda row: {"label": -1}, desc="Labels away").shuffle(seed=seed)
