@@ -488,6 +488,20 @@ def test_a_catalogue_older_than_what_is_kept_is_replaced_and_changed(tmp_path, m
     store.close()
 
 
+def test_a_catalogue_that_grows_gets_its_graph_once(server, postgres_uri, monkeypatch):
+    monkeypatch.setattr(postgres, "FLAT", 110)
+    store = opened(postgres_uri)
+    store.write([part(ALL, slice(0, 100))])
+    graphs = "SELECT count(*) FROM pg_indexes WHERE tablename = 'products' AND indexdef ~ 'hnsw'"
+    found = []
+    for end in (105, 120, 130):
+        store.put(part(ALL, slice(end - 10, end)))
+        found.append(server.sql(graphs))
+    assert found == ["0", "1", "1"]
+    assert store.count() == 125
+    store.close()
+
+
 def test_a_table_that_took_the_place_of_a_dropped_one_is_not_replaced(server, postgres_uri):
     store = opened(postgres_uri)
     store.write([ALL])

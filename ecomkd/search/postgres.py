@@ -52,6 +52,7 @@ _RARE = SQL("numbers && %(rare)s::int4[]")
 _SHARED = SQL("({} OR numbers @> %(common)s::int4[] AND numbers && %(others)s::int4[])").format(
     _RARE
 )
+_GRAPH = SQL("CREATE INDEX ON {} USING hnsw (vector vector_ip_ops)")
 _TYPES = {float: "float8", str: 'text COLLATE "C"'}
 
 
@@ -234,7 +235,7 @@ class PostgresStore:
         for field in kinds:
             run(SQL("CREATE INDEX ON {} ({})").format(new, _column(field)))
         if count > FLAT:
-            run(SQL("CREATE INDEX ON {} USING hnsw (vector vector_ip_ops)").format(new))
+            run(_GRAPH.format(new))
         run(SQL("ANALYZE {}").format(new))
         if there:
             run(SQL("DROP TABLE {}").format(Identifier(name)))
@@ -262,8 +263,24 @@ class PostgresStore:
             ).format(Identifier(self._table), _columns(kinds), marks, SQL(", ").join(new))
             with line.server.cursor() as cursor:
                 cursor.executemany(statement, list(_rows(products, kinds)))
+            self._linked(line)
 
         self._change(work)
+
+    def _linked(self, line: Line) -> None:
+        """Makes the graph of a catalogue that has grown past FLAT without one. Who asks meanwhile
+        is answered without it."""
+        has_graph = (
+            "SELECT EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
+            "JOIN pg_am a ON a.oid = c.relam "
+            "WHERE i.indrelid = quote_ident(%s)::regclass AND a.amname = 'hnsw')"
+        )
+        table, run = Identifier(self._table), line.server.execute
+        if run(has_graph, [self._table]).fetchone()[0]:
+            return
+        if run(SQL("SELECT count(*) FROM {}").format(table)).fetchone()[0] > FLAT:
+            run(_GRAPH.format(table))
+            run(SQL("ANALYZE {}").format(table))
 
     def remove(self, ids: Sequence[str]) -> None:
         statement = SQL("DELETE FROM {} WHERE id = ANY(%s)").format(Identifier(self._table))
