@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
@@ -70,10 +71,6 @@ def uri(request, tmp_path) -> str:
     if request.param != "lance":
         return request.getfixturevalue(f"{request.param}_uri")
     return str(tmp_path / "catalogues")
-
-
-def milvus_file(uri: str) -> str:
-    return uri.removeprefix("milvus://")
 
 
 def opened(uri: str, build: str = BUILD) -> stores.Store:
@@ -377,7 +374,9 @@ def test_a_table_of_somebody_else_is_left_alone(uri, request):
     if uri.startswith("postgresql"):
         request.getfixturevalue("server").sql("CREATE TABLE products AS SELECT 7 AS own")
     elif uri.startswith("milvus"):
-        MilvusClient(milvus_file(uri)).create_collection("products", 2)
+        file = Path(uri.removeprefix("milvus://"))
+        file.parent.mkdir()
+        MilvusClient(str(file)).create_collection("products", 2)
     else:
         lance.lancedb.connect(uri).create_table("products", [{"own": 7}])
     with pytest.raises(ValueError, match="'products' is a table that ecomkd did not write"):

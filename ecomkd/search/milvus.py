@@ -46,7 +46,7 @@ _MARKED, _WORDLESS, _FIRST = 0, 1, 2
 takes no empty vector), and of the first word."""
 _COLUMNS = ("id", "place", "title", "text", "vector", "words")
 _TYPES = {float: DataType.DOUBLE, str: DataType.VARCHAR}
-_NO_COLLECTION = 100
+_NO_COLLECTION, _RELEASED = 100, 101
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,8 @@ class MilvusStore:
                 try:
                     found = self._found(known, vector, terms, number, conditions)
                 except (*FAULTS, ValueError) as error:
-                    if lost(error) or known == self._look():
+                    released = getattr(error, "code", None) == _RELEASED
+                    if lost(error) or (known == self._look() and not released):
                         raise
                     continue
                 if found is not None:
@@ -243,16 +244,26 @@ class MilvusStore:
     def _state(self) -> tuple[_Known, str] | None:
         """What the row of the state says, and the name of the state; None where nothing has the
         name of the catalogue. Refuses what somebody else made."""
-        server, named = self._server.client(), f"id == {_literal(_STATE)}"
+        server = self._server.client()
+
+        def read() -> list[dict[str, Any]]:
+            named, told = f"id == {_literal(_STATE)}", ["title", "text"]
+            return list(server.query(self._table, named, output_fields=told, timeout=WAIT))
+
         try:
-            found = server.query(self._table, named, output_fields=["title", "text"], timeout=WAIT)
+            found = read()
         except MilvusException as error:
             if error.code == _NO_COLLECTION:
                 return None
-            told = server.describe_collection(self._table, timeout=WAIT)
-            if {one["name"] for one in told["fields"]} >= set(_COLUMNS):
+            if lost(error):
                 raise
-            found = []
+            fields = server.describe_collection(self._table, timeout=WAIT)["fields"]
+            if not {one["name"] for one in fields} >= set(_COLUMNS):
+                raise stores.not_ours(self.place, self._table) from None
+            if error.code != _RELEASED:
+                raise
+            server.load_collection(self._table)
+            found = read()
         try:
             known = _Known(**json.loads(found[0]["text"]))
         except (LookupError, TypeError, ValueError):

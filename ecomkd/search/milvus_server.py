@@ -35,6 +35,8 @@ _NOT_LET = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED, 
 _OPEN: Counter[str] = Counter()
 """How many stores of this process have a file open, whose server runs in this process."""
 _TURN = threading.Lock()
+_AGAIN = {"grpc.initial_reconnect_backoff_ms": 100, "grpc.max_reconnect_backoff_ms": 1_000}
+"""How soon a server that was gone is tried again; without, it takes up to two minutes."""
 
 # What is refused is told in a sentence; the client would write each refusal as an error, too.
 for _name in ("pymilvus", "milvus_lite"):
@@ -122,14 +124,15 @@ def lost(error: BaseException) -> bool:
     return _status(error) in _LOST
 
 
-def _status(error: BaseException | None) -> Any:
+def _status(error: BaseException) -> Any:
     """The status of a call that failed: of gRPC where it knows one, else Milvus's own number."""
-    code = getattr(error, "code", None)
-    while error is not None:
-        if isinstance(error, grpc.RpcError):
-            return error.code()
-        error = error.__cause__
-    return code
+    cause, seen = error, list[BaseException]()
+    while cause is not None and cause not in seen:  # the client gives errors as their own causes
+        if isinstance(cause, grpc.RpcError):
+            return cause.code()
+        seen.append(cause)
+        cause = cause.__cause__
+    return getattr(error, "code", None)
 
 
 def without_secrets(uri: str) -> str:
@@ -167,7 +170,8 @@ def _read(uri: str) -> _Address:
 
 def _connected(address: _Address) -> MilvusClient:
     """A client with a connection of its own."""
-    given = {"token": address.token, "db_name": address.database, "dedicated": True}
+    given = {"token": address.token, "db_name": address.database}
+    given |= {"dedicated": True, "grpc_options": _AGAIN}
     if address.file is None:
         return MilvusClient(address.uri, timeout=WAIT, **given)
     with _TURN:
