@@ -73,7 +73,9 @@ class MilvusStore:
     """A `Store` in Milvus 2.5 or later. A write needs room for the old catalogue and the new one.
 
     Writers of one object wait for each other, others do not: let one process write at a time. A
-    file belongs to one process. A write that was killed leaves a collection without an alias.
+    file belongs to one process, and its lite version makes the searches of a request one after the
+    other: a `put` may fall between them. A write that was killed leaves a collection without an
+    alias.
     """
 
     def __init__(self, uri: str, table: str, build: str):
