@@ -1,12 +1,14 @@
 """A shop's own engine as the place of a catalogue: LanceDB and PostgreSQL, against its size.
 
     python benchmarks/measure_engines.py [--engines lance postgres] [--sizes 10000 100000 1000000]
+    python benchmarks/measure_engines.py --engines milvus --sizes 10000
     python benchmarks/measure_engines.py --merge
 
 Each engine and size leaves a file of its own in `--folder`; what is there is not measured again, so
 that a run that was stopped goes on. Products and queries are the simulated shop's, vectors those of
 `catalogues.static`. One process writes the catalogue, and another, which loads only what serves,
 asks it (`ask_engine.py`). PostgreSQL runs here with the settings in `SERVER`, beside its clients.
+`milvus` is its lite version, in a file and in the process of who asks: it says nothing of a server.
 
 What is searched is the first stage: 100 candidates by vector, 100 by words, and the ten best by
 cosine + 0.1 · BM25. Recall is the share of the ten best of the whole catalogue that it finds, by
@@ -46,7 +48,9 @@ from ecomkd.search import stores
 from ecomkd.search.retrieve import token_means
 from shared import RECORDED, exact
 
-ENGINES = ("lance", "postgres")
+ENGINES = ("lance", "postgres", "milvus")
+MEASURED = ENGINES[:2]
+"""Those that are measured unless others are named."""
 SIZES = (10_000, 100_000, 1_000_000)
 QUERIES = 200
 PART = 5_000
@@ -70,7 +74,7 @@ def measure(engine: str, products: int, work: Path) -> dict:
             size = (
                 server.sql(f"SELECT pg_total_relation_size('{ask_engine.TABLE}')") if server else 0
             )
-            size = int(size) or sum(f.stat().st_size for f in (work / "lance").rglob("*"))
+            size = int(size) or sum(f.stat().st_size for f in (work / "engine").rglob("*"))
             with watched(server) as memory:
                 asked = child(Path(__file__).with_name("ask_engine.py"), str(work), uri)
     finally:
@@ -87,8 +91,9 @@ def measure(engine: str, products: int, work: Path) -> dict:
 
 @contextmanager
 def place(engine: str, work: Path) -> Iterator[tuple[str, local_postgres.Server | None]]:
-    if engine == "lance":
-        yield str(work / "lance"), None
+    if engine != "postgres":
+        folder = work.resolve() / "engine"
+        yield str(folder) if engine == "lance" else f"milvus://{folder}/shop.db", None
         return
     os.environ["PGPASSWORD"] = local_postgres.PASSWORD
     with local_postgres.running(**SERVER) as server:
@@ -288,7 +293,7 @@ def merge(folder: Path, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Engines that hold a catalogue, against its size.")
-    parser.add_argument("--engines", nargs="*", choices=ENGINES, default=ENGINES)
+    parser.add_argument("--engines", nargs="*", choices=ENGINES, default=MEASURED)
     parser.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="numbers of products")
     parser.add_argument("--folder", type=Path, default=artifact_folder() / "engines")
     parser.add_argument("--merge", action="store_true", help="write the recorded result")

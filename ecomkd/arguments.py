@@ -75,7 +75,8 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     index.add_argument("--field", action="append", default=[], metavar="NAME", help=text)
     text = (
         "the catalogue goes into this store, which `serve` asks then: postgresql://USER@HOST/NAME "
-        "with pgvector (password in PGPASSWORD), or a folder or bucket of LanceDB"
+        "with pgvector (password in PGPASSWORD), milvus://HOST:PORT/NAME (USER:PASSWORD or an API "
+        "key in MILVUS_TOKEN), or a folder or bucket of LanceDB"
     )
     index.add_argument("--engine", metavar="URI", help=text)
     text = "its table there (default: products); a new name for a new index spares a pause"

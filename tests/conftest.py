@@ -49,6 +49,19 @@ def postgres_uri(server, monkeypatch) -> str:
 
 
 @pytest.fixture
+def milvus_uri(tmp_path, monkeypatch):
+    """A file of Milvus Lite with no catalogue in it, whose server is stopped at the end."""
+    manager = pytest.importorskip("milvus_lite.server_manager", reason="milvus-lite is missing")
+    from pymilvus.client.grpc_handler import GrpcHandler
+
+    # It builds an index at once, and the client would wait half a second for each all the same.
+    monkeypatch.setattr(GrpcHandler, "wait_for_creating_index", lambda *_, **__: (True, ""))
+    file = tmp_path / "catalogues" / "shop.db"
+    yield f"milvus{file.as_uri().removeprefix('file')}"
+    manager.server_manager_instance.release_server(str(file))
+
+
+@pytest.fixture
 def card():
     """A function from a section's label to the whole numbers that it states, in order."""
     page = Path(__file__).resolve().parent.parent / "book" / "data_baskets.md"

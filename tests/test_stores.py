@@ -1,11 +1,13 @@
 """A catalogue in an engine: the same answers as an exact search, whatever holds it."""
 
+import importlib.util
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
@@ -13,11 +15,12 @@ import pytest
 import tiny_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pymilvus import MilvusClient
 from serving import until
 
 import local_postgres
 from ecomkd import words
-from ecomkd.search import lance, postgres, stores
+from ecomkd.search import lance, milvus, postgres, stores
 from ecomkd.search.hosted import StoreEngine
 from ecomkd.search.retrieve import Weights
 from ecomkd.search.stores import Batch, Condition, condition
@@ -63,10 +66,10 @@ def part(whole: Batch, rows: slice) -> Batch:
     return replace(whole, **{name: getattr(whole, name)[rows] for name in columns}, fields=fields)
 
 
-@pytest.fixture(params=["lance", "postgres"])
+@pytest.fixture(params=["lance", "milvus", "postgres"])
 def uri(request, tmp_path) -> str:
-    if request.param == "postgres":
-        return request.getfixturevalue("postgres_uri")
+    if request.param != "lance":
+        return request.getfixturevalue(f"{request.param}_uri")
     return str(tmp_path / "catalogues")
 
 
@@ -123,6 +126,8 @@ QUERIES = st.lists(st.sampled_from([*WORDS, "unheard"]), min_size=1, max_size=4)
 def both(request, tmp_path_factory):
     """A store in each engine that is there, written once."""
     places = [str(tmp_path_factory.mktemp("lance"))]
+    if importlib.util.find_spec("milvus_lite") is not None:
+        places.append(f"milvus://{tmp_path_factory.mktemp('milvus')}/shop.db")
     if local_postgres.programs() is not None:
         uri = request.getfixturevalue("server").uri
         places.append(uri.replace("postgres@", f"postgres:{quote(local_postgres.PASSWORD)}@"))
@@ -173,8 +178,8 @@ def test_a_candidate_has_all_that_the_store_was_given(store):
 def test_a_graph_finds_most_of_the_nearest_and_goes_on_where_a_condition_takes_many_out(
     uri, monkeypatch
 ):
-    monkeypatch.setattr(lance, "FLAT", 100)
-    monkeypatch.setattr(postgres, "FLAT", 100)
+    for engine in (lance, milvus, postgres):
+        monkeypatch.setattr(engine, "FLAT", 100)
     monkeypatch.setattr(postgres, "EXACT", 0)
     store = opened(uri)
     store.write([ALL])
@@ -240,7 +245,7 @@ def test_what_is_put_and_removed_shows_at_once_to_everybody(store, uri):
 
 
 def test_many_small_changes_are_folded_in_and_lose_nothing(uri, monkeypatch):
-    """In LanceDB: PostgreSQL has nothing to fold."""
+    """In LanceDB: PostgreSQL has nothing to fold, and Milvus folds by itself."""
     monkeypatch.setattr(lance, "_FRAGMENTS", 3)
     monkeypatch.setattr(lance, "_UNFOLDED", 2)
     store = opened(uri)
@@ -368,6 +373,10 @@ def test_a_catalogue_that_began_without_a_product_or_a_word_fills_later(uri):
 def test_a_table_of_somebody_else_is_left_alone(uri, request):
     if uri.startswith("postgresql"):
         request.getfixturevalue("server").sql("CREATE TABLE products AS SELECT 7 AS own")
+    elif uri.startswith("milvus"):
+        file = Path(uri.removeprefix("milvus://"))
+        file.parent.mkdir()
+        MilvusClient(str(file)).create_collection("products", 2)
     else:
         lance.lancedb.connect(uri).create_table("products", [{"own": 7}])
     with pytest.raises(ValueError, match="'products' is a table that ecomkd did not write"):
@@ -588,11 +597,16 @@ def test_a_query_of_which_nothing_is_known_has_no_hits(engine):
 
 @pytest.mark.parametrize(
     "uri, package, extra",
-    [("folder", "lancedb", "lance"), ("postgres://h/d", "psycopg", "postgres")],
+    [
+        ("folder", "lancedb", "lance"),
+        ("milvus://h/d", "pymilvus", "milvus"),
+        ("postgres://h/d", "psycopg", "postgres"),
+    ],
 )
 def test_a_missing_package_is_told_with_what_brings_it(uri, package, extra, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.delitem(sys.modules, f"ecomkd.search.{extra}", raising=False)
+    for name in (extra, "lines", "milvus_server"):
+        monkeypatch.delitem(sys.modules, f"ecomkd.search.{name}", raising=False)
     with pytest.raises(ModuleNotFoundError, match=rf"{package} .*\[{extra}\]"):
         opened(uri)
 
@@ -615,7 +629,7 @@ def test_what_engines_are_measured_against_is_an_exact_search():
 def test_what_serves_from_a_store_loads_no_framework():
     code = (
         "import sys; import ecomkd.search.hosted, ecomkd.search.stores\n"
-        "heavy = ('torch', 'transformers', 'scipy', 'pandas', 'psycopg', 'lancedb')\n"
+        "heavy = ('torch', 'transformers', 'scipy', 'pandas', 'psycopg', 'lancedb', 'pymilvus')\n"
         "assert not [name for name in heavy if name in sys.modules], sys.modules.keys()\n"
         "import ecomkd.search.postgres\n"
         "assert not [name for name in heavy[:4] if name in sys.modules]\n"

@@ -271,12 +271,14 @@ class Store(Protocol):
 
 
 def opened(uri: str, table: str, build: str) -> Store:
-    """The store at a URI: PostgreSQL at `postgresql://…`, else LanceDB in a folder or a bucket.
+    """The store at a URI: PostgreSQL at `postgresql://…`, Milvus at `milvus://…`, else LanceDB.
 
     `build` names what vectors and words come from, such as the digest of encoder and statistics.
     LanceDB takes a folder, `lance://FOLDER`, or object storage (`s3://…`, `gs://…`, `az://…`) with
-    the credentials that the environment gives. A password stands in PGPASSWORD or in the URI, and
-    is neither kept nor shown.
+    the credentials that the environment gives. Milvus is at `milvus://HOST:PORT/DATABASE`, behind
+    TLS at `milvus+tls://…`, and its lite version in a file, `milvus:///FOLDER/NAME.db`. A password
+    stands in PGPASSWORD, USER:PASSWORD of Milvus or its API key in MILVUS_TOKEN, or either in the
+    URI, and is neither kept nor shown.
 
     Nothing is read or written yet. Raises ValueError for another scheme or a name that no table may
     have, and ModuleNotFoundError where the engine's package is missing.
@@ -293,10 +295,14 @@ def opened(uri: str, table: str, build: str) -> Store:
         from ecomkd.search.postgres import PostgresStore
 
         return PostgresStore(uri, table, build)
+    if separator and scheme in ("milvus", "milvus+tls"):
+        from ecomkd.search.milvus import MilvusStore
+
+        return MilvusStore(uri, table, build)
     if separator and scheme not in ("lance", *_CLOUDS):
         raise ValueError(
-            f"{scheme!r:.20} is no store: give postgresql://…, a folder, lance://FOLDER, or "
-            "object storage such as s3://BUCKET/FOLDER."
+            f"{scheme!r:.20} is no store: give postgresql://…, a folder, lance://FOLDER, "
+            "object storage such as s3://BUCKET/FOLDER, or milvus://…."
         )
     from ecomkd.search.lance import LanceStore
 
@@ -313,6 +319,10 @@ def without_secrets(uri: str) -> str:
         from ecomkd.search import lines
 
         return lines.without_secrets(uri)
+    if separator and scheme in ("milvus", "milvus+tls"):
+        from ecomkd.search import milvus_server
+
+        return milvus_server.without_secrets(uri)
     if separator and scheme != "lance":
         return uri
     return str(Path(rest if separator else uri).resolve())
