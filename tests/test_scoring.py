@@ -430,9 +430,9 @@ def test_an_index_with_a_cluster_is_the_index_without(cluster, tmp_path, monkeyp
     for kept in ("data", "teacher", "student", "onnx"):
         for folder in profile.artifacts.glob(f"{kept}*"):
             shutil.copytree(folder, other.artifacts / folder.name)
-    worked, over_ray = [], engines.over_ray
+    worked, work = [], engines.over_ray
     monkeypatch.setattr(
-        engines, "over_ray", lambda parts, *told: worked.append(len(parts)) or over_ray(parts, *told)
+        engines, "over_ray", lambda parts, *told: worked.append(len(parts)) or work(parts, *told)
     )
     vectors_of = partial(scale.vectors, cluster.address, profile)
     found = index.build("shop", other, tmp_path / "second", vectors_of=vectors_of)

@@ -34,9 +34,8 @@ and, on the pairs without one, from the teacher's most probable class. `kd_hidde
 and the teacher's last hidden state."""
 
 Outputs = Callable[[Dataset, Path, Profile, Path], Dataset]
-"""What somebody else computes: from pairs as `load` gives them, the folder of a teacher, a profile
-and a folder for unfinished work to the ids of the pairs and `teacher_logits`, up to a constant for
-each pair."""
+"""From pairs as `load` gives them, a teacher's folder, a profile and a folder for unfinished work,
+to the ids of the pairs and `teacher_logits`, which may be off by a constant for each pair."""
 
 WARM_UP_LEAST = 10
 """Fewer unlabelled pairs make no warm-up, of which one in ten is held out."""
@@ -230,8 +229,7 @@ def teacher_pairs(
 ) -> Dataset:
     """The encoded pairs of a split (the first `pairs` of them) with the teacher's outputs.
 
-    Logits alone are computed by `outputs_of`, where that is given; hidden states, and the logits
-    beside them, are computed here. What a student learns from them is the same, and so is the key.
+    `outputs_of` computes logits without hidden states. Who computes them changes no key.
     """
     rows = first_pairs(data[split], pairs)
 
@@ -240,16 +238,13 @@ def teacher_pairs(
         encoded = distill.encode(rows, tokenizer, profile.max_length)
         scratch = folder / "scratch"
         if outputs_of is not None and not hidden_states:
-            scratch.mkdir(exist_ok=True)
             found = outputs_of(rows, teacher_folder, profile, scratch)
             taught = distill.with_teacher(encoded, found)
-            del found
         else:
-            model = models.load(teacher_folder)
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir()
             taught = distill.teacher_outputs(
-                encoded, model, tokenizer, profile, hidden_states, scratch=scratch
+                encoded, models.load(teacher_folder), tokenizer, profile, hidden_states, scratch
             )
         taught.save_to_disk(str(folder / "pairs"))
         del taught  # Windows deletes no file that is still read.
@@ -287,8 +282,7 @@ def student(
     which the student starts, such as `mpnet` over `minilm`: then each reads the pairs in its own
     tokens. `teacher_profile` is how the teacher reads them, with its length and its batches, which
     is the student's profile by default; its outputs are then the same for all seeds of a student.
-    `outputs_of` computes them where they are not there yet; `kd_hidden` needs hidden states, which
-    are always computed here.
+    `outputs_of` computes them where they are not there yet, but not those of `kd_hidden`.
 
     Raises ValueError for an unknown row, and for `kd_hidden` where the two read other tokens.
     """
@@ -429,13 +423,11 @@ def _learnt_from(
         )
 
     def taught(split: str, pairs: int | None = None) -> Dataset:
-        columns = teacher_pairs(
-            data, teacher_profile, teacher_folder, split, pairs, hidden, outputs_of
-        )
+        own = teacher_pairs(data, teacher_profile, teacher_folder, split, pairs, hidden, outputs_of)
         if tokenizer is None:
-            return columns
+            return own
         rows = first_pairs(data[split], pairs)
-        return distill.with_teacher(distill.encode(rows, tokenizer, profile.max_length), columns)
+        return distill.with_teacher(distill.encode(rows, tokenizer, profile.max_length), own)
 
     parts = [taught("train")]
     if unlabelled:

@@ -143,6 +143,7 @@ def teacher_outputs(
     folder `scratch`, which all machines see under the same path, as they see `teacher`; what is
     there already is not computed again. Raises as `score` does.
     """
+    scratch.mkdir(parents=True, exist_ok=True)
     source = scratch.resolve() / "pairs.parquet"
     with without_bars():
         pairs.select_columns([*IDS, "query", *TEXT]).to_parquet(source)
