@@ -118,7 +118,7 @@ def _run(options: argparse.Namespace) -> None:
     if folds is not None:
         arguments += " --folds" if folds == "given" else f" --folds {folds}"
     command = f"ecomkd run {shlex.quote(name)} {arguments} --out {shlex.quote(options.out.name)}"
-    # Its words have no --cluster: who computes changes no result, and addresses stay private.
+    # `command` has no --cluster: the same result comes without, and an address stays private.
     say(run(source, profile, seeds, options.out, command, options.unlabelled, folds, **workers))
     say(f"Report: {options.out / 'report.html'}")
 

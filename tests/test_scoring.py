@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tiny_models
+import torch
 from datasets import load_from_disk
 
 from ecomkd import cli, distill, export, features, models, outputs, scale
@@ -416,8 +417,11 @@ def test_hidden_states_are_computed_here(model, tmp_path):
     assert "teacher_hidden_2" in stages.teacher_pairs(data, *told).column_names
 
 
-def test_an_index_with_a_cluster_is_the_index_without(cluster, tmp_path, monkeypatch):
+def test_an_index_with_a_cluster_is_the_index_without(cluster, tmp_path, monkeypatch, request):
     """All its files, byte by byte, of models that learn from vectors in parts of a few texts."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as many as a worker has: another number may change last digits
+    request.addfinalizer(partial(torch.set_num_threads, threads))
     drawn = np.random.default_rng(0).normal(size=(30_522, 96)).astype(np.float32)
     monkeypatch.setattr(encoders, "_token_table", lambda *_: drawn.copy())  # half a minute
     monkeypatch.setattr(features, "PART", 40)
