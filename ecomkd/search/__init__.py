@@ -21,6 +21,7 @@ __getattr__, __dir__ = lazy.names(
             "bi_encoder BI_ENCODERS encoder hard_negatives imitation_loss margin_rows "
             "static_encoder"
         ),
+        ".sparse": "load_sparse sparse_encoder sparse_loss SparseHead SparseStudent",
         ".engine": "Hit load SearchEngine",
         ".index": "build write",
         ".page": "",
