@@ -38,7 +38,7 @@ PENALTY = 0.1
 _SHARP, _LEAST = 6.0, 0.35
 """At the start a product holds a piece that one of its tokens has this cosine with, or more, and
 its weight grows so steeply beyond it."""
-_TEMPERATURE = 0.05
+TEMPERATURE = 0.05
 """Temperature of the softmax over the teacher's scores."""
 _PASSES = 4
 """Passes over all queries."""
@@ -112,7 +112,7 @@ def sparse_loss(
         products = products * kept
     found = (counts * head.idf[chosen]) @ products.T
     everything = torch.ones_like(wanted).bool()
-    imitated = losses.listwise_kl(found, wanted / _TEMPERATURE, everything)
+    imitated = losses.listwise_kl(found, wanted / TEMPERATURE, everything)
     return imitated + penalty * products.mean(dim=0).square().sum()
 
 
@@ -212,7 +212,7 @@ def piece_counts(
     """
     pieces = model.tokenizer
     # The tokenizer keeps what it was told last of cutting, so each call tells it.
-    cut = {"truncation": longest is not None, "max_length": longest, "padding": False}
+    cut = {"truncation": longest is not None, "max_length": longest, "verbose": False}
     ids = pieces(list(texts), add_special_tokens=False, **cut)["input_ids"]
     rows = np.repeat(np.arange(len(ids)), [len(own) for own in ids])
     columns = np.array([piece for own in ids for piece in own], dtype=np.int64)
@@ -312,7 +312,7 @@ def sparse_encoder(
         keys.digests(data["validation"]),
         data_digest(catalogue, ("product_id", *TEXT)),
         keys.settings_of(profile),
-        [TOKENS, PENALTY, _SHARP, _LEAST, _TEMPERATURE, _PASSES, _BATCH, _NEAREST, _RANDOM],
+        [TOKENS, PENALTY, _SHARP, _LEAST, TEMPERATURE, _PASSES, _BATCH, _NEAREST, _RANDOM],
         [_DRAWN, list(_RATES), list(WORDS), DEPTH],
     ]
     return stage("sparse_encoder", parts, make, profile.artifacts, recipe=1)
