@@ -59,9 +59,12 @@ DEPTH = 100
 """Products that each system gives."""
 TEACHER_SEED, TEACHER_RATE = 1, 2e-4
 """Of the teacher of films: the rate that `measure_query_side` chose with most of its seeds."""
+FILM_TOKENS = 48
+"""Tokens of a film that are read: it takes less of them than the shop, which has fewer products."""
 TIMED = 60
-PLAIN, FULL, NONE = "sparse student", "sparse, before training", "sparse, no expansion"
-TABLE, TEACHER = "static student", "bi-encoder"
+PLAIN, START, NONE = "sparse student", "sparse, before training", "sparse, no expansion"
+TABLE, TEACHER, UNTRAINED = "static student", "bi-encoder", "bi-encoder, untrained"
+LONGER = f"{TEACHER}, {sparse.TOKENS} tokens"
 BM25 = "BM25"
 
 
@@ -127,19 +130,38 @@ class Shop:
         head: sparse.SparseHead,
         queries: Sequence[str],
         kept: matrices.csr_matrix | None = None,
-    ) -> tuple[np.ndarray, dict[str, float]]:
-        """Scores (Q, N) as cosines are scaled, and the mean pieces of a product and postings that
-        a query meets. The pieces are counted on some products alone."""
-        student = sparse.SparseStudent(self.model, head, kept is None)
-        asked = student.queries(queries)
-        chosen = np.unique(asked.indices)
-        products = sparse.expanded(head, self.start["states"], chosen, kept)
-        some = np.arange(0, len(self.texts), len(self.texts) // 100)
-        own = None if kept is None else kept[some]
-        whole = sparse.expanded(head, self.start["states"][some], student.terms, own)
+    ) -> tuple[np.ndarray, float]:
+        """Scores (Q, N) as cosines are scaled, and the postings that a query meets in the mean."""
+        asked = sparse.SparseStudent(self.model, head).queries(queries)
+        products = sparse.expanded(head, self.start["states"], np.unique(asked.indices), kept)
         met = (asked > 0).astype(int) @ (products > 0).sum(axis=0).A1
-        sizes = {"pieces": float(whole.getnnz(axis=1).mean()), "postings": float(met.mean())}
-        return sparse.TEMPERATURE * (asked @ products.T).toarray(), sizes
+        return sparse.TEMPERATURE * (asked @ products.T).toarray(), float(met.mean())
+
+    def pieces(self, head: sparse.SparseHead, kept: matrices.csr_matrix | None = None) -> float:
+        """How many pieces a product holds, in the mean over a hundred of them."""
+        some = np.arange(0, len(self.texts), len(self.texts) // 100)
+        terms = sparse.SparseStudent(self.model, head).terms
+        own = None if kept is None else kept[some]
+        held = sparse.expanded(head, self.start["states"][some], terms, own)
+        return float(held.getnnz(axis=1).mean())
+
+    @cached_property
+    def encoders(self) -> dict[str, Callable[[Sequence[str]], np.ndarray]]:
+        """Of each system of vectors, the cosines (Q, N) of queries with all products."""
+        longer = search.encoder(self.folder, self.profile)
+        longer.max_seq_length = sparse.TOKENS
+        known = {
+            UNTRAINED: search.encoder(models.checkpoint("minilm"), self.profile),
+            TEACHER: self.model,
+            LONGER: longer,
+            TABLE: self.table,
+        }
+        vectors = {name: features.encode(model, self.texts) for name, model in known.items()}
+
+        def cosines(name: str, some: Sequence[str]) -> np.ndarray:
+            return features.encode(known[name], some) @ vectors[name].T
+
+        return {name: partial(cosines, name) for name in known}
 
     def judged(self, split: str) -> Callable[[np.ndarray], dict]:
         """A function from rows (Q, 100) to their values, by the rule behind the labels."""
@@ -175,9 +197,9 @@ def grid(base: Shop) -> list[dict]:
     found = []
     for penalty in (None, *PENALTIES):
         head = untrained if penalty is None else base.trained(GRID_SEED, penalty)
-        scores, sizes = base.scores(head, queries)
+        scores, met = base.scores(head, queries)
         values = judged(first(scores))
-        row = {"penalty": penalty, **sizes}
+        row = {"penalty": penalty, "pieces": base.pieces(head), "postings": met}
         found.append(row | {name: values[name] for name in ("ndcg@10", "recall@100")})
         print(found[-1], flush=True)
     return found
@@ -189,7 +211,7 @@ def measured_shop(base: Shop, seed: int, heads: Path) -> dict:
     tuned_on, quality = search.quality_on(base.data["validation"], base.catalogue["product_id"])
     index = words.bm25(base.texts)
     by_words = {True: search.word_scores(index, queries)}
-    by_words[False] = search.word_scores(index, tuned_on)
+    by_words[1] = search.word_scores(index, tuned_on)
     values: dict[str, dict] = {}
     recalls: dict[str, dict] = {}
     weights: dict[str, float] = {}
@@ -199,43 +221,33 @@ def measured_shop(base: Shop, seed: int, heads: Path) -> dict:
         values[name] = found["ndcg@10"].to_dict()
         recalls[name] = found["recall@100"].to_dict()
 
-    def add_both(name: str, compare: Callable[[Sequence[str]], np.ndarray]) -> None:
+    def add_both(name: str, tests: np.ndarray, tuned: np.ndarray) -> None:
         """By itself, and in the sum with BM25 whose weight validation chooses."""
-        tests, tuned = compare(queries), compare(tuned_on)
         add(name, first(tests))
-        sums = {w: quality(search.weighted(tuned, by_words[False], w, DEPTH)[1]) for w in WORDS}
+        sums = {w: quality(search.weighted(tuned, by_words[1], w, DEPTH)[1]) for w in WORDS}
         weights[name] = best = max(sums, key=sums.get)
-        add(f"{BM25} + {name}", search.weighted(tests, by_words[True], best, DEPTH)[1])
-
-    def cosines(model, some: Sequence[str]) -> np.ndarray:
-        return features.encode(model, some) @ features.encode(model, base.texts).T
+        add(f"{BM25} + {name}", search.weighted(tests, by_words[0], best, DEPTH)[1])
 
     rng = np.random.default_rng(seed)
     drawn = [rng.permutation(len(base.texts))[:DEPTH] for _ in queries]
     add("random", np.stack(drawn))
     add(BM25, search.lexical(index, queries, DEPTH)[1])
     add("BM25 on pieces", first(by_pieces(base, queries)))
-    untrained = search.encoder(models.checkpoint("minilm"), base.profile)
-    add("bi-encoder, untrained", first(cosines(untrained, queries)))
-    add_both(TEACHER, partial(cosines, base.model))
-    longer = search.encoder(base.folder, base.profile)
-    longer.max_seq_length = sparse.TOKENS
-    add_both(f"{TEACHER}, {sparse.TOKENS} tokens", partial(cosines, longer))
-    add_both(TABLE, partial(cosines, base.table))
+    for name, cosines in base.encoders.items():
+        add_both(name, cosines(queries), cosines(tuned_on))
     sizes = {}
     start = sparse.SparseHead(base.start["pieces"], base.start["idf"])
-    for name, head, kept in (
-        (FULL, start, None),
-        (PLAIN, base.trained(seed), None),
-        (NONE, base.trained(seed, kept=base.own), base.own),
-    ):
-        add_both(name, lambda some, head=head, kept=kept: base.scores(head, some, kept)[0])
-        sizes[name] = base.scores(head, queries, kept)[1]
-        if name == PLAIN:
-            learnt = {key: one for key, one in head.state_dict().items() if key != "pieces"}
-            heads.mkdir(parents=True, exist_ok=True)
-            save_file(learnt, heads / f"head{seed}.safetensors")
-        print(f"seed {seed}: {name}: {np.mean(list(values[name].values())):.4f}", sizes[name])
+    learnt = base.trained(seed)
+    heads.mkdir(parents=True, exist_ok=True)
+    kept_of = {key: one for key, one in learnt.state_dict().items() if key != "pieces"}
+    save_file(kept_of, heads / f"head{seed}.safetensors")
+    plain = base.trained(seed, kept=base.own)
+    for name, head, kept in ((START, start, None), (PLAIN, learnt, None), (NONE, plain, base.own)):
+        tests, met = base.scores(head, queries, kept)
+        add_both(name, tests, base.scores(head, tuned_on, kept)[0])
+        sizes[name] = {"pieces": base.pieces(head, kept), "postings": met}
+    for name, one in values.items():
+        print(f"seed {seed}: {name}: {np.mean(list(one.values())):.4f}", sizes.get(name, ""))
     kinds = dict(zip(base.tests["query_id"], base.tests["query_kind"], strict=True))
     return {
         "values": values,
@@ -264,7 +276,7 @@ def clock(base: Shop, head: sparse.SparseHead) -> dict[str, dict[str, float]]:
 
     def by_sums(query: str) -> np.ndarray:
         cut = pieces.encode(query, add_special_tokens=False).tokens
-        return first(words.sums(postings, cut)[None])
+        return first(search.piece_sums(postings, cut)[None])
 
     def by_vectors(name: str, query: str) -> np.ndarray:
         asked = vectors[name].encode([query], show_progress_bar=False)
@@ -286,7 +298,10 @@ def clock(base: Shop, head: sparse.SparseHead) -> dict[str, dict[str, float]]:
     # A student that is served gives the scores that were judged.
     chosen = student.queries(queries)
     served = np.stack(
-        [words.sums(postings, pieces.encode(q, add_special_tokens=False).tokens) for q in queries]
+        [
+            search.piece_sums(postings, pieces.encode(q, add_special_tokens=False).tokens)
+            for q in queries
+        ]
     )
     np.testing.assert_allclose(served, (chosen @ products.T).toarray(), atol=1e-3)
     found[PLAIN]["pieces"] = products.nnz / len(base.texts)
@@ -340,10 +355,10 @@ class Films:
     @cached_property
     def states(self) -> torch.Tensor:
         def make(folder: Path) -> None:
-            found = {"states": sparse.token_states(self.model, self.texts)}
+            found = {"states": sparse.token_states(self.model, self.texts, FILM_TOKENS)}
             save_file(found, folder / "states.safetensors")
 
-        parts = [self.texts, sparse.TOKENS]
+        parts = [self.texts, FILM_TOKENS]
         folder = stage("sparse_states", parts, make, self.profile.artifacts)
         return load_file(folder / "states.safetensors")["states"]
 
@@ -390,7 +405,7 @@ def measured_films(films: Films, seed: int) -> dict:
     films.seen.add(values, "words", None)
     films.seen.add(values, "untrained", Network())
     films.seen.add(values, "teacher", films.teacher)
-    films.add(values, FULL, films.start())
+    films.add(values, START, films.start())
     films.add(values, PLAIN, films.trained(seed))
     for name in values:
         print(f"seed {seed}: {name}: {np.mean(list(values[name].values())):.4f}", flush=True)
@@ -405,10 +420,11 @@ as BM25 it may take."""
 COMPARED = {
     "shop": (
         (PLAIN, BM25),
+        (PLAIN, UNTRAINED),
         (PLAIN, TEACHER),
-        (PLAIN, f"{TEACHER}, {sparse.TOKENS} tokens"),
+        (PLAIN, LONGER),
         (PLAIN, TABLE),
-        (PLAIN, FULL),
+        (PLAIN, START),
         (PLAIN, NONE),
         (f"{BM25} + {PLAIN}", f"{BM25} + {TABLE}"),
         (f"{BM25} + {PLAIN}", f"{BM25} + {TEACHER}"),
@@ -418,14 +434,14 @@ COMPARED = {
         (PLAIN, "words"),
         (PLAIN, "untrained"),
         (PLAIN, "teacher"),
-        (PLAIN, FULL),
+        (PLAIN, START),
         (f"words + {PLAIN}", "words + untrained"),
         (f"words + {PLAIN}", "words + teacher"),
     ),
 }
 KEPT = {
-    "shop": ((PLAIN, TEACHER), (NONE, TEACHER), (TABLE, TEACHER), (FULL, TEACHER)),
-    "msrd": ((PLAIN, "teacher"), (FULL, "teacher"), (f"words + {PLAIN}", "words + teacher")),
+    "shop": ((PLAIN, TEACHER), (NONE, TEACHER), (TABLE, TEACHER), (START, TEACHER)),
+    "msrd": ((PLAIN, "teacher"), (START, "teacher"), (f"words + {PLAIN}", "words + teacher")),
 }
 
 
@@ -526,7 +542,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", action="store_true", help=help_of)
     profile = Profile.named("book")
     parser.add_argument("--folder", type=Path, default=profile.artifacts / "sparse")
-    parser.add_argument("--out", type=Path, default=shared.RECORDED / "sparse.json")
+    parser.add_argument("--out", type=Path, default=shared.RECORDED / "sparse_student.json")
     arguments = parser.parse_args()
     if arguments.seeds and not arguments.kind:
         parser.error(f"give {' or '.join(KINDS)} with --seeds")

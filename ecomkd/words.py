@@ -78,16 +78,8 @@ def bm25(texts: Sequence[str]) -> Words:
 
 def bm25_of(index: Words, query: str) -> np.ndarray:
     """BM25 of a query with each text of the index, (N,); 0 where they share no word."""
-    return sums(index, words_of(query))
-
-
-def sums(index: Words, found: Iterable[str]) -> np.ndarray:
-    """What words add to the score of each text, (N,), each as often as it stands there.
-
-    The index need not be one of BM25: a sparse student of `ecomkd.search` has its own.
-    """
     scores = np.zeros(index.texts, np.float32)
-    for word in found:
+    for word in words_of(query):
         if word in index.numbers:
             number = index.numbers[word]
             entries = slice(index.indptr[number], index.indptr[number + 1])

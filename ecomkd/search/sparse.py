@@ -40,11 +40,11 @@ _SHARP, _LEAST = 6.0, 0.35
 its weight grows so steeply beyond it."""
 TEMPERATURE = 0.05
 """Temperature of the softmax over the teacher's scores."""
-_PASSES = 4
+_PASSES = 3
 """Passes over all queries."""
 _BATCH = 64
 """Queries of a step."""
-_NEAREST, _RANDOM = 8, 512
+_NEAREST, _RANDOM = 8, 256
 """Products of a step: the best of each query under the teacher, and some at random."""
 _DRAWN = 64
 """Pieces of a step that are drawn at random, beside those of its queries."""
@@ -90,7 +90,7 @@ def sparse_loss(
 ) -> torch.Tensor:
     """What a sparse student learns by: a teacher's ranking, and few terms.
 
-    `losses.listwise_kl` between the scores of both, and the FLOPS penalty (Paria et al. 2020): the
+    `losses.listwise_kl` between the scores of both, and the FLOPS penalty (arXiv:2004.05665): the
     sum over pieces of the squared mean weight in the products. It is laid on a weight times the
     factor that the query side learnt, without the idf: so a rare piece may add more to a score for
     the same penalty (after arXiv:2411.04403), and no factor can evade it. Chapter 8 has the same
@@ -155,7 +155,7 @@ class SparseStudent:
     def postings(self, documents: sparse.csr_matrix) -> words.Words:
         """Products (N, V) as posting lists: what each piece of a query adds to each product.
 
-        `words.sums` adds them up for the pieces that the tokenizer cuts a query into.
+        `retrieve.piece_sums` adds them up for the pieces that the tokenizer cuts a query into.
         """
         adds = documents.multiply(self.weights).tocsc()
         adds.sort_indices()
@@ -186,12 +186,14 @@ def expanded(
     return sparse.vstack(parts, "csr")
 
 
-def token_states(model: SentenceTransformer, texts: Sequence[str]) -> torch.Tensor:
-    """States (N, T, H) of the first `TOKENS` tokens of each text, at length 1, in half precision.
+def token_states(
+    model: SentenceTransformer, texts: Sequence[str], tokens: int = TOKENS
+) -> torch.Tensor:
+    """States (N, T, H) of the first `tokens` of each text, at length 1, in half precision.
 
     A shorter text repeats its last one, which changes no maximum.
     """
-    read, model.max_seq_length = model.max_seq_length, TOKENS
+    read, model.max_seq_length = model.max_seq_length, tokens
     found = model.encode(list(texts), output_value="token_embeddings", show_progress_bar=False)
     model.max_seq_length = read
     # The first and the last one belong to special tokens.
