@@ -156,7 +156,16 @@ class Shop:
             LONGER: longer,
             TABLE: self.table,
         }
-        vectors = {name: features.encode(model, self.texts) for name, model in known.items()}
+
+        def make(folder: Path) -> None:
+            found = {name: features.encode(model, self.texts) for name, model in known.items()}
+            save_file(
+                {n: torch.from_numpy(v) for n, v in found.items()}, folder / "all.safetensors"
+            )
+
+        parts = [self.folder.name, self.texts, sparse.TOKENS]
+        folder = stage("sparse_vectors", parts, make, self.profile.artifacts)
+        vectors = {n: v.numpy() for n, v in load_file(folder / "all.safetensors").items()}
 
         def cosines(name: str, some: Sequence[str]) -> np.ndarray:
             return features.encode(known[name], some) @ vectors[name].T
