@@ -53,7 +53,7 @@ from measure_query_side import (
 )
 
 KINDS = ("shop", "msrd")
-PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+PENALTIES = (0.03, 0.3, 3.0, 30.0)
 GRID_SEED = 0
 DEPTH = 100
 """Products that each system gives."""

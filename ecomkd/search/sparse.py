@@ -40,7 +40,7 @@ _SHARP, _LEAST = 6.0, 0.35
 its weight grows so steeply beyond it."""
 TEMPERATURE = 0.05
 """Temperature of the softmax over the teacher's scores."""
-_PASSES = 3
+_PASSES = 2
 """Passes over all queries."""
 _BATCH = 64
 """Queries of a step."""
