@@ -212,7 +212,7 @@ FREE, OWN = "logistic regression of signals, M", "logistic regression of signals
 def test_the_record_has_several_seeds_and_the_labels_that_the_page_names(shipped):
     data = shipped["data"]
     assert all(len(data["seeds"][kind]) >= 3 for kind in script.MEASURES)
-    assert (data["given"], data["few"]) == (script.GIVEN, script.FEW) == (1_500, 200)
+    assert (data["given"], data["few"]) == (script.GIVEN, script.FEW) == (3_000, 200)
     for own in data["matching"].values():
         assert 0.08 < own["share"] < 0.12, "about one pair in ten is the same product"
 
@@ -258,9 +258,10 @@ def test_a_few_own_labels_do_not_bring_the_cross_encoder_before_the_signals(six,
     assert max(abs(one["value"]) for one in added) < 0.06
 
 
-def test_many_own_labels_do_not_either(matched):
-    for own in matched.values():
-        assert own["minus"][f"{script.WHOLE} − {OWN}"]["low"] <= 0
+def test_many_own_labels_bring_it_before_the_signals_among_software_alone(matched):
+    ahead = {name: own["minus"][f"{script.WHOLE} − {OWN}"] for name, own in matched.items()}
+    assert ahead.pop("amazon_google")["low"] > 0
+    assert max(one["value"] for one in ahead.values()) < 0
     assert matched["amazon_google"]["f1"]["amazon_google"] < 0.76 - 0.05
     assert matched["abt_buy"]["f1"]["abt_buy"] < 0.89 - 0.05
 
