@@ -1,13 +1,16 @@
 """The book's own engine from a thousand products to a million: start, memory, answers, recall.
 
     python benchmarks/measure_engine_scale.py --products 1000 10000 100000 1000000
+    python benchmarks/measure_engine_scale.py --candidates
     python benchmarks/measure_engine_scale.py --merge
 
 Products and queries are those of the simulated shop (`catalogues.py`); the static student and the
 student that re-ranks are the book's. Each size is written once by `search.write` and asked in a
 process of its own, on one thread. A start is cold where the files of the folder were dropped from
 the system's memory before, and warm where they were not. Recall is the share of the first ten that
-a comparison with every product finds, too.
+a comparison with every product finds, too. `--candidates` asks the largest folder how many of them
+stand among the first products by vector and the first by words, where both are exact: more no
+engine can find that asks another one for so many.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+
+import numpy as np
 
 import catalogues
 import shared
@@ -33,6 +38,10 @@ QUERIES = 400
 """Queries that are asked."""
 ASKER = Path(__file__).with_name("ask_folder.py")
 FIELDS = ("product_type", "price", "stock")
+TOP, CLOSE = 10, 1e-5
+"""Products of an answer; sums that differ by less are equal."""
+CANDIDATES = (100, 200, 300, 500)
+"""Products by vector, and as many by words."""
 START, WAIT, RECALL = 5.0, 25.0, 0.95
 """What is wanted of a million products: seconds, milliseconds of p95, recall."""
 
@@ -99,6 +108,25 @@ def measure(folder: Path, products: int) -> dict:
     return {**found, **seen}
 
 
+def held(folder: Path, products: int) -> dict:
+    """The share of the ten best sums that the exact candidates hold, by their number."""
+    engine = search.load(folder / f"engine{products}")
+    queries = json.loads((folder / "queries.json").read_text("utf-8"))
+    found = np.zeros((len(queries), len(CANDIDATES)))
+    for row, query in enumerate(queries):
+        cosines, words = (own[0] for own in engine.compare([query]))
+        sums = cosines + engine.weights.words * words
+        by_vector, by_words = (np.argsort(-own, kind="stable") for own in (cosines, words))
+        least = np.sort(sums)[-TOP] - CLOSE
+        for column, number in enumerate(CANDIDATES):
+            first = np.union1d(by_vector[:number], by_words[:number])
+            found[row, column] = (np.sort(sums[first])[-TOP:] >= least).mean()
+    shares = found.mean(axis=0).tolist()
+    return {"products": products, "queries": len(queries)} | {
+        "shares": dict(zip(map(str, CANDIDATES), shares, strict=True))
+    }
+
+
 def merge(folder: Path, out: Path) -> None:
     parts = [json.loads((folder / f"{size}.json").read_text("utf-8")) for size in SIZES]
     largest = parts[-1]
@@ -132,13 +160,15 @@ def merge(folder: Path, out: Path) -> None:
     sizes = " ".join(map(str, SIZES))
     report.write_recorded(
         out,
-        command=f"python benchmarks/measure_engine_scale.py --products {sizes}, --merge",
+        command="python benchmarks/measure_engine_scale.py "
+        f"--products {sizes}, --candidates, --merge",
         seeds=[catalogues.SEED],
         hardware=largest["hardware"],
         generator=catalogues.shop.generator_hash(),
         data={
             "sizes": [{k: v for k, v in one.items() if k != "hardware"} for one in parts],
             "queries": QUERIES,
+            "candidates": json.loads((folder / "candidates.json").read_text("utf-8")),
         },
         goals=goals,
     )
@@ -148,6 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The book's own engine by size.")
     parser.add_argument("--products", type=int, nargs="*", default=[], help="sizes to measure")
     parser.add_argument("--folder", type=Path, help="of the engines and of the single files")
+    parser.add_argument("--candidates", action="store_true", help="ask what candidates hold")
     parser.add_argument("--merge", action="store_true", help="write the recorded result")
     parser.add_argument("--out", type=Path, default=shared.RECORDED / "engine_scale.json")
     options = parser.parse_args()
@@ -156,6 +187,8 @@ def main() -> None:
         found = measure(folder, products)
         print(json.dumps(found), flush=True)
         write_text(folder / f"{products}.json", json.dumps(found))
+    if options.candidates:
+        write_text(folder / "candidates.json", json.dumps(held(folder, max(SIZES))))
     if options.merge:
         merge(folder, options.out)
 

@@ -77,7 +77,7 @@ def one(plan: dict) -> dict:
     import psutil
 
     from ecomkd.config import Profile
-    from ecomkd.scale import scoring
+    from ecomkd.scale import engines, scoring
 
     started, times = psutil.Process().create_time(), {}
     if plan["workers"]:
@@ -93,7 +93,7 @@ def one(plan: dict) -> dict:
 
         ray.init = timed
     if plan["killed"]:
-        scoring.OfRay = mortal(scoring.OfRay, plan["killed"], Path(plan["out"]).parent / "struck")
+        engines.OfRay = mortal(engines.OfRay, plan["killed"], Path(plan["out"]).parent / "struck")
     began = time.time()
     found = scoring.score(
         Path(plan["data"]),

@@ -13,6 +13,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,6 +101,12 @@ def _run(options: argparse.Namespace) -> None:
     profile, seeds = Profile.named(options.profile), _seeds(options)
     source = _source(options.data)
     outputs.claim(options.out, "run")
+    workers: dict[str, Any] = {}
+    if options.cluster is not None:
+        from ecomkd import scale
+
+        scale.reach(options.cluster)
+        workers["outputs_of"] = partial(scale.teacher_outputs, options.cluster)
 
     from ecomkd.relevance.run import run
 
@@ -111,7 +118,8 @@ def _run(options: argparse.Namespace) -> None:
     if folds is not None:
         arguments += " --folds" if folds == "given" else f" --folds {folds}"
     command = f"ecomkd run {shlex.quote(name)} {arguments} --out {shlex.quote(options.out.name)}"
-    say(run(source, profile, seeds, options.out, command, options.unlabelled, folds))
+    # `command` has no --cluster: the same result comes without, and an address stays private.
+    say(run(source, profile, seeds, options.out, command, options.unlabelled, folds, **workers))
     say(f"Report: {options.out / 'report.html'}")
 
 
@@ -201,8 +209,14 @@ def _index(options: argparse.Namespace) -> None:
         raise ValueError("--table names one of a store: give --engine, too, or leave it out.")
     place = {} if options.engine is None else {"store": options.engine}
     place |= {} if options.table is None else {"table": options.table}
+    workers: dict[str, Any] = {}
+    if options.cluster is not None:
+        from ecomkd import scale
+
+        scale.reach(options.cluster)
+        workers["vectors_of"] = partial(scale.vectors, options.cluster, profile)
     folder = search.build(
-        source, profile, options.out, options.with_teacher, options.field, **place
+        source, profile, options.out, options.with_teacher, options.field, **place, **workers
     )
     say(f"Search engine: {folder}")
 

@@ -5,7 +5,9 @@ Chapters 1, 6, 8, 10, 11 and 14.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,13 @@ from ecomkd.data.sources import product_text
 
 POOLINGS = ("mean", "cls", "max")
 _MAX_TOKENS = 256
+PART = 4_096
+"""Texts of a catalogue that are encoded at a time."""
+
+Encode = Callable[[Sequence[str]], np.ndarray]
+"""From N texts to vectors (N, H)."""
+Vectors = Callable[[Callable[[], Encode], Iterable[Sequence[str]], Path], Iterable[np.ndarray]]
+"""What `in_turn` is: who computes the vectors of a catalogue, part by part."""
 
 
 def pool(states: torch.Tensor, mask: torch.Tensor, pooling: str = "mean") -> torch.Tensor:
@@ -99,14 +108,19 @@ def embed(
 
     Raises ModelError for a checkpoint that is not installed.
     """
+    return embedder(profile, name, role)(texts)
+
+
+def embedder(profile: Profile, name: str = "minilm", role: str = "document") -> Encode:
+    """The function from texts to vectors that `embed` calls, with its encoder loaded."""
     source = models.checkpoint(name)
     with runtime.quiet():
         encoder = SentenceTransformer(
             source, device=str(runtime.device(profile)), local_files_only=True
         )
-    return encode(
+    return partial(
+        encode,
         encoder,
-        texts,
         batch_size=profile.batch_size,
         normalize_embeddings=True,
         prompt=encoder.prompts.get(role) or None,
@@ -122,6 +136,30 @@ def encode(encoder: SentenceTransformer, texts: Sequence[str], **options: Any) -
     vectors = encoder.encode(distinct, show_progress_bar=False, **options)
     row = {text: index for index, text in enumerate(distinct)}
     return vectors[[row[text] for text in texts]]
+
+
+def in_turn(
+    load: Callable[[], Encode], parts: Iterable[Sequence[str]], scratch: Path
+) -> Iterator[np.ndarray]:
+    """Vectors (_, H) of each part of texts, one part after the other, in this process.
+
+    `load` gives the function that encodes; it is a function of a module, or a `partial` of one, so
+    that another process could call it. `scratch` is where others keep unfinished work; what they
+    left there is not needed, and is deleted.
+    """
+    shutil.rmtree(scratch, ignore_errors=True)
+    yield from map(load(), parts)
+
+
+def all_vectors(
+    load: Callable[[], Encode], texts: Sequence[str], scratch: Path, vectors_of: Vectors
+) -> np.ndarray:
+    """Vectors (N, H) of N texts, of which `vectors_of` gets `PART` at a time.
+
+    Each part is encoded by itself, so that it does not matter who encodes it.
+    """
+    parts = (texts[start : start + PART] for start in range(0, len(texts), PART))
+    return np.concatenate(list(vectors_of(load, parts, scratch)))
 
 
 def bi_encoder_scores(pairs: Dataset, profile: Profile, name: str = "minilm") -> np.ndarray:

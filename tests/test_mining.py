@@ -168,9 +168,9 @@ def test_near_products_are_of_the_querys_kind_and_random_ones_are_not(catalogue,
 
 def test_seeds_share_the_embeddings_of_a_catalogue(catalogue, tmp_path, monkeypatch):
     asked = []
-    embed = features.embed
+    encode = features.encode
     monkeypatch.setattr(
-        features, "embed", lambda texts, *rest: asked.append(texts) or embed(texts, *rest)
+        features, "encode", lambda *told, **rest: asked.append(told[1]) or encode(*told, **rest)
     )
     data = tiny_models.shop()
     profile = tiny_models.profile(tmp_path, unlabelled_pairs=40)

@@ -1,8 +1,12 @@
-"""`ecomkd score`: each pair once, whatever scores it, and whatever stops it."""
+"""`ecomkd score`: each pair once, whatever scores it and stops it; what else a cluster computes."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tiny_models
+import torch
+from datasets import load_from_disk
 
-from ecomkd import cli, distill, export, models, outputs, scale
+from ecomkd import cli, distill, export, features, models, outputs, scale
 from ecomkd.config import Profile
 from ecomkd.data.contract import DataError
 from ecomkd.data.schema import GAINS, LABELS
-from ecomkd.scale import scoring
+from ecomkd.relevance import stages
+from ecomkd.scale import engines, scoring
+from ecomkd.search import encoders, index
 
 LENGTH, ROWS, PAIRS = 24, 8, 61
 PROFILE = Profile.named("smoke", precision="fp32", device="cpu")
@@ -112,7 +120,7 @@ def test_another_length_or_model_has_other_scores(pairs, model, tmp_path):
 
 
 def test_a_stopped_run_goes_on(pairs, model, expected, tmp_path, monkeypatch):
-    out, write, written = tmp_path / "out", scoring._write, []
+    out, write, written = tmp_path / "out", engines.write, []
 
     def interrupted(own, path):
         if len(written) == 3:
@@ -121,7 +129,7 @@ def test_a_stopped_run_goes_on(pairs, model, expected, tmp_path, monkeypatch):
         write(own, path)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(scoring, "_write", interrupted)
+        patch.setattr(engines, "write", interrupted)
         score(pairs, model, out)
     assert len(parts(out)) == 3
     with pytest.raises(ValueError, match=r"has changed|is missing"):
@@ -272,9 +280,19 @@ def test_an_address_needs_its_engine(pairs, model, tmp_path, capsys):
 
 
 def test_ray_is_loaded_where_it_is_asked_for_alone(pairs, model, tmp_path):
+    """`run` and `index` come to where they would train."""
     call = ["score", str(pairs), "--model", str(model), "--out", str(tmp_path / "out")]
     call += ["--max-length", str(LENGTH), "--profile", "smoke"]
-    code = f"import sys; from ecomkd import cli; cli.main({call!r}); sys.exit('ray' in sys.modules)"
+    trained = [[name, "shop", "--out", str(tmp_path / name)] for name in ("run", "index")]
+    code = f"""
+import sys
+from ecomkd import cli
+from ecomkd.relevance import run
+from ecomkd.search import index
+run.run = index.build = lambda *told, **further: "done"
+status = [cli.main(call) for call in {[call, *trained]!r}]
+sys.exit(status != [0, 0, 0] or 'ray' in sys.modules)
+"""
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -328,18 +346,18 @@ import os, signal, sys
 from pathlib import Path
 from ecomkd import scale
 from ecomkd.config import Profile
-from ecomkd.scale import scoring
+from ecomkd.scale import engines
 
 pairs, model, out, address, struck = sys.argv[1:]
 
-class Mortal(scoring.OfRay):
+class Mortal(engines.OfRay):
     def __call__(self, batch):
         if batch["start"][0] == 16 and not os.path.exists(struck):
             Path(struck).touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__call__(batch)
 
-scoring.OfRay = Mortal
+engines.OfRay = Mortal
 profile = Profile.named("smoke", precision="fp32", device="cpu")
 scale.score(Path(pairs), Path(model), Path(out), profile, "ray", address, {ROWS}, {LENGTH})
 """
@@ -352,3 +370,88 @@ def test_a_cluster_that_is_not_there_is_told(address, pairs, model, tmp_path, ca
     call += ["--max-length", "24", "--engine", "ray", "--address", address]
     assert cli.main(call) == 1
     assert f"{address}: no Ray cluster answers" in capsys.readouterr().err
+
+
+# What trains, with a cluster ----------------------------------------------------------------------
+
+
+def test_a_student_learns_from_a_cluster_what_it_learns_from_its_own_teacher(
+    cluster, tmp_path, monkeypatch
+):
+    """The same artefacts, by their names; in them the same columns, and the losses of all steps."""
+    start = tiny_models.save(named(tiny_models.bert(dropout=0.0)), tmp_path / "start")
+    teacher = tiny_models.save(named(tiny_models.bert(seed=3)), tmp_path / "teacher")
+    monkeypatch.setattr(scoring, "_TAUGHT", 9)
+    ways = {"own": None, "cluster": partial(scale.teacher_outputs, cluster.address)}
+    data, names, columns, curves = tiny_models.shop(), [], [], []
+    for way, outputs_of in ways.items():
+        profile = tiny_models.profile(tmp_path / way, teacher=str(start), student_layers=(0,))
+        folder = stages.student(data, profile, teacher_folder=teacher, outputs_of=outputs_of)
+        steps = json.loads((folder / "training.json").read_text("utf-8"))
+        curves.append([step["loss"] for step in steps if "loss" in step])
+        names.append(files(tmp_path / way))
+        taught = sorted((tmp_path / way).glob("teacher_outputs-*"))
+        columns.append([load_from_disk(one / "pairs") for one in taught])
+    assert names[0] == names[1]
+    assert len(curves[0]) == 5
+    np.testing.assert_allclose(*curves, rtol=1e-5)
+    assert [len(own) for own in columns[0]] in ([24, 16], [16, 24])
+    for own, theirs in zip(*columns, strict=True):
+        assert own.features == theirs.features
+        logits = [np.array(one["teacher_logits"], np.float64) for one in (own, theirs)]
+        np.testing.assert_allclose(*(one - one.mean(1, keepdims=True) for one in logits), atol=1e-5)
+        assert np.abs(logits[0] - logits[1]).max() > 0.1  # a constant for each pair
+        rest = [one.remove_columns("teacher_logits")[:] for one in (own, theirs)]
+        assert rest[0] == rest[1]
+
+
+def files(folder: Path) -> set[str]:
+    """Of all artefacts but for what locks them."""
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    return {name for name in found if not name.endswith(".lock")}
+
+
+def test_hidden_states_are_computed_here(model, tmp_path):
+    profile, data = tiny_models.profile(tmp_path), tiny_models.shop()
+    told = profile, model, "unlabelled", None, (2,), lambda *_: pytest.fail("asked somebody else")
+    assert "teacher_hidden_2" in stages.teacher_pairs(data, *told).column_names
+
+
+def test_an_index_with_a_cluster_is_the_index_without(cluster, tmp_path, monkeypatch, request):
+    """All its files, byte by byte, of models that learn from vectors in parts of a few texts."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as many as a worker has: another number may change last digits
+    request.addfinalizer(partial(torch.set_num_threads, threads))
+    drawn = np.random.default_rng(0).normal(size=(30_522, 96)).astype(np.float32)
+    monkeypatch.setattr(encoders, "_token_table", lambda *_: drawn.copy())  # half a minute
+    monkeypatch.setattr(features, "PART", 40)
+    monkeypatch.setattr(index, "_PART", 40)
+    start = tiny_models.save(tiny_models.bert(), tmp_path / "start")
+    shape = {"student_layers": (0,), "unlabelled_pairs": 16, "products": 100, "queries": 20}
+    profile = tiny_models.profile(tmp_path / "own", teacher=str(start), **shape)
+    own = index.build("shop", profile, tmp_path / "first")
+    other = replace(profile, artifacts=tmp_path / "cluster")
+    for kept in ("data", "teacher", "student", "onnx"):
+        for folder in profile.artifacts.glob(f"{kept}*"):
+            shutil.copytree(folder, other.artifacts / folder.name)
+    worked, work = [], engines.over_ray
+    monkeypatch.setattr(
+        engines, "over_ray", lambda parts, *told: worked.append(len(parts)) or work(parts, *told)
+    )
+    vectors_of = partial(scale.vectors, cluster.address, profile)
+    found = index.build("shop", other, tmp_path / "second", vectors_of=vectors_of)
+    assert worked == [3, 3, 3, 3]
+    assert files(profile.artifacts) == files(other.artifacts)
+    assert outputs.read(own, "index") == outputs.read(found, "index")
+
+
+@pytest.mark.parametrize("command", ["run", "index"])
+def test_a_cluster_that_is_not_there_is_told_before_any_training(
+    command, tmp_path, capsys, monkeypatch
+):
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'ecomkd[scale]'")
+    monkeypatch.setenv("ECOMKD_ARTIFACTS", str(tmp_path / "artifacts"))
+    call = [command, "shop", "--out", str(tmp_path / "out"), "--cluster", "127.0.0.1:1"]
+    assert cli.main(call) == 1
+    assert "127.0.0.1:1: no Ray cluster answers" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import bm25s
@@ -16,7 +17,7 @@ from datasets import Dataset, DatasetDict
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
 
-from ecomkd import export, load, metrics, models, search, words
+from ecomkd import export, features, load, metrics, models, search, words
 from ecomkd.config import Profile
 from ecomkd.data import sources, truth
 from ecomkd.data.schema import GAINS, TEXT
@@ -302,14 +303,21 @@ def test_encoders_train_save_and_load(smoke, folders):
             assert torch.equal(kept, start.embeddings.word_embeddings.weight)
 
 
+def by_search(smoke, folders, pairs, gains, catalogue) -> np.ndarray:
+    profile, data, _ = smoke
+    first, teacher = folders["labels"], folders["teacher"]
+    encode = partial(features.encode, search.encoder(first, profile))
+    return encoders._by_search(
+        pairs, gains, data["validation"], catalogue, profile, first, teacher, encode
+    )
+
+
 def test_the_search_that_is_imitated_is_a_sum(smoke, folders, monkeypatch):
     profile, data, catalogue = smoke
     monkeypatch.setattr(encoders, "weights_on", lambda *_: search.Weights(0.02, 0.3))
     pairs = data["test"].select(range(20))
     gains = np.linspace(0, 1, 20)
-    found = encoders._by_search(
-        pairs, gains, data["validation"], catalogue, profile, folders["labels"], folders["teacher"]
-    )
+    found = by_search(smoke, folders, pairs, gains, catalogue)
     texts = sources.product_text(catalogue[:])
     model, index = search.encoder(folders["labels"], profile), words.bm25(texts)
     for row, pair in enumerate(pairs):
@@ -322,19 +330,14 @@ def test_the_search_that_is_imitated_is_a_sum(smoke, folders, monkeypatch):
 def test_a_judged_product_that_the_catalogue_lacks_is_scored_by_its_own_text(
     smoke, folders, monkeypatch
 ):
-    profile, data, catalogue = smoke
+    _, data, catalogue = smoke
     monkeypatch.setattr(encoders, "weights_on", lambda *_: search.Weights(0.02, 0.3))
     pairs = data["test"].select(range(20))
     gains = np.linspace(0, 1, 20)
     delisted = {pairs["product_id"][0], pairs["product_id"][7]}
     rest = catalogue.filter(lambda row: row["product_id"] not in delisted)
     assert len(rest) == len(catalogue) - 2
-    both = [
-        encoders._by_search(
-            pairs, gains, data["validation"], part, profile, folders["labels"], folders["teacher"]
-        )
-        for part in (catalogue, rest)
-    ]
+    both = [by_search(smoke, folders, pairs, gains, part) for part in (catalogue, rest)]
     # The texts that are counted are the same, whoever brings them.
     np.testing.assert_allclose(both[0], both[1], atol=1e-4)
 
@@ -360,7 +363,8 @@ def test_a_shop_of_one_product_has_encoders(tmp_path):
     start = np.eye(len(tiny_models.tokenizer()), dtype=np.float32)
     bag = StaticEmbedding(tiny_models.tokenizer(), embedding_weights=start)
     model = SentenceTransformer(modules=[bag, Normalize()], device="cpu")
-    encoders._imitate(model, teacher, ["red mug", ""], ["red shoe"], seed=0)
+    kept = features.encode(teacher, ["red shoe"])
+    encoders._imitate(model, teacher, ["red mug", ""], ["red shoe"], kept, seed=0)
     assert np.linalg.norm(model.encode("red shoe")) == pytest.approx(1, abs=1e-5)
 
 

@@ -6,6 +6,7 @@ Chapter 4.
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -157,11 +158,18 @@ def mined_pairs(
     return load_from_disk(str(folder / "pairs"))
 
 
-def catalogue_vectors(catalogue: Dataset, profile: Profile) -> np.ndarray:
-    """Embeddings (products × H) of a catalogue, made once for all seeds."""
+def catalogue_vectors(
+    catalogue: Dataset, profile: Profile, vectors_of: features.Vectors = features.in_turn
+) -> np.ndarray:
+    """Embeddings (products × H) of a catalogue, made once for all seeds.
+
+    `vectors_of` computes them, part by part; they are the same whoever does.
+    """
 
     def make(folder: Path) -> None:
-        np.save(folder / "vectors.npy", features.embed(product_text(catalogue[:]), profile))
+        load, texts = partial(features.embedder, profile), product_text(catalogue[:])
+        vectors = features.all_vectors(load, texts, folder / "scratch", vectors_of)
+        np.save(folder / "vectors.npy", vectors)
 
     parts = [data_digest(catalogue, ("product_id", *TEXT)), profile.batch_size]
     return np.load(stage("vectors", parts, make, profile.artifacts, recipe=1) / "vectors.npy")

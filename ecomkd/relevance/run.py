@@ -63,16 +63,28 @@ class Trained:
 
 
 def trained(
-    data: DatasetDict, catalogue: Dataset, profile: Profile, unlabelled: int | None = None
+    data: DatasetDict,
+    catalogue: Dataset,
+    profile: Profile,
+    unlabelled: int | None = None,
+    outputs_of: stages.Outputs | None = None,
 ) -> Trained:
     """The teacher and all students, trained where they are not there yet.
 
     `unlabelled` is how many of the pairs without a label the students learn from; None is all.
+    `outputs_of` computes the teacher's outputs that they learn from, as `stages.student` has it.
     """
     data = mining.with_unlabelled(data, catalogue, profile)
     teacher = stages.teacher(data, profile)
     students = {
-        row: stages.student(data, profile, row, teacher_folder=teacher, unlabelled=unlabelled)
+        row: stages.student(
+            data,
+            profile,
+            row,
+            teacher_folder=teacher,
+            unlabelled=unlabelled,
+            outputs_of=outputs_of,
+        )
         for row in STUDENTS
     }
     exported = exports(students["kd_unlabelled"], profile)
@@ -282,12 +294,14 @@ def run(
     command: str,
     unlabelled: int | None = None,
     folds: int | Literal["given"] | None = None,
+    outputs_of: stages.Outputs | None = None,
 ) -> str:
     """Everything on one catalogue, over several seeds; returns the verdict.
 
     Each seed's results go to `out/seed-K.json` as soon as it is done; the report comes at the end.
-    What an earlier, killed run finished is not done again. `unlabelled` is as in `trained`. Files
-    that an earlier run wrote into `out` and this one did not are deleted at the end.
+    What an earlier, killed run finished is not done again. `unlabelled` and `outputs_of` are as in
+    `trained`. Files that an earlier run wrote into `out` and this one did not are deleted at the
+    end.
 
     With `folds` each seed trains everything once for each fold of a cross-validation by query, as
     `folds.divided` makes them: those that the data give, or so many as are asked for, which each
@@ -334,7 +348,7 @@ def run(
                 notes.append(sentence)
         found = []
         for fold, part in enumerate(parts):
-            made = trained(part, catalogue, own, unlabelled)
+            made = trained(part, catalogue, own, unlabelled, outputs_of)
             first = first or made
             found.append(results_of(made))
             if folds is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,10 @@ ROWS = ("none", "kd", "kd_unlabelled", "hard", "kd_hidden")
 labelled pairs. `kd_unlabelled`: also from its outputs on pairs without a label. `hard`: from labels
 and, on the pairs without one, from the teacher's most probable class. `kd_hidden`: `kd_unlabelled`
 and the teacher's last hidden state."""
+
+Outputs = Callable[[Dataset, Path, Profile, Path], Dataset]
+"""From pairs as `load` gives them, a teacher's folder, a profile and a folder for unfinished work,
+to the ids of the pairs and `teacher_logits`, which may be off by a constant for each pair."""
 
 WARM_UP_LEAST = 10
 """Fewer unlabelled pairs make no warm-up, of which one in ten is held out."""
@@ -221,20 +225,27 @@ def teacher_pairs(
     split: str,
     pairs: int | None = None,
     hidden_states: tuple[int, ...] = (),
+    outputs_of: Outputs | None = None,
 ) -> Dataset:
-    """The encoded pairs of a split (the first `pairs` of them) with the teacher's outputs."""
+    """The encoded pairs of a split (the first `pairs` of them) with the teacher's outputs.
+
+    `outputs_of` computes logits without hidden states. Who computes them changes no key.
+    """
     rows = first_pairs(data[split], pairs)
 
     def make(folder: Path) -> None:
         tokenizer = models.load_tokenizer(str(teacher_folder))
         encoded = distill.encode(rows, tokenizer, profile.max_length)
-        model = models.load(teacher_folder)
         scratch = folder / "scratch"
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir()
-        taught = distill.teacher_outputs(
-            encoded, model, tokenizer, profile, hidden_states, scratch=scratch
-        )
+        if outputs_of is not None and not hidden_states:
+            found = outputs_of(rows, teacher_folder, profile, scratch)
+            taught = distill.with_teacher(encoded, found)
+        else:
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir()
+            taught = distill.teacher_outputs(
+                encoded, models.load(teacher_folder), tokenizer, profile, hidden_states, scratch
+            )
         taught.save_to_disk(str(folder / "pairs"))
         del taught  # Windows deletes no file that is still read.
         shutil.rmtree(scratch)
@@ -258,6 +269,7 @@ def student(
     teacher_profile: Profile | None = None,
     unlabelled: int | Dataset | None = None,
     steps: int | None = None,
+    outputs_of: Outputs | None = None,
 ) -> Path:
     """The folder of a student trained as `row` says (see `ROWS`).
 
@@ -270,6 +282,7 @@ def student(
     which the student starts, such as `mpnet` over `minilm`: then each reads the pairs in its own
     tokens. `teacher_profile` is how the teacher reads them, with its length and its batches, which
     is the student's profile by default; its outputs are then the same for all seeds of a student.
+    `outputs_of` computes them where they are not there yet, but not those of `kd_hidden`.
 
     Raises ValueError for an unknown row, and for `kd_hidden` where the two read other tokens.
     """
@@ -298,6 +311,7 @@ def student(
             used,
             learner,
             tokenizer if other or teacher_profile else None,
+            outputs_of,
         )
         distill.fit(
             learner,
@@ -396,6 +410,7 @@ def _learnt_from(
     unlabelled: int,
     learner: PreTrainedModel,
     tokenizer: Any | None,
+    outputs_of: Outputs | None,
 ) -> tuple[Dataset, Mapping]:
     """What a student learns from, and how: in the teacher's tokens, or those of a `tokenizer`."""
     shape = AutoConfig.from_pretrained(str(teacher_folder))
@@ -408,11 +423,11 @@ def _learnt_from(
         )
 
     def taught(split: str, pairs: int | None = None) -> Dataset:
-        columns = teacher_pairs(data, teacher_profile, teacher_folder, split, pairs, hidden)
+        own = teacher_pairs(data, teacher_profile, teacher_folder, split, pairs, hidden, outputs_of)
         if tokenizer is None:
-            return columns
+            return own
         rows = first_pairs(data[split], pairs)
-        return distill.with_teacher(distill.encode(rows, tokenizer, profile.max_length), columns)
+        return distill.with_teacher(distill.encode(rows, tokenizer, profile.max_length), own)
 
     parts = [taught("train")]
     if unlabelled:

@@ -2,19 +2,16 @@
 
 The files of pairs are cut into parts of a few thousand rows. Each part is read, scored and written
 by itself: memory does not grow with the number of pairs, a run that was stopped goes on, and it
-does not matter which process scores which part, how often it begins, or in which order.
+does not matter which process scores which part, how often it begins, or in which order. `ecomkd run
+--cluster` has a teacher's outputs computed in the same way.
 """
 
 from __future__ import annotations
 
-import os
-import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,21 +33,21 @@ from ecomkd.data.contract import (
     is_blank,
     product_text,
     quoted,
-    shown,
 )
 from ecomkd.data.sources import without_bars
-from ecomkd.extras import needed
 from ecomkd.keys import identity
 from ecomkd.relevance.gate import stated_length
+from ecomkd.scale import engines
+from ecomkd.scale.engines import ENGINES, Part, is_made
 
 KIND = "score"
 ROWS = 4_096
 """Pairs of a part: what is lost at most when a worker is killed."""
+_TAUGHT = 1_024
+"""Pairs of a part where a student waits for them: some seconds of work for a core."""
 IDS = ("query_id", "product_id")
 _NEEDED = ("query", "product_title")
 _GAINS = {LABELS: list(GAINS.values()), GRADES: list(GRADE_GAINS.values())}
-_WAIT = 10
-"""Seconds in which a cluster has to answer."""
 _FAULTS = 5
 """Faults that are told, of those that were found."""
 
@@ -62,20 +59,6 @@ class Scored:
     pairs: int
     new: int
     parts: int
-
-
-@dataclass(frozen=True)
-class Part:
-    """Rows `start` to `stop` of a file of pairs, and the file that their scores go into."""
-
-    source: str
-    start: int
-    stop: int
-    out: str
-
-    @property
-    def pairs(self) -> int:
-        return self.stop - self.start
 
 
 def score(
@@ -116,7 +99,7 @@ def score(
     if folder.is_relative_to(data):
         raise ValueError(f"{out}: lies in {data}, whose files are pairs; give another folder.")
     length = stated_length(model) if max_length is None else max_length
-    worker = Worker(str(model.resolve()), length, profile)
+    worker = Scorer(str(model.resolve()), length, profile)
     further = sorted([*model.glob("*.onnx"), *model.glob("labels.json")])
     key = [identity(model), [[one.name, known_digest(one)] for one in further], length]
     parts = list(planned(data, folder, key, rows))
@@ -125,15 +108,15 @@ def score(
     names = {Path(part.out).name for part in parts}
     folder.mkdir(exist_ok=True)
     outputs.expect(folder, KIND, names)
-    left = [part for part in parts if not _there(part)]
+    left = [part for part in parts if not is_made(part)]
     found = tqdm(ENGINES[engine](left, worker, address), "Parts", len(left), disable=not left)
     faults = sorted(filter(None, found)) if left else []
     if faults:
         raise DataError(*faults[:_FAULTS], *_more(len(faults) - _FAULTS))
     outputs.add(folder, KIND, names)
     outputs.prune(folder, KIND, names)
-    count = sum(part.pairs for part in parts)
-    return Scored(count, sum(part.pairs for part in left), len(parts))
+    count = sum(part.rows for part in parts)
+    return Scored(count, sum(part.rows for part in left), len(parts))
 
 
 def _more(faults: int) -> list[str]:
@@ -150,6 +133,25 @@ def scored(out: Path) -> Dataset:
     return concatenate_datasets([_mapped(Path(out) / name) for name in sorted(files)])
 
 
+def teacher_outputs(
+    address: str, pairs: Dataset, teacher: Path, profile: Profile, scratch: Path
+) -> Dataset:
+    """The column `teacher_logits` of pairs, with their ids, from the workers of a Ray cluster.
+
+    They are the logits that `distill.teacher_outputs` gives, but for a constant for each pair, from
+    which no softmax and no loss of distillation differs. Pairs and parts of the work lie in the
+    folder `scratch`, which all machines see under the same path, as they see `teacher`; what is
+    there already is not computed again. Raises as `score` does.
+    """
+    scratch.mkdir(parents=True, exist_ok=True)
+    source = scratch.resolve() / "pairs.parquet"
+    with without_bars():
+        pairs.select_columns([*IDS, "query", *TEXT]).to_parquet(source)
+    out, length = scratch / "scores", profile.max_length
+    score(source, teacher, out, profile, "ray", address, _TAUGHT, length)
+    return scored(out).rename_column("log_probabilities", "teacher_logits")
+
+
 def _mapped(path: Path) -> Dataset:
     return Dataset(pq.read_table(path, memory_map=True).replace_schema_metadata())
 
@@ -160,7 +162,7 @@ def _mapped(path: Path) -> Dataset:
 def planned(data: Path, out: Path, key: list, rows: int) -> Iterator[Part]:
     """The parts of `rows` rows that the files in `data` are cut into. Raises as `score` does."""
     for number, file in enumerate(_files(data)):
-        with _parquet(file) as found:
+        with engines.opened(file) as found:
             missing = [name for name in _NEEDED if name not in found.schema_arrow.names]
             if missing:
                 raise DataError(f"{file}: no column {quoted(missing[0])}; add it.")
@@ -180,33 +182,14 @@ def _files(data: Path) -> list[Path]:
     return found
 
 
-@contextmanager
-def _parquet(file: Path) -> Iterator[pq.ParquetFile]:
-    try:
-        found = pq.ParquetFile(file)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{file}: not a whole Parquet file; write or copy it again.") from error
-    with found:
-        yield found
-
-
-def _there(part: Part) -> bool:
-    """Whether the part is scored: a file with a row for each of its pairs is there."""
-    path = Path(part.out)
-    try:
-        return path.exists() and pq.read_metadata(path).num_rows == part.pairs
-    except pa.ArrowInvalid:  # not written by us as it is now: a part gets its name once it is whole
-        return False
-
-
 def read(part: Part) -> Dataset:
     """The pairs of a part, checked, with all columns that a model reads; missing texts are empty.
 
     Raises DataError that names the row of the first fault.
     """
-    with _parquet(Path(part.source)) as file:
+    with engines.opened(Path(part.source)) as file:
         names = [name for name in (*IDS, "query", *TEXT) if name in file.schema_arrow.names]
-        table = _rows(file, part, names)
+        table = engines.rows_of(file, part, names)
     for name in (*IDS, "query", *TEXT):
         if name not in names:
             table = table.append_column(name, pa.array([""] * len(table)))
@@ -223,18 +206,7 @@ def read(part: Part) -> Dataset:
     return Dataset(table.append_column("label", pa.array([-1] * len(table))))
 
 
-def _rows(file: pq.ParquetFile, part: Part, names: list[str]) -> pa.Table:
-    """Rows of a file, from the row groups that hold them alone."""
-    ends = np.cumsum(
-        [0, *(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))]
-    )
-    first = int(np.searchsorted(ends, part.start, "right")) - 1
-    last = int(np.searchsorted(ends, part.stop, "left"))
-    table = file.read_row_groups(range(first, last), columns=names)
-    return table.slice(part.start - int(ends[first]), part.pairs)
-
-
-class Worker:
+class Scorer:
     """A model that scores parts, one after the other: `local` has one, and Ray one a process.
 
     Args:
@@ -258,7 +230,7 @@ class Worker:
 
         A part whose file is there is left as it is.
         """
-        if _there(part):
+        if is_made(part):
             return ""
         classes, gains = self._classes
         try:
@@ -275,7 +247,7 @@ class Worker:
         table = pairs.select_columns(list(IDS)).data.table
         table = table.append_column("log_probabilities", pa.array(list(found.astype(np.float32))))
         gain = (np.exp(found) @ gains).astype(np.float32)
-        _write(table.append_column("score", pa.array(gain)), Path(part.out))
+        engines.write(table.append_column("score", pa.array(gain)), Path(part.out))
         return ""
 
 
@@ -312,90 +284,3 @@ def _deployed(folder: Path, max_length: int):
         return np.log(np.stack([scorer.probabilities(query, text) for query, text in both]))
 
     return classes, scorer.gains
-
-
-def _write(table: pa.Table, path: Path) -> None:
-    """Write a file that gets its name once it is whole; of two that write it at once, one stays."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        pq.write_table(table, beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-# Engines ------------------------------------------------------------------------------------------
-
-
-def one_by_one(parts: Iterable[Part], worker: Worker, address: str | None) -> Iterator[str]:
-    """Score parts in this process; the fault of each, or ""."""
-    yield from map(worker, parts)
-
-
-def over_ray(parts: Sequence[Part], worker: Worker, address: str | None) -> Iterator[str]:
-    """Score parts with a worker on each core of a Ray cluster, or on each GPU; the fault of each,
-    or "", as they come. A worker that dies is replaced, and its part is given to another one."""
-    with needed("`ecomkd score --engine ray`", "scale"):
-        import ray
-    with _cluster(ray, address):
-        cards = worker.profile.device != "cpu" and int(ray.cluster_resources().get("GPU", 0))
-        workers = cards or int(ray.cluster_resources()["CPU"])
-        size = min(workers, len(parts))
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        items = ray.data.from_items(
-            [asdict(part) for part in parts], override_num_blocks=len(parts)
-        )
-        found = items.map_batches(
-            OfRay,
-            fn_constructor_args=(worker,),
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=size),
-            num_cpus=None if cards else 1,
-            num_gpus=1 if cards else None,
-        )
-        try:
-            yield from (row["fault"] for row in found.iter_rows())
-        except ray.exceptions.RayError as error:
-            cause: BaseException = error
-            while cause.__cause__ is not None:
-                cause = cause.__cause__
-            raise cause from error
-
-
-ENGINES = {"local": one_by_one, "ray": over_ray}
-"""In this process, or with the workers of a Ray cluster."""
-
-
-class OfRay:
-    """A worker as Ray Data calls it: with a batch of one part, given as columns."""
-
-    def __init__(self, worker: Worker):
-        self.worker = worker
-
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
-        texts = {name: str(batch[name][0]) for name in ("source", "out")}
-        part = Part(start=int(batch["start"][0]), stop=int(batch["stop"][0]), **texts)
-        return {"fault": [self.worker(part)]}
-
-
-@contextmanager
-def _cluster(ray: Any, address: str | None) -> Iterator[None]:
-    """Inside, the cluster at an address is at hand, or without one a cluster of this machine."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    options = {} if address else {"include_dashboard": False}
-    try:
-        if address:
-            # Ray itself ends the whole process, minutes later, where nobody answers.
-            host, _, port = address.rpartition(":")
-            socket.create_connection((host, int(port)), timeout=_WAIT).close()
-        ray.init(address or "local", configure_logging=False, log_to_driver=False, **options)
-    except (OSError, RuntimeError, ValueError, OverflowError) as error:
-        reason = shown(" ".join(str(error).split()), 200)
-        raise ConnectionError(
-            f"{address or 'this machine'}: no Ray cluster answers ({reason}); start one with "
-            "`ray start --head` under the same versions of Python and Ray, or check --address."
-        ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()

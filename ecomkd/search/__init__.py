@@ -13,14 +13,15 @@ __getattr__, __dir__ = lazy.names(
     __name__,
     {
         ".retrieve": (
-            "approximate Exact exact fuse lexical rerank token_means unit weighted Weights "
-            "word_scores"
+            "approximate Exact exact fuse lexical piece_sums rerank token_means unit weighted "
+            "Weights word_scores"
         ),
         ".tune": "candidates choose_weights model_scores quality_on ranked RERANKER WORDS",
         ".encoders": (
             "bi_encoder BI_ENCODERS encoder hard_negatives imitation_loss margin_rows "
             "static_encoder"
         ),
+        ".sparse": "load_sparse sparse_encoder sparse_loss SparseHead SparseStudent",
         ".engine": "Hit load SearchEngine",
         ".index": "build write",
         ".page": "",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -138,6 +139,7 @@ def bi_encoder(
     row: str = "distilled",
     teacher_folder: Path | None = None,
     unlabelled: int | None = None,
+    vectors_of: features.Vectors = features.in_turn,
 ) -> Path:
     """The folder of a bi-encoder that starts from the pretrained one and learns as `row` says.
 
@@ -149,7 +151,8 @@ def bi_encoder(
     and the lowest `profile.frozen_layers` layers stay. Of five looks at the validation queries the
     one with the best nDCG@10 is kept. On a development shop a contrastive loss on the labels, at
     the better of two rates, came to the same nDCG@10 as their margins (recall@100 .955, not .921).
-    Raises ValueError for an unknown row.
+    `vectors_of` computes the vectors of the catalogue under the first row's encoder. Raises
+    ValueError for an unknown row.
     """
     if row not in BI_ENCODERS:
         raise ValueError(f"Unknown row {row!r}: choose one of {', '.join(BI_ENCODERS)}.")
@@ -187,7 +190,7 @@ def bi_encoder(
             pairs = datasets.concatenate_datasets(shown)
             scores = _by_search(
                 pairs, chances @ weights, data["validation"], catalogue, profile, first,
-                teacher_folder,
+                teacher_folder, _catalogues(first, profile, folder / "scratch", vectors_of),
             )  # fmt: skip
             rows = margin_rows(pairs, _SCALE * scores, profile.seed)
         model = encoder(models.checkpoint(PRETRAINED), profile)
@@ -223,8 +226,12 @@ def _by_search(
     profile: Profile,
     first: Path,
     teacher_folder: Path,
+    encode: features.Encode,
 ) -> np.ndarray:
-    """Scores (N,) of pairs under the sum of a bi-encoder, BM25 and a teacher's expected gains."""
+    """Scores (N,) of pairs under the sum of a bi-encoder, BM25 and a teacher's expected gains.
+
+    `encode` is what the bi-encoder in `first` makes of many texts.
+    """
     # A judged product need not stand in the catalogue; it is scored by its own text.
     place = {product: row for row, product in enumerate(catalogue["product_id"])}
     texts = product_text(catalogue[:])
@@ -233,7 +240,7 @@ def _by_search(
             place[product] = len(texts)
             texts.append(text)
     index, model = words.bm25(texts), encoder(first, profile)
-    vectors = features.encode(model, texts)
+    vectors = encode(texts)
     labels, worth = validation.features["label"], judge.gains(validation)
 
     def compare(queries: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -255,6 +262,19 @@ def _by_search(
     return scores
 
 
+def _catalogues(
+    folder: Path, profile: Profile, scratch: Path, vectors_of: features.Vectors
+) -> features.Encode:
+    """What the bi-encoder in a folder makes of all texts of a catalogue."""
+    load = partial(_loaded, folder.resolve(), profile)
+    return partial(features.all_vectors, load, scratch=scratch, vectors_of=vectors_of)
+
+
+def _loaded(folder: Path, profile: Profile) -> features.Encode:
+    """What it makes of texts, in the process that calls this."""
+    return partial(features.encode, encoder(folder, profile))
+
+
 def _taught(
     data: DatasetDict, catalogue: Dataset, profile: Profile, unlabelled: int | None
 ) -> DatasetDict:
@@ -267,14 +287,18 @@ def _taught(
 
 
 def static_encoder(
-    data: DatasetDict, catalogue: Dataset, profile: Profile, teacher_folder: Path
+    data: DatasetDict,
+    catalogue: Dataset,
+    profile: Profile,
+    teacher_folder: Path,
+    vectors_of: features.Vectors = features.in_turn,
 ) -> Path:
     """The folder of a static student: a vector for each token, a text's vector their mean.
 
     Its table starts from what the bi-encoder in `teacher_folder` makes of each token by itself,
     on 96 principal components (Tulkens & van Dongen 2024). Then it learns how the bi-encoder ranks
     the catalogue for the training and the unlabelled queries: `losses.listwise_kl` between the
-    cosines of both.
+    cosines of both. `vectors_of` computes the bi-encoder's vectors of the catalogue.
     """
     asked = [*data["train"]["query"], *data["unlabelled"]["query"]]
     queries, texts = list(dict.fromkeys(asked)), product_text(catalogue[:])
@@ -285,7 +309,8 @@ def static_encoder(
         table = _token_table(teacher, tokenizer, profile.seed)
         bag = StaticEmbedding(tokenizer, embedding_weights=table)
         model = SentenceTransformer(modules=[bag, Normalize()], device="cpu")
-        _imitate(model, teacher, queries, texts, profile.seed)
+        encode = _catalogues(teacher_folder, profile, folder / "scratch", vectors_of)
+        _imitate(model, teacher, queries, texts, encode(texts), profile.seed)
         model.save_pretrained(str(folder), create_model_card=False)
 
     parts = [
@@ -314,10 +339,12 @@ def _imitate(
     teacher: SentenceTransformer,
     queries: Sequence[str],
     texts: Sequence[str],
+    kept: np.ndarray,
     seed: int,
 ) -> None:
-    """Train `model` to rank the texts for each query as the teacher does."""
-    asked, kept = teacher.encode(queries, show_progress_bar=False), features.encode(teacher, texts)
+    """Train `model` to rank the texts for each query as the teacher does, whose vectors of the
+    texts are `kept`."""
+    asked = teacher.encode(queries, show_progress_bar=False)
     tokenizer = model[0].tokenizer
 
     def tokens(side: Sequence[str]) -> list[np.ndarray]:

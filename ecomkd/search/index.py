@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -16,8 +17,9 @@ import numpy as np
 from datasets import Dataset
 from safetensors.numpy import save
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
-from ecomkd import export, outputs, words
+from ecomkd import export, features, outputs, words
 from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
 from ecomkd.data import sources
@@ -55,6 +57,7 @@ def write(
     fields: Sequence[str] = (),
     store: str | None = None,
     table: str = TABLE,
+    vectors_of: features.Vectors = features.in_turn,
 ) -> Path:
     """Write all that an engine needs into one folder, which `load` reads; return the folder.
 
@@ -67,6 +70,8 @@ def write(
     there, and the folder holds the rest. Where models, texts or fields are others than before, a
     service that answers from the same table fails until it has the new folder, about a second
     later; a new name of a table spares it that.
+
+    `vectors_of` computes the catalogue's vectors, part by part; they are the same whoever does.
 
     An engine that stood in the folder stays until the new one is whole. Raises OSError where
     something else stands there, or no space is left, and as the store does.
@@ -82,7 +87,7 @@ def write(
         "store": None,
     }
     with _told_of_a_full_disk(folder), outputs.replaced(folder, engine.KIND) as working:
-        _write_catalogue(working, catalogue, static, settings["fields"])
+        _write_catalogue(working, catalogue, static, settings["fields"], vectors_of)
         export.deploy(exported, working / "student", gains, profile.max_length)
         if teacher is not None:
             (working / "teacher").mkdir()
@@ -114,7 +119,11 @@ def _told_of_a_full_disk(folder: Path | str) -> Iterator[None]:
 
 
 def _write_catalogue(
-    folder: Path, catalogue: Dataset, static: Path, fields: Mapping[str, str]
+    folder: Path,
+    catalogue: Dataset,
+    static: Path,
+    fields: Mapping[str, str],
+    vectors_of: features.Vectors,
 ) -> None:
     def products() -> Iterator[Product]:
         for rows in catalogue.iter(_PART):
@@ -124,24 +133,36 @@ def _write_catalogue(
 
     path = folder / "products.jsonl"
     write_products(path, products())
-    bag = SentenceTransformer(str(static), device="cpu", local_files_only=True)[0]
+    bag = _bag(static)
     table = bag.embedding.weight.detach().numpy()
     (folder / "encoder").mkdir()
     bag.tokenizer.save(str(folder / "encoder" / "tokenizer.json"))
     # Not `save_file`: of a full disk it makes an error that is no OSError.
     (folder / "encoder" / "model.safetensors").write_bytes(save({"embedding.weight": table}))
 
-    def vectors() -> Iterator[np.ndarray]:
-        for rows in catalogue.iter(_PART):
-            texts = sources.product_text(rows)
-            pieces = bag.tokenizer.encode_batch(texts, add_special_tokens=False)
-            yield token_means([text.ids for text in pieces], table)
-
-    write_cells(folder, vectors(), (len(catalogue), table.shape[1]))
+    texts = (sources.product_text(rows) for rows in catalogue.iter(_PART))
+    vectors = vectors_of(partial(_static, static.resolve()), texts, folder / "scratch")
+    write_cells(folder, vectors, (len(catalogue), table.shape[1]))
     index = words.bm25(Column(Products(path), "text"))
     for name in ("data", "indices", "indptr"):
         save_table(folder / f"words.{name}.npy", getattr(index, name))
     write_text(folder / "words.json", json.dumps(index.numbers))
+
+
+def _bag(folder: Path) -> StaticEmbedding:
+    return SentenceTransformer(str(folder), device="cpu", local_files_only=True)[0]
+
+
+def _static(folder: Path) -> features.Encode:
+    """What a static student makes of texts, in the process that calls this."""
+    bag = _bag(folder)
+    table = bag.embedding.weight.detach().numpy()
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        pieces = bag.tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return token_means([text.ids for text in pieces], table)
+
+    return encode
 
 
 def _kinds(catalogue: Dataset, fields: Sequence[str]) -> dict[str, str]:
@@ -168,13 +189,17 @@ def build(
     fields: Sequence[str] = (),
     store: str | None = None,
     table: str = TABLE,
+    vectors_of: features.Vectors = features.in_turn,
 ) -> Path:
     """Train what an engine over a source needs, where it is not there yet, and `write` it.
 
     `with_teacher` puts the teacher into the folder too, as fp32, so that a service can compare the
-    student's answers with its own. Before anything is trained, raises OSError where `folder` may
-    not be written, ModuleNotFoundError where a package is missing, ValueError for a field that the
-    catalogue lacks, and as `hosted.tried` does.
+    student's answers with its own. `vectors_of` computes the vectors of the catalogue: those that
+    training compares queries with, and those of the index.
+
+    Before anything is trained, raises OSError where `folder` may not be written,
+    ModuleNotFoundError where a package is missing, ValueError for a field that the catalogue lacks,
+    and as `hosted.tried` does.
     """
     outputs.claim(folder, engine.KIND)
     # Else it would be found missing only after all training, by `export`.
@@ -187,11 +212,13 @@ def build(
         if name not in catalogue.column_names:
             there = ", ".join(catalogue.column_names)
             raise ValueError(f"{source}: no column {name!r} in the catalogue: it has {there}.")
+    if vectors_of is not features.in_turn:
+        mining.catalogue_vectors(catalogue, profile, vectors_of)  # kept: all that mines finds them
     data = mining.with_unlabelled(sources.load(source, profile), catalogue, profile)
     teacher = stages.teacher(data, profile)
     student = stages.student(data, profile, teacher_folder=teacher)
-    wide = bi_encoder(data, catalogue, profile, teacher_folder=teacher)
-    static = static_encoder(data, catalogue, profile, wide)
+    wide = bi_encoder(data, catalogue, profile, teacher_folder=teacher, vectors_of=vectors_of)
+    static = static_encoder(data, catalogue, profile, wide, vectors_of)
     exported = export.exports(student, profile)
     shadow = export.exports(teacher, profile) if with_teacher else None
     return write(
@@ -205,4 +232,5 @@ def build(
         fields,
         store,
         table,
+        vectors_of,
     )

@@ -26,6 +26,7 @@ SOURCES = (
     Source("core_esci_sample", "Distillation, on the ESCI sample", "notebooks/05_evaluation"),
     Source("search_shop", "Search over the simulated shop", "notebooks/08_search"),
     Source("search_icecat", "Search over Icecat", "notebooks/08_search"),
+    Source("sparse_student", "A sparse student of the search", "notebooks/08_search"),
     Source("search_page", "Search in the page", "notebooks/08_search"),
     Source("serving_load", "Serving under load", "notebooks/09_serving"),
     Source("frontier", "A base-size teacher and its students, on film queries", "book/compared"),
