@@ -339,6 +339,7 @@ def merge(folder: Path, out: Path) -> None:
             for name in (HOME, *ABROAD)
         },
         "given": GIVEN, "few": FEW, "draws": DRAWS,
+        "seeds": {kind: [part["seed"] for part in own] for kind, own in parts.items()},
     }  # fmt: skip
     report.write_recorded(
         out,
@@ -359,14 +360,16 @@ def merge(folder: Path, out: Path) -> None:
 
 def compared(target: str) -> list[tuple[str, str]]:
     """The rows of a target whose difference is told."""
-    found = []
+    own = f"{SIGNALS}, {FEW}"
+    found = [(f"{ALONE}, {FEW}", own), (WHOLE, own)]
     for name in PAIRS:
         if name != target:
             moved = f"from {name}"
-            found += [(moved, COSINE), (moved, WORDS), (f"{moved}, {FEW}", f"{ALONE}, {FEW}"),
-                      (f"{moved}, {FEW}", f"{SIGNALS}, {FEW}"), (f"{moved}, {FEW}", moved),
-                      (f"{SIGNALS}, {moved}", WORDS), (f"{SIGNALS}, {moved}", f"{SIGNALS}, {FEW}"),
-                      (f"{SIGNALS} and {moved}, {FEW}", f"{SIGNALS}, {FEW}")]  # fmt: skip
+            found += [(moved, f"{SIGNALS}, {moved}"), (moved, COSINE), (moved, WORDS),
+                      (f"{moved}, {FEW}", f"{ALONE}, {FEW}"), (f"{moved}, {FEW}", own),
+                      (f"{moved}, {FEW}", moved),
+                      (f"{SIGNALS}, {moved}", WORDS), (f"{SIGNALS}, {moved}", own),
+                      (f"{SIGNALS} and {moved}, {FEW}", own)]  # fmt: skip
     return found
 
 

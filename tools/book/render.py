@@ -14,7 +14,7 @@ from pathlib import Path
 
 import nbformat
 
-from book import cites, cold, frontier, landing
+from book import cites, cold, frontier, landing, moved
 from book.common import BUILD, ROOT, dump, say, write
 from book.goals import results_page
 from book.pages import SIDES, beside, query_side, records, run_times_page, untrained
@@ -60,6 +60,9 @@ def render(output: Path, notebooks: dict[str, nbformat.NotebookNode]) -> Path:
     wanted["book/query_side.txt"] = query_side(found["query_side"])
     # That around these is book/cold_items.md.
     wanted["book/cold_items.txt"] = cold.page_part(found["cold_items"], found["recommendation"])
+    # And those around these are book/moved_pairs.md.
+    wanted["book/moved_matching.txt"] = moved.matching_part(found["moved_pairs"])
+    wanted["book/moved_languages.txt"] = moved.languages_part(found["moved_pairs"])
     wanted["book/frontier.txt"] = frontier.page_part(found["frontier"])
     sides = {title: found[name] for name, title in SIDES.items() if name in found}
     wanted["book/beside.txt"] = beside(sides)
