@@ -74,8 +74,8 @@ class MilvusStore:
 
     Writers of one object wait for each other, others do not: let one process write at a time. A
     file belongs to one process, and its lite version makes the searches of a request one after the
-    other: a `put` may fall between them. A write that was killed leaves a collection without an
-    alias.
+    other: a `put` may fall between them. A write that was killed, or
+    could not drop the old collection, leaves one without an alias.
     """
 
     def __init__(self, uri: str, table: str, build: str):
@@ -164,8 +164,9 @@ class MilvusStore:
                     server.drop_collection(collection, timeout=WAIT)
                 raise
             self._of = None
-            if old:
-                server.drop_collection(old[0].collection)
+            if old:  # the new catalogue answers already, whatever becomes of the old one
+                with suppress(*FAULTS):
+                    server.drop_collection(old[0].collection, timeout=WAIT)
 
     def _fill(self, server: MilvusClient, known: _Known, batches: Iterable[Batch]) -> None:
         kinds, seen = known.kinds(), set[str]()

@@ -3,7 +3,7 @@
 Learned sparse retrieval as SPLADE has it (Formal et al. 2021, arXiv:2107.05720), with documents
 alone expanded (SPLADE-doc, arXiv:2109.10086) and queries that run no network (Geng et al. 2024,
 arXiv:2411.04403). A term is a piece of the tokenizer, and a score is the inner product of two
-sparse vectors, so that posting lists serve it. Chapter 8.
+sparse vectors, so that posting lists serve it. Chapter 19.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def sparse_loss(
     `losses.listwise_kl` between the scores of both, and the FLOPS penalty (arXiv:2004.05665): the
     sum over pieces of the squared mean weight in the products. It is laid on a weight times the
     factor that the query side learnt, without the idf: so a rare piece may add more to a score for
-    the same penalty (after arXiv:2411.04403), and no factor can evade it. Chapter 8 has the same
+    the same penalty (after arXiv:2411.04403), and no factor can evade it. Chapter 19 has the same
     loss on its page.
 
     Args:
