@@ -27,19 +27,21 @@ import numpy as np
 
 import catalogues
 import shared
+from ask_folder import CLOSE
 from ecomkd import bench, export, load, report, search
 from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
 from ecomkd.data import sources
 from ecomkd.relevance import stages
+from ecomkd.search.retrieve import weighted
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 QUERIES = 400
 """Queries that are asked."""
 ASKER = Path(__file__).with_name("ask_folder.py")
 FIELDS = ("product_type", "price", "stock")
-TOP, CLOSE = 10, 1e-5
-"""Products of an answer; sums that differ by less are equal."""
+TOP = 10
+"""Products of an answer."""
 CANDIDATES = (100, 200, 300, 500)
 """Products by vector, and as many by words."""
 START, WAIT, RECALL = 5.0, 25.0, 0.95
@@ -114,13 +116,13 @@ def held(folder: Path, products: int) -> dict:
     queries = json.loads((folder / "queries.json").read_text("utf-8"))
     found = np.zeros((len(queries), len(CANDIDATES)))
     for row, query in enumerate(queries):
-        cosines, words = (own[0] for own in engine.compare([query]))
-        sums = cosines + engine.weights.words * words
-        by_vector, by_words = (np.argsort(-own, kind="stable") for own in (cosines, words))
-        least = np.sort(sums)[-TOP] - CLOSE
+        signals, weight = engine.compare([query]), engine.weights.words
+        least = weighted(*signals, weight, TOP)[0][0, -1] - CLOSE
+        orders = [np.argsort(-own[0], kind="stable") for own in signals]
         for column, number in enumerate(CANDIDATES):
-            first = np.union1d(by_vector[:number], by_words[:number])
-            found[row, column] = (np.sort(sums[first])[-TOP:] >= least).mean()
+            first = np.union1d(*(order[:number] for order in orders))
+            sums, _ = weighted(*(own[:, first] for own in signals), weight, TOP)
+            found[row, column] = (sums[0] >= least).mean()
     shares = found.mean(axis=0).tolist()
     return {"products": products, "queries": len(queries)} | {
         "shares": dict(zip(map(str, CANDIDATES), shares, strict=True))

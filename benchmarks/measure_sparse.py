@@ -286,7 +286,7 @@ def clock(base: Shop, head: sparse.SparseHead) -> dict[str, dict[str, float]]:
 
     def by_sums(query: str) -> np.ndarray:
         cut = pieces.encode(query, add_special_tokens=False).tokens
-        return first(search.piece_sums(postings, cut)[None])
+        return first(words.term_sums(postings, cut)[None])
 
     def by_vectors(name: str, query: str) -> np.ndarray:
         asked = vectors[name].encode([query], show_progress_bar=False)
@@ -309,7 +309,7 @@ def clock(base: Shop, head: sparse.SparseHead) -> dict[str, dict[str, float]]:
     chosen = student.queries(queries)
     served = np.stack(
         [
-            search.piece_sums(postings, pieces.encode(q, add_special_tokens=False).tokens)
+            words.term_sums(postings, pieces.encode(q, add_special_tokens=False).tokens)
             for q in queries
         ]
     )
@@ -374,9 +374,7 @@ class Films:
 
     @cached_property
     def idf(self) -> torch.Tensor:
-        having = np.asarray((sparse.piece_counts(self.model, self.texts) > 0).sum(axis=0)).ravel()
-        inverse = np.log(1 + (len(self.texts) - having + 0.5) / (having + 0.5))
-        return torch.from_numpy(inverse.astype(np.float32))
+        return torch.from_numpy(sparse.piece_idf(self.model, self.texts))
 
     def start(self) -> sparse.SparseHead:
         return sparse.SparseHead(torch.from_numpy(unit(self.base.table)), self.idf)

@@ -97,16 +97,22 @@ def _check(options: argparse.Namespace) -> None:
         say(f"  note: {shown(note, 2_000)}")
 
 
+def _reached(address: str) -> Any:
+    """The part `scale`, once the cluster at the address has answered."""
+    from ecomkd import scale
+
+    scale.reach(address)
+    return scale
+
+
 def _run(options: argparse.Namespace) -> None:
     profile, seeds = Profile.named(options.profile), _seeds(options)
     source = _source(options.data)
     outputs.claim(options.out, "run")
     workers: dict[str, Any] = {}
     if options.cluster is not None:
-        from ecomkd import scale
-
-        scale.reach(options.cluster)
-        workers["outputs_of"] = partial(scale.teacher_outputs, options.cluster)
+        outputs_of = _reached(options.cluster).teacher_outputs
+        workers["outputs_of"] = partial(outputs_of, options.cluster)
 
     from ecomkd.relevance.run import run
 
@@ -211,10 +217,8 @@ def _index(options: argparse.Namespace) -> None:
     place |= {} if options.table is None else {"table": options.table}
     workers: dict[str, Any] = {}
     if options.cluster is not None:
-        from ecomkd import scale
-
-        scale.reach(options.cluster)
-        workers["vectors_of"] = partial(scale.vectors, options.cluster, profile)
+        vectors_of = _reached(options.cluster).vectors
+        workers["vectors_of"] = partial(vectors_of, options.cluster, profile)
     folder = search.build(
         source, profile, options.out, options.with_teacher, options.field, **place, **workers
     )

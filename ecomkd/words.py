@@ -78,13 +78,26 @@ def bm25(texts: Sequence[str]) -> Words:
 
 def bm25_of(index: Words, query: str) -> np.ndarray:
     """BM25 of a query with each text of the index, (N,); 0 where they share no word."""
+    return term_sums(index, words_of(query))
+
+
+def term_sums(index: Words, terms: Iterable[str]) -> np.ndarray:
+    """What terms add up to in each text of the index, (N,), float32.
+
+    A term counts as often as it stands there; those that the index does not know add nothing.
+    """
     scores = np.zeros(index.texts, np.float32)
-    for word in words_of(query):
-        if word in index.numbers:
-            number = index.numbers[word]
+    for term in terms:
+        if term in index.numbers:
+            number = index.numbers[term]
             entries = slice(index.indptr[number], index.indptr[number + 1])
             scores[index.indices[entries]] += index.data[entries]
     return scores
+
+
+def inverse_frequency(total: int, having: np.ndarray) -> np.ndarray:
+    """The idf (W,) of words that so many of `total` texts have, as BM25 takes it."""
+    return np.log(1 + (total - having + 0.5) / (having + 0.5))
 
 
 @dataclass(frozen=True)
@@ -112,7 +125,7 @@ def statistics(texts: Iterable[str]) -> Statistics:
         total, length = total + 1, length + len(found)
     names = sorted(counts)
     having = np.array([counts[name] for name in names], np.float64)
-    idf = np.log(1 + (total - having + 0.5) / (having + 0.5))
+    idf = inverse_frequency(total, having)
     return Statistics({name: n for n, name in enumerate(names)}, idf, length / max(total, 1))
 
 

@@ -111,7 +111,7 @@ def test_posting_lists_serve_the_same_scores(student):
     pieces = Tokenizer.from_str(student.encoder.tokenizer.backend_tokenizer.to_str())
     pieces.no_padding()
     served = [
-        search.piece_sums(index, pieces.encode(query, add_special_tokens=False).tokens)
+        words.term_sums(index, pieces.encode(query, add_special_tokens=False).tokens)
         for query in QUERIES
     ]
     np.testing.assert_allclose(served, scores(student), atol=1e-5)

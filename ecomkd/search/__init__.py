@@ -13,7 +13,7 @@ __getattr__, __dir__ = lazy.names(
     __name__,
     {
         ".retrieve": (
-            "approximate Exact exact fuse lexical piece_sums rerank token_means unit weighted "
+            "approximate Exact exact fuse lexical rerank token_means unit weighted "
             "Weights word_scores"
         ),
         ".tune": "candidates choose_weights model_scores quality_on ranked RERANKER WORDS",

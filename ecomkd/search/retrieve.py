@@ -38,20 +38,6 @@ def word_scores(index: words.Words, queries: Sequence[str]) -> np.ndarray:
     return np.stack([words.bm25_of(index, query) for query in queries])
 
 
-def piece_sums(index: words.Words, pieces: Sequence[str]) -> np.ndarray:
-    """Scores (N,) under the posting lists of a sparse student: what a query's pieces add up to.
-
-    A piece counts as often as it stands there; those that the index does not know add nothing.
-    """
-    scores = np.zeros(index.texts, np.float32)
-    for piece in pieces:
-        if piece in index.numbers:
-            number = index.numbers[piece]
-            entries = slice(index.indptr[number], index.indptr[number + 1])
-            scores[index.indices[entries]] += index.data[entries]
-    return scores
-
-
 def token_means(ids: Sequence[Sequence[int]], table: np.ndarray) -> np.ndarray:
     """Vectors (N, d) of length 1, float64: the mean of each text's token vectors in `table` (V, d).
 

@@ -156,7 +156,7 @@ class SparseStudent:
     def postings(self, documents: sparse.csr_matrix) -> words.Words:
         """Products (N, V) as posting lists: what each piece of a query adds to each product.
 
-        `retrieve.piece_sums` adds them up for the pieces that the tokenizer cuts a query into.
+        `words.term_sums` adds them up for the pieces that the tokenizer cuts a query into.
         """
         adds = documents.multiply(self.weights).tocsc()
         adds.sort_indices()
@@ -238,9 +238,13 @@ def untrained_head(model: SentenceTransformer, texts: Sequence[str]) -> SparseHe
     names = pieces.convert_ids_to_tokens(range(len(pieces)))
     alone = [name.removeprefix("##") for name in names]
     vectors = features.encode(model, alone, batch_size=1024, normalize_embeddings=True)
+    return SparseHead(torch.from_numpy(vectors), torch.from_numpy(piece_idf(model, texts)))
+
+
+def piece_idf(model: SentenceTransformer, texts: Sequence[str]) -> np.ndarray:
+    """The idf (V,), float32, of each piece of the tokenizer among texts."""
     having = np.asarray((piece_counts(model, texts) > 0).sum(axis=0)).ravel()
-    idf = np.log(1 + (len(texts) - having + 0.5) / (having + 0.5))
-    return SparseHead(torch.from_numpy(vectors), torch.from_numpy(idf.astype(np.float32)))
+    return words.inverse_frequency(len(texts), having).astype(np.float32)
 
 
 def fit(
