@@ -317,7 +317,7 @@ def test_a_folder_of_an_older_version_is_named_as_such(folder):
     (folder / "engine.json").write_text(
         '{"max_length": 32, "weights": {"words": 0, "reranker": 1}}'
     )
-    assert "is of format 1, and this version reads format 4" in refusal(sealed(folder))
+    assert "is of format 1, and this version reads formats 4 (static) and 5" in refusal(sealed(folder))
 
 
 WRONG = {
