@@ -282,3 +282,17 @@ def test_its_catalogue_is_not_updated_in_place(written, tmp_path, capsys):
     (tmp_path / "gone.txt").write_text("p0\n")
     assert cli.main(["update", str(written), "--remove", str(tmp_path / "gone.txt")]) == 1
     assert "its catalogue lies in the folder itself: write it anew with" in capsys.readouterr().err
+
+
+# Into another engine ------------------------------------------------------------------------------
+
+
+def test_it_is_exported_with_the_pieces_of_its_tokenizer(written, engine, tmp_path):
+    given = ["export", str(written), "--to", "vespa", "--out", str(tmp_path / "vespa")]
+    assert cli.main(given) == 0
+    lines = (tmp_path / "vespa" / "feed-00000.jsonl").read_text().splitlines()
+    held = [json.loads(line)["fields"].get("pieces", {}) for line in lines]
+    for query in QUERIES[:3]:
+        asked = engine.asked(query)
+        sums = [sum(often * own.get(piece, 0) for piece, often in asked.items()) for own in held]
+        np.testing.assert_allclose(sums, engine.compare([query])[0][0], atol=1e-6)

@@ -10,6 +10,7 @@ nearest cells (`catalogue.Cells`). Chapters 8 and 19.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
@@ -224,6 +225,16 @@ class SparseEngine(FolderEngine):
         cut = self.pieces.encode_batch(list(queries), add_special_tokens=False)
         sums = [term_sums(self.postings, one.tokens) for one in cut]
         return np.stack(sums), word_scores(self.words, queries)
+
+    def asked(self, query: str) -> dict[str, int]:
+        """How often a query has each piece that a product has, by the number of the piece, as text.
+
+        What each adds is in the posting lists, so a product's sum is that of how often · what the
+        piece adds to it.
+        """
+        cut = self.pieces.encode(query, add_special_tokens=False).ids
+        known = (number for number in cut if np.diff(self.postings.indptr[number : number + 2])[0])
+        return dict(Counter(map(str, known)))
 
     def _first(self, query: str, k: int) -> tuple[np.ndarray, np.ndarray]:
         sums, rows = weighted(*self.compare([query]), self.weights.words, k)
