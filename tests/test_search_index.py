@@ -515,7 +515,7 @@ def test_a_shop_without_vectors_is_indexed_by_its_pieces(shop, tiny, tmp_path, m
         "BM25",
         "sparse",
         "sparse + BM25",
-        "as served",
+        "re-ranked",
     ]
     assert isinstance(search.load(folder), search.SparseEngine)
     assert search.load(folder).search("red shoe", 5)

@@ -236,7 +236,7 @@ def test_an_index_tells_what_it_is_worth_on_test_queries(parts, written, engine)
         "BM25": judge(search.lexical(engine.words, queries, 10)[1]),
         "sparse": judge(sums(0.0)),
         "sparse + BM25": judge(sums(engine.weights.words)),
-        "as served": judge(rows(lambda query: [place[h.product_id] for h in engine.search(query)])),
+        "re-ranked": judge(rows(lambda query: [place[h.product_id] for h in engine.search(query)])),
     }
     assert found == {"queries": len(queries), "ndcg@10": pytest.approx(wanted)}
     lines = quality(written)

@@ -154,8 +154,8 @@ def measured(
     """The nDCG@10 of an engine, and of what it is made of, on the queries of judged pairs.
 
     `ndcg@10` has a row each for BM25, the first stage, their sum with the engine's weight, and what
-    the engine answers; `queries` is their number. What nobody judged counts as irrelevant: the rows
-    of one catalogue compare, and none says how good an answer is.
+    the student makes of it, which the engine answers; `queries` is their number. What nobody judged
+    counts as irrelevant: the rows of one catalogue compare, and none says how good an answer is.
     """
     queries, quality = quality_on(test, made.ids)
     place = {product: row for row, product in enumerate(made.ids)}
@@ -171,7 +171,7 @@ def measured(
         "BM25": lexical(made.words, queries, 10)[1],
         first_stage: answers(Weights(), 0),
         f"{first_stage} + BM25": answers(Weights(made.weights.words), 0),
-        "as served": answers(made.weights, made.depth),
+        "re-ranked": answers(made.weights, made.depth),
     }
     return {"queries": len(queries), "ndcg@10": {name: quality(own) for name, own in rows.items()}}
 
