@@ -252,9 +252,7 @@ def test_without_a_judged_test_product_nothing_is_told(parts, tmp_path):
 
 def test_where_validation_cannot_choose_words_hardly_count(parts, tmp_path):
     pairs = parts["validation"].filter(lambda row: row["label"] == 3)
-    with pytest.warns(
-        UserWarning, match="BM25 counts 0.003 and the student 1, as on the simulated"
-    ):
+    with pytest.warns(UserWarning, match="BM25 counts 0.003 and the student 0.3, as on the simul"):
         folder = search.write(tmp_path / "x", **parts | {"validation": pairs})
     assert search.load(folder).weights == SPARSE_DEFAULT
 
