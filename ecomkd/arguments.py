@@ -78,6 +78,11 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     index.add_argument("--cluster", metavar="ADDRESS", help=text + "the vectors of the catalogue")
     text = "put the teacher there too, for `serve --shadow`"
     index.add_argument("--with-teacher", action="store_true", help=text)
+    text = (
+        "what finds products beside words: static, vectors; sparse, weighted pieces of words in "
+        "posting lists, for a shop that has an inverted index alone (default: static)"
+    )
+    index.add_argument("--first-stage", choices=("static", "sparse"), help=text)
     text = "a column of the products that answers can tell, and engines filter by; may be repeated"
     index.add_argument("--field", action="append", default=[], metavar="NAME", help=text)
     text = (

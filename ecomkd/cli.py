@@ -210,11 +210,13 @@ def _index(options: argparse.Namespace) -> None:
     outputs.claim(options.out, "index")
 
     from ecomkd import search
+    from ecomkd.search.folder import quality
 
     if options.table is not None and options.engine is None:
         raise ValueError("--table names one of a store: give --engine, too, or leave it out.")
     place = {} if options.engine is None else {"store": options.engine}
     place |= {} if options.table is None else {"table": options.table}
+    place |= {} if options.first_stage is None else {"first_stage": options.first_stage}
     workers: dict[str, Any] = {}
     if options.cluster is not None:
         vectors_of = _reached(options.cluster).vectors
@@ -223,6 +225,8 @@ def _index(options: argparse.Namespace) -> None:
         source, profile, options.out, options.with_teacher, options.field, **place, **workers
     )
     say(f"Search engine: {folder}")
+    for line in quality(folder):
+        say(line)
 
 
 def _update(options: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny_index
 import tiny_models
+import torch
 from datasets import Dataset
 from safetensors.numpy import load_file, save_file
 from serving import Client, until
@@ -17,7 +18,7 @@ from tiny_index import TITLES
 
 from ecomkd import cli, export, outputs, search
 from ecomkd.data.schema import TEXT
-from ecomkd.search import encoders
+from ecomkd.search import encoders, sparse
 from ecomkd.search import index as index_module
 from ecomkd.search.tune import DEFAULT
 
@@ -317,7 +318,7 @@ def test_a_folder_of_an_older_version_is_named_as_such(folder):
     (folder / "engine.json").write_text(
         '{"max_length": 32, "weights": {"words": 0, "reranker": 1}}'
     )
-    assert "is of format 1, and this version reads format 4" in refusal(sealed(folder))
+    assert "is of format 1, and this version reads formats 4" in refusal(sealed(folder))
 
 
 WRONG = {
@@ -493,6 +494,31 @@ def test_what_check_accepts_index_finishes(shop, tiny, tmp_path):
     assert engine.weights == DEFAULT
     assert len(engine.ids) == len((shop / "judgments.csv").read_text().splitlines()) - 2
     assert len(engine.search("red shoe", 5)) == 5
+
+
+@pytest.mark.filterwarnings("ignore:No validation query")
+def test_a_shop_without_vectors_is_indexed_by_its_pieces(shop, tiny, tmp_path, monkeypatch, capsys):
+    def drawn(model, texts):
+        pieces = torch.randn(len(model.tokenizer), 384, generator=torch.Generator().manual_seed(0))
+        idf = torch.from_numpy(sparse.piece_idf(model, texts))
+        return sparse.SparseHead(torch.nn.functional.normalize(pieces), idf)
+
+    monkeypatch.setattr(sparse, "untrained_head", drawn)  # to compute it takes half a minute
+    monkeypatch.setattr(cli.Profile, "named", lambda *_: tiny)
+    folder = tmp_path / "served"
+    given = ["index", str(shop), "--first-stage", "sparse", "--out", str(folder)]
+    assert cli.main(given) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"Search engine: {folder}"
+    assert lines[1].startswith("  Weights, from validation queries: BM25 ")
+    assert [line.split(":")[0].strip() for line in lines[3:]] == [
+        "BM25",
+        "sparse",
+        "sparse + BM25",
+        "re-ranked",
+    ]
+    assert isinstance(search.load(folder), search.SparseEngine)
+    assert search.load(folder).search("red shoe", 5)
 
 
 @pytest.mark.filterwarnings("ignore:No validation query")

@@ -28,7 +28,7 @@ def parts(folder: Path, profile: Profile) -> dict:
     teacher = tiny_models.save(tiny_models.bert(seed=1), folder / "teacher")
     return {
         "catalogue": Dataset.from_dict(columns),
-        "static": static,
+        "encoder": static,
         "exported": export.exports(student, profile),
         "profile": profile,
         "validation": tiny_models.pairs(24, seed=2, prefix="v"),

@@ -22,7 +22,7 @@ __getattr__, __dir__ = lazy.names(
             "static_encoder"
         ),
         ".sparse": "load_sparse sparse_encoder sparse_loss SparseHead SparseStudent",
-        ".engine": "Hit load SearchEngine",
+        ".engine": "Hit load SearchEngine SparseEngine",
         ".index": "build write",
         ".page": "",
         ".clicks": (

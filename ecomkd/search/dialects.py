@@ -2,7 +2,8 @@
 
 In all three a product is a candidate if it shares a word with the query or is among the nearest by
 vector, and every candidate gets the whole sum, cosine + weight · BM25. A product that is neither
-has no BM25, so that as many as were asked for stand before it. Chapter 19.
+has no BM25, so that as many as were asked for stand before it. With a sparse first stage, what is
+found are the products that share a piece, or a word that counts. Chapter 19.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ import numpy as np
 from ecomkd import words
 from ecomkd.search import readmes
 
-TEXT, VECTOR = "{{text}}", "{{vector}}"
-"""The places in a query."""
+TEXT, VECTOR, PIECES, NUMBERS = "{{text}}", "{{vector}}", "{{pieces}}", "{{numbers}}"
+"""The places in a query: the last are the numbers of its pieces, with and without their counts."""
 OWN = ("id", "title", "text", "vector")
 """What every product has. No other field is called so."""
+SPARSE_OWN = ("id", "title", "text", "pieces", "numbers")
+"""The same with a sparse first stage."""
 K1, B = 1.5, 0.75
 """Of BM25, the defaults of `bm25s`."""
 STOP = tuple(words._STOP.split())
@@ -38,11 +41,10 @@ _LONGEST = 8_000
 class Shape:
     """What the schema of a catalogue depends on."""
 
-    products: int
     width: int
-    """H, of the vectors."""
+    """H, of the vectors; 0 without."""
     weight: float
-    """Of BM25 beside the cosine."""
+    """Of BM25 beside the first stage."""
     fields: Mapping[str, str]
     """Further fields by name, "text" or "number"."""
 
@@ -63,7 +65,7 @@ def elasticsearch(shape: Shape) -> dict[str, str]:
         "params": {"vector": VECTOR},
     }
     return {
-        "index.json": _json(_index(shape, {}, vector | {"index_options": graph})),
+        "index.json": _json(_index(shape, {}, {"vector": vector | {"index_options": graph}})),
         "query.json": _json(_query(shape, nearest, script)),
         "README.md": readmes.elasticsearch(shape.weight),
     }
@@ -81,14 +83,46 @@ def opensearch(shape: Shape) -> dict[str, str]:
         "params": {"field": "vector", "query_value": VECTOR},
     }
     return {
-        "index.json": _json(_index(shape, {"knn": True}, vector)),
+        "index.json": _json(_index(shape, {"knn": True}, {"vector": vector})),
         "query.json": _json(_query(shape, nearest, script)),
         "README.md": readmes.opensearch(shape.weight),
     }
 
 
-def _index(shape: Shape, settings: dict, vector: dict) -> dict:
-    """Settings and mappings of the index of a Lucene engine."""
+def sparse_elasticsearch(shape: Shape) -> dict[str, str]:
+    """The files for Elasticsearch 8.15 or newer, with a sparse first stage, by name."""
+    # Since 9.1 an index leaves out the pieces that it holds for unimportant, unless it is told.
+    found = {"sparse_vector": {"field": "pieces", "query_vector": PIECES, "prune": False}}
+    return {
+        "index.json": _json(_index(shape, {}, {"pieces": {"type": "sparse_vector"}})),
+        "query.json": _json(_sum(shape, found)),
+        "README.md": readmes.sparse_elasticsearch(shape.weight),
+    }
+
+
+def sparse_opensearch(shape: Shape) -> dict[str, str]:
+    """The files for OpenSearch 2.14 or newer, with a sparse first stage, by name."""
+    found = {"neural_sparse": {"pieces": {"query_tokens": PIECES}}}
+    return {
+        "index.json": _json(_index(shape, {}, {"pieces": {"type": "rank_features"}})),
+        "query.json": _json(_sum(shape, found)),
+        "README.md": readmes.sparse_opensearch(shape.weight),
+    }
+
+
+def _sum(shape: Shape, pieces: dict) -> dict:
+    """The query of a Lucene engine that adds up what posting lists of pieces and of words give."""
+    match = {"match": {"text": {"query": TEXT, "boost": shape.weight}}}
+    should = [match, pieces] if shape.weight else [pieces]
+    return {
+        "size": HITS,
+        "_source": ["id", "title", "text"],
+        "query": {"bool": {"should": should, "minimum_should_match": 1}},
+    }
+
+
+def _index(shape: Shape, settings: dict, own: dict) -> dict:
+    """Settings and mappings of the index of a Lucene engine; `own` are those of the first stage."""
     kinds = {
         "text": {"type": "keyword", "ignore_above": _LONGEST},
         "number": {"type": "double"},
@@ -124,7 +158,7 @@ def _index(shape: Shape, settings: dict, vector: dict) -> dict:
                 "id": {"type": "keyword"},
                 "title": {"type": "text", "index": False},
                 "text": {"type": "text", "analyzer": "words", "similarity": "bm25"},
-                "vector": vector,
+                **own,
                 **{field: kinds[kind] for field, kind in shape.fields.items()},
             },
         },
@@ -146,29 +180,90 @@ def _query(shape: Shape, nearest: dict, script: dict) -> dict:
     }
 
 
+_WORDS = (
+    "({defaultIndex: 'text', grammar.composite: 'or', grammar.tokenization: 'linguistics', "
+    "grammar.syntax: 'none', allowEmpty: true}userInput(@text))"
+)
+"""What finds the products that have a word of the query, in Vespa's YQL."""
+
+
 def vespa(shape: Shape) -> dict[str, str]:
     """The files for Vespa 8, an application package among them, by name."""
+    field = f"""
+        field vector type tensor<float>(x[{shape.width}]) {{
+            indexing: attribute | index
+            attribute {{
+                distance-metric: angular
+            }}
+            index {{
+                hnsw {{
+                    max-links-per-node: 16
+                    neighbors-to-explore-at-insert: 100
+                }}
+            }}
+        }}"""
+    signal = """
+        # Of vectors of length 1, and 0 of a product without one. Unlike closeness, it is known
+        # of products that were found by their words alone.
+        function cosine() {
+            expression: sum(query(vector) * attribute(vector))
+        }"""
+    nearest = f"({{targetHits: {NEAREST}}}nearestNeighbor(vector, vector))"
+    return _package(
+        _schema(shape, field, "cosine", f"query(vector) tensor<float>(x[{shape.width}])", signal),
+        f"{nearest} or {_WORDS}",
+        {"input.query(vector)": VECTOR, "ranking": "cosine_and_words"},
+        readmes.vespa(shape.weight),
+    )
+
+
+def sparse_vespa(shape: Shape) -> dict[str, str]:
+    """The files for Vespa 8, with a sparse first stage, by name."""
+    field = """
+        # The pieces of a product and what each adds, and the same pieces to find it by.
+        field pieces type tensor<float>(piece{}) {
+            indexing: attribute
+        }
+        field numbers type array<int> {
+            indexing: attribute
+            attribute: fast-search
+            rank: filter
+        }"""
+    signal = """
+        function pieces() {
+            expression: sum(query(pieces) * attribute(pieces))
+        }"""
+    return _package(
+        _schema(shape, field, "pieces", "query(pieces) tensor<float>(piece{})", signal),
+        "numbers in (@numbers)" + (f" or {_WORDS}" if shape.weight else ""),
+        {
+            "numbers": NUMBERS,
+            "input.query(pieces)": PIECES,
+            "ranking": "pieces_and_words",
+        },
+        readmes.sparse_vespa(shape.weight),
+    )
+
+
+def _package(schema: str, where: str, further: Mapping[str, str], readme: str) -> dict[str, str]:
     return {
         "services.xml": _services(),
         "lucene-linguistics/stopwords.txt": "".join(f"{word}\n" for word in STOP),
-        "schemas/product.sd": _schema(shape),
+        "schemas/product.sd": schema,
         "query.json": _json(
             {
-                "yql": f"select id, title, text from product where ({{targetHits: {NEAREST}}}"
-                "nearestNeighbor(vector, vector)) or ({defaultIndex: 'text', "
-                "grammar.composite: 'or', grammar.tokenization: 'linguistics', "
-                "grammar.syntax: 'none', allowEmpty: true}userInput(@text))",
+                "yql": f"select id, title, text from product where {where}",
                 "text": TEXT,
-                "input.query(vector)": VECTOR,
-                "ranking": "cosine_and_words",
+                **further,
                 "hits": HITS,
             }
         ),
-        "README.md": readmes.vespa(shape.weight),
+        "README.md": readme,
     }
 
 
-def _schema(shape: Shape) -> str:
+def _schema(shape: Shape, own: str, signal: str, place: str, function: str) -> str:
+    """Vespa's schema of products; the rest are the parts of it that the first stage has."""
     types = {"text": "string", "number": "double"}
     more = "".join(
         f"""
@@ -194,42 +289,25 @@ def _schema(shape: Shape) -> str:
             linguistics {{
                 profile: words
             }}
-        }}
-        field vector type tensor<float>(x[{shape.width}]) {{
-            indexing: attribute | index
-            attribute {{
-                distance-metric: angular
-            }}
-            index {{
-                hnsw {{
-                    max-links-per-node: 16
-                    neighbors-to-explore-at-insert: 100
-                }}
-            }}
-        }}{more}
+        }}{own}{more}
     }}
 
-    rank-profile cosine_and_words {{
+    rank-profile {signal}_and_words {{
         inputs {{
-            query(vector) tensor<float>(x[{shape.width}])
+            {place}
         }}
         rank-properties {{
             bm25(text).k1: {K1}
             bm25(text).b: {B}
-        }}
-        # Of vectors of length 1, and 0 of a product without one. Unlike closeness, it is known
-        # of products that were found by their words alone.
-        function cosine() {{
-            expression: sum(query(vector) * attribute(vector))
-        }}
+        }}{function}
         # Vespa's BM25 has the factor k1 + 1, which changes no order of its own.
         function words() {{
             expression: bm25(text) / {K1 + 1}
         }}
         first-phase {{
-            expression: cosine + {np.format_float_positional(shape.weight, trim="0")} * words
+            expression: {signal} + {np.format_float_positional(shape.weight, trim="0")} * words
         }}
-        match-features: cosine words
+        match-features: {signal} words
     }}
 }}
 """
@@ -299,4 +377,9 @@ FILES: Mapping[str, Callable[[Shape], dict[str, str]]] = {
     "opensearch": opensearch,
     "elasticsearch": elasticsearch,
     "vespa": vespa,
+}
+SPARSE_FILES: Mapping[str, Callable[[Shape], dict[str, str]]] = {
+    "opensearch": sparse_opensearch,
+    "elasticsearch": sparse_elasticsearch,
+    "vespa": sparse_vespa,
 }

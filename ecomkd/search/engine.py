@@ -1,13 +1,16 @@
-"""The engine that serves: words, static vectors and a student that re-ranks, read from one folder.
+"""The engine that serves: words, a first-stage student and one that re-ranks, read from one folder.
 
-It loads neither torch nor transformers, and nothing in its folder can be executed: texts are JSON,
-tables are safetensors or .npy, models are ONNX. Products, vectors and words are read where they lie
-on the disk. A query's words are compared with every product, and its vector with those in the
+The first stage is static, of vectors, or sparse, of posting lists of pieces. Neither torch nor
+transformers is loaded, and nothing in the folder can be executed: texts are JSON, tables are
+safetensors or .npy, models are ONNX. Products, vectors and lists are read where they lie on the
+disk. A query's words and pieces are compared with every product, and its vector with those in the
 nearest cells (`catalogue.Cells`). Chapters 8 and 19.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
@@ -21,15 +24,15 @@ from tokenizers import Tokenizer
 from ecomkd import outputs
 from ecomkd.artifacts import file_digest
 from ecomkd.search import folder as parts
-from ecomkd.search.catalogue import Cells, Column, Product, Products, cells, table
-from ecomkd.search.folder import FORMAT, KIND
+from ecomkd.search.catalogue import Cells, Column, Product, Products, cells
+from ecomkd.search.folder import FORMATS, KIND
 from ecomkd.search.retrieve import Weights, reread, token_means, weighted, word_scores
-from ecomkd.words import Words
+from ecomkd.words import Words, term_sums
 
 if TYPE_CHECKING:
     from ecomkd.search.hosted import StoreEngine
 
-Engine: TypeAlias = "SearchEngine | StoreEngine"
+Engine: TypeAlias = "SearchEngine | SparseEngine | StoreEngine"
 DEPTH = 20
 """Products that the student puts into a new order."""
 _BY_WORDS = 1_024
@@ -49,20 +52,25 @@ class Hit:
     """What else the index tells of it."""
 
 
-class Encoding:
-    """What each engine does with a text: tokens, static vectors, and the student's gains."""
+class Scoring:
+    """What each engine has: a student that re-ranks."""
 
-    pieces: Tokenizer
-    table: np.ndarray
     student: Callable[[Sequence[str], Sequence[str]], np.ndarray]
-
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors (N, H) of texts under the static student; without tokens it is zero."""
-        return self._vectors(self._tokens(texts))
 
     def score(self, queries: Sequence[str], texts: Sequence[str]) -> np.ndarray:
         """The student's expected gain (N,) of query–product pairs, each by itself."""
         return self.student(queries, texts)
+
+
+class Encoding(Scoring):
+    """What an engine of vectors does with a text: tokens, and static vectors."""
+
+    pieces: Tokenizer
+    table: np.ndarray
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors (N, H) of texts under the static student; without tokens it is zero."""
+        return self._vectors(self._tokens(texts))
 
     def _encoded(self, query: str) -> tuple[np.ndarray, bool]:
         """The vector (H,) of a query, and whether the static student knows one of its tokens."""
@@ -81,8 +89,56 @@ class Encoding:
         return token_means(tokens, self.table).astype(np.float32)
 
 
+class FolderEngine(Scoring, ABC):
+    """What engines over a catalogue in a folder have in common, whatever their first stage is."""
+
+    products: Sequence[Product]
+    words: Words
+    weights: Weights
+    depth: int
+
+    def __post_init__(self):
+        self.ids, self.titles, self.texts = (
+            Column(self.products, name) for name in ("product_id", "title", "text")
+        )
+
+    @abstractmethod
+    def compare(self, queries: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Scores of the first stage and of BM25 (Q, N) of queries with the whole catalogue."""
+
+    @abstractmethod
+    def _first(self, query: str, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The k best products by the sum of the two: sums and rows, (1, k) each."""
+
+    def read(self, queries: Sequence[str], rows: np.ndarray) -> np.ndarray:
+        """The student's expected gain (Q · k,) of each of rows (Q, k)."""
+        asked = [query for query, row in zip(queries, rows, strict=True) for _ in row]
+        return self.score(asked, [self.texts[row] for row in rows.ravel()])
+
+    def search(self, query: str, k: int = 10) -> list[Hit]:
+        """The k best products for a query, or all products of a catalogue that has fewer.
+
+        The student puts the first `depth` by words and first stage into a new order; what comes
+        after them keeps its place. A query of which neither of the two knows anything has no hits.
+        Of posting lists, no more are found than share a piece with the query, or a word that
+        weighs more than 0. Raises ValueError for k below 1.
+        """
+        if k < 1:
+            raise ValueError(f"k is {k}: give 1 or more.")
+        sums, rows = self._first(query, max(k, self.depth))
+        scores, rows = reread(sums, rows, self.depth, partial(self._added, query))
+        found = [self.products[row] for row in rows[:k]]
+        return [
+            Hit(one.product_id, one.title, float(score), one.text, one.fields)
+            for one, score in zip(found, scores[:k], strict=True)
+        ]
+
+    def _added(self, query: str, rows: np.ndarray) -> np.ndarray:
+        return self.weights.reranker * self.read([query], rows)
+
+
 @dataclass(eq=False)
-class SearchEngine(Encoding):
+class SearchEngine(Encoding, FolderEngine):
     """A catalogue that can be searched: static vectors, words and a student that re-ranks.
 
     `load` makes one of a folder. All methods may be called from several threads at once.
@@ -110,52 +166,17 @@ class SearchEngine(Encoding):
     version: str | None = None
     """Names the index that `load` read: folder, format, what wrote it, and its content."""
 
-    def __post_init__(self):
-        self.ids, self.titles, self.texts = (
-            Column(self.products, name) for name in ("product_id", "title", "text")
-        )
-
     def compare(self, queries: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Cosines and BM25 scores (Q, N) of queries with the whole catalogue."""
         return self.cells.compare(self.embed(queries)), word_scores(self.words, queries)
 
-    def read(self, queries: Sequence[str], rows: np.ndarray) -> np.ndarray:
-        """The student's expected gain (Q · k,) of each of rows (Q, k)."""
-        asked = [query for query, row in zip(queries, rows, strict=True) for _ in row]
-        return self.score(asked, [self.texts[row] for row in rows.ravel()])
-
-    def search(self, query: str, k: int = 10) -> list[Hit]:
-        """The k best products for a query, or all products of a catalogue that has fewer.
-
-        The student puts the first `depth` by words and vectors into a new order; what comes after
-        them keeps its place. A query of which neither words nor vectors know anything has no hits.
-        Raises ValueError for k below 1.
-        """
-        if k < 1:
-            raise ValueError(f"k is {k}: give 1 or more.")
+    def _first(self, query: str, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of a large catalogue, the products are looked at that lie in the nearest cells, and those
+        of the rest that have most of the query's words."""
         vector, known = self._encoded(query)
         words = word_scores(self.words, [query])[0]
         if not known and not words.any():
-            return []
-        sums, rows = self._first(vector, words, max(k, self.depth))
-        scores, rows = reread(sums, rows, self.depth, partial(self._added, query))
-        found = [self.products[row] for row in rows[:k]]
-        return [
-            Hit(one.product_id, one.title, float(score), one.text, one.fields)
-            for one, score in zip(found, scores[:k], strict=True)
-        ]
-
-    def _added(self, query: str, rows: np.ndarray) -> np.ndarray:
-        return self.weights.reranker * self.read([query], rows)
-
-    def _first(
-        self, vector: np.ndarray, words: np.ndarray, k: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The k best products by a vector (H,) and by words (N,): sums and rows, (1, k) each.
-
-        Of a large catalogue, the products are looked at that lie in the nearest cells, and those of
-        the rest that have most of the query's words.
-        """
+            return np.zeros((1, 0)), np.zeros((1, 0), int)
         rows, cosines, read = self.cells.near(vector, k)
         if len(rows) < len(words):
             further = np.flatnonzero(words)
@@ -168,6 +189,57 @@ class SearchEngine(Encoding):
             rows, cosines = rows[order], cosines[order]
         sums, places = weighted(cosines[None], words[rows][None], self.weights.words, k)
         return sums, rows[places]
+
+
+@dataclass(eq=False)
+class SparseEngine(FolderEngine):
+    """A catalogue that can be searched without vectors: posting lists of pieces and of words.
+
+    `load` makes one of a folder that was written with a sparse first stage. A query is cut into
+    pieces, and what each piece adds to each product is looked up and added up, as in an index of
+    words. All methods may be called from several threads at once. Chapter 19.
+    """
+
+    products: Sequence[Product]
+    """N of them, in the order of the catalogue."""
+    words: Words
+    """The BM25 index of their texts."""
+    postings: Words
+    """What each of the tokenizer's V pieces in a query adds to each product, scaled as a cosine."""
+    pieces: Tokenizer
+    student: Callable[[Sequence[str], Sequence[str]], np.ndarray]
+    """Gives the expected gains of queries and texts."""
+    weights: Weights
+    """Of the words and of the student beside the sum of the pieces."""
+    shadow: Callable[[Sequence[str], Sequence[str]], np.ndarray] | None = None
+    """Like `student`, from the teacher."""
+    fields: Mapping[str, str] = dataclass_field(default_factory=dict)
+    """What the index tells of each product beside title and text: "number" or "text", by name."""
+    depth: int = DEPTH
+    """How many products the student reads; with 0, the order is that of words and pieces."""
+    version: str | None = None
+    """Names the index that `load` read: folder, format, what wrote it, and its content."""
+
+    def compare(self, queries: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Sums of pieces and BM25 scores (Q, N) of queries with the whole catalogue."""
+        cut = self.pieces.encode_batch(list(queries), add_special_tokens=False)
+        sums = [term_sums(self.postings, one.tokens) for one in cut]
+        return np.stack(sums), word_scores(self.words, queries)
+
+    def asked(self, query: str) -> dict[str, int]:
+        """How often a query has each piece that a product has, by the number of the piece, as text.
+
+        What each adds is in the posting lists, so a product's sum is that of how often · what the
+        piece adds to it.
+        """
+        cut = self.pieces.encode(query, add_special_tokens=False).ids
+        known = (number for number in cut if np.diff(self.postings.indptr[number : number + 2])[0])
+        return dict(Counter(map(str, known)))
+
+    def _first(self, query: str, k: int) -> tuple[np.ndarray, np.ndarray]:
+        sums, rows = weighted(*self.compare([query]), self.weights.words, k)
+        found = int((sums[0] > 0).sum())  # they come first, for no piece and no word adds less
+        return sums[:, :found], rows[:, :found]
 
 
 def load(folder: Path | str) -> Engine:
@@ -200,11 +272,11 @@ def load(folder: Path | str) -> Engine:
 
 def _loaded(path: Path) -> Engine:
     written, read = outputs.check(path, KIND), file_digest(path / outputs.MANIFEST)
-    version = (
-        f"{path.resolve().name}, format {FORMAT}, written by ecomkd {written['version']}, "
-        f"{read[:12]}"
-    )
     told = parts.settings(path)
+    version = (
+        f"{path.resolve().name}, format {FORMATS[told.first_stage]}, written by ecomkd "
+        f"{written['version']}, {read[:12]}"
+    )
     if told.store is None:
         engine = assemble(path)
         engine.version = version
@@ -214,18 +286,22 @@ def _loaded(path: Path) -> Engine:
     return hosted.assemble(path, told.store, version)
 
 
-def assemble(folder: Path) -> SearchEngine:
+def assemble(folder: Path) -> SearchEngine | SparseEngine:
     """The engine over the catalogue in a folder whose manifest is not looked at."""
     told = parts.settings(folder)
     products = Products(folder / "products.jsonl")
     products[0], products[-1 + len(products)]  # the rest is read once it is found
+    if told.first_stage == "sparse":
+        pieces = parts.pieces(folder)
+        numbers, fault = pieces.get_vocab(), "does not fit products and tokenizer"
+        postings = parts.lists(folder, "pieces", numbers, len(products), fault)
+        words = _words(folder, len(products))
+        student, shadow = parts.scorers(folder, told)
+        return SparseEngine(
+            products, words, postings, pieces, student, told.weights, shadow, told.fields
+        )  # fmt: skip
     pieces, tokens = parts.encoder(folder)
-    numbers = parts.numbers(folder)
-    with parts.reading(folder / "words.data.npy", "cannot be read") as path:
-        data = parts.finite(table(path), "words.data", 1)
-        rest = (table(folder / f"words.{name}.npy") for name in ("indices", "indptr"))
-        words = Words(numbers, data, *rest, len(products))
-        parts.need(parts.fit(words), "does not fit products and words")
+    words = _words(folder, len(products))
     with parts.reading(folder / "vectors.npy", "cannot be read"):
         found = cells(folder)
         shape = (len(products), tokens.shape[1])
@@ -234,3 +310,8 @@ def assemble(folder: Path) -> SearchEngine:
     return SearchEngine(
         products, words, found, pieces, tokens, student, told.weights, shadow, told.fields
     )  # fmt: skip
+
+
+def _words(folder: Path, products: int) -> Words:
+    numbers = parts.numbers(folder)
+    return parts.lists(folder, "words", numbers, products, "does not fit products and words")

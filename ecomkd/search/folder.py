@@ -18,15 +18,17 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 from ecomkd.score import Scorer
-from ecomkd.search.catalogue import Damaged
+from ecomkd.search.catalogue import Damaged, table
 from ecomkd.search.retrieve import Weights
 from ecomkd.words import Words
 
 KIND = "index"
 """The command that writes such a folder, as its manifest names it."""
-FORMAT = 4
-"""Version of the folder. Format 1 had no number and no manifest, 2 another name of a weight, and
-with 3 all was read into memory."""
+FORMATS = {"static": 4, "sparse": 5}
+"""Version of the folder, by its first stage. Format 1 had no number and no manifest, 2 another name
+of a weight, and with 3 all was read into memory. Format 4 does not name its first stage."""
+QUALITY = "quality.json"
+"""What an index was worth on test queries, where they have a relevant product in the catalogue."""
 _LENGTHS = (4, 8_192)
 """The shortest and the longest that `max_length` may be."""
 
@@ -77,6 +79,8 @@ class Settings:
     fields: dict[str, str]
     """Of each field that answers can tell, whether it holds a "number" or a "text"."""
     store: Stored | None
+    first_stage: str
+    """One of `FORMATS`: what is added to the words, vectors or posting lists of pieces."""
 
 
 def settings(folder: Path) -> Settings:
@@ -88,8 +92,14 @@ def settings(folder: Path) -> Settings:
     with reading(folder / "engine.json", "is not an object of JSON in UTF-8") as path:
         found = json.loads(path.read_text(encoding="utf-8"))
         number = found.get("format", 1)
-        fault = f"is of format {number!r:.20}, and this version reads format {FORMAT}"
-        need(number == FORMAT, fault)
+        known = " and ".join(f"{own} ({kind})" for kind, own in FORMATS.items())
+        fault = f"is of format {number!r:.20}, and this version reads formats {known}"
+        need(number in FORMATS.values(), fault)
+        first = found.get("first_stage", "static")
+        need(
+            type(first) is str and FORMATS.get(first) == number,
+            f"is of format {number}, and its first_stage is {first!r:.60}",
+        )
         names = ("gains", "max_length", "weights", "teacher", "fields", "store")
         gains, length, weights, teacher, fields, store = (found.get(name) for name in names)
         low, high = _LENGTHS
@@ -103,7 +113,8 @@ def settings(folder: Path) -> Settings:
             isinstance(fields, dict) and set(fields.values()) <= {"number", "text"},
             store is None
             or (
-                isinstance(store, dict)
+                first == "static"
+                and isinstance(store, dict)
                 and set(store) == {"uri", "table", "build", "length"}
                 and all(type(store[name]) is str for name in ("uri", "table", "build"))
                 and amounts([store["length"]])
@@ -112,7 +123,25 @@ def settings(folder: Path) -> Settings:
         for name, whole in zip(names, right, strict=True):
             need(whole, f"{name} is {found.get(name)!r:.60}")
     place = None if store is None else Stored(**store)
-    return Settings(gains, length, Weights(**weights), teacher, fields, place)
+    return Settings(gains, length, Weights(**weights), teacher, fields, place, first)
+
+
+def quality(folder: Path) -> list[str]:
+    """What `index` tells of the folder that it has written: weights, and nDCG@10, in lines.
+
+    Nothing where no test query could be judged.
+    """
+    if not (folder / QUALITY).is_file():
+        return []
+    found = json.loads((folder / QUALITY).read_text(encoding="utf-8"))
+    weights = settings(folder).weights
+    return [
+        f"  Weights, from validation queries: BM25 {weights.words:g}, the student that re-ranks "
+        f"{weights.reranker:g}.",
+        f"  nDCG@10 on {found['queries']:,} test queries over the whole catalogue, where what "
+        "nobody judged counts as irrelevant:",
+        *(f"    {name}: {value:.3f}" for name, value in found["ndcg@10"].items()),
+    ]
 
 
 def encoder(folder: Path) -> tuple[Tokenizer, np.ndarray]:
@@ -123,6 +152,24 @@ def encoder(folder: Path) -> tuple[Tokenizer, np.ndarray]:
         table = finite(load_file(str(path)).get("embedding.weight"), "embedding.weight", 2)
         need(len(table) >= pieces.get_vocab_size(), "has too few rows")
     return pieces, table
+
+
+def pieces(folder: Path) -> Tokenizer:
+    """What cuts a query into the pieces of a sparse student, however long it is."""
+    found = tokenizer(folder / "encoder" / "tokenizer.json")
+    found.no_padding()
+    found.no_truncation()
+    return found
+
+
+def lists(folder: Path, name: str, numbers: dict[str, int], texts: int, misfit: str) -> Words:
+    """The posting lists of a name, "words" or "pieces", of numbered terms in so many texts."""
+    with reading(folder / f"{name}.data.npy", "cannot be read") as path:
+        data = finite(table(path), f"{name}.data", 1)
+        rest = (table(folder / f"{name}.{part}.npy") for part in ("indices", "indptr"))
+        found = Words(numbers, data, *rest, texts)
+        need(fit(found), misfit)
+    return found
 
 
 def numbers(folder: Path) -> dict[str, int]:

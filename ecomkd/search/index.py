@@ -8,7 +8,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -36,8 +36,10 @@ from ecomkd.search.catalogue import (
     write_products,
 )
 from ecomkd.search.encoders import bi_encoder, static_encoder
-from ecomkd.search.retrieve import Weights, token_means
-from ecomkd.search.tune import weights_on
+from ecomkd.search.folder import FORMATS, QUALITY
+from ecomkd.search.retrieve import Weights, lexical, token_means
+from ecomkd.search.sparse import TEMPERATURE, load_sparse, sparse_encoder
+from ecomkd.search.tune import DEFAULT, SPARSE_DEFAULT, answerable, quality_on, weights_on
 
 TABLE = "products"
 """Of a store, where no other name is given."""
@@ -49,7 +51,7 @@ _NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)?(\.\d+)?([eE][+-]?\d+)?(?<=\d)")
 def write(
     folder: Path | str,
     catalogue: Dataset,
-    static: Path,
+    encoder: Path,
     exported: Path,
     profile: Profile,
     validation: Dataset,
@@ -58,13 +60,19 @@ def write(
     store: str | None = None,
     table: str = TABLE,
     vectors_of: features.Vectors = features.in_turn,
+    first_stage: str = "static",
+    test: Dataset | None = None,
 ) -> Path:
     """Write all that an engine needs into one folder, which `load` reads; return the folder.
 
-    `exported` and `teacher` are what `export.exports` gives for a student and for its teacher; with
-    the teacher, a service can compare the two. `fields` are columns of the catalogue that an answer
-    can tell. Words and student get the weights with the best nDCG@10 on the queries of the
-    validation pairs over the whole catalogue, where what nobody judged counts as irrelevant.
+    `encoder` is the folder of the first stage's student, as `static_encoder` or, where
+    `first_stage` is "sparse", as `sparse_encoder` gives it. `exported` and `teacher` are what
+    `export.exports` gives for a student and for its teacher; with the teacher, a service can
+    compare the two. `fields` are columns of the catalogue that an answer can tell.
+
+    Words and student get the weights with the best nDCG@10 on the queries of the validation pairs
+    over the whole catalogue, where what nobody judged counts as irrelevant. With `test`,
+    quality.json tells what the index is worth on the queries of these pairs (`measured`).
 
     With `store`, the URI of one (see `stores.opened`), products, vectors and words go into a table
     there, and the folder holds the rest. Where models, texts or fields are others than before, a
@@ -74,11 +82,13 @@ def write(
     `vectors_of` computes the catalogue's vectors, part by part; they are the same whoever does.
 
     An engine that stood in the folder stays until the new one is whole. Raises OSError where
-    something else stands there, or no space is left, and as the store does.
+    something else stands there, or no space is left, and as the store does, and ValueError for a
+    store with a sparse first stage.
     """
+    _refuse(first_stage, store)
     gains = judge.gains(validation)
     settings = {
-        "format": engine.FORMAT,
+        "format": FORMATS[first_stage],
         "max_length": profile.max_length,
         "gains": list(gains.values()),
         "weights": asdict(Weights()),
@@ -86,8 +96,14 @@ def write(
         "fields": _kinds(catalogue, fields),
         "store": None,
     }
+    if first_stage == "sparse":
+        settings["first_stage"] = first_stage
     with _told_of_a_full_disk(folder), outputs.replaced(folder, engine.KIND) as working:
-        _write_catalogue(working, catalogue, static, settings["fields"], vectors_of)
+        _write_products(working, catalogue, settings["fields"])
+        if first_stage == "sparse":
+            _write_postings(working, catalogue, encoder, profile)
+        else:
+            _write_vectors(working, catalogue, encoder, vectors_of)
         export.deploy(exported, working / "student", gains, profile.max_length)
         if teacher is not None:
             (working / "teacher").mkdir()
@@ -95,10 +111,14 @@ def write(
                 shutil.copyfile(teacher / name, working / "teacher" / name)
         write_text(working / "engine.json", json.dumps(settings))
         made = engine.assemble(working)
-        weights = weights_on(validation, made.ids, made.compare, made.read, made.depth)
-        settings["weights"] = asdict(weights)
-        if store is not None:
-            made.weights = weights
+        default = SPARSE_DEFAULT if first_stage == "sparse" else DEFAULT
+        given = validation, made.ids, made.compare, made.read, made.depth, default
+        made.weights = weights_on(*given)
+        settings["weights"] = asdict(made.weights)
+        if test is not None and answerable(test, made.ids):
+            found = measured(made, test, first_stage)
+            write_text(working / QUALITY, json.dumps(found, indent=1))
+        if isinstance(made, engine.SearchEngine) and store is not None:
             settings["store"] = asdict(hosted.moved(made, working, store, table))
         write_text(working / "engine.json", json.dumps(settings, indent=1))
     return Path(folder)
@@ -118,13 +138,45 @@ def _told_of_a_full_disk(folder: Path | str) -> Iterator[None]:
         ) from error
 
 
-def _write_catalogue(
-    folder: Path,
-    catalogue: Dataset,
-    static: Path,
-    fields: Mapping[str, str],
-    vectors_of: features.Vectors,
-) -> None:
+def _refuse(first_stage: str, store: str | None) -> None:
+    if first_stage not in FORMATS:
+        raise ValueError(f"{first_stage!r:.40}: no such first stage; give {' or '.join(FORMATS)}.")
+    if first_stage == "sparse" and store is not None:
+        raise ValueError(
+            "a store finds products by their vectors, and a sparse first stage has none: leave out "
+            "--engine, or --first-stage sparse."
+        )
+
+
+def measured(
+    made: engine.SearchEngine | engine.SparseEngine, test: Dataset, first_stage: str
+) -> dict:
+    """The nDCG@10 of an engine, and of what it is made of, on the queries of judged pairs.
+
+    `ndcg@10` has a row each for BM25, the first stage, their sum with the engine's weight, and what
+    the student makes of it, which the engine answers; `queries` is their number. What nobody judged
+    counts as irrelevant: the rows of one catalogue compare, and none says how good an answer is.
+    """
+    queries, quality = quality_on(test, made.ids)
+    place = {product: row for row, product in enumerate(made.ids)}
+
+    def answers(weights: Weights, depth: int) -> np.ndarray:
+        asked, rows = replace(made, weights=weights, depth=depth), np.full((len(queries), 10), -1)
+        for number, query in enumerate(queries):
+            hits = [place[hit.product_id] for hit in asked.search(query)]
+            rows[number, : len(hits)] = hits
+        return rows
+
+    rows = {
+        "BM25": lexical(made.words, queries, 10)[1],
+        first_stage: answers(Weights(), 0),
+        f"{first_stage} + BM25": answers(Weights(made.weights.words), 0),
+        "re-ranked": answers(made.weights, made.depth),
+    }
+    return {"queries": len(queries), "ndcg@10": {name: quality(own) for name, own in rows.items()}}
+
+
+def _write_products(folder: Path, catalogue: Dataset, fields: Mapping[str, str]) -> None:
     def products() -> Iterator[Product]:
         for rows in catalogue.iter(_PART):
             for row, text in enumerate(sources.product_text(rows)):
@@ -133,6 +185,19 @@ def _write_catalogue(
 
     path = folder / "products.jsonl"
     write_products(path, products())
+    index = words.bm25(Column(Products(path), "text"))
+    _write_lists(folder, "words", index)
+    write_text(folder / "words.json", json.dumps(index.numbers))
+
+
+def _write_lists(folder: Path, name: str, index: words.Words) -> None:
+    for part in ("data", "indices", "indptr"):
+        save_table(folder / f"{name}.{part}.npy", getattr(index, part))
+
+
+def _write_vectors(
+    folder: Path, catalogue: Dataset, static: Path, vectors_of: features.Vectors
+) -> None:
     bag = _bag(static)
     table = bag.embedding.weight.detach().numpy()
     (folder / "encoder").mkdir()
@@ -143,10 +208,16 @@ def _write_catalogue(
     texts = (sources.product_text(rows) for rows in catalogue.iter(_PART))
     vectors = vectors_of(partial(_static, static.resolve()), texts, folder / "scratch")
     write_cells(folder, vectors, (len(catalogue), table.shape[1]))
-    index = words.bm25(Column(Products(path), "text"))
-    for name in ("data", "indices", "indptr"):
-        save_table(folder / f"words.{name}.npy", getattr(index, name))
-    write_text(folder / "words.json", json.dumps(index.numbers))
+
+
+def _write_postings(folder: Path, catalogue: Dataset, saved: Path, profile: Profile) -> None:
+    student = load_sparse(saved, profile)
+    (folder / "encoder").mkdir()
+    student.encoder.tokenizer.backend_tokenizer.save(str(folder / "encoder" / "tokenizer.json"))
+    index = student.postings(student.documents(sources.product_text(catalogue[:])))
+    # At the temperature that the student learnt by, a sum of pieces is scaled as a cosine.
+    scaled = replace(index, data=index.data * np.float32(TEMPERATURE))
+    _write_lists(folder, "pieces", scaled)
 
 
 def _bag(folder: Path) -> StaticEmbedding:
@@ -190,17 +261,22 @@ def build(
     store: str | None = None,
     table: str = TABLE,
     vectors_of: features.Vectors = features.in_turn,
+    first_stage: str = "static",
 ) -> Path:
     """Train what an engine over a source needs, where it is not there yet, and `write` it.
 
     `with_teacher` puts the teacher into the folder too, as fp32, so that a service can compare the
     student's answers with its own. `vectors_of` computes the vectors of the catalogue: those that
-    training compares queries with, and those of the index.
+    training compares queries with, and those of the index. With `first_stage` "sparse" the index
+    has posting lists of the pieces that a sparse student gives to products, in the place of
+    vectors; it learns from the same bi-encoder as the static student, in this process, where token
+    states of all products are in memory (`sparse_encoder`).
 
     Before anything is trained, raises OSError where `folder` may not be written,
-    ModuleNotFoundError where a package is missing, ValueError for a field that the catalogue lacks,
-    and as `hosted.tried` does.
+    ModuleNotFoundError where a package is missing, ValueError for a field that the catalogue lacks
+    and for a store with a sparse first stage, and as `hosted.tried` does.
     """
+    _refuse(first_stage, store)
     outputs.claim(folder, engine.KIND)
     # Else it would be found missing only after all training, by `export`.
     with needed("`ecomkd index`", "run"):
@@ -218,13 +294,16 @@ def build(
     teacher = stages.teacher(data, profile)
     student = stages.student(data, profile, teacher_folder=teacher)
     wide = bi_encoder(data, catalogue, profile, teacher_folder=teacher, vectors_of=vectors_of)
-    static = static_encoder(data, catalogue, profile, wide, vectors_of)
+    if first_stage == "sparse":
+        encoder = sparse_encoder(data, catalogue, profile, wide)
+    else:
+        encoder = static_encoder(data, catalogue, profile, wide, vectors_of)
     exported = export.exports(student, profile)
     shadow = export.exports(teacher, profile) if with_teacher else None
     return write(
         folder,
         catalogue,
-        static,
+        encoder,
         exported,
         profile,
         data["validation"],
@@ -233,4 +312,6 @@ def build(
         store,
         table,
         vectors_of,
+        first_stage,
+        data["test"],
     )

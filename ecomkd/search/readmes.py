@@ -42,35 +42,9 @@ def opensearch(weight: float) -> str:
 
 
 def _lucene(name: str, versions: str, weight: float, nearest: str, other: str) -> str:
-    head = f"""\
-    # The search of ecomkd in {name}
-
-    For {name} {versions}. `index.json` is the schema, `bulk-00000.ndjson` and what follows are the
-    products, and `query.json` is the query. The score of a product is 1 + cosine + {weight:g} ·
-    BM25, as in the folder that `ecomkd index` wrote; the 1 is there because no score may be
-    negative, and changes no order.
-
-    ## Load
-
-    ```bash
-    URL=http://localhost:9200
-    curl --fail -X PUT "$URL/products" -H 'Content-Type: application/json' --data-binary @index.json
-    for part in bulk-*.ndjson; do
-      curl --fail -X POST "$URL/products/_bulk?filter_path=errors" \\
-        -H 'Content-Type: application/x-ndjson' --data-binary "@$part"
-    done
-    curl --fail -X POST "$URL/products/_refresh"
-    ```
-
-    Each part has to answer `{{"errors":false}}`.
-
-    ## Ask
-    """
-    ask = """
-    ```bash
-    python ask.py "usb desk lamp" > ask.json
-    curl -X POST "$URL/products/_search" -H 'Content-Type: application/json' --data-binary @ask.json
-    ```
+    score = f"""\
+    The score of a product is 1 + cosine + {weight:g} · BM25, as in the folder that `ecomkd index`
+    wrote; the 1 is there because no score may be negative, and changes no order.
     """
     why = """\
     To filter by a further field, put the same `filter` into the `bool` and into the `knn` clause.
@@ -83,26 +57,133 @@ def _lucene(name: str, versions: str, weight: float, nearest: str, other: str) -
     and a cosine below that of the nearest, so that it could not be among the first `size`: with an
     exact search for the nearest, these are those of the package.
     """
-    differs = """\
-    - **Lengths.** Lucene stores the number of words of a text in one byte. It is exact below 40
-      words and rounded down by at most an eighth above, which changes BM25 a little.
-    - **Rare words.** How rare a word is, is counted in each shard, deleted products included.
-      `index.json` has one shard; with more, add `?search_type=dfs_query_then_fetch` to the search.
-      Products without any word are not counted.
+    return _readme(_loaded(name, versions, score), _VECTOR, [why, other], [_COUNTED, nearest])
+
+
+def sparse_elasticsearch(weight: float) -> str:
+    """For Elasticsearch with a sparse first stage; `weight` is that of BM25."""
+    other = """\
+    `prune` is off, for an index of 9.1 or newer would leave out pieces that it holds for
+    unimportant, and add up less.
     """
-    return _readme(head, ask, [why, other], [differs, nearest])
+    return _sparse_lucene("Elasticsearch", "8.15 or newer", weight, [other])
+
+
+def sparse_opensearch(weight: float) -> str:
+    """For OpenSearch with a sparse first stage; `weight` is that of BM25."""
+    versions = "2.14 or newer, and 3, with the neural-search plugin that comes with it"
+    return _sparse_lucene("OpenSearch", versions, weight, [])
+
+
+def _sparse_lucene(name: str, versions: str, weight: float, other: list[str]) -> str:
+    score = f"""\
+    The score of a product is the sum of its pieces + {weight:g} · BM25, as in the folder that
+    `ecomkd index` wrote.
+    """
+    why = """\
+    To filter by a further field, put a `filter` into the `bool` clause.
+
+    ## Why this query
+
+    What a piece adds to a product stands with the product, and the query says how often it has the
+    piece. Both clauses add up what posting lists give, so every product that shares something with
+    the query gets its whole sum, and no network reads the query.
+    """
+    rounded = """\
+    - **Pieces.** Lucene keeps 9 bits of what a piece adds, an error of at most 0.4 in 100, so
+      products of nearly equal sums may change places.
+    """
+    return _readme(_loaded(name, versions, score), _PIECES, [why, *other], [_COUNTED, rounded])
+
+
+def sparse_vespa(weight: float) -> str:
+    """For Vespa with a sparse first stage; `weight` is that of BM25."""
+    score = f"""\
+    The relevance of a product is the sum of its pieces + {weight:g} · BM25, as in the folder that
+    `ecomkd index` wrote.
+    """
+    why = """\
+    To filter by a further field, add it to `yql`: `where (…) and brand contains 'acme'`.
+
+    ## Why this query
+
+    What a piece adds to a product stands in a tensor with the product, and the query says how often
+    it has the piece. `numbers` finds the products that have one of the pieces, and the rank profile
+    gives each that was found the whole sum. Vespa's BM25 has a factor k1 + 1 that the package's has
+    not, and the rank profile divides by it.
+    """
+    return _readme(_fed(score), _PIECES, [why], [_NODES])
+
+
+def _loaded(name: str, versions: str, score: str) -> tuple[str, ...]:
+    """What a Lucene engine is given, how it is loaded, and how it is asked."""
+    head = f"""\
+    # The search of ecomkd in {name}
+
+    For {name} {versions}. `index.json` is the schema, `bulk-00000.ndjson` and what follows are the
+    products, and `query.json` is the query.
+    """
+    load = """\
+    ## Load
+
+    ```bash
+    URL=http://localhost:9200
+    curl --fail -X PUT "$URL/products" -H 'Content-Type: application/json' --data-binary @index.json
+    for part in bulk-*.ndjson; do
+      curl --fail -X POST "$URL/products/_bulk?filter_path=errors" \\
+        -H 'Content-Type: application/x-ndjson' --data-binary "@$part"
+    done
+    curl --fail -X POST "$URL/products/_refresh"
+    ```
+
+    Each part has to answer `{"errors":false}`.
+
+    ## Ask
+    """
+    ask = """
+    ```bash
+    python ask.py "usb desk lamp" > ask.json
+    curl -X POST "$URL/products/_search" -H 'Content-Type: application/json' --data-binary @ask.json
+    ```
+    """
+    return head, score, load, ask
 
 
 def vespa(weight: float) -> str:
     """For Vespa; `weight` is that of BM25."""
-    head = f"""\
+    score = f"""\
+    The relevance of a product is cosine + {weight:g} · BM25, as in the folder that `ecomkd index`
+    wrote.
+    """
+    why = """\
+    To filter by a further field, add it to `yql`: `where (…) and brand contains 'acme'`.
+
+    ## Why this query
+
+    A product is a candidate if it shares a word with the query or is among the nearest by vector,
+    and the rank profile gives each the whole sum. The cosine is the product of two vectors of
+    length 1, and not `closeness`, which belongs to products that were found by their vectors. A
+    product that is neither has no BM25 and a cosine below that of the nearest, so that it could not
+    be among the first `hits`: with an exact search for the nearest, these are those of the package.
+    Vespa's BM25 has a factor k1 + 1 that the package's has not, and the rank profile divides by it.
+    """
+    nearest = """\
+    - **The nearest.** They are looked for in an HNSW graph, 200 on each node. Vectors are not
+      quantised.
+    """
+    return _readme(_fed(score), _VECTOR, [why], [_NODES, nearest])
+
+
+def _fed(score: str) -> tuple[str, ...]:
+    """What Vespa is given, how it is loaded, and how it is asked."""
+    head = """\
     # The search of ecomkd in Vespa
 
     For a Vespa 8 whose Lucene linguistics has profiles. `services.xml`, `schemas/` and
     `lucene-linguistics/` are the application package, `feed-00000.jsonl` and what follows are the
-    products, and `query.json` is the query. The relevance of a product is cosine + {weight:g} ·
-    BM25, as in the folder that `ecomkd index` wrote.
-
+    products, and `query.json` is the query.
+    """
+    load = """\
     ## Load
 
     ```bash
@@ -120,31 +201,47 @@ def vespa(weight: float) -> str:
     curl -X POST localhost:8080/search/ -H 'Content-Type: application/json' --data-binary @ask.json
     ```
     """
-    why = """\
-    To filter by a further field, add it to `yql`: `where (…) and brand contains 'acme'`.
+    return head, score, load, ask
 
-    ## Why this query
 
-    A product is a candidate if it shares a word with the query or is among the nearest by vector,
-    and the rank profile gives each the whole sum. The cosine is the product of two vectors of
-    length 1, and not `closeness`, which belongs to products that were found by their vectors. A
-    product that is neither has no BM25 and a cosine below that of the nearest, so that it could not
-    be among the first `hits`: with an exact search for the nearest, these are those of the package.
-    Vespa's BM25 has a factor k1 + 1 that the package's has not, and the rank profile divides by it.
+_COUNTED = """\
+    - **Lengths.** Lucene stores the number of words of a text in one byte. It is exact below 40
+      words and rounded down by at most an eighth above, which changes BM25 a little.
+    - **Rare words.** How rare a word is, is counted in each shard, deleted products included.
+      `index.json` has one shard; with more, add `?search_type=dfs_query_then_fetch` to the search.
+      Products without any word are not counted.
     """
-    differs = """\
+_NODES = """\
     - **Rare words.** How rare a word is, and the mean length of a text, are counted on each content
       node and index, so they vary a little with more than one node and while products are fed.
-    - **The nearest.** They are looked for in an HNSW graph, 200 on each node. Vectors are not
-      quantised.
     """
-    return _readme(head, ask, [why], [differs])
-
-
-def _readme(head: str, ask: str, why: list[str], differs: list[str]) -> str:
-    vector = """
+_VECTOR = (
+    """
     The vector of a query is the mean of its tokens' vectors in the static student, so it comes from
-    the package. Save this as `ask.py`, in Python where `pip install "ecomkd[serve]"` was done:
+    the package.""",
+    "engine.embed([text])[0]",
+    """\
+    - **Queries without a token** have a vector of zeros, and no cosine: ask for their words alone.
+    """,
+)
+"""Where what a query is filled with comes from, how, and what differs where there is none."""
+_PIECES = (
+    """
+    The package cuts a query into pieces and counts them.""",
+    "engine.asked(text)",
+    """\
+    - **Queries without a piece** that a product has: ask for their words alone.
+    """,
+)
+
+
+def _readme(
+    start: tuple[str, ...], found: tuple[str, str, str], why: list[str], differs: list[str]
+) -> str:
+    *head, ask = start
+    told, call, without = found
+    script = f"""{told} Save this as `ask.py`,
+    in Python where `pip install "ecomkd[serve]"` was done:
 
     ```python
     import json, sys
@@ -154,7 +251,7 @@ def _readme(head: str, ask: str, why: list[str], differs: list[str]) -> str:
     engine = search.load("search/")  # the folder that `ecomkd index` wrote; load it once
     text = sys.argv[1]
     query = json.load(open("query.json"))
-    print(json.dumps(elsewhere.fill(query, text, engine.embed([text])[0])))
+    print(json.dumps(elsewhere.fill(query, text, {call})))
     ```
     """
     rerank = """
@@ -167,15 +264,14 @@ def _readme(head: str, ask: str, why: list[str], differs: list[str]) -> str:
       PyStemmer's: by version 2.0 in place of 3.1, 1 to 2 in 1,000 words of three real catalogues
       get another stem, such as "organic". Words of more than 8,000 letters are left out.
     - **Equal scores** keep the order of the catalogue in the package, and another one here.
-    - **Queries without a token** have a vector of zeros, and no cosine: ask for their words alone.
-
+    """
+    last = """\
     ## What was not run
 
     No such server was run when this exporter was written. The files were held against published
     schemas, and the sums were computed from them by a test: see "The same search in OpenSearch,
     Elasticsearch and Vespa" in the book.
     """
-    parts = [head, vector, ask, rerank, *why, "## What differs from the package's own engine"]
-    paragraphs = [dedent(part).strip("\n") + "\n" for part in parts]
-    points = "".join(dedent(part).strip("\n") + "\n" for part in (*differs, common))
-    return "\n".join([*paragraphs, points])
+    parts = [*head, script, ask, rerank, *why, "## What differs from the package's own engine"]
+    points = "".join(dedent(part).strip("\n") + "\n" for part in (*differs, common, without))
+    return "\n".join(dedent(part).strip("\n") + "\n" for part in (*parts, points, last))

@@ -26,6 +26,8 @@ RERANKER = (0.0, 0.03, 0.1, 0.2, 0.3, 1.0, 3.0)
 """Weights of a re-ranker's expected gain that are tried beside cosine and BM25."""
 DEFAULT = Weights(words=0.1, reranker=1.0)
 """The weights where no validation query can choose them: those of the simulated shop's queries."""
+SPARSE_DEFAULT = Weights(words=0.003, reranker=0.3)
+"""The same beside a sparse student, whose pieces hold most of what words know."""
 
 
 def candidates(queries: Dataset, catalogue: Dataset, rows: np.ndarray) -> Dataset:
@@ -95,33 +97,40 @@ def choose_weights(
     return Weights(best, max(by_reranker, key=by_reranker.get))
 
 
+def answerable(pairs: Dataset, product_ids: Sequence[str]) -> bool:
+    """Whether a catalogue has a relevant product for one of the queries of judged pairs."""
+    gains = list(judge.gains(pairs).values())
+    there = set(product_ids)
+    judged = zip(pairs["product_id"], pairs["label"], strict=True)
+    return any(gains[label] >= max(gains) / 2 and product in there for product, label in judged)
+
+
 def weights_on(
     validation: Dataset,
     product_ids: Sequence[str],
     compare: Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]],
     read: Callable[[Sequence[str], np.ndarray], np.ndarray],
     depth: int,
+    default: Weights = DEFAULT,
 ) -> Weights:
     """What `choose_weights` finds on the queries of validation pairs.
 
-    Warns and returns `DEFAULT` where the catalogue has no relevant product for any of them.
+    Warns and returns `default` where the catalogue has no relevant product for any of them.
 
     Args:
-        compare: gives cosines and BM25 scores (Q, N) of queries with the catalogue.
+        compare: gives cosines, or what is scaled as they are, and BM25 scores (Q, N) of queries
+            with the catalogue.
         read: gives the expected gains (Q · k,) of queries (Q,) and rows (Q, k).
     """
-    gains = list(judge.gains(validation).values())
-    there = set(product_ids)
-    judged = zip(validation["product_id"], validation["label"], strict=True)
-    if not any(gains[label] >= max(gains) / 2 and product in there for product, label in judged):
+    if not answerable(validation, product_ids):
         warnings.warn(
             "No validation query has a relevant product in the catalogue, so that the weights of "
-            f"the sum cannot be chosen: BM25 counts {DEFAULT.words:g} and the student "
-            f"{DEFAULT.reranker:g}, as on the simulated shop; judge some relevant products in "
+            f"the sum cannot be chosen: BM25 counts {default.words:g} and the student "
+            f"{default.reranker:g}, as on the simulated shop; judge some relevant products in "
             "validation to choose them.",
             stacklevel=2,
         )
-        return DEFAULT
+        return default
     queries, quality = quality_on(validation, product_ids)
     return choose_weights(*compare(queries), quality, lambda rows: read(queries, rows), depth)
 
