@@ -20,7 +20,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from ecomkd import export, features, outputs, words
-from ecomkd.artifacts import write_text
+from ecomkd.artifacts import data_digest, digest, file_digest, locked, write_text
 from ecomkd.config import Profile
 from ecomkd.data import sources
 from ecomkd.extras import needed
@@ -72,6 +72,8 @@ def write(
     later; a new name of a table spares it that.
 
     `vectors_of` computes the catalogue's vectors, part by part; they are the same whoever does.
+    Where others compute them, unfinished work lies in the artefact folder under a name of model and
+    texts, so that a run that was stopped goes on.
 
     An engine that stood in the folder stays until the new one is whole. Raises OSError where
     something else stands there, or no space is left, and as the store does.
@@ -87,7 +89,7 @@ def write(
         "store": None,
     }
     with _told_of_a_full_disk(folder), outputs.replaced(folder, engine.KIND) as working:
-        _write_catalogue(working, catalogue, static, settings["fields"], vectors_of)
+        _write_catalogue(working, catalogue, static, settings["fields"], profile, vectors_of)
         export.deploy(exported, working / "student", gains, profile.max_length)
         if teacher is not None:
             (working / "teacher").mkdir()
@@ -123,6 +125,7 @@ def _write_catalogue(
     catalogue: Dataset,
     static: Path,
     fields: Mapping[str, str],
+    profile: Profile,
     vectors_of: features.Vectors,
 ) -> None:
     def products() -> Iterator[Product]:
@@ -141,12 +144,30 @@ def _write_catalogue(
     (folder / "encoder" / "model.safetensors").write_bytes(save({"embedding.weight": table}))
 
     texts = (sources.product_text(rows) for rows in catalogue.iter(_PART))
-    vectors = vectors_of(partial(_static, static.resolve()), texts, folder / "scratch")
-    write_cells(folder, vectors, (len(catalogue), table.shape[1]))
+    with _scratch(folder, catalogue, profile, vectors_of) as scratch:
+        vectors = vectors_of(partial(_static, static.resolve()), texts, scratch)
+        write_cells(folder, vectors, (len(catalogue), table.shape[1]))
     index = words.bm25(Column(Products(path), "text"))
     for name in ("data", "indices", "indptr"):
         save_table(folder / f"words.{name}.npy", getattr(index, name))
     write_text(folder / "words.json", json.dumps(index.numbers))
+
+
+@contextmanager
+def _scratch(
+    folder: Path, catalogue: Dataset, profile: Profile, vectors_of: features.Vectors
+) -> Iterator[Path]:
+    """Where unfinished vectors lie: of others, under a name of the encoder in `folder` and of the
+    texts, and in no other process's use."""
+    if vectors_of is features.in_turn:  # it leaves none
+        yield folder / "scratch"
+        return
+    files = [file_digest(path) for path in sorted((folder / "encoder").iterdir())]
+    key = digest("index_vectors", 1, files, data_digest(catalogue, TEXT), _PART)
+    profile.artifacts.mkdir(parents=True, exist_ok=True)
+    scratch = profile.artifacts / f".index_vectors-{key}.partial"
+    with locked(scratch):
+        yield scratch
 
 
 def _bag(folder: Path) -> StaticEmbedding:
@@ -190,12 +211,14 @@ def build(
     store: str | None = None,
     table: str = TABLE,
     vectors_of: features.Vectors = features.in_turn,
+    outputs_of: stages.Outputs | None = None,
 ) -> Path:
     """Train what an engine over a source needs, where it is not there yet, and `write` it.
 
     `with_teacher` puts the teacher into the folder too, as fp32, so that a service can compare the
     student's answers with its own. `vectors_of` computes the vectors of the catalogue: those that
-    training compares queries with, and those of the index.
+    training compares queries with, and those of the index. `outputs_of` computes the teacher's
+    outputs that students learn from, as `stages.student` has it.
 
     Before anything is trained, raises OSError where `folder` may not be written,
     ModuleNotFoundError where a package is missing, ValueError for a field that the catalogue lacks,
@@ -216,8 +239,15 @@ def build(
         mining.catalogue_vectors(catalogue, profile, vectors_of)  # kept: all that mines finds them
     data = mining.with_unlabelled(sources.load(source, profile), catalogue, profile)
     teacher = stages.teacher(data, profile)
-    student = stages.student(data, profile, teacher_folder=teacher)
-    wide = bi_encoder(data, catalogue, profile, teacher_folder=teacher, vectors_of=vectors_of)
+    student = stages.student(data, profile, teacher_folder=teacher, outputs_of=outputs_of)
+    wide = bi_encoder(
+        data,
+        catalogue,
+        profile,
+        teacher_folder=teacher,
+        vectors_of=vectors_of,
+        outputs_of=outputs_of,
+    )
     static = static_encoder(data, catalogue, profile, wide, vectors_of)
     exported = export.exports(student, profile)
     shadow = export.exports(teacher, profile) if with_teacher else None
