@@ -158,8 +158,8 @@ def added(known: Statistics, text: str) -> tuple[np.ndarray, np.ndarray]:
     """What each word of one text adds to BM25: numbers (n,), int32, rising, and adds, float32.
 
     For a text that the statistics were made of, these are its entries of `bm25`, bit by bit. A text
-    that came later is judged by the same idf and mean length. Words that the statistics do not know add
-    nothing, though they count to its length.
+    that came later is judged by the same idf and mean length. Words that the statistics do not know
+    add nothing, though they count to its length.
 
     Example:
         >>> known = statistics(["steel lamp", "oak desk", "desk lamps"])

@@ -76,26 +76,25 @@ def test_a_store_gets_what_encoding_and_counting_again_would_give_it(parts, tmp_
     made = search.load(search.write(tmp_path / "own", **parts))
     assert made.cells.rows.tolist() != list(range(21))  # else their order proves nothing
     taken = []
-    monkeypatch.setattr("ecomkd.search.lance.LanceStore.write", lambda _, given: taken.extend(given))
+    write = "ecomkd.search.lance.LanceStore.write"
+    monkeypatch.setattr(write, lambda _, given: taken.extend(given))
     monkeypatch.setattr(search.SearchEngine, "embed", lambda *_: pytest.fail("encoded again"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(words, "words_of", lambda *_: pytest.fail("counted again"))
         hosted.moved(made, tmp_path / "own", str(tmp_path / "lance"), "products")
     monkeypatch.undo()
     known = words.statistics(made.texts)
-    told = list(made.ids), list(made.titles), list(made.texts)
-    again = stores.encoded(made.embed, known, *told)
+    again = stores.encoded(made.embed, known, made.ids, made.titles, made.texts)
     assert [len(one.ids) for one in taken] == [8, 8, 5]
-    assert tuple(sum((list(getattr(one, name)) for one in taken), []) for name in COLUMNS) == told
+    for name in ("ids", "titles", "texts"):
+        own = [text for batch in taken for text in getattr(batch, name)]
+        assert own == list(getattr(again, name))
     assert np.concatenate([one.vectors for one in taken]).tobytes() == again.vectors.tobytes()
     own = [one for batch in taken for one in batch.words]
     assert [part.tobytes() for one in own for part in one] == [
         part.tobytes() for one in again.words for part in one
     ]
     assert np.load(tmp_path / "own" / "words.idf.npy").tobytes() == known.idf.tobytes()
-
-
-COLUMNS = ("ids", "titles", "texts")
 
 
 def test_conditions_are_kept_over_http(folder):

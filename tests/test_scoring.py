@@ -167,7 +167,7 @@ def test_a_model_that_gives_no_number_is_told(pairs, model, tmp_path):
 
 def test_classes_without_a_gain_are_refused(pairs, tmp_path):
     folder = tiny_models.save(tiny_models.bert(), tmp_path / "unnamed")
-    with pytest.raises(ValueError, match="no gain is known for its classes LABEL_0, LABEL_1"):
+    with pytest.raises(ValueError, match="no gain is known for the classes LABEL_0, LABEL_1"):
         score(pairs, folder, tmp_path / "out")
 
 

@@ -23,6 +23,7 @@ from ecomkd import export, features, outputs, words
 from ecomkd.artifacts import data_digest, digest, file_digest, locked, write_text
 from ecomkd.config import Profile
 from ecomkd.data import sources
+from ecomkd.data.contract import TEXT
 from ecomkd.extras import needed
 from ecomkd.relevance import judge, mining, stages
 from ecomkd.search import engine, hosted
