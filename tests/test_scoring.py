@@ -471,14 +471,14 @@ def test_an_index_learns_from_a_cluster_what_it_learns_from_its_own_teacher(
     """The same artefacts by their names, as far as no key holds trained weights; in them the same
     outputs, and the vectors of the index."""
     profile, own = index_without
-    monkeypatch.setattr(engines, "over_ray", counted := Counted(engines.over_ray))
+    monkeypatch.setitem(engines.ENGINES, "ray", counted := Counted(engines.over_ray))
     monkeypatch.setattr(scoring, "_TAUGHT", 9)
     other = another(profile, tmp_path / "cluster", "teacher", "vectors")
     outputs_of = partial(scale.teacher_outputs, cluster.address)
     found = index.build("shop", other, tmp_path / "second", outputs_of=outputs_of)
     taught = sorted(path.name for path in profile.artifacts.glob("teacher_outputs-*"))
     assert len(taught) == len(counted.parts) == 3  # of labelled, unlabelled and mined pairs
-    for stage in ("teacher_outputs", "student", "bi_encoder", "hard_negatives", "mined"):
+    for stage in ("teacher_outputs", "student", "bi_encoder", "hard_negatives"):
         names = [
             sorted(path.name for path in one.artifacts.glob(f"{stage}-*"))
             for one in (profile, other)
