@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 from tokenizers import Tokenizer
 
+from clock import clocked
 from ecomkd import words
 from ecomkd.search import hosted, stores
 from ecomkd.search.retrieve import Weights, weighted
@@ -79,18 +80,6 @@ def nobody(queries: Sequence[str], texts: Sequence[str]) -> np.ndarray:
 
 def first(engine: hosted.StoreEngine, where: list, query: str) -> list[str]:
     return [hit.product_id for hit in engine.search(query, TOP, where)]
-
-
-def clocked(ask: Callable[[str], object], queries: Sequence[str]) -> dict[str, float]:
-    """Percentiles of the time of an answer, after ten that do not count."""
-    for query in queries[:10]:
-        ask(query)
-    times = []
-    for query in queries:
-        started = time.perf_counter()
-        ask(query)
-        times.append(1e3 * (time.perf_counter() - started))
-    return {"p50_ms": float(np.percentile(times, 50)), "p95_ms": float(np.percentile(times, 95))}
 
 
 def recall(engine: hosted.StoreEngine, where: list, queries: Sequence[str], tenth: list) -> float:

@@ -11,16 +11,18 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from clock import clocked
 from ecomkd import search
 from ecomkd.search.retrieve import weighted
 
-WARM, COMPARED = 20, 200
-"""Queries that are asked before the clock runs, and those whose answers are held against exact."""
+COMPARED = 200
+"""Queries whose answers are held against exact."""
 CLOSE = 1e-5
 """Sums that differ by less are equal: they were added up in another order."""
 READ = 20
@@ -32,14 +34,6 @@ def memory() -> dict:
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     kilobytes = {name: int(status[name].split()[0]) for name in ("RssAnon", "RssFile")}
     return {"own_mb": kilobytes["RssAnon"] / 1e3, "mapped_mb": kilobytes["RssFile"] / 1e3}
-
-
-def waits(engine, queries: Sequence[str]) -> dict:
-    """Milliseconds of an answer of ten products, one after the other."""
-    for query in queries[:WARM]:
-        engine.search(query, 10)
-    times = [1e3 * _seconds(engine.search, query, 10) for query in queries]
-    return {f"p{share}_ms": float(np.percentile(times, share)) for share in (50, 95)}
 
 
 def exact(engine, query: str) -> np.ndarray:
@@ -64,22 +58,14 @@ def asked(folder: Path, queries: Sequence[str]) -> dict:
     engine = search.load(folder)
     found = {"start_s": time.perf_counter() - begin, "before": before, "started": memory()}
     engine.depth = 0
-    found["words and vectors"] = waits(engine, queries)
+    first = partial(engine.search, k=10)
+    found["words and vectors"] = clocked(first, queries)
     found["asked"] = memory()
     found["recall"] = recall(engine, queries[:COMPARED])
-    times = [1e3 * _seconds(exact, engine, query) for query in queries[:COMPARED]]
-    found["compared with all"] = {
-        f"p{share}_ms": float(np.percentile(times, share)) for share in (50, 95)
-    }
+    found["compared with all"] = clocked(partial(exact, engine), queries[:COMPARED])
     engine.depth = READ
-    found["student reads 20"] = waits(engine, queries)
+    found["student reads 20"] = clocked(first, queries)
     return found
-
-
-def _seconds(call: Callable, *given) -> float:
-    begin = time.perf_counter()
-    call(*given)
-    return time.perf_counter() - begin
 
 
 if __name__ == "__main__":

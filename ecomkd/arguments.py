@@ -73,9 +73,10 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         "workers of this Ray cluster, such as 10.0.0.1:6379, or local for one of this machine, "
         "compute "
     )
-    outputs = "the teacher's outputs that students learn from, but for hidden states"
-    run.add_argument("--cluster", metavar="ADDRESS", help=text + outputs)
-    index.add_argument("--cluster", metavar="ADDRESS", help=text + "the vectors of the catalogue")
+    outputs = "the teacher's outputs that students learn from"
+    run.add_argument("--cluster", metavar="ADDRESS", help=f"{text}{outputs}, but for hidden states")
+    vectors = f"{outputs}, and the vectors of the catalogue"
+    index.add_argument("--cluster", metavar="ADDRESS", help=text + vectors)
     text = "put the teacher there too, for `serve --shadow`"
     index.add_argument("--with-teacher", action="store_true", help=text)
     text = (

@@ -133,7 +133,7 @@ def _kept(folder: Path, make: Callable[[Path], None]) -> Path:
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
+        with locked(folder):
             if folder.exists():
                 fault = _fault(folder)
                 if fault is None:
@@ -166,8 +166,8 @@ def _make(folder: Path, make: Callable[[Path], None]) -> None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Alone with the folder; says so where another process has to be waited for."""
+def locked(folder: Path) -> Iterator[None]:
+    """Alone with a folder, which need not be there; warns where another process is waited for."""
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
         held = lock.acquire(timeout=_SILENT_S)

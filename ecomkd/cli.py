@@ -219,8 +219,9 @@ def _index(options: argparse.Namespace) -> None:
     place |= {} if options.first_stage is None else {"first_stage": options.first_stage}
     workers: dict[str, Any] = {}
     if options.cluster is not None:
-        vectors_of = _reached(options.cluster).vectors
-        workers["vectors_of"] = partial(vectors_of, options.cluster, profile)
+        scale = _reached(options.cluster)
+        workers["vectors_of"] = partial(scale.vectors, options.cluster, profile)
+        workers["outputs_of"] = partial(scale.teacher_outputs, options.cluster)
     folder = search.build(
         source, profile, options.out, options.with_teacher, options.field, **place, **workers
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,8 @@ _STOPPED = frozenset(_STOP.split())
 _MOST_EDITS = 2
 _K1, _B = 1.5, 0.75
 """How soon repeating a word adds no more, and how much long texts lose by it."""
+_ROWS = 262_144
+"""Texts whose entries are put together at a time."""
 
 
 @dataclass(frozen=True)
@@ -129,12 +131,35 @@ def statistics(texts: Iterable[str]) -> Statistics:
     return Statistics({name: n for n, name in enumerate(names)}, idf, length / max(total, 1))
 
 
+def statistics_of(index: Words, texts: Iterable[str]) -> Statistics:
+    """What `statistics` finds in the texts of an index, of which the lengths alone are counted."""
+    having = np.diff(index.indptr).astype(np.float64)
+    length = sum(len(_counted(text)) for text in texts)
+    idf = inverse_frequency(index.texts, having)
+    return Statistics(index.numbers, idf, length / max(index.texts, 1))
+
+
+def entries(index: Words) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What `added` gives of each text of an index, one after the other: the rows of its matrix.
+
+    Memory is bounded by some hundred thousand texts, and a byte for each entry of the index.
+    """
+    for start in range(0, index.texts, _ROWS):
+        stop = min(start + _ROWS, index.texts)
+        at = np.flatnonzero((index.indices >= start) & (index.indices < stop))
+        at = at[np.argsort(index.indices[at], kind="stable")]  # and the words of each text rise
+        numbers = (np.searchsorted(index.indptr, at, "right") - 1).astype(np.int32)
+        ends = np.bincount(index.indices[at] - start, minlength=stop - start).cumsum()
+        parts = (np.split(own, ends[:-1]) for own in (numbers, index.data[at]))
+        yield from zip(*parts, strict=True)
+
+
 def added(known: Statistics, text: str) -> tuple[np.ndarray, np.ndarray]:
     """What each word of one text adds to BM25: numbers (n,), int32, rising, and adds, float32.
 
-    For a text that the statistics were made of, these are its entries of `bm25`. A text that came
-    later is judged by the same idf and mean length. Words that the statistics do not know add
-    nothing, though they count to its length.
+    For a text that the statistics were made of, these are its entries of `bm25`, bit by bit. A text
+    that came later is judged by the same idf and mean length. Words that the statistics do not know
+    add nothing, though they count to its length.
 
     Example:
         >>> known = statistics(["steel lamp", "oak desk", "desk lamps"])
@@ -148,7 +173,9 @@ def added(known: Statistics, text: str) -> tuple[np.ndarray, np.ndarray]:
     if not len(numbers):  # there may be no length either
         return numbers, often.astype(np.float32)
     damped = often + _K1 * (1 - _B + _B * len(found) / known.length)
-    return numbers, (known.idf[numbers] * often / damped).astype(np.float32)
+    # Rounded where `bm25s` rounds, so that no last digit differs.
+    idf = known.idf[numbers].astype(np.float32)
+    return numbers, (idf * (often / damped)).astype(np.float32)
 
 
 def asked(known: Statistics, query: str) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from contract_cases import CASES, GOOD, PRODUCTS
 
-from ecomkd.data.contract import DataError
+from ecomkd.data.contract import GRADES, LABELS, DataError, gains_of
 from ecomkd.data.schema import check, read
 
 FEW = "too few to conclude"
@@ -145,3 +145,12 @@ def test_check_loads_neither_datasets_nor_torch(tmp_path):
         [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True
     )
     assert "keeps the data contract" in done.stdout and done.stdout.endswith("[]\n")
+
+
+def test_each_class_has_its_gain_in_the_order_of_the_classes():
+    assert list(gains_of(LABELS).items()) == [("E", 1.0), ("S", 0.1), ("C", 0.01), ("I", 0.0)]
+    assert list(gains_of(GRADES).items()) == [(0, 0.0), (1, 1 / 7), (2, 3 / 7), (3, 1.0)]
+    assert list(gains_of(["apart", "alike"]).items()) == [("apart", 0.0), ("alike", 1.0)]
+    for names in (["I", "C", "S", "E"], ["LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3"], ["E"]):
+        with pytest.raises(ValueError, match=f"no gain is known for the classes {names[0]}"):
+            gains_of(names)

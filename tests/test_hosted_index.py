@@ -4,15 +4,16 @@ import threading
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 import tiny_index
 import tiny_models
 from serving import Client, until
 
 import local_postgres
-from ecomkd import cli, outputs, search, service
+from ecomkd import cli, outputs, search, service, words
 from ecomkd.search import catalogue as catalogue_module
-from ecomkd.search import stores
+from ecomkd.search import hosted, stores
 from ecomkd.search import update as update_module
 from ecomkd.search.update import update
 
@@ -66,6 +67,34 @@ def test_answers_are_those_of_the_index_that_holds_its_catalogue(own, folder):
         assert [hit.fields for hit in found] == [hit.fields for hit in wanted]
     assert engine.search("zzzz", 5) == []
     engine.store.close()
+
+
+def test_a_store_gets_what_encoding_and_counting_again_would_give_it(parts, tmp_path, monkeypatch):
+    """Byte by byte, of a catalogue that lies in several cells."""
+    monkeypatch.setattr(catalogue_module, "READ", 4)
+    monkeypatch.setattr(hosted, "_PART", 8)
+    made = search.load(search.write(tmp_path / "own", **parts))
+    assert made.cells.rows.tolist() != list(range(21))  # else their order proves nothing
+    taken = []
+    write = "ecomkd.search.lance.LanceStore.write"
+    monkeypatch.setattr(write, lambda _, given: taken.extend(given))
+    monkeypatch.setattr(search.SearchEngine, "embed", lambda *_: pytest.fail("encoded again"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(words, "words_of", lambda *_: pytest.fail("counted again"))
+        hosted.moved(made, tmp_path / "own", str(tmp_path / "lance"), "products")
+    monkeypatch.undo()
+    known = words.statistics(made.texts)
+    again = stores.encoded(made.embed, known, made.ids, made.titles, made.texts)
+    assert [len(one.ids) for one in taken] == [8, 8, 5]
+    for name in ("ids", "titles", "texts"):
+        own = [text for batch in taken for text in getattr(batch, name)]
+        assert own == list(getattr(again, name))
+    assert np.concatenate([one.vectors for one in taken]).tobytes() == again.vectors.tobytes()
+    own = [one for batch in taken for one in batch.words]
+    assert [part.tobytes() for one in own for part in one] == [
+        part.tobytes() for one in again.words for part in one
+    ]
+    assert np.load(tmp_path / "own" / "words.idf.npy").tobytes() == known.idf.tobytes()
 
 
 def test_conditions_are_kept_over_http(folder):

@@ -153,6 +153,28 @@ def test_a_text_by_itself_adds_what_the_index_of_all_has_for_it():
             assert own[number] == pytest.approx(words.bm25_of(index, word)[row], abs=1e-6)
 
 
+def drawn_texts() -> list[str]:
+    rng = np.random.default_rng(0)
+    known = [f"{name}{number}" for number in range(40) for name in ("lamp", "desk", "shoe")]
+    return [" ".join(rng.choice(known, rng.integers(0, 30))) for _ in range(300)]
+
+
+@pytest.mark.parametrize("rows", [7, 1_000])
+@pytest.mark.parametrize("texts", [TOLD, ["The"], drawn_texts()])
+def test_an_index_tells_of_its_texts_what_counting_them_again_tells(texts, rows, monkeypatch):
+    monkeypatch.setattr(words, "_ROWS", rows)
+    index, counted = words.bm25(texts), words.statistics(texts)
+    known = words.statistics_of(index, texts)
+    assert (known.numbers, known.length) == (counted.numbers, counted.length)
+    assert known.idf.tobytes() == counted.idf.tobytes()
+    found = list(words.entries(index))
+    assert len(found) == len(texts)
+    for text, own in zip(texts, found, strict=True):
+        again = words.added(counted, text)
+        assert [part.dtype for part in own] == [part.dtype for part in again]
+        assert [part.tobytes() for part in own] == [part.tobytes() for part in again]
+
+
 def test_a_query_and_a_text_have_the_bm25_of_the_index():
     index, known = words.bm25(TOLD), words.statistics(TOLD)
     numbers, often = words.asked(known, "lamp unheard lamps steel")

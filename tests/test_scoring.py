@@ -1,5 +1,6 @@
 """`ecomkd score`: each pair once, whatever scores it and stops it; what else a cluster computes."""
 
+import itertools
 import json
 import os
 import shutil
@@ -13,11 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tiny_index
 import tiny_models
 import torch
 from datasets import load_from_disk
 
-from ecomkd import cli, distill, export, features, models, outputs, scale
+from ecomkd import cli, distill, export, features, models, outputs, scale, search
 from ecomkd.config import Profile
 from ecomkd.data.contract import DataError
 from ecomkd.data.schema import GAINS, LABELS
@@ -165,7 +167,7 @@ def test_a_model_that_gives_no_number_is_told(pairs, model, tmp_path):
 
 def test_classes_without_a_gain_are_refused(pairs, tmp_path):
     folder = tiny_models.save(tiny_models.bert(), tmp_path / "unnamed")
-    with pytest.raises(ValueError, match="no gain is known for its classes LABEL_0, LABEL_1"):
+    with pytest.raises(ValueError, match="no gain is known for the classes LABEL_0, LABEL_1"):
         score(pairs, folder, tmp_path / "out")
 
 
@@ -417,23 +419,41 @@ def test_hidden_states_are_computed_here(model, tmp_path):
     assert "teacher_hidden_2" in stages.teacher_pairs(data, *told).column_names
 
 
-def test_an_index_with_a_cluster_is_the_index_without(cluster, tmp_path, monkeypatch, request):
-    """All its files, byte by byte, of models that learn from vectors in parts of a few texts."""
-    threads = torch.get_num_threads()
+@pytest.fixture(scope="module")
+def index_without(tmp_path_factory):
+    """A profile, and the folder of an index that one process made; its models learn from vectors in
+    parts of a few texts."""
+    threads, patch = torch.get_num_threads(), pytest.MonkeyPatch()
     torch.set_num_threads(1)  # as many as a worker has: another number may change last digits
-    request.addfinalizer(partial(torch.set_num_threads, threads))
     drawn = np.random.default_rng(0).normal(size=(30_522, 96)).astype(np.float32)
-    monkeypatch.setattr(encoders, "_token_table", lambda *_: drawn.copy())  # half a minute
-    monkeypatch.setattr(features, "PART", 40)
-    monkeypatch.setattr(index, "_PART", 40)
-    start = tiny_models.save(tiny_models.bert(), tmp_path / "start")
+    patch.setattr(encoders, "_token_table", lambda *_: drawn.copy())  # half a minute
+    patch.setattr(features, "PART", 40)
+    patch.setattr(index, "_PART", 40)
+    folder = tmp_path_factory.mktemp("index")
+    start = tiny_models.save(named(tiny_models.bert(dropout=0.0)), folder / "start")
     shape = {"student_layers": (0,), "unlabelled_pairs": 16, "products": 100, "queries": 20}
-    profile = tiny_models.profile(tmp_path / "own", teacher=str(start), **shape)
-    own = index.build("shop", profile, tmp_path / "first")
-    other = replace(profile, artifacts=tmp_path / "cluster")
-    for kept in ("data", "teacher", "student", "onnx"):
-        for folder in profile.artifacts.glob(f"{kept}*"):
-            shutil.copytree(folder, other.artifacts / folder.name)
+    profile = tiny_models.profile(folder / "own", teacher=str(start), **shape)
+    yield profile, index.build("shop", profile, folder / "first")
+    patch.undo()
+    torch.set_num_threads(threads)
+
+
+def another(profile: Profile, artifacts: Path, *kept: str) -> Profile:
+    """The profile with artefacts of its own, of which it finds those stages."""
+    for name in kept:
+        for folder in profile.artifacts.glob(f"{name}-*"):
+            shutil.copytree(folder, artifacts / folder.name)
+    return replace(profile, artifacts=artifacts)
+
+
+def test_an_index_with_a_cluster_is_the_index_without(
+    cluster, index_without, tmp_path, monkeypatch
+):
+    """All its files, byte by byte, where the teacher's outputs are the same."""
+    profile, own = index_without
+    kept = [path.name.split("-")[0] for path in profile.artifacts.glob("data*")]
+    kept += ["teacher", "teacher_outputs", "student", "onnx"]
+    other = another(profile, tmp_path / "cluster", *kept)
     worked, work = [], engines.over_ray
     monkeypatch.setattr(
         engines, "over_ray", lambda parts, *told: worked.append(len(parts)) or work(parts, *told)
@@ -443,6 +463,71 @@ def test_an_index_with_a_cluster_is_the_index_without(cluster, tmp_path, monkeyp
     assert worked == [3, 3, 3, 3]
     assert files(profile.artifacts) == files(other.artifacts)
     assert outputs.read(own, "index") == outputs.read(found, "index")
+
+
+def test_an_index_learns_from_a_cluster_what_it_learns_from_its_own_teacher(
+    cluster, index_without, tmp_path, monkeypatch
+):
+    """The same artefacts by their names, as far as no key holds trained weights; in them the same
+    outputs, and the vectors of the index."""
+    profile, own = index_without
+    monkeypatch.setitem(engines.ENGINES, "ray", counted := Counted(engines.over_ray))
+    monkeypatch.setattr(scoring, "_TAUGHT", 9)
+    other = another(profile, tmp_path / "cluster", "teacher", "vectors")
+    outputs_of = partial(scale.teacher_outputs, cluster.address)
+    found = index.build("shop", other, tmp_path / "second", outputs_of=outputs_of)
+    taught = sorted(path.name for path in profile.artifacts.glob("teacher_outputs-*"))
+    assert len(taught) == len(counted.parts) == 3  # of labelled, unlabelled and mined pairs
+    for stage in ("teacher_outputs", "student", "bi_encoder", "hard_negatives"):
+        names = [
+            sorted(path.name for path in one.artifacts.glob(f"{stage}-*"))
+            for one in (profile, other)
+        ]
+        assert names[0] == names[1] != []
+    for name in taught:
+        columns = [load_from_disk(one.artifacts / name / "pairs") for one in (profile, other)]
+        logits = [np.array(one["teacher_logits"], np.float64) for one in columns]
+        np.testing.assert_allclose(*(one - one.mean(1, keepdims=True) for one in logits), atol=1e-5)
+        rest = [one.remove_columns("teacher_logits")[:] for one in columns]
+        assert rest[0] == rest[1]
+    written = [outputs.read(one, "index")["files"] for one in (own, found)]
+    assert written[0].keys() == written[1].keys()
+    vectors = [np.load(one / "vectors.npy") for one in (own, found)]
+    np.testing.assert_allclose(*vectors, atol=1e-3)
+
+
+class Counted:
+    """An engine that notes how many parts it is given each time, and can be stopped."""
+
+    def __init__(self, work, stop: int | None = None):
+        self.work, self.stop, self.parts = work, stop, []
+
+    def __call__(self, parts, *told):
+        self.parts.append(len(parts))
+        yield from itertools.islice(self.work(parts, *told), self.stop)
+        if self.stop is not None:
+            raise KeyboardInterrupt
+
+
+def test_a_stopped_index_goes_on_with_the_vectors_that_were_done(
+    cluster, tmp_path, monkeypatch, capsys
+):
+    artifacts = tmp_path / "artifacts"
+    parts = tiny_index.parts(tmp_path, tiny_models.profile(artifacts))
+    monkeypatch.setattr(index, "_PART", 4)  # 21 texts in six parts
+    vectors_of = partial(scale.vectors, cluster.address, PROFILE)
+    before = search.write(tmp_path / "own", **parts)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(engines, "over_ray", Counted(engines.one_by_one, stop=2))
+        search.write(tmp_path / "served", **parts, vectors_of=vectors_of)
+    assert not (tmp_path / "served").exists()
+    monkeypatch.setattr(engines, "over_ray", counted := Counted(engines.over_ray))
+    other = parts | {"catalogue": parts["catalogue"].select(range(20))}  # another catalogue
+    search.write(tmp_path / "other", **other, vectors_of=vectors_of)
+    after = search.write(tmp_path / "served", **parts, vectors_of=vectors_of)
+    assert counted.parts == [5, 4]
+    assert outputs.read(after, "index") == outputs.read(before, "index")
+    assert not list(artifacts.glob(".index_vectors-*.partial"))  # all were taken
 
 
 @pytest.mark.parametrize("command", ["run", "index"])

@@ -290,7 +290,9 @@ def test_a_student_of_two_learns_from_both(teacher, tmp_path):
         tmp_path / "artifacts", student_layers=(0,), student_learning_rate=3e-3
     )
     begin = tiny_models.save(tiny_models.bert(classes=2, seed=3), tmp_path / "begin")
-    other = tiny_models.save(tiny_models.bert(seed=9), tmp_path / "other")
+    graded = tiny_models.bert(seed=9)
+    graded.config.id2label = dict(enumerate("0123"))
+    other = tiny_models.save(graded, tmp_path / "other")
     here, there = tiny_models.pairs(40, seed=1), tiny_models.pairs(40, seed=2, prefix="r")
     folder = transfer.joint_student([(here, teacher), (there, other)], begin, own, steps=60)
     student = models.load(folder, 2)

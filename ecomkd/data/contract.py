@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 NAMES = {"shop": "simulated shop", "esci": "Shopping Queries Dataset from the hub"}
 """The sources that are no paths. A folder of such a name is given as `./shop`."""
@@ -27,6 +29,25 @@ GAINS_SWAPPED = {"E": 1.0, "S": 0.01, "C": 0.1, "I": 0.0}
 
 GRADE_GAINS = {grade: (2**grade - 1) / 7 for grade in range(4)}
 """Gain of each grade 0..3 in nDCG: (2^g - 1) / 7 (Burges et al. 2005)."""
+
+
+def gains_of(names: Sequence[str]) -> dict[Any, float]:
+    """The gain of each class, in the order of the classes: ESCI's, or those of the grades 0 to 3.
+
+    Labels are letters, and grades are integers. Two other classes, such as pairs apart and alike,
+    have the gains 0 and 1. Raises ValueError for classes whose gain is not known.
+    """
+    if tuple(names) == LABELS:
+        return dict(GAINS)
+    if tuple(names) == GRADES:
+        return dict(GRADE_GAINS)
+    if len(names) == 2:
+        return dict(zip(names, (0.0, 1.0), strict=True))
+    raise ValueError(
+        f"no gain is known for the classes {', '.join(names)}: name them E, S, C, I or 0, 1, 2, 3, "
+        "or take two, the better one last."
+    )
+
 
 SPLITS = ("train", "validation", "test", "unlabelled")
 """The splits of judged pairs, and that of pairs without a label."""

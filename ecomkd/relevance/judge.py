@@ -18,13 +18,12 @@ with needed("ecomkd.relevance.judge", "run"):
 
 from ecomkd import distill, metrics, models
 from ecomkd.config import Profile
-from ecomkd.data.schema import GAINS, GRADE_GAINS
+from ecomkd.data.contract import GAINS, gains_of
 
 
 def gains(dataset: Dataset) -> dict:
-    """The gain of each label, in the order of the classes: ESCI's, or (2^g − 1)/7 for grades."""
-    names = dataset.features["label"].names
-    return dict(GAINS) if names == list(GAINS) else dict(GRADE_GAINS)
+    """The gain of each label of a data set, as `contract.gains_of` has it."""
+    return gains_of(dataset.features["label"].names)
 
 
 def worth(pairs: Dataset) -> np.ndarray:

@@ -24,12 +24,9 @@ from ecomkd import outputs
 from ecomkd.artifacts import digest, known_digest
 from ecomkd.config import Profile
 from ecomkd.data.contract import (
-    GAINS,
-    GRADE_GAINS,
-    GRADES,
-    LABELS,
     TEXT,
     DataError,
+    gains_of,
     is_blank,
     product_text,
     quoted,
@@ -47,7 +44,6 @@ _TAUGHT = 1_024
 """Pairs of a part where a student waits for them: some seconds of work for a core."""
 IDS = ("query_id", "product_id")
 _NEEDED = ("query", "product_title")
-_GAINS = {LABELS: list(GAINS.values()), GRADES: list(GRADE_GAINS.values())}
 _FAULTS = 5
 """Faults that are told, of those that were found."""
 
@@ -255,13 +251,10 @@ def _checkpoint(folder: Path, max_length: int, profile: Profile):
     from ecomkd import distill, models
 
     model, tokenizer = models.load(folder), models.load_tokenizer(str(folder))
-    names = tuple(model.config.id2label.values())
-    gains = [0.0, 1.0] if len(names) == 2 else _GAINS.get(names)
-    if gains is None:
-        raise ValueError(
-            f"{folder}: no gain is known for its classes {', '.join(names)}; name them E, S, C, I "
-            "or 0, 1, 2, 3 in config.json, or give a model of two classes, the better one last."
-        )
+    try:
+        gains = list(gains_of(list(model.config.id2label.values())).values())
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
 
     def classes(pairs: Dataset) -> np.ndarray:
         with without_bars():  # there would be one for each part

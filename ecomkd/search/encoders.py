@@ -140,6 +140,7 @@ def bi_encoder(
     teacher_folder: Path | None = None,
     unlabelled: int | None = None,
     vectors_of: features.Vectors = features.in_turn,
+    outputs_of: stages.Outputs | None = None,
 ) -> Path:
     """The folder of a bi-encoder that starts from the pretrained one and learns as `row` says.
 
@@ -151,8 +152,9 @@ def bi_encoder(
     and the lowest `profile.frozen_layers` layers stay. Of five looks at the validation queries the
     one with the best nDCG@10 is kept. On a development shop a contrastive loss on the labels, at
     the better of two rates, came to the same nDCG@10 as their margins (recall@100 .955, not .921).
-    `vectors_of` computes the vectors of the catalogue under the first row's encoder. Raises
-    ValueError for an unknown row.
+    `vectors_of` computes the vectors of the catalogue under the first row's encoder, and
+    `outputs_of` the teacher's outputs, as `stages.student` has it. Raises ValueError for an unknown
+    row.
     """
     if row not in BI_ENCODERS:
         raise ValueError(f"Unknown row {row!r}: choose one of {', '.join(BI_ENCODERS)}.")
@@ -180,10 +182,11 @@ def bi_encoder(
         else:
             # Of a tiny catalogue a query may have all products already, and nothing is mined.
             names = [name for name in _TAUGHT if len(taught[name])]
-            answers = [
-                stages.teacher_pairs(taught, profile, teacher_folder, name)["teacher_logits"]
+            told = [
+                stages.teacher_pairs(taught, profile, teacher_folder, name, outputs_of=outputs_of)
                 for name in names
             ]
+            answers = [one["teacher_logits"] for one in told]
             chances = judge.softmax(np.concatenate([np.asarray(part) for part in answers]))
             columns = ["query_id", "product_id", "query", *TEXT]
             shown = [taught[name].select_columns(columns) for name in names]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +115,8 @@ class StoreEngine(Encoding):
 
     def put(self, products: Sequence[Product]) -> None:
         """Add products to the catalogue, or replace those of the same ids. Raises as stores do."""
-        self.store.put(_batch(products, self.embed, self.known, self.fields))
+        told = _columns(products, self.fields)
+        self.store.put(stores.encoded(self.embed, self.known, *told))
 
     def remove(self, ids: Sequence[str]) -> None:
         """Take products out of the catalogue; unknown ids change nothing. Raises as stores do."""
@@ -144,13 +146,13 @@ def moved(made: SearchEngine, folder: Path, uri: str, name: str) -> Stored:
     Written first, then taken out of the folder: where the store fails, nothing is lost. Raises as
     `stores.opened` and `Store.write` do.
     """
-    known = words.statistics(made.texts)
+    known = words.statistics_of(made.words, made.texts)
     files = [file_digest(path) for path in sorted((folder / "encoder").iterdir())]
     told = [known.numbers, known.idf.tolist(), known.length, dict(made.fields)]
     build, place = digest("build", 1, files, *told), stores.without_secrets(uri)
     store = stores.opened(uri, name, build)
     try:
-        store.write(_batches(made, known))
+        store.write(_batches(made))
     finally:
         store.close()
     save_table(folder / "words.idf.npy", known.idf)
@@ -160,19 +162,20 @@ def moved(made: SearchEngine, folder: Path, uri: str, name: str) -> Stored:
     return Stored(place, name, build, known.length)
 
 
-def _batches(made: SearchEngine, known: words.Statistics) -> Iterator[Batch]:
-    count = len(made.products)
+def _batches(made: SearchEngine) -> Iterator[Batch]:
+    """The products of an engine, with the vectors and the words that it holds of them."""
+    count, adds = len(made.products), words.entries(made.words)
     for start in range(0, count, _PART):
-        products = [made.products[row] for row in range(start, min(start + _PART, count))]
-        yield _batch(products, made.embed, known, made.fields)
+        rows = np.arange(start, min(start + _PART, count))
+        told = _columns([made.products[row] for row in rows.tolist()], made.fields)
+        own = list(islice(adds, len(rows)))
+        yield Batch(*told[:3], made.cells.of(rows), own, told[3])
 
 
-def _batch(
-    products: Sequence[Product],
-    embed: Callable[[Sequence[str]], np.ndarray],
-    known: words.Statistics,
-    fields: Mapping[str, str],
-) -> Batch:
+def _columns(
+    products: Sequence[Product], fields: Mapping[str, str]
+) -> tuple[Sequence[str], Sequence[str], Sequence[str], dict[str, Sequence]]:
+    """Ids, titles, texts and fields of products, as a `Batch` has them."""
     columns: dict[str, Sequence] = {}
     for name, kind in fields.items():
         own = [product.fields[name] for product in products]
@@ -180,7 +183,7 @@ def _batch(
     ids, titles, texts = zip(
         *((one.product_id, one.title, one.text) for one in products), strict=True
     )
-    return stores.encoded(embed, known, ids, titles, texts, columns)
+    return ids, titles, texts, columns
 
 
 def assemble(folder: Path, place: Stored, version: str) -> StoreEngine:

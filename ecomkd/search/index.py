@@ -20,9 +20,10 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from ecomkd import export, features, outputs, words
-from ecomkd.artifacts import write_text
+from ecomkd.artifacts import data_digest, digest, file_digest, locked, write_text
 from ecomkd.config import Profile
 from ecomkd.data import sources
+from ecomkd.data.contract import TEXT
 from ecomkd.extras import needed
 from ecomkd.relevance import judge, mining, stages
 from ecomkd.search import engine, hosted
@@ -80,6 +81,8 @@ def write(
     later; a new name of a table spares it that.
 
     `vectors_of` computes the catalogue's vectors, part by part; they are the same whoever does.
+    Where others compute them, unfinished work lies in the artefact folder under a name of model and
+    texts, so that a run that was stopped goes on.
 
     An engine that stood in the folder stays until the new one is whole. Raises OSError where
     something else stands there, or no space is left, and as the store does, and ValueError for a
@@ -103,7 +106,7 @@ def write(
         if first_stage == "sparse":
             _write_postings(working, catalogue, encoder, profile)
         else:
-            _write_vectors(working, catalogue, encoder, vectors_of)
+            _write_vectors(working, catalogue, encoder, profile, vectors_of)
         export.deploy(exported, working / "student", gains, profile.max_length)
         if teacher is not None:
             (working / "teacher").mkdir()
@@ -196,7 +199,11 @@ def _write_lists(folder: Path, name: str, index: words.Words) -> None:
 
 
 def _write_vectors(
-    folder: Path, catalogue: Dataset, static: Path, vectors_of: features.Vectors
+    folder: Path,
+    catalogue: Dataset,
+    static: Path,
+    profile: Profile,
+    vectors_of: features.Vectors,
 ) -> None:
     bag = _bag(static)
     table = bag.embedding.weight.detach().numpy()
@@ -206,8 +213,9 @@ def _write_vectors(
     (folder / "encoder" / "model.safetensors").write_bytes(save({"embedding.weight": table}))
 
     texts = (sources.product_text(rows) for rows in catalogue.iter(_PART))
-    vectors = vectors_of(partial(_static, static.resolve()), texts, folder / "scratch")
-    write_cells(folder, vectors, (len(catalogue), table.shape[1]))
+    with _scratch(folder, catalogue, profile, vectors_of) as scratch:
+        vectors = vectors_of(partial(_static, static.resolve()), texts, scratch)
+        write_cells(folder, vectors, (len(catalogue), table.shape[1]))
 
 
 def _write_postings(folder: Path, catalogue: Dataset, saved: Path, profile: Profile) -> None:
@@ -218,6 +226,23 @@ def _write_postings(folder: Path, catalogue: Dataset, saved: Path, profile: Prof
     # At the temperature that the student learnt by, a sum of pieces is scaled as a cosine.
     scaled = replace(index, data=index.data * np.float32(TEMPERATURE))
     _write_lists(folder, "pieces", scaled)
+
+
+@contextmanager
+def _scratch(
+    folder: Path, catalogue: Dataset, profile: Profile, vectors_of: features.Vectors
+) -> Iterator[Path]:
+    """Where unfinished vectors lie: of others, under a name of the encoder in `folder` and of the
+    texts, and in no other process's use."""
+    if vectors_of is features.in_turn:  # it leaves none
+        yield folder / "scratch"
+        return
+    files = [file_digest(path) for path in sorted((folder / "encoder").iterdir())]
+    key = digest("index_vectors", 1, files, data_digest(catalogue, TEXT), _PART)
+    profile.artifacts.mkdir(parents=True, exist_ok=True)
+    scratch = profile.artifacts / f".index_vectors-{key}.partial"
+    with locked(scratch):
+        yield scratch
 
 
 def _bag(folder: Path) -> StaticEmbedding:
@@ -262,13 +287,15 @@ def build(
     table: str = TABLE,
     vectors_of: features.Vectors = features.in_turn,
     first_stage: str = "static",
+    outputs_of: stages.Outputs | None = None,
 ) -> Path:
     """Train what an engine over a source needs, where it is not there yet, and `write` it.
 
     `with_teacher` puts the teacher into the folder too, as fp32, so that a service can compare the
     student's answers with its own. `vectors_of` computes the vectors of the catalogue: those that
-    training compares queries with, and those of the index. With `first_stage` "sparse" the index
-    has posting lists of the pieces that a sparse student gives to products, in the place of
+    training compares queries with, and those of the index. `outputs_of` computes the teacher's
+    outputs that students learn from, as `stages.student` has it. With `first_stage` "sparse" the
+    index has posting lists of the pieces that a sparse student gives to products, in the place of
     vectors; it learns from the same bi-encoder as the static student, in this process, where token
     states of all products are in memory (`sparse_encoder`).
 
@@ -292,8 +319,15 @@ def build(
         mining.catalogue_vectors(catalogue, profile, vectors_of)  # kept: all that mines finds them
     data = mining.with_unlabelled(sources.load(source, profile), catalogue, profile)
     teacher = stages.teacher(data, profile)
-    student = stages.student(data, profile, teacher_folder=teacher)
-    wide = bi_encoder(data, catalogue, profile, teacher_folder=teacher, vectors_of=vectors_of)
+    student = stages.student(data, profile, teacher_folder=teacher, outputs_of=outputs_of)
+    wide = bi_encoder(
+        data,
+        catalogue,
+        profile,
+        teacher_folder=teacher,
+        vectors_of=vectors_of,
+        outputs_of=outputs_of,
+    )
     if first_stage == "sparse":
         encoder = sparse_encoder(data, catalogue, profile, wide)
     else:

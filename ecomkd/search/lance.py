@@ -26,7 +26,7 @@ import pyarrow as pa
 from filelock import FileLock
 
 from ecomkd.extras import needed
-from ecomkd.search import stores
+from ecomkd.search import buckets, stores
 from ecomkd.search.stores import Batch, Candidates, Condition, Terms
 
 # It would tell on standard error of each table that it makes.
@@ -241,7 +241,9 @@ class LanceStore:
 
     def _server(self) -> Any:
         if self._db is None:
-            self._db = lancedb.connect(self.place)
+            own = self._folder is not None
+            connect = lancedb.connect
+            self._db = connect(self.place) if own else buckets.reached(connect, self.place)
         return self._db
 
     def _names(self) -> list[str]:
@@ -315,9 +317,12 @@ class LanceStore:
                     f"{self.place}: no space left; the old catalogue stays: free some, and write "
                     "it again",
                 ) from error
+            if self._folder is None and buckets.of_storage(said):
+                raise buckets.refused(self.place, said) from error
             if "lance error" not in said.lower() and "lanceerror" not in said.lower():
                 raise
-            raise OSError(f"{self.place}: LanceDB refuses: {said[:300]}") from error
+            why = "ECOMKD_DEBUG=1 shows why" if self._folder is None else said[:300]
+            raise OSError(f"{self.place}: LanceDB refuses: {why}") from error
 
 
 def _fragments(table: Any) -> int:

@@ -299,6 +299,11 @@ def opened(uri: str, table: str, build: str) -> Store:
         from ecomkd.search.milvus import MilvusStore
 
         return MilvusStore(uri, table, build)
+    if separator and scheme in _CLOUDS and "@" in rest.partition("/")[0]:
+        raise ValueError(
+            f"The URI {scheme}://… holds credentials: take them out, and set them in the "
+            "environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+        )
     if separator and scheme not in ("lance", *_CLOUDS):
         raise ValueError(
             f"{scheme!r:.20} is no store: give postgresql://…, a folder, lance://FOLDER, "

@@ -19,7 +19,7 @@ with needed("ecomkd.transfer.relevance", "run"):
 from ecomkd import distill, metrics, models
 from ecomkd.artifacts import stage
 from ecomkd.config import Profile
-from ecomkd.data.schema import GAINS, GRADE_GAINS
+from ecomkd.data.contract import GAINS, gains_of
 from ecomkd.keys import batches, digests, identity, settings_of
 from ecomkd.relevance import judge, stages
 
@@ -90,14 +90,9 @@ def scores(folder: Path, pairs: Dataset, profile: Profile) -> np.ndarray:
 
 
 def own_gains(model: torch.nn.Module) -> list[float]:
-    """The gain of each class of a cross-encoder.
-
-    Two classes have the gains 0 and 1, ESCI's have those of ESCI, and all others those of grades.
-    """
+    """The gain of each class of a cross-encoder, as `contract.gains_of` has it."""
     names = [model.config.id2label[index] for index in range(model.config.num_labels)]
-    if len(names) == 2:
-        return [0.0, 1.0]
-    return list((GAINS if names == list(GAINS) else GRADE_GAINS).values())
+    return list(gains_of(names).values())
 
 
 def flip_head(folder: Path, profile: Profile) -> Path:
