@@ -26,8 +26,6 @@ from ecomkd.search.retrieve import Weights, weighted
 TABLE, BUILD = "products", "measured"
 WEIGHT = 0.1
 """Of BM25 beside the cosine."""
-NUMBER = 100
-"""Candidates by vector, and as many by words."""
 TOP = 10
 CHANGED, CHANGES = 100, 10
 """Products that are put or removed at a time, and how many times."""
@@ -45,7 +43,7 @@ def main() -> None:
     started = time.perf_counter()
     engine.store.version()
     first(engine, [], told["queries"][0])
-    found = {"start_s": time.perf_counter() - started}
+    found = {"start_s": time.perf_counter() - started, "candidates": engine.candidates}
     for name, one in told["conditions"].items():
         where = [stores.condition(text) for text in one["where"]]
         ask = partial(first, engine, where)
@@ -69,8 +67,9 @@ def assembled(folder: Path, uri: str) -> hosted.StoreEngine:
     )
     store = stores.opened(uri, TABLE, BUILD)
     return hosted.StoreEngine(
-        store, known, pieces, table, nobody, Weights(WEIGHT, 0.0), depth=0, candidates=NUMBER
-    )
+        store, known, pieces, table, nobody, Weights(WEIGHT, 0.0), depth=0,
+        candidates=hosted.enough(store.count()),
+    )  # fmt: skip
 
 
 def nobody(queries: Sequence[str], texts: Sequence[str]) -> np.ndarray:
@@ -90,7 +89,9 @@ def recall(engine: hosted.StoreEngine, where: list, queries: Sequence[str], tent
         if not number:
             continue
         vector = engine.embed([query])[0]
-        found = engine.store.candidates(vector, words.asked(engine.known, query), NUMBER, where)
+        found = engine.store.candidates(
+            vector, words.asked(engine.known, query), engine.candidates, where
+        )
         sums, _ = weighted(found.cosines[None], found.words[None], WEIGHT, number)
         shares.append((sums[0] >= least - CLOSE).sum() / number)
     return float(np.mean(shares))

@@ -10,12 +10,12 @@ that a run that was stopped goes on. Products and queries are the simulated shop
 asks it (`ask_engine.py`). PostgreSQL runs here with the settings in `SERVER`, beside its clients.
 `milvus` is its lite version, in a file and in the process of who asks: it says nothing of a server.
 
-What is searched is the first stage: 100 candidates by vector, 100 by words, and the ten best by
-cosine + 0.1 · BM25. Recall is the share of the ten best of the whole catalogue that it finds, by
-sums: equal ones are worth the same. The whole catalogue is compared part by part while it is
-encoded for writing, and that time is not the engine's. Conditions let through a third, a tenth and
-about one in a hundred of the products, or as near to it as the shop's prices, departments and
-brands come; recall is told under each.
+What is searched is the first stage: candidates by vector and as many by words, so many as an index
+takes for the size, and the ten best by cosine + 0.1 · BM25. Recall is the share of the ten best of
+the whole catalogue that it finds, by sums: equal ones are worth the same. The whole catalogue is
+compared part by part while it is encoded for writing, and that time is not the engine's. Conditions
+let through a third, a tenth and about one in a hundred of the products, or as near to it as the
+shop's prices, departments and brands come; recall is told under each.
 """
 
 from __future__ import annotations
@@ -286,7 +286,7 @@ def merge(folder: Path, out: Path) -> None:
         seeds=[catalogues.SEED],
         hardware=found[-1]["hardware"],
         generator=shop.generator_hash(),
-        data={"rows": rows, "server": SERVER, "candidates": ask_engine.NUMBER},
+        data={"rows": rows, "server": SERVER},
         goals=goals,
     )
 

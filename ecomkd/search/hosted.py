@@ -28,8 +28,11 @@ from ecomkd.search.stores import Batch, Condition, Store
 
 _PART = 4_096
 """Products that are written at a time."""
-CANDIDATES = 100
-"""Products that a store is asked for by vector, and as many by words."""
+CANDIDATES = 100, 400
+"""Products that a store is asked for by vector, and as many by words: at least, and at most."""
+_EACH = 4_000
+"""A catalogue is asked for one in so many of its products: the more of them there are, the more lie
+close to a query, and the further down lies the best sum."""
 
 
 class Hits(list[Hit]):
@@ -59,7 +62,7 @@ class StoreEngine(Encoding):
     """How many products the student reads; with 0, the order is that of words and vectors."""
     fields: Mapping[str, str] = dataclass_field(default_factory=dict)
     """What the store tells of each product beside title and text: "number" or "text", by name."""
-    candidates: int = CANDIDATES
+    candidates: int = CANDIDATES[0]
     version: str | None = None
     """Names the index that `load` read; an answer names the state of the catalogue, too."""
 
@@ -121,6 +124,11 @@ class StoreEngine(Encoding):
     def remove(self, ids: Sequence[str]) -> None:
         """Take products out of the catalogue; unknown ids change nothing. Raises as stores do."""
         self.store.remove(ids)
+
+
+def enough(products: int) -> int:
+    """How many candidates of each kind a catalogue of so many products is asked for."""
+    return min(max(CANDIDATES[0], products // _EACH), CANDIDATES[1])
 
 
 # An index whose catalogue lies in a store ---------------------------------------------------------
@@ -201,7 +209,7 @@ def assemble(folder: Path, place: Stored, version: str) -> StoreEngine:
     student, shadow = parts.scorers(folder, told)
     store = stores.opened(place.uri, place.table, place.build)
     try:
-        store.count()
+        candidates = enough(store.count())
     except BaseException:
         store.close()
         raise
@@ -214,5 +222,6 @@ def assemble(folder: Path, place: Stored, version: str) -> StoreEngine:
         told.weights,
         shadow,
         fields=told.fields,
+        candidates=candidates,
         version=version,
     )
