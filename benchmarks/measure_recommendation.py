@@ -16,7 +16,7 @@ import argparse
 import itertools
 import json
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from operator import itemgetter
 from pathlib import Path
 
@@ -247,8 +247,8 @@ FEWER_TRIED = {
             "old": (True,),
         },
         "matrix factorisation": {
-            "width": (16, 32, 64, 128, 256), "weight": (0.03, 0.1, 0.3, 1.0, 3.0),
-            "scale": (112, 224, None), "old": (True,),
+            "width": (64, 128, 256), "weight": (0.3, 1.0, 3.0), "scale": (112, None),
+            "old": (True,),
         },
     }
 }  # fmt: skip
@@ -425,17 +425,24 @@ def with_neighbours(
 ) -> tuple[dict[str, recommend.Ranker], dict[str, float]]:
     """A network's log-odds plus so many times the share of the user's neighbours, by weights that
     are best on the validation days."""
-    collator = recommend.BasketCollator(baskets)
+    start, collator = baskets.validation_start, recommend.BasketCollator(baskets)
+    shelves = {day: recommend.Shelf(model, collator, day) for day in others}
+
+    def read(day: int, users: np.ndarray, neighbours: bool) -> tuple[np.ndarray, np.ndarray | int]:
+        return shelves[day].scores(users), others[day](users) if neighbours else 0
+
+    @lru_cache(maxsize=1 + recommend.ASKED // 256)
+    def again(users: bytes) -> tuple[np.ndarray, np.ndarray | int]:
+        # All weights are asked for the same few parts of the users.
+        return read(start, np.frombuffer(users, int), neighbours=True)
 
     def ranker(day: int, weight: float) -> recommend.Ranker:
-        shelf = recommend.Shelf(model, collator, day)
-        rank = recommend.rank_by(
-            lambda users: shelf.scores(users) + weight * others[day](users),
-            recommend.history(baskets, day),
-        )
-        return recommend.shown(rank, old)
+        def scores(users: np.ndarray) -> np.ndarray:
+            asked = again(users.tobytes()) if day == start else read(day, users, weight > 0)
+            return asked[0] + weight * asked[1]
 
-    start = baskets.validation_start
+        return recommend.shown(recommend.rank_by(scores, recommend.history(baskets, day)), old)
+
     asked = recommend.some_users(baskets)
     found = {
         weight: recommend.evaluate(ranker(start, weight), baskets, start, asked=asked)
