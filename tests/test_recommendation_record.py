@@ -247,6 +247,24 @@ def test_the_question_decides_the_settings():
         assert row["recall"]["old"], "the chapter shows old items"
 
 
+def test_the_summary_tells_what_was_missed():
+    goals = report.recorded("recommendation")["goals"]
+    missed = {
+        name: {goal["name"].partition(": ")[0] for goal in goals
+               if name in goal["name"] and not goal["met"]}
+        for name in ("the best row without", "latency", "nearest text, MiniLM minus nearest text",
+                     "neighbours minus user-kNN", "that the distilled student keeps",
+                     "distilled minus undistilled")
+    }  # fmt: skip
+    returning, gifts, office = {"journey", "online_retail"}, "online_retail", "office_products"
+    everywhere = {*returning, office, "industrial_and_scientific"}
+    assert list(missed.values()) == [everywhere] * 3 + [returning, {office}, {office, gifts}]
+
+
+def test_what_the_chapter_says_was_not_measured_is_not_in_the_record():
+    assert not {"LambdaMART", "TIFU-kNN", "BPR", "SASRec", "gSASRec"} & set(JOURNEY["rows"])
+
+
 def _repeats(shop: Baskets) -> float:
     before = shop.between(0, shop.test_start)
     had = set(zip(before["user"], before["item"], strict=True))
