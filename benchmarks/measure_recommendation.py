@@ -16,7 +16,7 @@ import argparse
 import itertools
 import json
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from operator import itemgetter
 from pathlib import Path
 
@@ -117,18 +117,18 @@ def measure(source: str, seed: int, folder: Path) -> dict:
 
 def fixed(source: str) -> dict:
     """What no seed changes: the settings of all rows, and the rows without chance in them."""
-    baskets = load(source)
-    result: dict = {"systems": {}, "settings": {}, "tried": {}}
-    for name, (make, grid) in classics(Path(source).name, 0).items():
-        chosen, tried = recommend.tuned(make, grid, baskets, START.get(name))
+    baskets, shop = load(source), Path(source).name
+    result: dict = {"source": shop, "systems": {}, "settings": {}, "tried": {}}
+    start = START | START_OF.get(shop, {})
+    for name, (make, grid) in classics(shop, 0).items():
+        chosen, tried = recommend.tuned(make, grid, baskets, start.get(name))
         result["settings"][name], result["tried"][name] = chosen, tried
         if name in BY_CHANCE:
             continue
         rankers = pair(make, chosen, baskets, baskets.test_start)
         result["systems"][name] = judged(rankers, baskets)
         told(None, name, result["systems"][name])
-    if "LambdaMART" not in NOT_TRIED.get(Path(source).name, ()):
-        result["trees"] = trees(baskets, result)
+    result["trees"] = trees(baskets, result)
     result["shop"] = nature(baskets)
     return result
 
@@ -204,6 +204,11 @@ def classics(source: str, seed: int) -> dict[str, tuple[Callable, dict]]:
             {"width": (32, 64, 128), "dropout": (0.1, 0.2, 0.5, 0.7),
              "passes": rivals.SASRec.PASSES},
         ),
+        "gSASRec": (
+            rivals.GSASRec(seed, **LONG.get(source, {})),
+            {"width": (32, 64, 128), "dropout": (0.1, 0.2, 0.5, 0.7),
+             "calibration": (0.0, 0.5, 0.75, 0.9, 1.0), "passes": rivals.GSASRec.PASSES},
+        ),
     }  # fmt: skip
     return {
         name: (
@@ -215,13 +220,32 @@ def classics(source: str, seed: int) -> dict[str, tuple[Callable, dict]]:
     }
 
 
+TREES = {"leaves": (7, 15, 31, 63), "rate": (0.03, 0.1), "number": (50, 150)}
+"""Settings of LambdaMART that are tried."""
 FEWER_TRIED = {
     "journey": {
-        "user-kNN": {
-            "neighbours": (50, 100, 200, 400, 800), "scale": (56, 112, 224, 448),
-            "window": (14, 28, 56), "share": (0.3, 1.0, 3.0, 10.0), "old": (True,),
+        "TIFU-kNN": {
+            "neighbours": (50, 100, 300, 900), "share": (0.0, 0.1, 0.5, 0.8, 0.95),
+            "within": (0.6, 0.8, 0.9, 1.0), "across": (0.2, 0.4, 0.6, 0.8),
+            "groups": (3, 7, 15, 30), "old": (True,),
         },
-        "EASE": {"penalty": (30.0, 100.0, 300.0, 1e3, 3e3), "scale": (112, None), "old": (True,)},
+        "BPR": {
+            "width": (32, 64, 128), "learning_rate": (0.03, 0.1, 0.3),
+            "penalty": (0.001, 0.003, 0.01), "passes": (20,), "old": (True,),
+        },
+        "gSASRec": {
+            "width": (64,), "dropout": (0.2,), "calibration": (0.75,), "passes": (1, 2, 3, 4),
+            "old": (True,),
+        },
+        "LambdaMART": {"rate": (0.1,), "number": (12, 25, 50, 100, 200)},
+        "user-kNN": {
+            "neighbours": (50, 100, 200, 400, 800), "scale": (56, 112, 224, 448, 1e4),
+            "window": (14, 28, 56, 112), "share": (0.3, 1.0, 3.0, 10.0), "old": (True,),
+        },
+        "EASE": {
+            "penalty": (3.0, 10.0, 30.0, 100.0, 300.0, 1e3), "scale": (28, 56, 112, 224, None),
+            "old": (True,),
+        },
         "matrix factorisation": {
             "width": (64, 128, 256), "weight": (0.3, 1.0, 3.0), "scale": (112, None),
             "old": (True,),
@@ -230,16 +254,19 @@ FEWER_TRIED = {
 }  # fmt: skip
 """Where one setting takes seconds or half a minute, not all are tried."""
 NOT_TRIED = {
-    "journey": ("TIFU-kNN", "BPR", "LambdaMART", "SASRec"),
-    "online_retail": ("SASRec",),
+    "journey": ("SASRec",),
+    "online_retail": ("SASRec", "gSASRec"),
 }
-"""Rows whose settings take too long to be tried on the larger shop; and sequences, for the items of
-a basket have no order."""
+"""Networks over sequences: on the larger shop the cross entropy among all items takes too long, and
+in the shop of gifts a basket, which has no order, holds most of what there is of a user."""
+LONG = {"journey": {"length": 200, "least": recommend.BUYERS, "passes": (1, 2, 3, 4)}}
+"""How gSASRec reads the histories of the larger shop, where half of the users have 337 purchases
+or more."""
 LEAST = {"journey": 40, "online_retail": 5}
 """The buyers of an item that EASE knows: it holds a row for each."""
 BUYERS = dict.fromkeys(REVIEWS, 1)
 """The buyers of an item that the networks learn of, where most items have few."""
-BY_CHANCE = ("matrix factorisation", "BPR", "SASRec")
+BY_CHANCE = ("matrix factorisation", "BPR", "SASRec", "gSASRec")
 START = {
     "user-kNN": {"neighbours": 200, "scale": 112, "window": 28, "share": 3.0},
     "TIFU-kNN": {"neighbours": 300, "share": 0.2, "within": 0.9, "across": 0.6, "groups": 3},
@@ -248,8 +275,20 @@ START = {
     "EASE": {"penalty": 300.0, "scale": None},
     "item-kNN": {"neighbours": 100, "scale": None},
     "SASRec": {"width": 64, "dropout": 0.5, "passes": 12},
+    "gSASRec": {"width": 64, "dropout": 0.5, "calibration": 0.75, "passes": 12},
 }
 """Where the search of settings begins: what the authors chose, or the middle of the grid."""
+START_OF = {
+    "journey": {
+        "TIFU-kNN": {
+            "neighbours": 300, "share": 0.8, "within": 0.9, "across": 0.6, "groups": 7, "old": True,
+        },
+        "BPR": {"width": 64, "learning_rate": 0.1, "penalty": 0.003, "passes": 20, "old": True},
+        "gSASRec": {"width": 64, "dropout": 0.2, "calibration": 0.75, "passes": 2, "old": True},
+    }
+}  # fmt: skip
+"""The same for the larger shop; for TIFU-kNN where a first search ended, which began with what its
+authors chose for dunnhumby, whose shop it is: 900, 0.2, 0.9, 0.6, 3."""
 
 
 ENDS = {
@@ -276,24 +315,46 @@ def at_an_edge(row: str, chosen: dict, grid: dict) -> dict[str, list[str]]:
     }  # fmt: skip
 
 
+def edges(source: str, once: dict) -> dict[str, dict[str, list[str]]]:
+    """`at_an_edge` of each row whose settings were chosen in a shop."""
+    chosen = {goal: own["settings"] for goal, own in once["trees"].items()}
+    found = {"LambdaMART": at_an_edge("LambdaMART", chosen, tried_trees(source))}
+    rows = classics(source, 0)
+    for name, own in once["settings"].items():
+        found[name] = at_an_edge(name, own, rows[name][1])
+    return found
+
+
+def tried_trees(source: str) -> dict:
+    """The settings of LambdaMART that are tried in a shop."""
+    return TREES | FEWER_TRIED.get(source, {}).get("LambdaMART", {})
+
+
 def trees(baskets: Baskets, result: dict) -> dict:
     """Adds the row of LambdaMART to the result; what it ranks, and how much of it is there.
 
-    The trees for new items learn from candidates that are new alone.
+    The trees for new items learn from candidates that are new alone. Where few settings are tried,
+    they are chosen with trees that learn from some of the users.
     """
     day, start, found = baskets.test_start, baskets.validation_start, {}
     near = neighbourhood(result["settings"])
     rankers = {}
-    asked = recommend.some_users(baskets)
+    asked, source = recommend.some_users(baskets), result["source"]
+    grid = tried_trees(source)
+    taught = asked if source in FEWER_TRIED else None
     for goal, own, others in (("recall", 200, 100), ("new_recall", 0, 300)):
         made = rivals.Trees(baskets, near, own, others)
-        tables = [made.table(then) for then in range(start - HORIZON, 0, -HORIZON)[:3]]
-        tried = []
-        for leaves, rate, number in itertools.product((7, 15, 31, 63), (0.03, 0.1), (50, 150)):
-            made.fit(tables, leaves, rate, number)
-            quality = recommend.evaluate(made.ranker(start), baskets, start, asked=asked)[goal]
-            tried.append((quality, {"leaves": leaves, "rate": rate, "number": number}))
+        days = range(start - HORIZON, 0, -HORIZON)[:3]
+        tables, tried = [made.table(then, taught) for then in days], []
+        for leaves, rate in itertools.product(grid["leaves"], grid["rate"]):
+            made.fit(tables, leaves, rate, grid["number"][-1])
+            for number in grid["number"]:
+                rank = made.ranker(start, number)
+                quality = recommend.evaluate(rank, baskets, start, asked=asked)[goal]
+                tried.append((quality, {"leaves": leaves, "rate": rate, "number": number}))
         best = max(tried, key=itemgetter(0))[1]
+        if taught is not None:
+            tables = [made.table(then) for then in days]
         rankers[goal] = made.fit(tables, **best).ranker(day)
         found[goal] = {"settings": best, "own": own, "others": others, "reach": made.reach(day)}
     result["systems"]["LambdaMART"] = judged(rankers, baskets)
@@ -365,17 +426,24 @@ def with_neighbours(
 ) -> tuple[dict[str, recommend.Ranker], dict[str, float]]:
     """A network's log-odds plus so many times the share of the user's neighbours, by weights that
     are best on the validation days."""
-    collator = recommend.BasketCollator(baskets)
+    start, collator = baskets.validation_start, recommend.BasketCollator(baskets)
+    shelves = {day: recommend.Shelf(model, collator, day) for day in others}
+
+    def read(day: int, users: np.ndarray, neighbours: bool) -> tuple[np.ndarray, np.ndarray | int]:
+        return shelves[day].scores(users), others[day](users) if neighbours else 0
+
+    @lru_cache(maxsize=1 + recommend.ASKED // 256)
+    def again(users: bytes) -> tuple[np.ndarray, np.ndarray | int]:
+        # All weights are asked for the same few parts of the users.
+        return read(start, np.frombuffer(users, int), neighbours=True)
 
     def ranker(day: int, weight: float) -> recommend.Ranker:
-        shelf = recommend.Shelf(model, collator, day)
-        rank = recommend.rank_by(
-            lambda users: shelf.scores(users) + weight * others[day](users),
-            recommend.history(baskets, day),
-        )
-        return recommend.shown(rank, old)
+        def scores(users: np.ndarray) -> np.ndarray:
+            asked = again(users.tobytes()) if day == start else read(day, users, weight > 0)
+            return asked[0] + weight * asked[1]
 
-    start = baskets.validation_start
+        return recommend.shown(recommend.rank_by(scores, recommend.history(baskets, day)), old)
+
     asked = recommend.some_users(baskets)
     found = {
         weight: recommend.evaluate(ranker(start, weight), baskets, start, asked=asked)
@@ -500,13 +568,22 @@ def scale() -> list[dict]:
 
 def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds, of what no seed changes, and of the
-    sizes."""
-    data, goals, hardware, seeds = {}, [], None, []
-    for place in sorted(path for path in folder.iterdir() if path.is_dir()):
+    sizes.
+
+    A shop without a folder here keeps its data and goals of the record that is there, with the
+    seeds that its data tell, and so do the sizes without their file; hardware and versions are
+    those of the shops that have one.
+    """
+    places = sorted(path for path in folder.iterdir() if path.is_dir())
+    data, goals = shared.kept(out, [place.name for place in places])
+    hardware, seeds = None, set()
+    for shop in set(data) - {"scale"}:
+        seeds |= {*data[shop]["seeds"]}
+    for place in places:
         parts = shared.read(place, ("profile", "source"))
         once = shared.sizes(place, "once")
         hardware = parts[0]["hardware"]
-        seeds = sorted({*seeds, *(part["seed"] for part in parts)})
+        seeds |= {part["seed"] for part in parts}
         for part in parts:
             part["systems"] = {**once["systems"], **part["systems"]}
         names = list(parts[0]["systems"])
@@ -515,10 +592,7 @@ def merge(folder: Path, out: Path) -> None:
         own = {
             "seeds": [part["seed"] for part in parts],
             **{name: once.get(name) for name in ("shop", "settings", "tried", "trees")},
-            "edges": {
-                name: at_an_edge(name, once["settings"][name], grid)
-                for name, (_, grid) in classics(place.name, 0).items()
-            },
+            "edges": edges(place.name, once),
             "users": values["recall"][names[0]].shape[1],
             "cold_users": len(cold),
             "rows": {name: _row(name, values, parts) for name in names},
@@ -527,15 +601,16 @@ def merge(folder: Path, out: Path) -> None:
         }
         data[place.name] = own
         goals += _goals(place.name, values, cold, own)
-    data["scale"] = shared.sizes(folder)
+    if "scale" not in data or (folder / "scale.json").exists():
+        data["scale"] = shared.sizes(folder)
     report.write_recorded(
         out,
         command=f"python benchmarks/measure_recommendation.py SOURCE --once, SOURCE --seeds "
-        f"{' '.join(map(str, seeds))}, --scale, --merge",
-        seeds=seeds,
+        f"{' '.join(map(str, sorted(seeds)))}, --scale, --merge",
+        seeds=sorted(seeds),
         hardware=hardware,
         generator=None,
-        data=data,
+        data=dict(sorted(data.items())),
         goals=goals,
     )
     print(out)

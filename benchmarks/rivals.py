@@ -1,5 +1,5 @@
-"""Rivals of chapter 10 that a shop would train, and the book does not teach: a network over the
-sequence of items (SASRec), and trees that rank the candidates of a user (LambdaMART).
+"""Rivals of chapter 10 that a shop would train, and the book does not teach: networks over the
+sequence of items (SASRec, gSASRec), and trees that rank the candidates of a user (LambdaMART).
 
 Sizes: U users, I items, B users of a batch, L places of a sequence, W a network's width.
 """
@@ -20,14 +20,19 @@ from ecomkd.data.baskets import Baskets
 # Sequences of items -------------------------------------------------------------------------------
 
 
+SHORT = 50
+"""The places of a sequence up to which attention has dropout."""
+
+
 class Sequence(nn.Module):
     """A causal transformer over item ids; an item scores by the product with its own embedding."""
 
     def __init__(self, items: int, length: int, width: int, dropout: float):
         super().__init__()
-        self.length = length
         self.items = nn.Embedding(items + 1, width, padding_idx=items)  # the last one pads
-        rates = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout)
+        # PyTorch has no fast attention with dropout, which in long sequences is most of the time.
+        attention = dropout if length <= SHORT else 0.0
+        rates = {"resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": attention}
         own = GPT2Config(
             vocab_size=1, n_positions=length, n_embd=width, n_layer=2, n_head=2,
             bos_token_id=None, eos_token_id=None, **rates,
@@ -44,27 +49,29 @@ class SASRec:
     """SASRec (Kang & McAuley 2018), with the cross entropy among all items in the place of its
     authors' binary loss, for it ranks better (Klenitskiy & Vasilev 2023).
 
-    One training is kept for each pair of a width and a dropout, with a copy of the network after
-    each number of `PASSES`; `LENGTH` items of a user are read at once. It is fitted to the days
+    One training is kept for each choice of the other settings, with a copy of the network after
+    each number of `passes`; `length` items of a user are read at once. It is fitted to the days
     before the validation days of the first shop that it is called with, and is for that shop alone.
-    Items that nobody bought by then have no embedding, and come last in the order of what sells.
+    Items that fewer than `least` users bought by then have no embedding, and come last in the order
+    of what sells. The items that a user bought on one day have no order: they are shuffled.
     """
 
-    PASSES, LENGTH = (1, 2, 4, 8, 12, 16, 24, 32), 10
+    PASSES = (1, 2, 4, 8, 12, 16, 24, 32)
 
-    def __init__(self, seed: int):
-        self.seed = seed
-        self.trained: dict[tuple[int, float], dict[int, Sequence]] = {}
+    def __init__(self, seed: int, length: int = 10, least: int = 1, passes: tuple = ()):
+        self.seed, self.length, self.least = seed, length, least
+        self.passes = passes or self.PASSES
+        self.trained: dict[tuple, dict[int, Sequence]] = {}
 
     def __call__(
-        self, baskets: Baskets, day: int, width: int, dropout: float, passes: int
+        self, baskets: Baskets, day: int, passes: int, **chosen: float
     ) -> recommend.Ranker:
         if not self.trained:
             buyers = recommend.buyers_of(recommend.history(baskets, baskets.validation_start))
-            self.kept = np.flatnonzero(buyers)
-        if (width, dropout) not in self.trained:
-            self.trained[width, dropout] = self._train(baskets, width, dropout)
-        model, own = self.trained[width, dropout][passes], self._histories(baskets, day)
+            self.kept = np.flatnonzero(buyers >= self.least)
+        if (key := tuple(sorted(chosen.items()))) not in self.trained:
+            self.trained[key] = self._train(baskets, **chosen)
+        model, own = self.trained[key][passes], self._histories(baskets, day)
         filler = recommend.tie_break(recommend.popularity(baskets, day)) - 1e6
 
         def scores(users: np.ndarray) -> np.ndarray:
@@ -84,41 +91,79 @@ class SASRec:
         place = np.full(len(baskets.items), -1)
         place[self.kept] = np.arange(len(self.kept))
         past = baskets.between(0, day)
-        order = np.argsort(past["user"].to_numpy(), kind="stable")
+        chance = np.random.default_rng(self.seed).random(len(past))
+        order = np.lexsort((chance, past["day"], past["user"]))
         users, items = past["user"].to_numpy()[order], place[past["item"].to_numpy()[order]]
         users, items = users[items >= 0], items[items >= 0]
         return np.split(items, np.searchsorted(users, np.arange(1, len(baskets.users))))
 
     def _padded(self, items: np.ndarray, more: int = 0) -> np.ndarray:
         """The last items (L + more,), padded at the end."""
-        row = np.full(self.LENGTH + more, len(self.kept))
+        row = np.full(self.length + more, len(self.kept))
         latest = items[-len(row) :]
         row[: len(latest)] = latest
         return row
 
-    def _train(self, baskets: Baskets, width: int, dropout: float) -> dict[int, Sequence]:
+    def _train(
+        self, baskets: Baskets, width: int, dropout: float, **chosen: float
+    ) -> dict[int, Sequence]:
         torch.manual_seed(self.seed)
-        model = Sequence(len(self.kept), self.LENGTH, width, dropout)
+        model = Sequence(len(self.kept), self.length, width, dropout)
         pieces = [
             self._padded(own[:end], more=1)
             for own in self._histories(baskets, baskets.validation_start)
-            for end in range(len(own), 1, -self.LENGTH)
+            for end in range(len(own), 1, -self.length)
         ]
-        windows, size = torch.from_numpy(np.stack(pieces)), max(16, 1024 // self.LENGTH)
+        windows, size = torch.from_numpy(np.stack(pieces)), max(16, 1024 // self.length)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
         found = {}
-        for number in range(1, self.PASSES[-1] + 1):
+        for number in range(1, self.passes[-1] + 1):
             for batch in windows[torch.randperm(len(windows))].split(size):
                 states, wanted = model.train()(batch[:, :-1]), batch[:, 1:]
-                there = wanted < len(self.kept)
-                logits = states[there] @ model.items.weight[:-1].T
-                loss = nn.functional.cross_entropy(logits, wanted[there])
+                loss = self._loss(model.items.weight[:-1], states, wanted, **chosen)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-            if number in self.PASSES:
+            if number in self.passes:
                 found[number] = copy.deepcopy(model).eval()
         return found
+
+    def _loss(
+        self, items: torch.Tensor, states: torch.Tensor, wanted: torch.Tensor
+    ) -> torch.Tensor:
+        """Of states (B, L, W) and the items (B, L) that came next, padding left out."""
+        there = wanted < len(items)
+        return nn.functional.cross_entropy(states[there] @ items.T, wanted[there])
+
+
+class GSASRec(SASRec):
+    """gSASRec (Petrov & Macdonald 2023): the same network, taught to tell what came next from
+    `NEGATIVES` items at random, which costs the same in a shop of any size.
+
+    Items drawn at random make a network too sure of what is sold most. In the loss (gBCE) the
+    probability of what came next is therefore raised to a power, which the share of the items that
+    are drawn decides, and the setting `calibration`: 0 leaves the binary cross entropy as it is, 1
+    undoes all of the overconfidence. A batch's users have negatives of their own, each user's
+    places share them.
+    """
+
+    NEGATIVES = 256
+
+    def _loss(
+        self,
+        items: torch.Tensor,
+        states: torch.Tensor,
+        wanted: torch.Tensor,
+        calibration: float = 0.75,
+    ) -> torch.Tensor:
+        count, there = len(items), wanted < len(items)
+        drawn = torch.randint(count, (len(states), self.NEGATIVES))
+        rate = min(1.0, self.NEGATIVES / (count - 1))
+        power = rate * (calibration * (1 - 1 / rate) + 1 / rate)
+        right = (states * items[wanted.clamp(max=count - 1)]).sum(dim=-1)[there]
+        wrong = (states @ items[drawn].transpose(1, 2))[there]
+        softplus = nn.functional.softplus
+        return (power * softplus(-right) + softplus(wrong).sum(dim=-1)).mean()
 
 
 # Trees over candidates ----------------------------------------------------------------------------
@@ -169,10 +214,14 @@ class Trees:
             parts.append((rows + first, items, numbers))
         return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
 
-    def table(self, day: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Features, labels and sizes of groups, of all who bought before the day and after it."""
+    def table(
+        self, day: int, asked: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Features, labels and sizes of groups, of all who bought before the day and after it, or
+        of those among them who are `asked`."""
         wanted = recommend.targets(self.baskets, day)
         users = np.intersect1d(recommend.users_before(self.baskets, day), list(wanted))
+        users = users if asked is None else np.intersect1d(users, asked)
         rows, items, numbers = self.candidates(day, users)
         count = len(self.baskets.items)
         right = np.concatenate([place * count + wanted[user] for place, user in enumerate(users)])
@@ -190,13 +239,14 @@ class Trees:
         self.model.fit(np.concatenate(numbers), np.concatenate(hits), group=np.concatenate(sizes))
         return self
 
-    def ranker(self, day: int) -> recommend.Ranker:
+    def ranker(self, day: int, number: int | None = None) -> recommend.Ranker:
+        """A ranker by the trees, or by the first `number` of them."""
         filler = recommend.tie_break(recommend.popularity(self.baskets, day)) - 1e6
 
         def scores(users: np.ndarray) -> np.ndarray:
             rows, items, numbers = self.candidates(day, users)
             found = np.tile(filler, (len(users), 1))
-            found[rows, items] = self.model.booster_.predict(numbers)
+            found[rows, items] = self.model.booster_.predict(numbers, num_iteration=number)
             return found
 
         return recommend.rank_by(scores, recommend.history(self.baskets, day))

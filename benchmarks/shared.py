@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -153,6 +153,19 @@ def sizes(folder: Path, part: str = "scale") -> Any:
     if not file.exists():
         raise SystemExit(f"{file}: not found; run this script with --{part} first.")
     return json.loads(file.read_text(encoding="utf-8"))
+
+
+def kept(out: Path, measured: Collection[str]) -> tuple[dict, list[dict]]:
+    """What the record at `out` has of shops that are not among those `measured`: their entries of
+    its data, and their goals, whose names begin with "<shop>: ". Nothing where there is no record.
+
+    So the files of a shop may be gone when another one is measured again.
+    """
+    if not out.exists():
+        return {}, []
+    record = json.loads(out.read_text(encoding="utf-8"))
+    data = {shop: own for shop, own in record["data"].items() if shop not in measured}
+    return data, [goal for goal in record["goals"] if goal["name"].partition(": ")[0] in data]
 
 
 def means(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -166,8 +166,12 @@ def test_few_users_at_a_time_give_the_same(baskets):
         expected = recommend.best(scores(users), past[users] if new else None)
         for size in (3, 7):
             asked.clear()
-            assert (recommend.rank_by(scores, past, size)(users, new) == expected).all()
+            ranked = recommend.rank_by(scores, past, size)
+            assert (ranked(users, new) == expected).all()
             assert asked == {3: [3, 3, 1], 7: [7]}[size]
+            asked.clear()
+            assert (ranked.both(users)[new] == expected).all()
+            assert asked == {3: [3, 3, 1], 7: [7]}[size], "scores are asked for once"
 
 
 def test_what_others_bought_may_come_from_some_of_them_alone(baskets):

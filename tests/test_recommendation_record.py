@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny_baskets
+import torch
 from tiny_baskets import ITEMS, USERS
 
 import measure_recommendation as script
@@ -98,7 +99,7 @@ def test_seeds_are_measured_and_merged_into_a_record(shop, tmp_path, monkeypatch
         return found
 
     monkeypatch.setattr(script, "classics", fewer)
-    for name in ("FEWER_TRIED", "NOT_TRIED", "START"):
+    for name in ("FEWER_TRIED", "LONG", "NOT_TRIED", "START", "START_OF"):
         monkeypatch.setattr(script, name, {})
     monkeypatch.setattr(script, "LEAST", {"journey": 2})
     monkeypatch.setattr(rivals.SASRec, "PASSES", (1, 2, 4))
@@ -124,7 +125,7 @@ def test_seeds_are_measured_and_merged_into_a_record(shop, tmp_path, monkeypatch
     assert kept["met"] == (kept["value"] >= 0.97)
     of_seed = [part["systems"][script.TEACHER]["recall"] for part in parts[1:]]
     assert rows[script.TEACHER]["recall by seed"] == pytest.approx(of_seed)
-    for name in ("SASRec", "BPR", f"{script.DISTILLED} + neighbours"):
+    for name in ("SASRec", "gSASRec", "BPR", f"{script.DISTILLED} + neighbours"):
         assert 0 <= rows[name]["new_recall"] <= 1
     assert all(0 <= own["reach"] <= 1 for own in data["trees"].values())
     minus = data["minus"]["distilled − buy it again"]["recall"]
@@ -135,8 +136,44 @@ def test_seeds_are_measured_and_merged_into_a_record(shop, tmp_path, monkeypatch
     assert chance == pytest.approx(1, abs=0.01)  # four cold items, ten places
     assert len(record["data"]["scale"]) == 4
     assert record["data"]["scale"][-1]["users"] == 2 * USERS
+    of_journey = len(record["goals"])
+    other = {"seeds": [7], "rows": {}}
+    record["data"]["office"] = other
+    record["data"]["journey"] = record["data"]["scale"] = "measured again"
+    goal = report.goal("office: a goal", 1, 1, 1, "above 0", True)
+    stale = report.goal("journey: a goal of old", 1, 1, 1, "above 0", True)
+    out.write_text(json.dumps({**record, "goals": [stale, goal]}), encoding="utf-8")
+    tiny_baskets.call(monkeypatch, script, f"--merge --out {out} --folder {folder}")
+    again = json.loads(out.read_text(encoding="utf-8"))
+    assert again["data"]["office"] == other and again["data"]["journey"]["rows"] == rows
+    assert again["seeds"] == [0, 1, 7]
+    assert again["goals"][0] == goal and len(again["goals"]) == of_journey + 1
+    assert len(again["data"]["scale"]) == 4
+    (folder / "scale.json").unlink()
+    tiny_baskets.call(monkeypatch, script, f"--merge --out {out} --folder {folder}")
+    assert json.loads(out.read_text(encoding="utf-8"))["data"] == again["data"]
     with pytest.raises(SystemExit, match="no file of a seed"):
         script.shared.read(tmp_path, ("profile",))
+
+
+def test_the_calibration_of_gsasrec_takes_weight_from_what_came_next():
+    torch.manual_seed(0)
+    items, states = torch.randn(30, 8), torch.randn(2, 5, 8)
+    wanted = torch.tensor([[1, 2, 3, 4, 30], [5, 6, 30, 30, 30]])
+    there = wanted < 30
+    right = (states[there] * items[wanted[there]]).sum(dim=-1)
+    positive = torch.nn.functional.softplus(-right).mean().item()
+
+    def loss(model: rivals.GSASRec, calibration: float) -> float:
+        torch.manual_seed(1)
+        return model._loss(items, states, wanted, calibration).item()
+
+    model = rivals.GSASRec(0)
+    assert loss(model, 0.0) == pytest.approx(loss(model, 1.0)), "no item is left undrawn"
+    model.NEGATIVES = 10  # of the 29 others
+    for calibration, power in ((1.0, 10 / 29), (0.5, (1 + 10 / 29) / 2)):
+        less = loss(model, 0.0) - loss(model, calibration)
+        assert less == pytest.approx((1 - power) * positive, abs=1e-5)
 
 
 RECORD = report.recorded("recommendation")["data"]
@@ -208,6 +245,24 @@ def test_the_question_decides_the_settings():
     assert chosen["recall"]["neighbours"] == 1 and chosen["new_recall"]["neighbours"] == 100
     for row in JOURNEY["settings"].values():
         assert row["recall"]["old"], "the chapter shows old items"
+
+
+def test_the_summary_tells_what_was_missed():
+    goals = report.recorded("recommendation")["goals"]
+    missed = {
+        name: {goal["name"].partition(": ")[0] for goal in goals
+               if name in goal["name"] and not goal["met"]}
+        for name in ("the best row without", "latency", "nearest text, MiniLM minus nearest text",
+                     "neighbours minus user-kNN", "that the distilled student keeps",
+                     "distilled minus undistilled")
+    }  # fmt: skip
+    returning, gifts, office = {"journey", "online_retail"}, "online_retail", "office_products"
+    everywhere = {*returning, office, "industrial_and_scientific"}
+    assert list(missed.values()) == [everywhere] * 3 + [returning, {office}, {office, gifts}]
+
+
+def test_what_the_chapter_says_was_not_measured_is_not_in_the_record():
+    assert not {"LambdaMART", "TIFU-kNN", "BPR", "SASRec", "gSASRec"} & set(JOURNEY["rows"])
 
 
 def _repeats(shop: Baskets) -> float:

@@ -53,7 +53,10 @@ def evaluate(
     if asked is not None:
         wanted = {user: wanted[user] for user in np.unique(asked) if user in wanted}
     users = np.array([user for user in wanted if known[user]])
-    shown, fresh = rank(users, False)[:, :depth], rank(users, True)[:, :depth]
+    both = (
+        rank.both(users) if isinstance(rank, ByScores) else (rank(users, False), rank(users, True))
+    )
+    shown, fresh = (found[:, :depth] for found in both)
     buyers = buyers_of(past)
     rows = []
     for user, top, new_top in zip(users, shown, fresh, strict=True):
@@ -119,20 +122,39 @@ def best(
     return np.take_along_axis(top, order, axis=1)
 
 
+class ByScores:
+    """A ranker of all items by scores, as `rank_by` makes it."""
+
+    def __init__(
+        self, scores: Callable[[np.ndarray], np.ndarray], past: sp.csr_matrix, size: int = 256
+    ):
+        self.scores, self.past, self.size = scores, past, size
+
+    def __call__(self, users: np.ndarray, new: bool) -> np.ndarray:
+        parts = _parts(users, self.size)
+        shown = [best(self.scores(own), self.past[own] if new else None) for own in parts]
+        return np.concatenate(shown)
+
+    def both(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The lists with old items, and without: scores, which take most of the time, are asked for
+        once."""
+        found = []
+        for own in _parts(users, self.size):
+            scores = self.scores(own)
+            found.append((best(scores), best(scores, self.past[own])))
+        shown, fresh = zip(*found, strict=True)
+        return np.concatenate(shown), np.concatenate(fresh)
+
+
 def rank_by(
     scores: Callable[[np.ndarray], np.ndarray], past: sp.csr_matrix, size: int = 256
-) -> Ranker:
+) -> ByScores:
     """A ranker of all items by `scores`, which gives those of all items (U, I) to rows of users.
 
     `past` (U, I) is not 0 where a user has bought an item before. Users are asked for `size` at a
     time.
     """
-
-    def rank(users: np.ndarray, new: bool) -> np.ndarray:
-        parts = _parts(users, size)
-        return np.concatenate([best(scores(own), past[own] if new else None) for own in parts])
-
-    return rank
+    return ByScores(scores, past, size)
 
 
 def _parts(users: np.ndarray, size: int = 256) -> list[np.ndarray]:
