@@ -109,3 +109,31 @@ def prequential(
             for system in systems.values():
                 system.learn(user, int(item), day)
     return pd.DataFrame(rows)
+
+
+def next_items(
+    systems: Mapping[str, System], baskets: Baskets, start: int, days: int = HORIZON
+) -> pd.DataFrame:
+    """Whether each system shows the next item of a basket, asked before every one from `start` on.
+
+    For baskets whose items have an order, such as the clicks of a session. The systems are told
+    each item as soon as they have been asked for it.
+
+    Returns:
+        A row for each item: `user`, `day`, `basket`, `head` (the items of the basket before it),
+        `item`, and for each system 1.0 where the item is among its `DEPTH`, else 0.0.
+    """
+    rows = []
+    for basket, own in baskets.between(start, start + days).groupby("basket", sort=False):
+        user, day = int(own["user"].iloc[0]), int(own["day"].iloc[0])
+        items = own["item"].to_numpy()
+        for head, item in enumerate(items.tolist()):
+            found = {
+                name: float(item in system.recommend(user, day, items[:head]))
+                for name, system in systems.items()
+            }
+            place = {"user": user, "day": day, "basket": basket, "head": head, "item": item}
+            rows.append(place | found)
+            for system in systems.values():
+                system.learn(user, item, day)
+    return pd.DataFrame(rows)
