@@ -76,7 +76,7 @@ def test_a_page_is_of_the_department_and_half_of_it_of_the_wanted_type(products)
 
 
 def test_a_share_outside_0_to_1_and_a_log_without_clicks_are_refused(products):
-    with pytest.raises(ValueError, match="lasting=1.5 is no share"):
+    with pytest.raises(ValueError, match=r"lasting=1\.5 is no share"):
         simulated(products, 1.5)
     with pytest.raises(ValueError, match="Nobody clicked anything"):
         simulated(products, click=lambda gains, rng: gains > 2)
@@ -108,3 +108,29 @@ def test_each_click_is_asked_for_before_it_is_told_in_its_order(products):
     assert system.calls[1::2] == [("told", item) for item in found["item"]]
     # No product is clicked twice in a session.
     assert found.loc[found["head"] > 0, "noted"].eq(0).all()
+
+
+def test_a_clock_of_clicks_keeps_the_order_and_rests_between_sessions(products):
+    log = simulated(products)
+    retimed = recommend.on_clicks(log)
+    assert retimed.events["day"].is_monotonic_increasing
+    for user in range(0, 40, 9):
+        own, before = (one.events[one.events["user"] == user] for one in (retimed, log))
+        assert own["item"].tolist() == before["item"].tolist()[: len(own)]
+        gaps = np.diff(own["day"])
+        same = own["basket"].to_numpy()[1:] == own["basket"].to_numpy()[:-1]
+        assert gaps.tolist() == np.where(same, sessions.STEP, sessions.REST).tolist()
+        assert own["day"].iloc[0] == sessions.STEP * (user % 7)
+    last = retimed.events.groupby("user")["day"].max()
+    assert (last >= retimed.days - sessions.STEP - sessions.REST).mean() >= 0.7
+
+
+def test_a_session_that_has_begun_is_not_asked_about(products):
+    log = recommend.on_clicks(simulated(products))
+    start = log.test_start
+    begun = set(log.between(0, start)["basket"])
+    found = recommend.next_items({"noted": Noted()}, log, start)
+    assert (
+        not begun & set(found["basket"]) and (found.loc[found["head"] == 0, "day"] >= start).all()
+    )
+    assert begun & set(log.between(start, log.days)["basket"])

@@ -117,17 +117,19 @@ def next_items(
     """Whether each system shows the next item of a basket, asked before every one from `start` on.
 
     For baskets whose items have an order, such as the clicks of a session. The systems are told
-    each item as soon as they have been asked for it.
+    each item as soon as they have been asked for it. Baskets that began before `start` are left
+    out.
 
     Returns:
         A row for each item: `user`, `day`, `basket`, `head` (the items of the basket before it),
         `item`, and for each system 1.0 where the item is among its `DEPTH`, else 0.0.
     """
+    begun = baskets.between(0, start)["basket"].unique()
+    asked = baskets.between(start, start + days)
     rows = []
-    for basket, own in baskets.between(start, start + days).groupby("basket", sort=False):
-        user, day = int(own["user"].iloc[0]), int(own["day"].iloc[0])
-        items = own["item"].to_numpy()
-        for head, item in enumerate(items.tolist()):
+    for basket, own in asked[~asked["basket"].isin(begun)].groupby("basket", sort=False):
+        user, items = int(own["user"].iloc[0]), own["item"].to_numpy()
+        for head, (item, day) in enumerate(zip(items.tolist(), own["day"].tolist(), strict=True)):
             found = {
                 name: float(item in system.recommend(user, day, items[:head]))
                 for name, system in systems.items()

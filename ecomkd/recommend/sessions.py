@@ -7,7 +7,7 @@ products, K places of a page.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,9 @@ PAGE, WANTED = 10, 5
 """Places of a page, and how many of them have products of the wanted type while there are some."""
 BUYS, LEAVES = 0.2, 0.2
 """The chance to buy, after a page with a click on the wanted type, and to leave after any page."""
+
+STEP, REST = 7, 28
+"""Days that a click, and the break before a session, take on a clock of clicks."""
 
 Click = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 """From the gains (K,) of a page, best place first, to which of its products are clicked (K,)."""
@@ -130,3 +133,20 @@ def _baskets(events: pd.DataFrame, products: pd.DataFrame) -> Baskets:
     items = products.iloc[known].reset_index(drop=True)
     items = items.assign(item_id=items["product_id"], text=items["product_title"])
     return Baskets(events, items, pd.DataFrame({"user_id": people}), {})
+
+
+def on_clicks(log: Baskets) -> Baskets:
+    """The same clicks on each shopper's own clock: a click takes STEP days, a break REST.
+
+    A student with scales of weeks reads such a session as it reads weeks of groceries, and the
+    `HORIZON` days that it learns to foresee are the next few clicks. Shoppers begin on days that
+    differ by up to six steps. What comes after the day that four of five shoppers reach is left
+    out. Shoppers are drawn independently of each other, so who clicks first means nothing.
+    """
+    events = log.events.sort_values(["user", "basket"], kind="stable")
+    step = pd.Series(np.where(events.duplicated("basket"), STEP, REST), events.index)
+    day = step.groupby(events["user"]).cumsum() - REST + STEP * (events["user"] % 7)
+    end = day.groupby(events["user"]).max().quantile(0.2)
+    events = events.assign(day=day.astype(np.int32))[day < end]
+    events = events.sort_values(["day", "user"], kind="stable", ignore_index=True)
+    return replace(log, events=events)
