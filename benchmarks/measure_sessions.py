@@ -1,13 +1,13 @@
 """Recommendation within simulated sessions: what a live state foresees of the next click.
 
-    python benchmarks/measure_sessions.py --seeds 0     one seed, its own file
-    python benchmarks/measure_sessions.py --merge       all files into the record
+    python benchmarks/measure_sessions.py 0.5 --seeds 0     one seed, its own file
+    python benchmarks/measure_sessions.py --merge           all files into the record
 
 A seed draws the shoppers, their sessions, and the networks; the shop is one. The pages that are
 clicked are drawn without any of the rows. Settings are those with the most hits on the validation
 days; numbers are about the test days, from the second click of a session on. How lasting a taste is
-was told to the simulation, so everything is measured for several such shares: the rows show what a
-mechanism does, and not what a real shop would gain.
+was told to the simulation, so everything is measured for several such shares, which come first on
+the command line: the rows show what a mechanism does, and not what a real shop would gain.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from measure_real_time import LIVE, NIGHTLY, scored, shelves, shown, together
 from shared import above
 
 SHOP, PRODUCTS, SHOPPERS, DAYS = 1014, 1_000, 1_200, 120
-LASTING = (0.2, 0.5, 0.8)
+LASTING = ("0.2", "0.5", "0.8")
 """The chance that a session wants one of its shopper's favourite types."""
-CHIEF = 0.5
+CHIEF = "0.5"
 """The share of which the goals speak."""
 PASSES, RATE = 1.5, 4e-3
 """How the student is trained, by the validation days of another shop with other shoppers."""
@@ -50,21 +50,18 @@ HEADS = (0, 1, 2, 3)
 """Clicks before the one to be foreseen, of which the record tells; the last one has more, too."""
 
 
-def measure(seed: int) -> dict:
-    """The hits of all rows, by how lasting tastes are."""
-    products = shop.generate(SHOP, PRODUCTS, queries=90, unlabelled_pairs=100).products
-    return {"by_lasting": {str(share): replayed(products, share, seed) for share in LASTING}}
-
-
 def click(gains: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The position-based model, with the chances of chapter 19."""
     return clicks.click(clicks.attraction(gains), rng)
 
 
-def replayed(products: pd.DataFrame, lasting: float, seed: int) -> dict:
+def measure(lasting: str, seed: int) -> dict:
     """The test days with tastes that are so lasting, click by click."""
     profile = Profile.named(seed=seed)
-    log = sessions.on_clicks(sessions.simulate(products, click, SHOPPERS, DAYS, lasting, seed))
+    products = shop.generate(SHOP, PRODUCTS, queries=90, unlabelled_pairs=100).products
+    log = sessions.on_clicks(
+        sessions.simulate(products, click, SHOPPERS, DAYS, float(lasting), seed)
+    )
     texts, codes = recommend.texts(log)
     vectors = features.layers(texts, profile)[-1]
     shelf = shelves(log, student(log, vectors, profile))
@@ -211,22 +208,19 @@ def settings(log: Baskets, shelf: Callable, vectors: np.ndarray) -> dict:
 
 def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds."""
-    parts = shared.read(folder, ("profile",))
-    seeds = [part["seed"] for part in parts]
+    parts = {share: shared.read(folder / share, ("profile",)) for share in LASTING}
+    calls = [f"{share} --seeds {' '.join(str(part['seed']) for part in own)}"
+             for share, own in parts.items()]  # fmt: skip
     data = {
         "shop": {"seed": SHOP, "products": PRODUCTS, "shoppers": SHOPPERS, "days": DAYS},
         "chief": CHIEF,
-        "by_lasting": {
-            str(share): told([part["by_lasting"][str(share)] for part in parts])
-            for share in LASTING
-        },
+        "by_lasting": {share: told(own) for share, own in parts.items()},
     }
     report.write_recorded(
         out,
-        command=f"python benchmarks/measure_sessions.py --seeds {' '.join(map(str, seeds))} "
-        "--merge",
-        seeds=seeds,
-        hardware=parts[0]["hardware"],
+        command=f"python benchmarks/measure_sessions.py {', '.join(calls)}, --merge",
+        seeds=[part["seed"] for part in parts[CHIEF]],
+        hardware=parts[CHIEF][0]["hardware"],
         generator=shop.generator_hash(),
         data=data,
         goals=goals(data),
@@ -241,6 +235,7 @@ def told(parts: list[dict]) -> dict:
     pairs += [(NIGHTLY, POPULAR), (LIVE_CLICKED, LIVE), (LIVE_CLICKED, CLICKED)]
     pairs += [(NIGHTLY_CLICKED, LIVE), (LIVE_CLICKED, NIGHTLY_CLICKED)]
     return {
+        "seeds": [part["seed"] for part in parts],
         "rows": {name: rate(within, name) for name in ROWS},
         "minus": {f"{a} − {b}": rate(within, a, b) for a, b in pairs},
         "heads": {
@@ -286,7 +281,7 @@ def pooled(parts: list[dict], name: str) -> float:
 
 
 def goals(data: dict) -> list[dict]:
-    minus = data["by_lasting"][str(CHIEF)]["minus"]
+    minus = data["by_lasting"][CHIEF]["minus"]
     goal = partial("hits@10 of the next click in a session, {} (simulated)".format)
     pairs = ((LIVE, NIGHTLY), (LIVE, LAST), (LIVE, CLICKED), (LIVE_CLICKED, NIGHTLY_CLICKED))
     return [above(goal(f"{a} minus {b}"), minus[f"{a} − {b}"]) for a, b in pairs]
@@ -294,7 +289,9 @@ def goals(data: dict) -> list[dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Recommendation within simulated sessions.")
-    shared.run(shared.arguments_of(parser, "sessions", scaled=False), measure, merge)
+    arguments = shared.arguments_of(parser, "sessions", LASTING, scaled=False)
+    kind = arguments.kind or ""
+    shared.run(arguments, partial(measure, kind), merge, part=kind)
 
 
 if __name__ == "__main__":
