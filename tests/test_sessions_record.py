@@ -94,8 +94,12 @@ def test_what_chapter_14_says_of_sessions_is_in_the_record():
     assert len(record["seeds"]) == 5
     assert (data["shop"]["shoppers"], data["chief"]) == (script.SHOPPERS, "0.5")
     assert recommend.DEPTH == 10
+    drawn = {share: len(found["seeds"]) for share, found in data["by_lasting"].items()}
+    assert drawn == {"0.2": 3, "0.5": 5, "0.8": 2}
     for share, found in data["by_lasting"].items():
-        minus = found["minus"]
-        assert minus["live − nightly"]["low"] > 0, share
-        for rule in ("like the last click, by text", "clicked together"):
-            assert minus[f"live − {rule}"]["high"] < 0, share
+        assert found["minus"]["live − nightly"]["low"] > 0, share
+        assert found["minus"]["live − clicked together"]["high"] < 0, share
+    chief = data["by_lasting"][data["chief"]]["minus"]
+    assert chief["live − like the last click, by text"]["high"] < 0
+    both = chief["live + clicked together − clicked together"]
+    assert both["low"] <= 0 <= both["high"]
