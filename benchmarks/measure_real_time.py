@@ -2,7 +2,8 @@
 
     python benchmarks/measure_real_time.py --seeds 0     one seed, its own file
     python benchmarks/measure_real_time.py --scale       cost, to ten times the data
-    python benchmarks/measure_real_time.py --merge       all files into the record
+    python benchmarks/measure_real_time.py --merge       all files into the record, which keeps
+                                                         its costs where --scale was not run
 
 The student is that of benchmarks/measure_recommendation.py, found among the artefacts where that
 has run, and fitted to the days before the validation days. Each basket of the test days is
@@ -14,10 +15,12 @@ where ECOMKD_REAL_DATA is set: they have an order, and so a step.
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import lru_cache, partial
 from operator import itemgetter
 from pathlib import Path
@@ -532,7 +535,7 @@ def _add(kept: recommend.Durable, vector: np.ndarray) -> None:
 def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds, and of the sizes."""
     parts = shared.read(folder, ("profile", "scale"))
-    cost_of = shared.sizes(folder)
+    cost_of = sizes(folder, out)
     heads = {head: _means([part["heads"][head] for part in parts]) for head in parts[0]["heads"]}
     leak = _means([part["leak"] for part in parts])
     newly = {name: _means([part["newcomers"][name] for part in parts])
@@ -575,7 +578,7 @@ def merge(folder: Path, out: Path) -> None:
         },
         "steps": {category: _steps([part["steps"][category] for part in parts])
                   for category in REVIEWS},
-        "scale": cost_of,
+        **cost_of,
     }  # fmt: skip
     report.write_recorded(
         out,
@@ -588,6 +591,16 @@ def merge(folder: Path, out: Path) -> None:
         goals=_goals(data),
     )
     print(out)
+
+
+def sizes(folder: Path, out: Path) -> dict:
+    """What --scale has left in the folder, or else what the record says, and on which day it was
+    measured."""
+    if (folder / "scale.json").exists() or not out.exists():
+        return {"scale": shared.sizes(folder), "scale_created": f"{date.today()}"}
+    old = json.loads(out.read_text(encoding="utf-8"))
+    created = old["data"].get("scale_created", old["created"])
+    return {"scale": old["data"]["scale"], "scale_created": created}
 
 
 def _means(parts: list[dict]) -> pd.DataFrame:

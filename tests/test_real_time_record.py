@@ -67,6 +67,19 @@ def test_seeds_are_replayed_and_merged_into_a_record(tmp_path, monkeypatch):
     assert goals["users whose scores differ after a kill and a replay"]["met"]
 
 
+def test_costs_that_were_not_measured_again_are_the_record_s_with_their_day(tmp_path):
+    out, folder = tmp_path / "real_time.json", tmp_path / "parts"
+    folder.mkdir()
+    old = {"created": "2026-01-02", "data": {"scale": [{"times": 1}]}}
+    out.write_text(json.dumps(old), encoding="utf-8")
+    kept = {"scale": [{"times": 1}], "scale_created": "2026-01-02"}
+    assert script.sizes(folder, out) == kept
+    out.write_text(json.dumps({"created": "2026-03-04", "data": kept}), encoding="utf-8")
+    assert script.sizes(folder, out) == kept
+    (folder / "scale.json").write_text('[{"times": 3}]', encoding="utf-8")
+    assert script.sizes(folder, out)["scale"] == [{"times": 3}]
+
+
 def test_buy_again_counts_each_purchase_at_once(tmp_path):
     shop = tiny_baskets.shop()
     day, user = shop.test_start, int(shop.between(0, shop.test_start)["user"].iloc[0])

@@ -43,8 +43,9 @@ def shrink(patch, script, baskets: Baskets, folder) -> None:
     own = tiny_models.profile(folder / "artifacts", teacher=str(start), frozen_layers=None)
     patch.setattr(Profile, "named", staticmethod(lambda name=None, **changes: own))
     patch.setattr(journey, "load", lambda: baskets)
-    patch.setattr(script, "SCALES", (1, 2))
-    patch.setattr(script, "TIMED", 2)
+    for name, value in {"SCALES": (1, 2), "TIMED": 2}.items():
+        if hasattr(script, name):
+            patch.setattr(script, name, value)
     if hasattr(script, "GRIDS"):
         grids = {name: _first(grid) for name, grid in script.GRIDS.items()}
         patch.setattr(script, "GRIDS", grids)

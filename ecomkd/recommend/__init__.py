@@ -3,8 +3,9 @@
 `purchases` counts what was bought, `evaluation` judges a ranking of all items, `rankers` need no
 network, `tuning` chooses their settings, `networks` and `training` need one; `live` keeps the
 student's state while the shop is open, `journal` keeps it on disk, and `replay` asks it basket by
-basket. `run` does all of it for somebody's own purchases, and `answers` serves from the folder that
-it leaves. All names below are found here too, and each loads its module when it is first asked for.
+basket; `sessions` simulates clicks. `run` does all of it for somebody's own purchases, and
+`answers` serves from the folder that it leaves. All names below are found here too, and each loads
+its module when it is first asked for.
 """
 
 from ecomkd import lazy
@@ -32,7 +33,8 @@ __getattr__, __dir__ = lazy.names(
         ),
         ".live": "aligned highest initial_state Live PAIR RARE",
         ".journal": "Durable",
-        ".replay": "prequential Scheduled System",
+        ".replay": "next_items prequential Scheduled System",
+        ".sessions": "on_clicks simulate",
         ".answers": "Answers",
     },
 )

@@ -109,3 +109,33 @@ def prequential(
             for system in systems.values():
                 system.learn(user, int(item), day)
     return pd.DataFrame(rows)
+
+
+def next_items(
+    systems: Mapping[str, System], baskets: Baskets, start: int, days: int = HORIZON
+) -> pd.DataFrame:
+    """Whether each system shows the next item of a basket, asked before every one from `start` on.
+
+    For baskets whose items have an order, such as the clicks of a session. The systems are told
+    each item as soon as they have been asked for it. Baskets that began before `start` are left
+    out.
+
+    Returns:
+        A row for each item: `user`, `day`, `basket`, `head` (the items of the basket before it),
+        `item`, and for each system 1.0 where the item is among its `DEPTH`, else 0.0.
+    """
+    begun = baskets.between(0, start)["basket"].unique()
+    asked = baskets.between(start, start + days)
+    rows = []
+    for basket, own in asked[~asked["basket"].isin(begun)].groupby("basket", sort=False):
+        user, items = int(own["user"].iloc[0]), own["item"].to_numpy()
+        for head, (item, day) in enumerate(zip(items.tolist(), own["day"].tolist(), strict=True)):
+            found = {
+                name: float(item in system.recommend(user, day, items[:head]))
+                for name, system in systems.items()
+            }
+            place = {"user": user, "day": day, "basket": basket, "head": head, "item": item}
+            rows.append(place | found)
+            for system in systems.values():
+                system.learn(user, item, day)
+    return pd.DataFrame(rows)

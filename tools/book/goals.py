@@ -43,6 +43,7 @@ SOURCES = (
     Source("moved_sum", "A teacher from elsewhere, added to free signals", "notebooks/13_cross_platform"),
     Source("moved_pairs", "Pairs that move to another shop or language", "book/moved_pairs"),
     Source("real_time", "A student that learns while the shop is open", "notebooks/14_real_time"),
+    Source("sessions", "Sessions of clicks, simulated", "notebooks/14_real_time"),
     Source("multimodal", "Text and picture", "notebooks/15_multimodal"),
     Source("privacy", "What recommenders give away", "notebooks/16_privacy"),
     Source("explanations", "Why this product", "notebooks/17_explanations"),

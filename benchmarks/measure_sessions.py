@@ -1,0 +1,298 @@
+"""Recommendation within simulated sessions: what a live state foresees of the next click.
+
+    python benchmarks/measure_sessions.py 0.5 --seeds 0     one seed, its own file
+    python benchmarks/measure_sessions.py --merge           all files into the record
+
+A seed draws the shoppers, their sessions, and the networks; the shop is one. The pages that are
+clicked are drawn without any of the rows. Settings are those with the most hits on the validation
+days; numbers are about the test days, from the second click of a session on. How lasting a taste is
+was told to the simulation, so everything is measured for several such shares, which come first on
+the command line: the rows show what a mechanism does, and not what a real shop would gain.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.preprocessing import normalize
+
+import shared
+from ecomkd import features, metrics, recommend, report
+from ecomkd.config import Profile
+from ecomkd.data import shop
+from ecomkd.data.baskets import Baskets
+from ecomkd.recommend import sessions
+from ecomkd.search import clicks
+from measure_real_time import LIVE, NIGHTLY, scored, shelves, shown, together
+from shared import above
+
+SHOP, PRODUCTS, SHOPPERS, DAYS = 1014, 1_000, 1_200, 120
+LASTING = ("0.2", "0.5", "0.8")
+"""The chance that a session wants one of its shopper's favourite types."""
+CHIEF = "0.5"
+"""The share of which the goals speak."""
+PASSES, RATE = 1.5, 4e-3
+"""How the student is trained, by the validation days of another shop with other shoppers."""
+POPULAR, TEXT, CLICKED = "popular", "like the clicks, by text", "clicked together"
+LAST = "like the last click, by text"
+LIVE_CLICKED, NIGHTLY_CLICKED = f"{LIVE} + {CLICKED}", f"{NIGHTLY} + {CLICKED}"
+ROWS = (POPULAR, NIGHTLY, LIVE, LAST, TEXT, CLICKED, NIGHTLY_CLICKED, LIVE_CLICKED)
+FADES = (0.0, 0.5, 1.0)
+"""What a click counts against the one after it."""
+WEIGHTS = (3.0, 10.0, 30.0, 100.0)
+HEADS = (0, 1, 2, 3)
+"""Clicks before the one to be foreseen, of which the record tells; the last one has more, too."""
+
+
+def click(gains: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The position-based model, with the chances of chapter 19."""
+    return clicks.click(clicks.attraction(gains), rng)
+
+
+def measure(lasting: str, seed: int) -> dict:
+    """The test days with tastes that are so lasting, click by click."""
+    profile = Profile.named(seed=seed)
+    products = shop.generate(SHOP, PRODUCTS, queries=90, unlabelled_pairs=100).products
+    log = sessions.on_clicks(
+        sessions.simulate(products, click, SHOPPERS, DAYS, float(lasting), seed)
+    )
+    texts, codes = recommend.texts(log)
+    vectors = features.layers(texts, profile)[-1]
+    shelf = shelves(log, student(log, vectors, profile))
+    chosen = settings(log, shelf, vectors[codes])
+    found = recommend.next_items(
+        systems(log, shelf, vectors[codes], log.test_start, chosen), log, log.test_start
+    )
+    print(seed, lasting, chosen)
+    print(found.assign(head=found["head"].clip(upper=HEADS[-1]))
+          .groupby("head")[list(ROWS)].mean().round(3).T, flush=True)  # fmt: skip
+    return {
+        "chosen": chosen,
+        "log": {
+            "clicks": len(log.events),
+            "sessions": int(log.events["basket"].nunique()),
+            "asked": int((found["head"] > 0).sum()),
+            "bought": float(log.events.groupby("basket")["bought"].any().mean()),
+        },
+        "within": by_shopper(found[found["head"] > 0]),
+        "heads": {
+            str(head): by_shopper(found[found["head"] == head] if head < HEADS[-1]
+                                  else found[found["head"] >= head])
+            for head in HEADS
+        },
+    }  # fmt: skip
+
+
+def by_shopper(found: pd.DataFrame) -> dict:
+    """The sums of hits of each shopper, and of how many clicks."""
+    own = found.groupby("user")[list(ROWS)].sum()
+    asked = found.groupby("user").size()
+    return {"user": own.index.tolist(), "asked": asked.tolist(), "hits": own.to_dict("list")}
+
+
+def student(log: Baskets, vectors: np.ndarray, profile: Profile) -> recommend.DecayedMeans:
+    """The student of chapter 10, without a teacher, trained on the days before the validation days.
+
+    It passes over them more often than there, for there are fewer.
+    """
+    items = recommend.Items(log, vectors, recommend.FIRST, 64, profile)
+    fitted = {"items": items, "start": log.validation_start, "profile": profile}
+    made = recommend.train(recommend.DecayedMeans, **fitted, passes=PASSES, learning_rate=RATE)
+    return recommend.load(made, recommend.DecayedMeans, items)
+
+
+@dataclass
+class Alike:
+    """The scores of another system, plus how alike items are to those of the session.
+
+    Args:
+        base: from a user and a day to scores (I,).
+        likeness: (I, I).
+        weight: of the sum over the session's clicks.
+        fade: what a click counts against the one after it; with 0 the last one alone counts.
+    """
+
+    base: Callable[[int, int], np.ndarray]
+    likeness: np.ndarray
+    weight: float
+    fade: float
+
+    def recommend(self, user: int, day: int, without: Sequence[int]) -> np.ndarray:
+        scores = self.base(user, day).copy()
+        if len(without):
+            counts = self.fade ** np.arange(len(without))[::-1]
+            scores += self.weight * (counts @ self.likeness[np.asarray(without, int)])
+        return shown(scores, without)
+
+    def learn(self, user: int, item: int, day: int) -> None:
+        """Another system learns, or none: what is alike was counted before."""
+
+
+class BySession:
+    """A state that learns the clicks of a session when its shopper's next one begins."""
+
+    def __init__(self, live: recommend.Live):
+        self.live = live
+        self.aside: dict[int, list[tuple[int, int]]] = {}
+
+    def recommend(self, user: int, day: int, without: Sequence[int]) -> np.ndarray:
+        if not len(without):
+            for item, then in self.aside.pop(user, []):
+                self.live.update(user, item, then)
+        return self.live.recommend(user, day, without)
+
+    def learn(self, user: int, item: int, day: int) -> None:
+        self.aside.setdefault(user, []).append((item, day))
+
+
+def popular(log: Baskets, day: int) -> Callable[[int, int], np.ndarray]:
+    """Scores far below 1 by the clicks of all days before, for whoever asks."""
+    scores = recommend.tie_break(recommend.popularity(log, day, day))
+    return lambda user, now: scores
+
+
+def states(shelf: recommend.Shelf) -> dict[str, recommend.System]:
+    live, nightly = recommend.initial_state(shelf), recommend.initial_state(shelf)
+    return {NIGHTLY: BySession(nightly), LIVE: recommend.Scheduled(live, shelf.day)}
+
+
+def likenesses(log: Baskets, vectors: np.ndarray, day: int) -> dict[str, np.ndarray]:
+    """(I, I) of each kind: cosines of texts, and of the sessions before `day` in which items were
+    clicked."""
+    unit = normalize(vectors - vectors.mean(axis=0))
+    return {TEXT: unit @ unit.T, CLICKED: together(log, day).toarray()}
+
+
+def systems(log: Baskets, shelf: Callable, vectors: np.ndarray, day: int, chosen: dict) -> dict:
+    """All rows, from `day` on; those that add to a state follow it."""
+    near, rows, sold = likenesses(log, vectors, day), states(shelf(day)), popular(log, day)
+    rows[POPULAR] = Alike(sold, near[TEXT], 0.0, 0.0)
+    rows[LAST] = Alike(sold, near[TEXT], 1.0, 0.0)
+    for name in (TEXT, CLICKED):
+        rows[name] = Alike(sold, near[name], 1.0, chosen[name]["fade"])
+    for name, state in ((LIVE_CLICKED, LIVE), (NIGHTLY_CLICKED, NIGHTLY)):
+        own = chosen[name]
+        rows[name] = Alike(scored(rows[state]), near[CLICKED], own["weight"], own["fade"])
+    return rows
+
+
+def settings(log: Baskets, shelf: Callable, vectors: np.ndarray) -> dict:
+    """The fades and weights with the most hits on the validation days, after the first click."""
+    day, until = log.validation_start, log.test_start
+    near, rows, sold = likenesses(log, vectors, day), states(shelf(day)), popular(log, day)
+    tried = {}
+    for name in (TEXT, CLICKED):
+        for fade in FADES:
+            tried[name, 1.0, fade] = Alike(sold, near[name], 1.0, fade)
+    for name, state in ((LIVE_CLICKED, LIVE), (NIGHTLY_CLICKED, NIGHTLY)):
+        for weight in WEIGHTS:
+            for fade in FADES:
+                tried[name, weight, fade] = Alike(scored(rows[state]), near[CLICKED], weight, fade)
+    found = recommend.next_items({**rows, **tried}, log, day, until - day)
+    hits = found.loc[found["head"] > 0, list(tried)].mean()
+    chosen = {}
+    for name in dict.fromkeys(name for name, _, _ in tried):
+        best = max((key for key in tried if key[0] == name), key=lambda key: hits[key])
+        chosen[name] = {"weight": best[1], "fade": best[2], "hits": float(hits[best])}
+    return chosen
+
+
+# The record ---------------------------------------------------------------------------------------
+
+
+def merge(folder: Path, out: Path) -> None:
+    """Write the recorded result from the files of single seeds."""
+    parts = {share: shared.read(folder / share, ("profile",)) for share in LASTING}
+    calls = [f"{share} --seeds {' '.join(str(part['seed']) for part in own)}"
+             for share, own in parts.items()]  # fmt: skip
+    data = {
+        "shop": {"seed": SHOP, "products": PRODUCTS, "shoppers": SHOPPERS, "days": DAYS},
+        "chief": CHIEF,
+        "by_lasting": {share: told(own) for share, own in parts.items()},
+    }
+    report.write_recorded(
+        out,
+        command=f"python benchmarks/measure_sessions.py {', '.join(calls)}, --merge",
+        seeds=[part["seed"] for part in parts[CHIEF]],
+        hardware=parts[CHIEF][0]["hardware"],
+        generator=shop.generator_hash(),
+        data=data,
+        goals=goals(data),
+    )
+    print(out)
+
+
+def told(parts: list[dict]) -> dict:
+    """Of one share: rows and differences, over seeds and shoppers."""
+    within = tables([part["within"] for part in parts])
+    pairs = [(LIVE, NIGHTLY), (LIVE, LAST), (LIVE, TEXT), (LIVE, CLICKED)]
+    pairs += [(NIGHTLY, POPULAR), (LIVE_CLICKED, LIVE), (LIVE_CLICKED, CLICKED)]
+    pairs += [(NIGHTLY_CLICKED, LIVE), (LIVE_CLICKED, NIGHTLY_CLICKED)]
+    return {
+        "seeds": [part["seed"] for part in parts],
+        "rows": {name: rate(within, name) for name in ROWS},
+        "minus": {f"{a} − {b}": rate(within, a, b) for a, b in pairs},
+        "heads": {
+            head: {
+                "asked": float(np.mean([sum(part["heads"][head]["asked"]) for part in parts])),
+                "rows": {
+                    name: pooled([part["heads"][head] for part in parts], name) for name in ROWS
+                },
+            }
+            for head in parts[0]["heads"]
+        },
+        "log": {name: float(np.mean([part["log"][name] for part in parts]))
+                for name in parts[0]["log"]},
+        "chosen": [part["chosen"] for part in parts],
+        "by_seed": [{name: sum(part["within"]["hits"][name]) / sum(part["within"]["asked"])
+                     for name in ROWS} for part in parts],
+    }  # fmt: skip
+
+
+def tables(parts: list[dict]) -> dict[str, np.ndarray]:
+    """(S, U) of each row, hits of seeds and shoppers, and of `asked`, the clicks; a seed's shoppers
+    are its own, so rows of unlike seeds share no more than a place."""
+    found = {}
+    for name in ("asked", *ROWS):
+        own = [part["asked"] if name == "asked" else part["hits"][name] for part in parts]
+        found[name] = np.zeros((len(parts), SHOPPERS))
+        for row, part, values in zip(found[name], parts, own, strict=True):
+            row[part["user"]] = values
+    return found
+
+
+def rate(within: dict[str, np.ndarray], a: str, b: str | None = None) -> dict:
+    """Hits a click, or the difference of two rows, with an interval over seeds and shoppers."""
+    hits = within[a] - (0 if b is None else within[b])
+    cells = np.stack([hits, within["asked"]], axis=-1)
+    found = metrics.two_way_bootstrap(cells, lambda sums: sums[:, 0] / sums[:, 1], 2_000)
+    return found
+
+
+def pooled(parts: list[dict], name: str) -> float:
+    asked = sum(sum(part["asked"]) for part in parts)
+    return sum(sum(part["hits"][name]) for part in parts) / asked
+
+
+def goals(data: dict) -> list[dict]:
+    minus = data["by_lasting"][CHIEF]["minus"]
+    goal = partial("hits@10 of the next click in a session, {} (simulated)".format)
+    pairs = ((LIVE, NIGHTLY), (LIVE, LAST), (LIVE, CLICKED), (LIVE_CLICKED, NIGHTLY_CLICKED))
+    return [above(goal(f"{a} minus {b}"), minus[f"{a} − {b}"]) for a, b in pairs]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Recommendation within simulated sessions.")
+    arguments = shared.arguments_of(parser, "sessions", LASTING, scaled=False)
+    kind = arguments.kind or ""
+    shared.run(arguments, partial(measure, kind), merge, part=kind)
+
+
+if __name__ == "__main__":
+    main()
