@@ -44,7 +44,7 @@ from ecomkd.artifacts import write_text
 from ecomkd.config import artifact_folder
 from ecomkd.data import shop
 from ecomkd.data.sources import product_text
-from ecomkd.search import stores
+from ecomkd.search import hosted, stores
 from ecomkd.search.retrieve import token_means
 from shared import RECORDED, exact
 
@@ -262,14 +262,19 @@ def flat(entries: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.n
 
 
 def merge(folder: Path, out: Path) -> None:
-    """Write the recorded result of all files that are there."""
+    """Write the recorded result of all files that are there; other rows of the record stay."""
     files = sorted(folder.glob("*.json"))
     if not files:
         raise SystemExit(f"{folder}: nothing was measured; run this script without --merge first.")
     found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    rows = sorted((one["row"] for one in found), key=lambda row: (row["engine"], row["products"]))
+    old = json.loads(out.read_text(encoding="utf-8"))["data"]["rows"] if out.exists() else []
+    names = ("engine", "products", "candidates")
+    of = {tuple(map(row.get, names)): row for row in [*old, *(one["row"] for one in found)]}
+    rows = [of[one] for one in sorted(of)]
     goals = []
     for row in rows:
+        if row["candidates"] != hosted.enough(row["products"]):  # of another width, to compare with
+            continue
         at = f"{row['engine']}, {row['products']:,} products"
         value = row["all"]["recall"]
         goals.append(exact(f"recall@10 of the first stage, {at}", value, "≥ 0.95", value >= 0.95))

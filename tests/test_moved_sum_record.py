@@ -1,4 +1,4 @@
-"""The script that adds a teacher from another shop to free signals, on tiny data, and its record."""
+"""The script that adds a teacher from another shop to free signals, and its record."""
 
 import json
 
@@ -64,3 +64,17 @@ def test_draws_are_of_whole_queries_and_differ():
     assert all(len(set(queries[rows])) == script.FEW for rows in draws)
     assert all(len(rows) == 3 * script.FEW for rows in draws)
     assert len({tuple(rows) for rows in draws}) == script.DRAWS
+
+
+def test_what_chapter_13_says_of_the_sum_is_in_the_record():
+    """ "Small, and just told from nothing ... from the simulated shop to Icecat nothing." """
+    record = report.recorded("moved_sum")
+    shops, real = (record["data"][name]["minus"] for name in ("simulated", script.ICECAT))
+    assert record["data"]["simulated"]["targets"] == len(record["seeds"]) == 10
+    for name in (TOLD, "BM25 + bi-encoder + teacher − BM25 + bi-encoder"):
+        assert 0 < shops[name]["low"] < shops[name]["value"] < 0.01
+        assert real[name]["low"] <= 0 <= real[name]["high"]
+    alone = shops["teacher from elsewhere − bi-encoder"]
+    assert alone["low"] < 0 < alone["high"]
+    assert real["teacher from elsewhere − bi-encoder"]["high"] < 0
+    assert [goal["met"] for goal in record["goals"]] == [True, True, False, False]

@@ -40,7 +40,7 @@ SOURCES = (
     Source("checker", "Checkers, on sentences that were read", "notebooks/12_descriptions"),
     Source("cross_platform", "From one shop to another", "notebooks/13_cross_platform"),
     Source("cross_parts", "Parts that move to another shop", "notebooks/13_cross_platform"),
-    Source("moved_sum", "A teacher from elsewhere, added to free signals", "notebooks/13_cross_platform"),
+    Source("moved_sum", "A teacher from elsewhere in a sum", "notebooks/13_cross_platform"),
     Source("moved_pairs", "Pairs that move to another shop or language", "book/moved_pairs"),
     Source("real_time", "A student that learns while the shop is open", "notebooks/14_real_time"),
     Source("sessions", "Sessions of clicks, simulated", "notebooks/14_real_time"),
