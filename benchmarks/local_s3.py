@@ -14,7 +14,6 @@ import shutil
 import socket
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,11 +45,11 @@ def running(*buckets: str) -> Iterator[str]:
         _wait(process, address)
         for bucket in buckets:
             made = urllib.request.Request(f"{address}/{bucket}", method="PUT")
-            urllib.request.urlopen(made).close()
+            urllib.request.urlopen(made, timeout=30).close()
         yield address
     finally:
-        process.terminate()
-        process.wait(timeout=60)
+        process.kill()  # what it holds is in its memory alone
+        process.wait()
 
 
 def environment(address: str) -> dict[str, str]:
@@ -65,12 +64,11 @@ def environment(address: str) -> dict[str, str]:
 
 
 def _wait(process: subprocess.Popen, address: str) -> None:
-    for _ in range(600):
-        if process.poll() is not None:
-            break
+    end = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < end:
         try:
             urllib.request.urlopen(address, timeout=10).close()
             return
-        except urllib.error.URLError:
+        except OSError:  # nobody listens yet, or it is too busy to answer
             time.sleep(0.1)
     raise RuntimeError("moto did not start.")

@@ -26,7 +26,7 @@ import shared
 from ecomkd import bench, features, load, metrics, report, transfer
 from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
-from ecomkd.data import sources
+from ecomkd.data import shop, sources
 from ecomkd.relevance import baselines, fusion, judge, stages
 
 FEW, DRAWS = 15, 10
@@ -129,7 +129,7 @@ def merge(folder: Path, out: Path) -> None:
         f"{ICECAT}, --merge",
         seeds=seeds,
         hardware=parts[0]["hardware"],
-        generator=None,
+        generator=shop.generator_hash(),
         data=data,
         goals=goals,
     )

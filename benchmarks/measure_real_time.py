@@ -596,8 +596,10 @@ def merge(folder: Path, out: Path) -> None:
 def sizes(folder: Path, out: Path) -> dict:
     """What --scale has left in the folder, or else what the record says, and on which day it was
     measured."""
-    if (folder / "scale.json").exists() or not out.exists():
-        return {"scale": shared.sizes(folder), "scale_created": f"{date.today()}"}
+    file = folder / "scale.json"
+    if file.exists() or not out.exists():
+        found = shared.sizes(folder)
+        return {"scale": found, "scale_created": f"{date.fromtimestamp(file.stat().st_mtime)}"}
     old = json.loads(out.read_text(encoding="utf-8"))
     created = old["data"].get("scale_created", old["created"])
     return {"scale": old["data"]["scale"], "scale_created": created}

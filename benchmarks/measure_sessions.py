@@ -45,7 +45,7 @@ LIVE_CLICKED, NIGHTLY_CLICKED = f"{LIVE} + {CLICKED}", f"{NIGHTLY} + {CLICKED}"
 ROWS = (POPULAR, NIGHTLY, LIVE, LAST, TEXT, CLICKED, NIGHTLY_CLICKED, LIVE_CLICKED)
 FADES = (0.0, 0.5, 1.0)
 """What a click counts against the one after it."""
-WEIGHTS = (3.0, 10.0, 30.0, 100.0)
+WEIGHTS = (3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3)
 HEADS = (0, 1, 2, 3)
 """Clicks before the one to be foreseen, of which the record tells; the last one has more, too."""
 

@@ -186,6 +186,10 @@ def vespa_words(folder: Path):
     return lambda text: analysed(chain, pattern, text)
 
 
+LEGACY = {"elasticsearch": 2.5, "opensearch": 1.0}
+"""By so much an engine's BM25 is above Lucene's: k1 + 1 where it keeps `LegacyBM25Similarity`."""
+
+
 def bm25(texts: list[list[str]], query: list[str], k1: float, b: float) -> np.ndarray:
     """Lucene's BM25 of a query with each text, both as words (Robertson & Zaragoza 2009)."""
     mean = sum(map(len, texts)) / len(texts)
@@ -214,11 +218,15 @@ def lucene_scores(folder: Path, query: dict) -> np.ndarray:
     text = match["match"]["text"]
     properties = index["mappings"]["properties"]
     similarity = index["settings"]["index"]["similarity"][properties["text"]["similarity"]]
-    matched = text["boost"] * bm25(
-        [words(product["text"]) for product in found],
-        words(text["query"]),
-        similarity["k1"],
-        similarity["b"],
+    matched = (
+        text["boost"]
+        * LEGACY[folder.name]
+        * bm25(
+            [words(product["text"]) for product in found],
+            words(text["query"]),
+            similarity["k1"],
+            similarity["b"],
+        )
     )
     script = scoring["script"]
     source = re.sub(r"\(([^?]*) \? (.*) : (.*)\)$", r"(\2 if \1 else \3)", script["source"])

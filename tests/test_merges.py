@@ -16,6 +16,13 @@ def test_what_was_not_measured_is_not_merged(name, tmp_path):
         script.merge(tmp_path, tmp_path / "out.json")
 
 
+def test_recommenders_of_no_shop_are_not_merged(tmp_path):
+    script, out = import_module("measure_recommendation"), tmp_path / "out.json"
+    with pytest.raises(SystemExit, match=r"no shop was measured; run this script with --once"):
+        script.merge(tmp_path, out)
+    assert not out.exists()
+
+
 def test_engines_that_were_not_measured_are_not_merged(tmp_path):
     script = import_module("measure_engines")
     with pytest.raises(SystemExit, match=r"nothing was measured; run this script without --merge"):

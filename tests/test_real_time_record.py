@@ -1,6 +1,7 @@
 """The script that replays the test days, on a made-up shop, and the record that it writes."""
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -76,8 +77,10 @@ def test_costs_that_were_not_measured_again_are_the_record_s_with_their_day(tmp_
     assert script.sizes(folder, out) == kept
     out.write_text(json.dumps({"created": "2026-03-04", "data": kept}), encoding="utf-8")
     assert script.sizes(folder, out) == kept
-    (folder / "scale.json").write_text('[{"times": 3}]', encoding="utf-8")
-    assert script.sizes(folder, out)["scale"] == [{"times": 3}]
+    file = folder / "scale.json"
+    file.write_text('[{"times": 3}]', encoding="utf-8")
+    os.utime(file, (1e9, 1e9))
+    assert script.sizes(folder, out) == {"scale": [{"times": 3}], "scale_created": "2001-09-09"}
 
 
 def test_buy_again_counts_each_purchase_at_once(tmp_path):

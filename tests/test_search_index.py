@@ -510,7 +510,7 @@ def test_a_shop_without_vectors_is_indexed_by_its_pieces(shop, tiny, tmp_path, m
     assert cli.main(given) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"Search engine: {folder}"
-    assert lines[1].startswith("  Weights, from validation queries: BM25 ")
+    assert lines[1].startswith("  Weights: BM25 ")
     assert [line.split(":")[0].strip() for line in lines[3:]] == [
         "BM25",
         "sparse",

@@ -72,10 +72,11 @@ def test_an_index_without_filters_says_so(client):
     assert content == {"error": "This index takes no filter: `ecomkd index --engine` does."}
 
 
-def test_a_catalogue_out_of_reach_is_told_with_when_to_ask_again(caplog):
+@pytest.mark.parametrize("kind", [ConnectionRefusedError, PermissionError])
+def test_a_catalogue_out_of_reach_is_told_with_when_to_ask_again(kind, caplog):
     class Away(Stub):
         def search(self, query, k):
-            raise ConnectionRefusedError("postgresql://127.0.0.1: nobody answers; start it.")
+            raise kind("postgresql://127.0.0.1: nobody answers; start it.")
 
     with service(Away()) as one:
         status, content, headers = one.ask("/search?q=red")

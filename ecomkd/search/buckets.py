@@ -1,6 +1,7 @@
 """Object storage under LanceDB: whether it can be reached, and what is wrong in one sentence.
 
-The library's own words name requests and answers, which may hold a token: they are never shown.
+The library's own words name requests and answers, which may hold a token: they are never shown, not
+in a traceback either.
 Chapter 19.
 """
 
@@ -37,7 +38,7 @@ def reached(connect: Callable[..., Any], place: str) -> Any:
     try:
         connect(place, storage_options=QUICK).list_tables(limit=1)
     except (ValueError, RuntimeError, OSError) as error:
-        raise refused(place, str(error)) from error
+        raise refused(place, str(error)) from None
     return connect(place, storage_options=PATIENT)
 
 

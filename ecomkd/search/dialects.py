@@ -25,6 +25,9 @@ OWN = ("id", "title", "text", "vector")
 SPARSE_OWN = ("id", "title", "text", "pieces", "numbers")
 """The same with a sparse first stage."""
 K1, B = 1.5, 0.75
+LEGACY = K1 + 1
+"""A factor of BM25 that the package's has not, nor Lucene's since version 8: Elasticsearch keeps it
+(`LegacyBM25Similarity`), and so does Vespa."""
 """Of BM25, the defaults of `bm25s`."""
 STOP = tuple(words._STOP.split())
 PATTERN = r"[\p{L}\p{N}_]{2,}"
@@ -66,13 +69,13 @@ def elasticsearch(shape: Shape) -> dict[str, str]:
     }
     return {
         "index.json": _json(_index(shape, {}, {"vector": vector | {"index_options": graph}})),
-        "query.json": _json(_query(shape, nearest, script)),
+        "query.json": _json(_query(shape.weight / LEGACY, nearest, script)),
         "README.md": readmes.elasticsearch(shape.weight),
     }
 
 
 def opensearch(shape: Shape) -> dict[str, str]:
-    """The files for OpenSearch 2.12 or newer, by name: before, the boost of `knn` had no effect."""
+    """The files for OpenSearch 3 or newer, by name: before, its BM25 had the factor `LEGACY`."""
     method = {"name": "hnsw", "engine": "lucene", "space_type": "cosinesimil"}
     method |= {"parameters": {"m": 16, "ef_construction": 100}}
     vector = {"type": "knn_vector", "dimension": shape.width, "method": method}
@@ -84,7 +87,7 @@ def opensearch(shape: Shape) -> dict[str, str]:
     }
     return {
         "index.json": _json(_index(shape, {"knn": True}, {"vector": vector})),
-        "query.json": _json(_query(shape, nearest, script)),
+        "query.json": _json(_query(shape.weight, nearest, script)),
         "README.md": readmes.opensearch(shape.weight),
     }
 
@@ -95,25 +98,29 @@ def sparse_elasticsearch(shape: Shape) -> dict[str, str]:
     found = {"sparse_vector": {"field": "pieces", "query_vector": PIECES, "prune": False}}
     return {
         "index.json": _json(_index(shape, {}, {"pieces": {"type": "sparse_vector"}})),
-        "query.json": _json(_sum(shape, found)),
+        "query.json": _json(_sum(shape.weight / LEGACY, found)),
         "README.md": readmes.sparse_elasticsearch(shape.weight),
     }
 
 
 def sparse_opensearch(shape: Shape) -> dict[str, str]:
-    """The files for OpenSearch 2.14 or newer, with a sparse first stage, by name."""
+    """The files for OpenSearch 3 or newer, with a sparse first stage, by name."""
     found = {"neural_sparse": {"pieces": {"query_tokens": PIECES}}}
     return {
         "index.json": _json(_index(shape, {}, {"pieces": {"type": "rank_features"}})),
-        "query.json": _json(_sum(shape, found)),
+        "query.json": _json(_sum(shape.weight, found)),
         "README.md": readmes.sparse_opensearch(shape.weight),
     }
 
 
-def _sum(shape: Shape, pieces: dict) -> dict:
+def _boost(weight: float) -> dict:
+    """The clause of a Lucene engine that scores by so many times its own BM25."""
+    return {"match": {"text": {"query": TEXT, "boost": weight}}}
+
+
+def _sum(weight: float, pieces: dict) -> dict:
     """The query of a Lucene engine that adds up what posting lists of pieces and of words give."""
-    match = {"match": {"text": {"query": TEXT, "boost": shape.weight}}}
-    should = [match, pieces] if shape.weight else [pieces]
+    should = [_boost(weight), pieces] if weight else [pieces]
     return {
         "size": HITS,
         "_source": ["id", "title", "text"],
@@ -165,14 +172,13 @@ def _index(shape: Shape, settings: dict, own: dict) -> dict:
     }
 
 
-def _query(shape: Shape, nearest: dict, script: dict) -> dict:
+def _query(weight: float, nearest: dict, script: dict) -> dict:
     """The hybrid query of a Lucene engine.
 
     The nearest by vector are candidates and no more. Their own score, (1 + cosine) / 2, would reach
     only what is found by vector, so it is boosted to 0, and the script adds the cosine to all.
     """
-    match = {"match": {"text": {"query": TEXT, "boost": shape.weight}}}
-    candidates = {"bool": {"should": [match, {"knn": nearest}], "minimum_should_match": 1}}
+    candidates = {"bool": {"should": [_boost(weight), {"knn": nearest}], "minimum_should_match": 1}}
     return {
         "size": HITS,
         "_source": ["id", "title", "text"],
@@ -300,9 +306,8 @@ def _schema(shape: Shape, own: str, signal: str, place: str, function: str) -> s
             bm25(text).k1: {K1}
             bm25(text).b: {B}
         }}{function}
-        # Vespa's BM25 has the factor k1 + 1, which changes no order of its own.
         function words() {{
-            expression: bm25(text) / {K1 + 1}
+            expression: bm25(text) / {LEGACY}
         }}
         first-phase {{
             expression: {signal} + {np.format_float_positional(shape.weight, trim="0")} * words

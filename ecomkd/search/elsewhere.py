@@ -19,7 +19,7 @@ import numpy as np
 from ecomkd import outputs
 from ecomkd.search import dialects
 from ecomkd.search.engine import SearchEngine, SparseEngine
-from ecomkd.words import Words
+from ecomkd.words import Words, entries
 
 ENGINES = ("opensearch", "elasticsearch", "vespa")
 KIND = "export"
@@ -40,8 +40,8 @@ def write(engine: SearchEngine | SparseEngine, name: str, folder: Path | str) ->
 
     The engine's fields, texts or numbers, go with the products, for a shop to filter by. They take
     no part in the sum. Products are read and written one after the other, so memory does not grow
-    with N, but for posting lists, whose entries are put into the order of products: 20 bytes each.
-    None of the files of products is larger than `PART` bytes.
+    with N, but for a byte for each entry of posting lists (`words.entries`). None of the files of
+    products is larger than `PART` bytes.
 
     Raises ValueError with one sentence for an unknown engine and for fields or ids that the engine
     would refuse, and OSError as `outputs.claim` does where something else stands in `folder`.
@@ -148,13 +148,8 @@ def _pieces(index: Words, listed: bool) -> Iterator[str]:
 
     A name of a piece may hold a dot, which the first two engines refuse, and a number does not.
     """
-    pieces = np.repeat(np.arange(len(index.indptr) - 1, dtype=np.int32), np.diff(index.indptr))
-    order = np.argsort(index.indices, kind="stable")
-    ends = np.searchsorted(index.indices, np.arange(index.texts + 1), sorter=order)
-    for row in range(index.texts):
-        own = order[ends[row] : ends[row + 1]]
-        numbers = pieces[own].tolist()
-        adds = map(_NINE, index.data[own].tolist())
+    for own, data in entries(index):
+        numbers, adds = own.tolist(), map(_NINE, data.tolist())
         both = ",".join(f'"{number}":{add}' for number, add in zip(numbers, adds, strict=True))
         named = f', "numbers": {json.dumps(numbers)}' if listed else ""
         yield f', "pieces": {{{both}}}{named}' if numbers else ""

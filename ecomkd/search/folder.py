@@ -136,8 +136,7 @@ def quality(folder: Path) -> list[str]:
     found = json.loads((folder / QUALITY).read_text(encoding="utf-8"))
     weights = settings(folder).weights
     return [
-        f"  Weights, from validation queries: BM25 {weights.words:g}, the student that re-ranks "
-        f"{weights.reranker:g}.",
+        f"  Weights: BM25 {weights.words:g}, the student that re-ranks {weights.reranker:g}.",
         f"  nDCG@10 on {found['queries']:,} test queries over the whole catalogue, where what "
         "nobody judged counts as irrelevant:",
         *(f"    {name}: {value:.3f}" for name, value in found["ndcg@10"].items()),

@@ -157,8 +157,9 @@ def measured(
     """The nDCG@10 of an engine, and of what it is made of, on the queries of judged pairs.
 
     `ndcg@10` has a row each for BM25, the first stage, their sum with the engine's weight, and what
-    the student makes of it, which the engine answers; `queries` is their number. What nobody judged
-    counts as irrelevant: the rows of one catalogue compare, and none says how good an answer is.
+    the student makes of it, which the engine answers, or, from a store, would answer if that found
+    as much as the folder does; `queries` is their number. What nobody judged counts as irrelevant:
+    the rows of one catalogue compare, and none says how good an answer is.
     """
     queries, quality = quality_on(test, made.ids)
     place = {product: row for row, product in enumerate(made.ids)}

@@ -318,11 +318,12 @@ class LanceStore:
                     "it again",
                 ) from error
             if self._folder is None and buckets.of_storage(said):
-                raise buckets.refused(self.place, said) from error
+                raise buckets.refused(self.place, said) from None
             if "lance error" not in said.lower() and "lanceerror" not in said.lower():
                 raise
-            why = "ECOMKD_DEBUG=1 shows why" if self._folder is None else said[:300]
-            raise OSError(f"{self.place}: LanceDB refuses: {why}") from error
+            if self._folder is None:
+                raise OSError(f"{self.place}: LanceDB refuses what was asked of it.") from None
+            raise OSError(f"{self.place}: LanceDB refuses: {said[:300]}") from error
 
 
 def _fragments(table: Any) -> int:

@@ -21,6 +21,7 @@ def elasticsearch(weight: float) -> str:
         A `knn` section beside `query` with `boost` 2 would undo its (1 + cosine) / 2 too, but only
         for what it found: products found by words alone would lack 1 + cosine.
         """,
+        _KEPT,
     )
 
 
@@ -28,7 +29,7 @@ def opensearch(weight: float) -> str:
     """For OpenSearch; `weight` is that of BM25."""
     return _lucene(
         "OpenSearch",
-        "2.12 or newer, and 3, with the k-NN plugin that comes with it",
+        "3 or newer, with the k-NN plugin that comes with it",
         weight,
         """
         - **The nearest.** OpenSearch takes the 200 nearest by vector of each shard from an HNSW
@@ -38,10 +39,11 @@ def opensearch(weight: float) -> str:
         The `hybrid` query with a normalisation pipeline was not taken: it stretches the scores of
         each answer to 0…1, and so adds up other numbers than the package does.
         """,
+        _EARLIER,
     )
 
 
-def _lucene(name: str, versions: str, weight: float, nearest: str, other: str) -> str:
+def _lucene(name: str, versions: str, weight: float, nearest: str, other: str, factor: str) -> str:
     score = f"""\
     The score of a product is 1 + cosine + {weight:g} · BM25, as in the folder that `ecomkd index`
     wrote; the 1 is there because no score may be negative, and changes no order.
@@ -57,7 +59,9 @@ def _lucene(name: str, versions: str, weight: float, nearest: str, other: str) -
     and a cosine below that of the nearest, so that it could not be among the first `size`: with an
     exact search for the nearest, these are those of the package.
     """
-    return _readme(_loaded(name, versions, score), _VECTOR, [why, other], [_COUNTED, nearest])
+    return _readme(
+        _loaded(name, versions, score), _VECTOR, [why, other, factor], [_COUNTED, nearest]
+    )
 
 
 def sparse_elasticsearch(weight: float) -> str:
@@ -66,13 +70,13 @@ def sparse_elasticsearch(weight: float) -> str:
     `prune` is off, for an index of 9.1 or newer would leave out pieces that it holds for
     unimportant, and add up less.
     """
-    return _sparse_lucene("Elasticsearch", "8.15 or newer", weight, [other])
+    return _sparse_lucene("Elasticsearch", "8.15 or newer", weight, [other, _KEPT])
 
 
 def sparse_opensearch(weight: float) -> str:
     """For OpenSearch with a sparse first stage; `weight` is that of BM25."""
-    versions = "2.14 or newer, and 3, with the neural-search plugin that comes with it"
-    return _sparse_lucene("OpenSearch", versions, weight, [])
+    versions = "3 or newer, with the neural-search plugin that comes with it"
+    return _sparse_lucene("OpenSearch", versions, weight, [_EARLIER])
 
 
 def _sparse_lucene(name: str, versions: str, weight: float, other: list[str]) -> str:
@@ -214,6 +218,14 @@ _COUNTED = """\
 _NODES = """\
     - **Rare words.** How rare a word is, and the mean length of a text, are counted on each content
       node and index, so they vary a little with more than one node and while products are fed.
+    """
+_KEPT = """\
+    Elasticsearch's BM25 has a factor k1 + 1 that the package's has not, and the `boost` of the
+    words is divided by it.
+    """
+_EARLIER = """\
+    Before OpenSearch 3 its BM25 had a factor k1 + 1, so that there the `boost` of the words would
+    have to be divided by 2.5.
     """
 _VECTOR = (
     """

@@ -62,7 +62,8 @@ def explain_errors(app: FastAPI, settings: Settings, examples: dict[str, str]) -
         return failure(error.status_code, sentence, error.headers)
 
     @app.exception_handler(ConnectionError)
-    async def away(_: Request, error: ConnectionError) -> JSONResponse:
+    @app.exception_handler(PermissionError)  # from a store, whose credentials ran out meanwhile
+    async def away(_: Request, error: OSError) -> JSONResponse:
         _LOG.error("%s", error)
         sentence = "The catalogue is out of reach: ask again in a second; the log says why."
         return failure(503, sentence, {"Retry-After": "1"})
