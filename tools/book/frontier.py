@@ -36,8 +36,11 @@ def picture(name: str, size: tuple[float, float] = (6.2, 4.8)) -> str:
     return one_line(inline(drawn.getvalue(), name, ALT))
 
 
-def page_part(record: dict) -> str:
-    """What book/compared.md includes: the picture, and tables of time, quality and pairs."""
+def page_part(record: dict, sparse: dict) -> str:
+    """What book/compared.md includes: the picture, and tables of time, quality and pairs.
+
+    `sparse` is the record `sparse_student`, of the same test queries and of a teacher of its own.
+    """
     data = record["data"]
     rows, clock = data["msrd"]["rows"], data["clock"]
     kept = {one["system"]: f"{100 * one['value']:.1f} %" for one in data["msrd"]["kept"]}
@@ -67,6 +70,10 @@ def page_part(record: dict) -> str:
     for name, words in NAMES.items():
         reached[words] = [quality(f"{name}, labels"), quality(name), quality(f"words + {name}")]
         reached[words] += [kept[name], kept.get(f"{name}, int8", "")]
+    others = sparse["data"]["msrd"]["rows"]
+    reached["sparse: an index of pieces"] = [
+        "", ranked(others["sparse student"]), ranked(others["words + sparse student"]), "", "",
+    ]  # fmt: skip
     counts = sorted({int(n.split()[-2]) for n in rows if n.endswith(" pairs") and "+" not in n})
     curve = {
         f"{count:,}": [quality(f"{name}, {count} pairs") for name in ("three layers", "static")]

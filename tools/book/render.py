@@ -63,7 +63,7 @@ def render(output: Path, notebooks: dict[str, nbformat.NotebookNode]) -> Path:
     # And those around these are book/moved_pairs.md.
     wanted["book/moved_matching.txt"] = moved.matching_part(found["moved_pairs"])
     wanted["book/moved_languages.txt"] = moved.languages_part(found["moved_pairs"])
-    wanted["book/frontier.txt"] = frontier.page_part(found["frontier"])
+    wanted["book/frontier.txt"] = frontier.page_part(found["frontier"], found["sparse_student"])
     sides = {title: found[name] for name, title in SIDES.items() if name in found}
     wanted["book/beside.txt"] = beside(sides)
     wanted["book/_static/search_data.js"] = page_data()
