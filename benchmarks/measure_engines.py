@@ -30,6 +30,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -262,12 +263,18 @@ def flat(entries: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.n
 
 
 def merge(folder: Path, out: Path) -> None:
-    """Write the recorded result of all files that are there; other rows of the record stay."""
+    """Write the recorded result of all files that are there.
+
+    Other rows of the record stay, each with the day on which it was measured, unless the simulated
+    shop has changed since.
+    """
     files = sorted(folder.glob("*.json"))
     if not files:
         raise SystemExit(f"{folder}: nothing was measured; run this script without --merge first.")
     found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    old = json.loads(out.read_text(encoding="utf-8"))["data"]["rows"] if out.exists() else []
+    record = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    same = record.get("generator") == shop.generator_hash()
+    old = record["data"]["rows"] if same else []
     names = ("engine", "products", "candidates")
     of = {tuple(map(row.get, names)): row for row in [*old, *(one["row"] for one in found)]}
     rows = [of[one] for one in sorted(of)]
@@ -317,6 +324,7 @@ def main() -> None:
             file = arguments.folder / f"{engine}_{products}.json"
             if not file.exists():
                 row = measure(engine, products, arguments.folder / f"{file.stem}.{os.getpid()}")
+                row["created"] = f"{date.today()}"
                 write_text(file, json.dumps({"row": row, "hardware": bench.hardware()}))
             print(file.read_text(encoding="utf-8"), flush=True)
 

@@ -50,3 +50,7 @@ def test_a_size_of_an_engine_that_has_no_file_keeps_its_row(tmp_path):
     rows = [(one["products"], one["candidates"]) for one in record["data"]["rows"]]
     assert rows == [(10, 100), (large, 100), (large, hosted.enough(large))]
     assert len(record["goals"]) == 6 and all(goal["met"] for goal in record["goals"])
+    out.write_text(json.dumps(record | {"generator": "another"}), "utf-8")
+    script.merge(folder, out)
+    (only,) = json.loads(out.read_text("utf-8"))["data"]["rows"]
+    assert only["products"] == large
