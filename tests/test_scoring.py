@@ -288,10 +288,11 @@ def test_ray_is_loaded_where_it_is_asked_for_alone(pairs, model, tmp_path):
     trained = [[name, "shop", "--out", str(tmp_path / name)] for name in ("run", "index")]
     code = f"""
 import sys
+from pathlib import Path
 from ecomkd import cli
 from ecomkd.relevance import run
 from ecomkd.search import index
-run.run = index.build = lambda *told, **further: "done"
+run.run = index.build = lambda *told, **further: Path("done")
 status = [cli.main(call) for call in {[call, *trained]!r}]
 sys.exit(status != [0, 0, 0] or 'ray' in sys.modules)
 """
