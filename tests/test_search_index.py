@@ -14,7 +14,7 @@ import torch
 from datasets import Dataset
 from safetensors.numpy import load_file, save_file
 from serving import Client, until
-from tiny_index import TITLES
+from tiny_index import TITLES, engine, folder, profile, written
 
 from ecomkd import cli, export, outputs, search
 from ecomkd.data.schema import TEXT
@@ -22,32 +22,13 @@ from ecomkd.search import encoders, sparse
 from ecomkd.search import index as index_module
 from ecomkd.search.tune import DEFAULT
 
-
-@pytest.fixture(scope="module")
-def profile(tmp_path_factory):
-    return tiny_models.profile(tmp_path_factory.mktemp("artifacts"))
+__all__ = ["engine", "folder", "profile", "written"]  # fixtures
 
 
 @pytest.fixture(scope="module")
 def parts(profile, tmp_path_factory) -> dict:
     """What `search.write` takes, of models of a few words that nothing has trained."""
     return tiny_index.parts(tmp_path_factory.mktemp("parts"), profile)
-
-
-@pytest.fixture(scope="module")
-def written(parts, tmp_path_factory) -> Path:
-    return search.write(tmp_path_factory.mktemp("index") / "served", **parts)
-
-
-@pytest.fixture
-def folder(written, tmp_path) -> Path:
-    """A copy of the index that a test may damage."""
-    return Path(shutil.copytree(written, tmp_path / "served"))
-
-
-@pytest.fixture(scope="module")
-def engine(written):
-    return search.load(written)
 
 
 # What it holds ------------------------------------------------------------------------------------

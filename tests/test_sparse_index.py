@@ -1,10 +1,8 @@
 """An index without vectors: what its folder holds, what it answers, and what is refused."""
 
 import json
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +13,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from serving import Client, until
 from test_search_index import refusal, sealed
+from tiny_index import engine, folder, profile, written
 
 from ecomkd import cli, outputs, search, words
 from ecomkd.search import index as index_module
@@ -22,12 +21,8 @@ from ecomkd.search import sparse
 from ecomkd.search.folder import quality
 from ecomkd.search.tune import SPARSE_DEFAULT, quality_on
 
+__all__ = ["engine", "folder", "profile", "written"]  # fixtures
 QUERIES = ["red shoe", "kids lamp lamp", "Tea, small POT", "zzzz", ""]
-
-
-@pytest.fixture(scope="module")
-def profile(tmp_path_factory):
-    return tiny_models.profile(tmp_path_factory.mktemp("artifacts"))
 
 
 @pytest.fixture(scope="module")
@@ -53,22 +48,6 @@ def parts(profile, tmp_path_factory) -> dict:
         "test": tiny_models.pairs(24, seed=3, prefix="t"),
         "teacher": None,
     }
-
-
-@pytest.fixture(scope="module")
-def written(parts, tmp_path_factory) -> Path:
-    return search.write(tmp_path_factory.mktemp("index") / "served", **parts)
-
-
-@pytest.fixture
-def folder(written, tmp_path) -> Path:
-    """A copy of the index that a test may damage."""
-    return Path(shutil.copytree(written, tmp_path / "served"))
-
-
-@pytest.fixture(scope="module")
-def engine(written):
-    return search.load(written)
 
 
 # What it answers ----------------------------------------------------------------------------------

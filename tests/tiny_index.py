@@ -1,14 +1,17 @@
-"""What an index is written from, of models of a few words that nothing has trained."""
+"""What an index is written from, of models of a few words that nothing has trained; and fixtures of
+modules whose own fixture `parts` says what theirs is written from."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 import tiny_models
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
 
-from ecomkd import export
+from ecomkd import export, search
 from ecomkd.config import Profile
 from ecomkd.data.schema import TEXT
 
@@ -34,3 +37,24 @@ def parts(folder: Path, profile: Profile) -> dict:
         "validation": tiny_models.pairs(24, seed=2, prefix="v"),
         "teacher": export.exports(teacher, profile),
     }
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory):
+    return tiny_models.profile(tmp_path_factory.mktemp("artifacts"))
+
+
+@pytest.fixture(scope="module")
+def written(parts, tmp_path_factory) -> Path:
+    return search.write(tmp_path_factory.mktemp("index") / "served", **parts)
+
+
+@pytest.fixture
+def folder(written, tmp_path) -> Path:
+    """A copy of the index that a test may damage."""
+    return Path(shutil.copytree(written, tmp_path / "served"))
+
+
+@pytest.fixture(scope="module")
+def engine(written):
+    return search.load(written)

@@ -35,9 +35,9 @@ def vectors(
 
     Each worker calls `load`, a function of a module, once. A part is encoded by one call, as it is
     in one process. Files lie in the folder `scratch`, which all machines see under the same path,
-    as they see the model; a run that was stopped and comes with
-    the same folder finds there what it had, and once the last vectors
-    were taken the folder is gone. Raises as `engines.cluster` does, and what a worker raises.
+    as they see the model; a run that was stopped and comes with the same folder finds there what it
+    had, and once the last vectors were taken the folder is gone. Raises as `engines.cluster` does,
+    and what a worker raises.
     """
     scratch = scratch.resolve()
     scratch.mkdir(parents=True, exist_ok=True)

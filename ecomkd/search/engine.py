@@ -89,13 +89,26 @@ class Encoding(Scoring):
         return token_means(tokens, self.table).astype(np.float32)
 
 
+@dataclass(eq=False, kw_only=True)
 class FolderEngine(Scoring, ABC):
     """What engines over a catalogue in a folder have in common, whatever their first stage is."""
 
     products: Sequence[Product]
+    """N of them, in the order of the catalogue."""
     words: Words
+    """The BM25 index of their texts."""
+    student: Callable[[Sequence[str], Sequence[str]], np.ndarray]
+    """Gives the expected gains of queries and texts."""
     weights: Weights
-    depth: int
+    """Of the words and of the student beside the first stage."""
+    shadow: Callable[[Sequence[str], Sequence[str]], np.ndarray] | None = None
+    """Like `student`, from the teacher."""
+    fields: Mapping[str, str] = dataclass_field(default_factory=dict)
+    """What the index tells of each product beside title and text: "number" or "text", by name."""
+    depth: int = DEPTH
+    """How many products the student reads; with 0, the order is that of words and first stage."""
+    version: str | None = None
+    """Names the index that `load` read: folder, format, what wrote it, and its content."""
 
     def __post_init__(self):
         self.ids, self.titles, self.texts = (
@@ -137,34 +150,18 @@ class FolderEngine(Scoring, ABC):
         return self.weights.reranker * self.read([query], rows)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class SearchEngine(Encoding, FolderEngine):
     """A catalogue that can be searched: static vectors, words and a student that re-ranks.
 
     `load` makes one of a folder. All methods may be called from several threads at once.
     """
 
-    products: Sequence[Product]
-    """N of them, in the order of the catalogue."""
-    words: Words
-    """The BM25 index of their texts."""
     cells: Cells
-    """Their vectors (N, H), as `embed` gives them."""
+    """The vectors of the products (N, H), as `embed` gives them."""
     pieces: Tokenizer
     table: np.ndarray
     """The static student: its tokenizer, and a vector for each token (V, H)."""
-    student: Callable[[Sequence[str], Sequence[str]], np.ndarray]
-    """Gives the expected gains of queries and texts."""
-    weights: Weights
-    """Of the words and of the student beside the cosine."""
-    shadow: Callable[[Sequence[str], Sequence[str]], np.ndarray] | None = None
-    """Like `student`, from the teacher."""
-    fields: Mapping[str, str] = dataclass_field(default_factory=dict)
-    """What the index tells of each product beside title and text: "number" or "text", by name."""
-    depth: int = DEPTH
-    """How many products the student reads; with 0, the order is that of words and vectors."""
-    version: str | None = None
-    """Names the index that `load` read: folder, format, what wrote it, and its content."""
 
     def compare(self, queries: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Cosines and BM25 scores (Q, N) of queries with the whole catalogue."""
@@ -191,7 +188,7 @@ class SearchEngine(Encoding, FolderEngine):
         return sums, rows[places]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class SparseEngine(FolderEngine):
     """A catalogue that can be searched without vectors: posting lists of pieces and of words.
 
@@ -200,25 +197,9 @@ class SparseEngine(FolderEngine):
     words. All methods may be called from several threads at once. Chapter 19.
     """
 
-    products: Sequence[Product]
-    """N of them, in the order of the catalogue."""
-    words: Words
-    """The BM25 index of their texts."""
     postings: Words
     """What each of the tokenizer's V pieces in a query adds to each product, scaled as a cosine."""
     pieces: Tokenizer
-    student: Callable[[Sequence[str], Sequence[str]], np.ndarray]
-    """Gives the expected gains of queries and texts."""
-    weights: Weights
-    """Of the words and of the student beside the sum of the pieces."""
-    shadow: Callable[[Sequence[str], Sequence[str]], np.ndarray] | None = None
-    """Like `student`, from the teacher."""
-    fields: Mapping[str, str] = dataclass_field(default_factory=dict)
-    """What the index tells of each product beside title and text: "number" or "text", by name."""
-    depth: int = DEPTH
-    """How many products the student reads; with 0, the order is that of words and pieces."""
-    version: str | None = None
-    """Names the index that `load` read: folder, format, what wrote it, and its content."""
 
     def compare(self, queries: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Sums of pieces and BM25 scores (Q, N) of queries with the whole catalogue."""
@@ -295,21 +276,25 @@ def assemble(folder: Path) -> SearchEngine | SparseEngine:
         pieces = parts.pieces(folder)
         numbers, fault = pieces.get_vocab(), "does not fit products and tokenizer"
         postings = parts.lists(folder, "pieces", numbers, len(products), fault)
+        made = partial(SparseEngine, postings=postings, pieces=pieces)
         words = _words(folder, len(products))
-        student, shadow = parts.scorers(folder, told)
-        return SparseEngine(
-            products, words, postings, pieces, student, told.weights, shadow, told.fields
-        )  # fmt: skip
-    pieces, tokens = parts.encoder(folder)
-    words = _words(folder, len(products))
-    with parts.reading(folder / "vectors.npy", "cannot be read"):
-        found = cells(folder)
-        shape = (len(products), tokens.shape[1])
-        parts.need(found.vectors.shape == shape, "does not fit products and encoder")
+    else:
+        pieces, tokens = parts.encoder(folder)
+        words = _words(folder, len(products))
+        with parts.reading(folder / "vectors.npy", "cannot be read"):
+            found = cells(folder)
+            shape = (len(products), tokens.shape[1])
+            parts.need(found.vectors.shape == shape, "does not fit products and encoder")
+        made = partial(SearchEngine, cells=found, pieces=pieces, table=tokens)
     student, shadow = parts.scorers(folder, told)
-    return SearchEngine(
-        products, words, found, pieces, tokens, student, told.weights, shadow, told.fields
-    )  # fmt: skip
+    return made(
+        products=products,
+        words=words,
+        student=student,
+        weights=told.weights,
+        shadow=shadow,
+        fields=told.fields,
+    )
 
 
 def _words(folder: Path, products: int) -> Words:
