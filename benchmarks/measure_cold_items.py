@@ -475,11 +475,17 @@ def _leaflets(
 
 
 def merge(folder: Path, out: Path) -> None:
-    """Write the recorded result from the files of single seeds."""
-    data, goals, hardware, seeds = {}, [], None, []
-    for place in sorted(path for path in folder.iterdir() if path.is_dir()):
+    """Write the recorded result from the files of single seeds. Of shops without files, `out`
+    keeps what it has."""
+    places = sorted(path for path in folder.iterdir() if path.is_dir())
+    if not places:
+        raise SystemExit(f"{folder}: no shop was measured; run this script with --seeds first.")
+    data, goals = shared.kept(out, [place.name for place in places])
+    told = {seed for own in data.values() for seed in own["seeds"]}
+    for place in places:
         parts = shared.read(place, ("profile", "source"))
         hardware, seeds = parts[0]["hardware"], [part["seed"] for part in parts]
+        told.update(seeds)
         for part in parts:
             part["rows"] |= {f"best of {kind}": _best(part["rows"], kind) for kind in TEXTS}
         rows = list(parts[0]["rows"])
@@ -516,11 +522,11 @@ def merge(folder: Path, out: Path) -> None:
     report.write_recorded(
         out,
         command=f"python benchmarks/measure_cold_items.py SOURCE --seeds "
-        f"{' '.join(map(str, seeds))}, --merge",
-        seeds=seeds,
+        f"{' '.join(map(str, sorted(told)))}, --merge",
+        seeds=sorted(told),
         hardware=hardware,
         generator=None,
-        data=data,
+        data=dict(sorted(data.items())),
         goals=goals,
     )
     print(out)

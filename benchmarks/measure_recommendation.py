@@ -195,7 +195,7 @@ def classics(source: str, seed: int) -> dict[str, tuple[Callable, dict]]:
              "scale": (28, 56, 112, 224, None)},
         ),
         "BPR": (
-            partial(recommend.bpr, seed=seed),
+            partial(bpr, seed=seed),
             {"width": (16, 32, 64, 128, 256), "learning_rate": (0.001, 0.003, 0.01, 0.03, 0.1),
              "penalty": (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)},
         ),
@@ -220,6 +220,18 @@ def classics(source: str, seed: int) -> dict[str, tuple[Callable, dict]]:
     }
 
 
+def bpr(baskets: Baskets, day: int, **chosen: float) -> recommend.Ranker:
+    """`recommend.bpr`; with settings that make it diverge, a ranker that finds nothing, so that
+    they are not chosen."""
+    from implicit.recommender_base import ModelFitError
+
+    try:
+        return recommend.bpr(baskets, day, **chosen)
+    except ModelFitError:
+        least = np.argsort(recommend.popularity(baskets, day))[: recommend.DEPTH]
+        return lambda users, new: np.tile(least, (len(users), 1))
+
+
 TREES = {"leaves": (7, 15, 31, 63), "rate": (0.03, 0.1), "number": (50, 150)}
 """Settings of LambdaMART that are tried."""
 FEWER_TRIED = {
@@ -230,8 +242,8 @@ FEWER_TRIED = {
             "groups": (3, 7, 15, 30), "old": (True,),
         },
         "BPR": {
-            "width": (32, 64, 128), "learning_rate": (0.03, 0.1, 0.3),
-            "penalty": (0.001, 0.003, 0.01), "passes": (20,), "old": (True,),
+            "width": (64, 128, 256, 512), "learning_rate": (0.01, 0.03, 0.1, 0.3),
+            "penalty": (0.0001, 0.0003, 0.001, 0.003), "passes": (10, 20, 40, 80), "old": (True,),
         },
         "gSASRec": {
             "width": (64,), "dropout": (0.2,), "calibration": (0.75,), "passes": (1, 2, 3, 4),
@@ -283,7 +295,7 @@ START_OF = {
         "TIFU-kNN": {
             "neighbours": 300, "share": 0.8, "within": 0.9, "across": 0.6, "groups": 7, "old": True,
         },
-        "BPR": {"width": 64, "learning_rate": 0.1, "penalty": 0.003, "passes": 20, "old": True},
+        "BPR": {"width": 128, "learning_rate": 0.03, "penalty": 0.001, "passes": 20, "old": True},
         "gSASRec": {"width": 64, "dropout": 0.2, "calibration": 0.75, "passes": 2, "old": True},
     }
 }  # fmt: skip

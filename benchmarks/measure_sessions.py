@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 from sklearn.preprocessing import normalize
 
+import rivals
 import shared
 from ecomkd import features, metrics, recommend, report
 from ecomkd.config import Profile
@@ -41,11 +42,16 @@ PASSES, RATE = 1.5, 4e-3
 """How the student is trained, by the validation days of another shop with other shoppers."""
 POPULAR, TEXT, CLICKED = "popular", "like the clicks, by text", "clicked together"
 LAST = "like the last click, by text"
+SASREC = "SASRec"
 LIVE_CLICKED, NIGHTLY_CLICKED = f"{LIVE} + {CLICKED}", f"{NIGHTLY} + {CLICKED}"
-ROWS = (POPULAR, NIGHTLY, LIVE, LAST, TEXT, CLICKED, NIGHTLY_CLICKED, LIVE_CLICKED)
+ROWS = (POPULAR, NIGHTLY, LIVE, SASREC, LAST, TEXT, CLICKED, NIGHTLY_CLICKED, LIVE_CLICKED)
 FADES = (0.0, 0.5, 1.0)
 """What a click counts against the one after it."""
 WEIGHTS = (3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3)
+LENGTHS = {True: 20, False: 8}
+"""Clicks that SASRec reads, of all that a shopper ever clicked, or of a session by itself."""
+WIDTH, DROPOUT = 64, 0.2
+SASREC_PASSES = (4, 8, 12, 16, 24, 32)
 HEADS = (0, 1, 2, 3)
 """Clicks before the one to be foreseen, of which the record tells; the last one has more, too."""
 
@@ -65,9 +71,11 @@ def measure(lasting: str, seed: int) -> dict:
     texts, codes = recommend.texts(log)
     vectors = features.layers(texts, profile)[-1]
     shelf = shelves(log, student(log, vectors, profile))
-    chosen = settings(log, shelf, vectors[codes])
+    networks = {whole: rivals.SASRec(seed, length, passes=SASREC_PASSES)
+                for whole, length in LENGTHS.items()}  # fmt: skip
+    chosen = settings(log, shelf, vectors[codes], networks)
     found = recommend.next_items(
-        systems(log, shelf, vectors[codes], log.test_start, chosen), log, log.test_start
+        systems(log, shelf, vectors[codes], log.test_start, chosen, networks), log, log.test_start
     )
     print(seed, lasting, chosen)
     print(found.assign(head=found["head"].clip(upper=HEADS[-1]))
@@ -151,6 +159,47 @@ class BySession:
         self.aside.setdefault(user, []).append((item, day))
 
 
+class Following:
+    """SASRec, which is asked before each click for what comes next, and told it at once.
+
+    Args:
+        network: trained on the days before the validation days.
+        model: of the network, after the passes that are wanted.
+        sold: scores for who has clicked nothing, and the order of what the network does not know.
+        past: (U) lists, what each shopper clicked, for a network that reads it all; None for one
+            that reads the session alone.
+    """
+
+    def __init__(self, network: rivals.SASRec, model: rivals.Sequence, sold: Callable, past):
+        self.network, self.model, self.sold, self.past = network, model, sold, past
+
+    def recommend(self, user: int, day: int, without: Sequence[int]) -> np.ndarray:
+        place = self.network.place
+        clicks = place[np.asarray(without, int)] if self.past is None else self.past[user]
+        clicks = np.array([click for click in clicks if click >= 0], int)
+        scores = self.sold(user, day).copy()
+        if len(clicks):
+            scores -= 1e6
+            scores[self.network.kept] = self.network.logits(self.model, [clicks])[0]
+        return shown(scores, without)
+
+    def learn(self, user: int, item: int, day: int) -> None:
+        if self.past is not None:
+            self.past[user].append(self.network.place[item])
+
+
+def following(log: Baskets, day: int, networks: dict, whole: bool, passes: int) -> Following:
+    """SASRec from `day` on, trained where it is asked for the first time."""
+    # A network that reads one session at a time takes each session for a user.
+    events = log.events if whole else log.events.assign(user=log.events["basket"])
+    users = log.users if whole else pd.DataFrame({"user_id": range(events["user"].max() + 1)})
+    read = replace(log, events=events, users=users)
+    network = networks[whole]
+    model = network.after(read, passes, width=WIDTH, dropout=DROPOUT)
+    past = [own.tolist() for own in network.histories(log, day)] if whole else None
+    return Following(network, model, popular(log, day), past)
+
+
 def popular(log: Baskets, day: int) -> Callable[[int, int], np.ndarray]:
     """Scores far below 1 by the clicks of all days before, for whoever asks."""
     scores = recommend.tie_break(recommend.popularity(log, day, day))
@@ -169,10 +218,13 @@ def likenesses(log: Baskets, vectors: np.ndarray, day: int) -> dict[str, np.ndar
     return {TEXT: unit @ unit.T, CLICKED: together(log, day).toarray()}
 
 
-def systems(log: Baskets, shelf: Callable, vectors: np.ndarray, day: int, chosen: dict) -> dict:
+def systems(
+    log: Baskets, shelf: Callable, vectors: np.ndarray, day: int, chosen: dict, networks: dict
+) -> dict:
     """All rows, from `day` on; those that add to a state follow it."""
     near, rows, sold = likenesses(log, vectors, day), states(shelf(day)), popular(log, day)
     rows[POPULAR] = Alike(sold, near[TEXT], 0.0, 0.0)
+    rows[SASREC] = following(log, day, networks, chosen[SASREC]["whole"], chosen[SASREC]["passes"])
     rows[LAST] = Alike(sold, near[TEXT], 1.0, 0.0)
     for name in (TEXT, CLICKED):
         rows[name] = Alike(sold, near[name], 1.0, chosen[name]["fade"])
@@ -182,8 +234,9 @@ def systems(log: Baskets, shelf: Callable, vectors: np.ndarray, day: int, chosen
     return rows
 
 
-def settings(log: Baskets, shelf: Callable, vectors: np.ndarray) -> dict:
-    """The fades and weights with the most hits on the validation days, after the first click."""
+def settings(log: Baskets, shelf: Callable, vectors: np.ndarray, networks: dict) -> dict:
+    """The fades, weights and networks with the most hits on the validation days, after the first
+    click."""
     day, until = log.validation_start, log.test_start
     near, rows, sold = likenesses(log, vectors, day), states(shelf(day)), popular(log, day)
     tried = {}
@@ -194,9 +247,12 @@ def settings(log: Baskets, shelf: Callable, vectors: np.ndarray) -> dict:
         for weight in WEIGHTS:
             for fade in FADES:
                 tried[name, weight, fade] = Alike(scored(rows[state]), near[CLICKED], weight, fade)
-    found = recommend.next_items({**rows, **tried}, log, day, until - day)
-    hits = found.loc[found["head"] > 0, list(tried)].mean()
-    chosen = {}
+    networks_tried = {(SASREC, whole, passes): following(log, day, networks, whole, passes)
+                      for whole in LENGTHS for passes in SASREC_PASSES}  # fmt: skip
+    found = recommend.next_items({**rows, **tried, **networks_tried}, log, day, until - day)
+    hits = found.loc[found["head"] > 0, [*tried, *networks_tried]].mean()
+    best = max(networks_tried, key=lambda key: hits[key])
+    chosen = {SASREC: {"whole": best[1], "passes": best[2], "hits": float(hits[best])}}
     for name in dict.fromkeys(name for name, _, _ in tried):
         best = max((key for key in tried if key[0] == name), key=lambda key: hits[key])
         chosen[name] = {"weight": best[1], "fade": best[2], "hits": float(hits[best])}
@@ -232,7 +288,13 @@ def told(parts: list[dict]) -> dict:
     """Of one share: rows and differences, over seeds and shoppers."""
     within = tables([part["within"] for part in parts])
     pairs = [(LIVE, NIGHTLY), (LIVE, LAST), (LIVE, TEXT), (LIVE, CLICKED)]
-    pairs += [(NIGHTLY, POPULAR), (LIVE_CLICKED, LIVE), (LIVE_CLICKED, CLICKED)]
+    pairs += [
+        (LIVE, SASREC),
+        (SASREC, CLICKED),
+        (NIGHTLY, POPULAR),
+        (LIVE_CLICKED, LIVE),
+        (LIVE_CLICKED, CLICKED),
+    ]
     pairs += [(NIGHTLY_CLICKED, LIVE), (LIVE_CLICKED, NIGHTLY_CLICKED)]
     return {
         "seeds": [part["seed"] for part in parts],

@@ -66,34 +66,41 @@ class SASRec:
     def __call__(
         self, baskets: Baskets, day: int, passes: int, **chosen: float
     ) -> recommend.Ranker:
-        if not self.trained:
-            buyers = recommend.buyers_of(recommend.history(baskets, baskets.validation_start))
-            self.kept = np.flatnonzero(buyers >= self.least)
-        if (key := tuple(sorted(chosen.items()))) not in self.trained:
-            self.trained[key] = self._train(baskets, **chosen)
-        model, own = self.trained[key][passes], self._histories(baskets, day)
+        model, own = self.after(baskets, passes, **chosen), self.histories(baskets, day)
         filler = recommend.tie_break(recommend.popularity(baskets, day)) - 1e6
 
         def scores(users: np.ndarray) -> np.ndarray:
-            rows = torch.from_numpy(np.stack([self._padded(own[user]) for user in users]))
-            last = (rows < len(self.kept)).sum(dim=1).clamp(min=1) - 1
-            with recommend.networks.at_rest(model):
-                states = model(rows)[torch.arange(len(rows)), last]
-                known = states @ model.items.weight[:-1].T
             found = np.tile(filler, (len(users), 1))
-            found[:, self.kept] = known.numpy()
+            found[:, self.kept] = self.logits(model, [own[user] for user in users])
             return found
 
         return recommend.rank_by(scores, recommend.history(baskets, day))
 
-    def _histories(self, baskets: Baskets, day: int) -> list[np.ndarray]:
+    def after(self, baskets: Baskets, passes: int, **chosen: float) -> Sequence:
+        """The network after so many passes."""
+        if not self.trained:
+            buyers = recommend.buyers_of(recommend.history(baskets, baskets.validation_start))
+            self.kept = np.flatnonzero(buyers >= self.least)
+            self.place = np.full(len(baskets.items), -1)
+            self.place[self.kept] = np.arange(len(self.kept))
+        if (key := tuple(sorted(chosen.items()))) not in self.trained:
+            self.trained[key] = self._train(baskets, **chosen)
+        return self.trained[key][passes]
+
+    def logits(self, model: Sequence, histories: list[np.ndarray]) -> np.ndarray:
+        """Of the items that are kept (B, K), to come next after each of these histories."""
+        rows = torch.from_numpy(np.stack([self._padded(own) for own in histories]))
+        last = (rows < len(self.kept)).sum(dim=1).clamp(min=1) - 1
+        with recommend.networks.at_rest(model):
+            states = model(rows)[torch.arange(len(rows)), last]
+            return (states @ model.items.weight[:-1].T).numpy()
+
+    def histories(self, baskets: Baskets, day: int) -> list[np.ndarray]:
         """Each user's items before a day, oldest first, as places among those that are kept."""
-        place = np.full(len(baskets.items), -1)
-        place[self.kept] = np.arange(len(self.kept))
         past = baskets.between(0, day)
         chance = np.random.default_rng(self.seed).random(len(past))
         order = np.lexsort((chance, past["day"], past["user"]))
-        users, items = past["user"].to_numpy()[order], place[past["item"].to_numpy()[order]]
+        users, items = past["user"].to_numpy()[order], self.place[past["item"].to_numpy()[order]]
         users, items = users[items >= 0], items[items >= 0]
         return np.split(items, np.searchsorted(users, np.arange(1, len(baskets.users))))
 
@@ -111,7 +118,7 @@ class SASRec:
         model = Sequence(len(self.kept), self.length, width, dropout)
         pieces = [
             self._padded(own[:end], more=1)
-            for own in self._histories(baskets, baskets.validation_start)
+            for own in self.histories(baskets, baskets.validation_start)
             for end in range(len(own), 1, -self.length)
         ]
         windows, size = torch.from_numpy(np.stack(pieces)), max(16, 1024 // self.length)

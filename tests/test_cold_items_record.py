@@ -138,6 +138,9 @@ def test_seeds_are_measured_and_merged_into_a_record(shop, tmp_path, monkeypatch
     monkeypatch.setattr(script, "FEWER", {})
     folder, out = tmp_path / "parts", tmp_path / "cold_items.json"
     seeds = " ".join(map(str, range(script.FIFTHS)))
+    folder.mkdir()
+    with pytest.raises(SystemExit, match="no shop was measured"):
+        script.merge(folder, out)
     for line in (f"journey --seeds {seeds}", f"office_products --seeds {seeds}"):
         tiny_baskets.call(monkeypatch, script, f"{line} --folder {folder}")
     tiny_baskets.call(monkeypatch, script, f"--merge --out {out} --folder {folder}")
@@ -161,6 +164,12 @@ def test_seeds_are_measured_and_merged_into_a_record(shop, tmp_path, monkeypatch
         json.loads((folder / "journey" / f"seed{seed}.json").read_text(encoding="utf-8"))
         for seed in range(script.FIFTHS)
     ]
+    (folder / "journey").rename(tmp_path / "elsewhere")
+    tiny_baskets.call(monkeypatch, script, f"--merge --out {out} --folder {folder}")
+    again = json.loads(out.read_text(encoding="utf-8"))
+    assert again["data"]["journey"] == record["data"]["journey"], "a shop without files is kept"
+    assert again["goals"] == record["goals"]
+    (tmp_path / "elsewhere").rename(folder / "journey")
     pairs = sum(len(own) for own in recommend.targets(shop, shop.test_start).values())
     assert sum(part["purchases"] for part in parts) == pairs, "each purchase is asked for once"
 

@@ -156,6 +156,18 @@ def test_seeds_are_measured_and_merged_into_a_record(shop, tmp_path, monkeypatch
         script.shared.read(tmp_path, ("profile",))
 
 
+def test_factors_that_diverge_find_nothing_so_that_they_are_not_chosen(shop):
+    chosen = {"width": 4, "penalty": 0.01, "seed": 0, "passes": 5}
+    users = np.arange(USERS)
+    found = {
+        rate: script.bpr(shop, shop.test_start, learning_rate=rate, **chosen)(users, False)
+        for rate in (0.01, 1e30)
+    }
+    least = recommend.popularity(shop, shop.test_start).argsort()[: recommend.DEPTH]
+    assert (found[1e30] == least).all() and found[1e30].shape == found[0.01].shape
+    assert (found[0.01] != least).any()
+
+
 def test_the_calibration_of_gsasrec_takes_weight_from_what_came_next():
     torch.manual_seed(0)
     items, states = torch.randn(30, 8), torch.randn(2, 5, 8)

@@ -3,14 +3,17 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny_baskets
 
 import measure_sessions as script
 from ecomkd import recommend, report
 from ecomkd.data import shop
+from ecomkd.data.baskets import Baskets
 
 SMALL = {"PRODUCTS": 150, "SHOPPERS": 30, "DAYS": 80, "LASTING": ("0.5",), "WEIGHTS": (3.0, 30.0)}
+SMALL |= {"SASREC_PASSES": (1, 2), "WIDTH": 8}
 
 
 def test_seeds_are_replayed_and_merged_into_a_record(tmp_path, monkeypatch):
@@ -41,6 +44,8 @@ def test_seeds_are_replayed_and_merged_into_a_record(tmp_path, monkeypatch):
     first = found["heads"]["0"]["rows"]
     assert first["live"] == first["nightly"]
     assert first["like the last click, by text"] == first["popular"]
+    for part in parts:
+        assert part["chosen"]["SASRec"]["passes"] in script.SASREC_PASSES
     told = {goal["name"]: goal for goal in record["goals"]}
     assert len(told) == 4
     assert all(goal["met"] == (goal["low"] > 0) for goal in told.values())
@@ -63,6 +68,32 @@ def test_what_is_like_the_clicks_is_shown_and_a_fade_forgets_the_earlier_ones():
     assert last.recommend(0, 0, [0, 1])[0] == 6 and 5 not in last.recommend(0, 0, [0, 1])[:1]
     assert set(all_alike.recommend(0, 0, [0, 1])[:2]) == {5, 6}
     assert 1 not in last.recommend(0, 0, [0, 1]) and not base.any()
+
+
+def test_sasrec_follows_each_click_of_a_shopper_or_of_a_session():
+    rng = np.random.default_rng(0)
+    # Whoever clicks an even item clicks the next odd one, and then anything.
+    starts = 2 * rng.integers(0, 10, size=(40, 12))
+    clicks = np.stack([starts, starts + 1], axis=-1).reshape(40, 12, 2)
+    rows = [
+        (user, item, 12 * user + number, 14 * number + 7 * place)
+        for user, own in enumerate(clicks)
+        for number, pair in enumerate(own)
+        for place, item in enumerate(pair)
+    ]
+    events = pd.DataFrame(rows, columns=["user", "item", "basket", "day"])
+    items, users = pd.DataFrame({"item_id": range(22)}), pd.DataFrame({"user_id": range(40)})
+    log = Baskets(events, items, users, {})
+    for whole, length in script.LENGTHS.items():
+        networks = {whole: script.rivals.SASRec(0, length, passes=(40,))}
+        system = script.following(log, log.test_start, networks, whole, 40)
+        for user in (0, 1):
+            system.learn(user, 4, log.test_start)
+            assert system.recommend(user, log.test_start, [4])[0] == 5
+        sold = script.popular(log, log.test_start)(2, 0)
+        first = system.recommend(2, log.test_start, [])
+        assert (first[0] == sold.argmax()) == (not whole)
+        assert not set(first[:5]) & {20, 21}, "what nobody clicked comes last"
 
 
 class Counted:
