@@ -249,7 +249,10 @@ FEWER_TRIED = {
             "width": (64,), "dropout": (0.2,), "calibration": (0.75,), "passes": (1, 2, 3, 4),
             "old": (True,),
         },
-        "LambdaMART": {"rate": (0.1,), "number": (12, 25, 50, 100, 200)},
+        "LambdaMART": {
+            "leaves": (4, 7, 15, 31, 63, 127, 255), "rate": (0.1,),
+            "number": (12, 25, 50, 100, 200),
+        },
         "user-kNN": {
             "neighbours": (50, 100, 200, 400, 800), "scale": (56, 112, 224, 448, 1e4),
             "window": (14, 28, 56, 112), "share": (0.3, 1.0, 3.0, 10.0), "old": (True,),

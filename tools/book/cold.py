@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from book.goals import folded
 from book.pages import table
 
@@ -12,6 +14,7 @@ SHOPS = {
     "industrial_and_scientific": "industrial and scientific",
 }
 """The shops of the records, in words."""
+GOALS = {"whole": "among all items", "cold": "among hidden items"}
 CHANCE = "chance, and whoever knows ids alone"
 
 
@@ -32,32 +35,26 @@ def page_part(cold: dict, known: dict) -> str:
     `cold` is the record `cold_items`, `known` the record `recommendation`.
     """
     found = {shop: cold["data"][shop] for shop in SHOPS if shop in cold["data"]}
-    columns = [
-        f"{SHOPS[shop]}, {where}" for shop in found for where in ("all items", "hidden ones")
+    recalls = [
+        _by_shop(f"recall@10 {where}", found, "rows", goal, interval)
+        for goal, where in GOALS.items()
     ]
-    names = list(next(iter(found.values()))["rows"])
+    gaps = [
+        _by_shop(f"difference {where}", found, "minus", goal, gap) for goal, where in GOALS.items()
+    ]
+    return "\n\n".join([*recalls, *gaps, worth(found, known["data"]), folded(cold)])
+
+
+def _by_shop(head: str, found: dict, kind: str, goal: str, told: Callable[[dict], str]) -> str:
+    """One table, with a column for each shop; a row that a shop has not is empty there."""
+    names = dict.fromkeys(name for own in found.values() for name in own[kind])
     rows = {
         name.replace(CHANCE, "chance"): [
-            interval(one["rows"][name][goal])
-            for one in found.values()
-            for goal in ("whole", "cold")
+            told(own[kind][name][goal]) if name in own[kind] else "" for own in found.values()
         ]
         for name in names
     }
-    minus = {
-        name.replace(CHANCE, "chance"): [
-            gap(one["minus"][name][goal]) for one in found.values() for goal in ("whole", "cold")
-        ]
-        for name in next(iter(found.values()))["minus"]
-    }
-    return "\n\n".join(
-        [
-            table("recall@10", columns, rows),
-            table("difference", columns, minus),
-            worth(found, known["data"]),
-            folded(cold),
-        ]
-    )
+    return table(head, [SHOPS[shop] for shop in found], rows)
 
 
 def worth(found: dict, known: dict) -> str:
