@@ -375,7 +375,9 @@ def trees(baskets: Baskets, result: dict) -> dict:
             tables = [made.table(then) for then in days]
         rankers[goal] = made.fit(tables, **best).ranker(day)
         found[goal] = {"settings": best, "own": own, "others": others, "reach": made.reach(day)}
-    result["systems"]["LambdaMART"] = judged(rankers, baskets)
+    row = judged(rankers, baskets)
+    # Candidates are kept from one question to the next, so an answer's time says nothing.
+    result["systems"]["LambdaMART"] = {key: row[key] for key in row if key not in TIMES}
     told(None, "LambdaMART", result["systems"]["LambdaMART"])
     return found
 
