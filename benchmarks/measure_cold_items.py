@@ -365,15 +365,16 @@ WAYS: dict[str, tuple[Callable, dict]] = {
     ),
 }
 """The ways to rank by text, and the settings that are tried with each."""
-FEWER = {
-    "journey": {
+FEWER = dict.fromkeys(
+    ("journey", "online_retail"),
+    {
         NEAREST: {"near": (None, 3), "scale": (56, 224)},
         RIDGE: {"width": (64,), "weight": (1.0,)},
         CONTRAST: {"temperature": (0.1, 0.2), "scale": (224,)},
         ALIGNED: {"alpha": (0.0, 1.0), "width": (64,), "weight": (1.0,)},
-    }
-}
-"""Where one setting takes long, not all are tried, and the larger encoder is not read."""
+    },
+)
+"""Where one setting takes long, not all are tried."""
 WEIGHTS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """How much of a standard deviation of a user's cosines one unit of the leaflet is worth."""
 
@@ -399,7 +400,7 @@ def measure(source: str, seed: int) -> dict:
         for way, (make, grid) in WAYS.items():
             if kind == ONE_HOT and way in (CONTRAST, ALIGNED):
                 continue  # there is nothing to learn of what is alike
-            grid = {"texts": tuple(tables), **grid, **FEWER.get(source, {}).get(way, {})}
+            grid = {"texts": tuple(tables), **grid, **FEWER.get(Path(source).name, {}).get(way, {})}
             more = {} if way == NEAREST else {"seed": seed}
 
             def scores(stage: Stage, texts: str, make=make, more=more, tables=tables, **settings):
