@@ -146,11 +146,13 @@ def test_what_chapter_14_says_in_words_is_in_the_record():
     for other in ("never", "buy it again"):
         assert minus[f"live − {other}"]["low"] > 0
     first_day = minus["live − live, items of the first day"]
+    assert first_day["low"] > 0
     assert first_day["difference"] > minus["live − nightly"]["difference"]
     arrived = {(row["visit"], row["head"]): row["minus"] for row in told["newcomers"]}
     assert arrived[1, 0]["low"] > 0 and arrived[1, 10]["low"] > 0 > arrived[1, 1]["high"]
     shrunk = {(row["visit"], row["head"]): row["shrunk"] for row in told["newcomers"]}
-    assert shrunk[1, 1]["low"] > 0 and shrunk[1, 10]["low"] > 0
+    assert shrunk[1, 1]["low"] > 0 and shrunk[1, 10]["low"] > 0 > shrunk[4, 0]["high"]
+    assert all(shrunk[visit, 0]["difference"] < 0 for visit in (2, 3, 4))
     for head in ("3", "10"):
         assert told["heads"][head]["minus"]["live + bought together − live"]["low"] > 0
     steps = {name: row["live − nightly"] for name, row in told["steps"].items()}

@@ -130,6 +130,9 @@ def test_what_chapter_14_says_of_sessions_is_in_the_record():
     for share, found in data["by_lasting"].items():
         assert found["minus"]["live − nightly"]["low"] > 0, share
         assert found["minus"]["live − clicked together"]["high"] < 0, share
+        assert found["minus"]["live − SASRec"]["high"] < 0, share
+        beside = found["minus"]["SASRec − clicked together"]
+        assert beside["high"] > 0 and (beside["low"] > 0) == (share == "0.8")
     chief = data["by_lasting"][data["chief"]]["minus"]
     assert chief["live − like the last click, by text"]["high"] < 0
     both = chief["live + clicked together − clicked together"]
