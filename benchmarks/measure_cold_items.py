@@ -236,12 +236,19 @@ PASSES = (1, 3, 8, 20)
 
 
 def contrast(
-    stage: Stage, texts: Texts, temperature: float, scale: float | None, passes: int, seed: int
+    stage: Stage,
+    texts: Texts,
+    temperature: float,
+    scale: float | None,
+    passes: int,
+    looks: Sequence[int],
+    seed: int,
 ) -> Scores:
     """A linear map of the texts, under which what a user buys is near to what else the user buys.
 
     It begins as the identity, which is `nearest`, and learns by contrast with the other purchases
-    of a batch, as CLCRec does (Wei et al. 2021).
+    of a batch, as CLCRec does (Wei et al. 2021). One training is kept for all `looks`, the numbers
+    of passes that are tried.
     """
     profiles, vectors = stage.profiles(scale), torch.from_numpy(texts.vectors)
     people = torch.from_numpy(np.asarray(profiles @ texts.vectors))
@@ -251,7 +258,7 @@ def contrast(
         head = nn.Linear(vectors.shape[1], vectors.shape[1], bias=False)
         nn.init.eye_(head.weight)
         optimizer, found = torch.optim.Adam(head.parameters(), lr=1e-3), {}
-        for done, batch in _batches(stage, PASSES):
+        for done, batch in _batches(stage, looks):
             user, item = batch.T
             share = np.asarray(profiles[user.numpy().copy(), item.numpy().copy()]).ravel()
             rest = people[user] - torch.from_numpy(share)[:, None] * vectors[item]
@@ -273,6 +280,7 @@ def aligned(
     weight: float,
     alpha: float,
     passes: int,
+    looks: Sequence[int],
     own: bool,
     seed: int,
 ) -> Scores:
@@ -289,7 +297,7 @@ def aligned(
         encoder = nn.Sequential(nn.Linear(vectors.shape[1], 256), nn.GELU(), nn.Linear(256, width))
         optimizer, found = torch.optim.Adam(encoder.parameters(), lr=1e-3), {}
         sharp = 1 / (of_user @ of_item[torch.randperm(len(items))[:1000]].T).std()
-        for done, batch in _batches(stage, PASSES):
+        for done, batch in _batches(stage, looks):
             user, item = batch.T
             student = sharp * of_user[user] @ encoder(vectors[item]).T
             teacher = sharp * of_user[user] @ of_item[item].T
@@ -365,15 +373,20 @@ WAYS: dict[str, tuple[Callable, dict]] = {
     ),
 }
 """The ways to rank by text, and the settings that are tried with each."""
-FEWER = dict.fromkeys(
-    ("journey", "online_retail"),
-    {
+FEWER = {
+    "journey": {
+        NEAREST: {"near": (None,), "scale": (56, 224)},
+        RIDGE: {"width": (64,), "weight": (1.0,)},
+        CONTRAST: {"temperature": (0.1, 0.2), "scale": (224,), "passes": (1, 3)},
+        ALIGNED: {"alpha": (0.0, 1.0), "width": (64,), "weight": (1.0,), "passes": (1, 3)},
+    },
+    "online_retail": {
         NEAREST: {"near": (None, 3), "scale": (56, 224)},
         RIDGE: {"width": (64,), "weight": (1.0,)},
-        CONTRAST: {"temperature": (0.1, 0.2), "scale": (224,)},
-        ALIGNED: {"alpha": (0.0, 1.0), "width": (64,), "weight": (1.0,)},
+        CONTRAST: {"temperature": (0.1, 0.2), "scale": (224,), "passes": (1, 3, 8)},
+        ALIGNED: {"alpha": (0.0, 1.0), "width": (64,), "weight": (1.0,), "passes": (1, 3, 8)},
     },
-)
+}
 """Where one setting takes long, not all are tried."""
 WEIGHTS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """How much of a standard deviation of a user's cosines one unit of the leaflet is worth."""
@@ -402,6 +415,8 @@ def measure(source: str, seed: int) -> dict:
                 continue  # there is nothing to learn of what is alike
             grid = {"texts": tuple(tables), **grid, **FEWER.get(Path(source).name, {}).get(way, {})}
             more = {} if way == NEAREST else {"seed": seed}
+            if "passes" in grid:
+                more["looks"] = grid["passes"]
 
             def scores(stage: Stage, texts: str, make=make, more=more, tables=tables, **settings):
                 return make(stage, tables[texts], **settings, **more)

@@ -104,7 +104,6 @@ def test_learnt_ways_bring_what_is_bought_together_near(monkeypatch):
     texts = script.Texts("groups", vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
     stage, users = Known(), np.arange(people)
     monkeypatch.setattr(Known, "past", sp.csr_matrix(past))
-    monkeypatch.setattr(script, "PASSES", (1, 200))
     object.__setattr__(stage, "gone", np.arange(items) >= warm)
 
     def right(scores: np.ndarray) -> float:
@@ -115,10 +114,10 @@ def test_learnt_ways_bring_what_is_bought_together_near(monkeypatch):
 
     before = right(script.nearest(stage, texts, None, None)(users))
     assert before < 0.8
-    assert right(script.contrast(stage, texts, 0.1, None, 200, 0)(users)) > 0.95
+    assert right(script.contrast(stage, texts, 0.1, None, 200, (1, 200), 0)(users)) > 0.95
     factors = np.eye(2, dtype=np.float32)[kinds], np.eye(2, dtype=np.float32)[groups]
     monkeypatch.setattr(Known, "factors", lambda *_: factors)
-    assert right(script.aligned(stage, texts, 2, 1.0, 1.0, 200, True, 0)(users)) > 0.95
+    assert right(script.aligned(stage, texts, 2, 1.0, 1.0, 200, (1, 200), True, 0)(users)) > 0.95
 
 
 def test_seeds_are_measured_and_merged_into_a_record(shop, tmp_path, monkeypatch):
@@ -127,7 +126,6 @@ def test_seeds_are_measured_and_merged_into_a_record(shop, tmp_path, monkeypatch
     monkeypatch.setattr(Profile, "named", staticmethod(lambda name=None, **changes: own))
     monkeypatch.setattr(script, "load", lambda source: shop)
     monkeypatch.setattr(script, "leaflet", lambda stage: np.arange(ITEMS) / ITEMS)
-    monkeypatch.setattr(script, "PASSES", (1, 2))
     fewer = {
         way: (make, {name: values[:1] for name, values in grid.items()} | (
             {"passes": (1, 2)} if "passes" in grid else {}
