@@ -121,7 +121,7 @@ def fixed(source: str) -> dict:
     result: dict = {"source": shop, "systems": {}, "settings": {}, "tried": {}}
     start = START | START_OF.get(shop, {})
     for name, (make, grid) in classics(shop, 0).items():
-        chosen, tried = recommend.tuned(make, grid, baskets, start.get(name))
+        chosen, tried = recommend.tuned(or_nothing(make), grid, baskets, start.get(name))
         result["settings"][name], result["tried"][name] = chosen, tried
         if name in BY_CHANCE:
             continue
@@ -195,7 +195,7 @@ def classics(source: str, seed: int) -> dict[str, tuple[Callable, dict]]:
              "scale": (28, 56, 112, 224, None)},
         ),
         "BPR": (
-            partial(bpr, seed=seed),
+            partial(recommend.bpr, seed=seed),
             {"width": (16, 32, 64, 128, 256), "learning_rate": (0.001, 0.003, 0.01, 0.03, 0.1),
              "penalty": (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)},
         ),
@@ -220,16 +220,18 @@ def classics(source: str, seed: int) -> dict[str, tuple[Callable, dict]]:
     }
 
 
-def bpr(baskets: Baskets, day: int, **chosen: float) -> recommend.Ranker:
-    """`recommend.bpr`; with settings that make it diverge, a ranker that finds nothing, so that
-    they are not chosen."""
+def or_nothing(make: Callable) -> Callable:
+    """The same; settings with which factors diverge make a ranker that finds nothing, so that a
+    search does not choose them."""
     from implicit.recommender_base import ModelFitError
 
-    try:
-        return recommend.bpr(baskets, day, **chosen)
-    except ModelFitError:
-        least = np.argsort(recommend.popularity(baskets, day))[: recommend.DEPTH]
-        return lambda users, new: np.tile(least, (len(users), 1))
+    def made(baskets: Baskets, day: int, **chosen: float) -> recommend.Ranker:
+        try:
+            return make(baskets, day, **chosen)
+        except ModelFitError:
+            return lambda users, new: np.full((len(users), recommend.DEPTH), -1)
+
+    return made
 
 
 TREES = {"leaves": (7, 15, 31, 63), "rate": (0.03, 0.1), "number": (50, 150)}

@@ -166,8 +166,11 @@ def test_seeds_are_measured_and_merged_into_a_record(shop, tmp_path, monkeypatch
     tiny_baskets.call(monkeypatch, script, f"--merge --out {out} --folder {folder}")
     again = json.loads(out.read_text(encoding="utf-8"))
     assert again["data"]["journey"] == record["data"]["journey"], "a shop without files is kept"
-    assert again["goals"] == record["goals"]
     (tmp_path / "elsewhere").rename(folder / "journey")
+    (folder / "office_products").rename(tmp_path / "elsewhere")
+    tiny_baskets.call(monkeypatch, script, f"--merge --out {out} --folder {folder}")
+    again = json.loads(out.read_text(encoding="utf-8"))
+    assert again["data"] == record["data"] and again["goals"] == record["goals"]
     pairs = sum(len(own) for own in recommend.targets(shop, shop.test_start).values())
     assert sum(part["purchases"] for part in parts) == pairs, "each purchase is asked for once"
 
@@ -176,11 +179,28 @@ RECORD = report.recorded("cold_items")["data"]
 
 
 def test_a_text_finds_what_ids_cannot_and_the_encoders_no_more_than_words():
-    assert set(RECORD) == {"office_products", "industrial_and_scientific"}
-    for shop in RECORD.values():
+    categories = {"office_products", "industrial_and_scientific"}
+    assert set(RECORD) == {*categories, "online_retail"}
+    for name, shop in RECORD.items():
         assert len(shop["seeds"]) == script.FIFTHS
         for goal in script.GOALS:
             assert shop["minus"][f"{script.BEST} − {script.IDS}"][goal]["low"] > 0
             assert shop["minus"][f"{script.BEST} − {script.NONE}"][goal]["low"] > 0
             between = shop["minus"][f"{script.BEST} − {script.WORDS}"][goal]
-            assert between["low"] < 0 < between["high"]
+            assert between["low"] < 0
+            assert (between["high"] > 0) == (name in categories)
+
+
+@pytest.mark.parametrize("kind", [script.MINILM, script.TFIDF])
+def test_among_gifts_factors_that_text_foretells_find_most_beside_old_items(kind):
+    rows = {
+        shop: {way: own["rows"][f"{way}, {kind}"] for way in script.WAYS}
+        for shop, own in RECORD.items()
+    }
+    gifts = rows.pop("online_retail")
+    aligned, nearest = gifts[script.ALIGNED], gifts[script.NEAREST]
+    assert aligned["whole"]["low"] > nearest["whole"]["high"]
+    assert 1.35 < aligned["whole"]["value"] / nearest["whole"]["value"] < 1.55
+    assert aligned["cold"]["value"] < nearest["cold"]["value"]
+    for own in rows.values():
+        assert own[script.ALIGNED]["whole"]["value"] < own[script.NEAREST]["whole"]["value"] + 0.001
