@@ -19,14 +19,15 @@ CHANCE = "chance, and whoever knows ids alone"
 
 
 def interval(found: dict) -> str:
-    """A recall with its interval."""
-    return "{value:.3f} ({low:.3f} to {high:.3f})".format(**found)
+    """A recall with its interval, which does not break."""
+    return "{value:.3f} ({low:.3f}\u00a0to\u00a0{high:.3f})".format(**found)
 
 
 def gap(found: dict) -> str:
-    """A difference with its interval."""
+    """A difference with its interval, which does not break."""
     value = found.get("difference", found.get("value"))
-    return f"{value:+.4f} ({found['low']:+.4f} to {found['high']:+.4f})".replace("-", "−")
+    span = f"({found['low']:+.4f}\u00a0to\u00a0{found['high']:+.4f})"
+    return f"{value:+.4f} {span}".replace("-", "−")
 
 
 def page_part(cold: dict, known: dict) -> str:
@@ -66,12 +67,11 @@ def worth(found: dict, known: dict) -> str:
         own = known[shop]
         kind, text = own["shop"], own["minus"]["alone − alone, TF-IDF"]
         hidden = found.get(shop)
-        rows[name] = [
-            f"{100 * kind['repeats']:.1f} %",
-            f"{kind['words']:.0f}",
-            gap(text["recall"]),
-            gap(text["new_recall"]),
-            gap(hidden["minus"]["best of MiniLM − best of TF-IDF"]["whole"]) if hidden else "",
-        ]
+        gaps = [text["recall"], text["new_recall"]]
+        if hidden:
+            gaps.append(hidden["minus"]["best of MiniLM − best of TF-IDF"]["whole"])
+        told = [gap(one).replace("\u00a0", " ") for one in gaps]  # or it is wider than a page
+        kinds = [f"{100 * kind['repeats']:.1f} %", f"{kind['words']:.0f}"]
+        rows[name] = kinds + told + [""] * (3 - len(told))
     heads = ["bought again", "words of a text", "all items", "new to the user", "hidden"]
     return table("MiniLM − TF-IDF, recall@10", heads, rows)
