@@ -493,9 +493,7 @@ def _leaflets(
 def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds. Of shops without files, `out`
     keeps what it has."""
-    places = sorted(path for path in folder.iterdir() if path.is_dir())
-    if not places:
-        raise SystemExit(f"{folder}: no shop was measured; run this script with --seeds first.")
+    places = shared.shops(folder, "seeds")
     data, goals = shared.kept(out, [place.name for place in places])
     told = {seed for own in data.values() for seed in own["seeds"]}
     for place in places:

@@ -596,9 +596,7 @@ def merge(folder: Path, out: Path) -> None:
     seeds that its data tell, and so do the sizes without their file; hardware and versions are
     those of the shops that have one.
     """
-    places = sorted(path for path in folder.iterdir() if path.is_dir())
-    if not places:
-        raise SystemExit(f"{folder}: no shop was measured; run this script with --once first.")
+    places = shared.shops(folder, "once")
     data, goals = shared.kept(out, [place.name for place in places])
     hardware, seeds = None, set()
     for shop in set(data) - {"scale"}:

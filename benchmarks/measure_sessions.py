@@ -159,6 +159,7 @@ class BySession:
         self.aside.setdefault(user, []).append((item, day))
 
 
+@dataclass
 class Following:
     """SASRec, which is asked before each click for what comes next, and told it at once.
 
@@ -170,8 +171,10 @@ class Following:
             that reads the session alone.
     """
 
-    def __init__(self, network: rivals.SASRec, model: rivals.Sequence, sold: Callable, past):
-        self.network, self.model, self.sold, self.past = network, model, sold, past
+    network: rivals.SASRec
+    model: rivals.Sequence
+    sold: Callable[[int, int], np.ndarray]
+    past: list[list[int]] | None
 
     def recommend(self, user: int, day: int, without: Sequence[int]) -> np.ndarray:
         place = self.network.place

@@ -155,6 +155,15 @@ def sizes(folder: Path, part: str = "scale") -> Any:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
+def shops(folder: Path, part: str) -> list[Path]:
+    """The folders of the shops that were measured. Exits with one sentence, which names the option
+    that measures them, if there are none."""
+    places = sorted(path for path in folder.iterdir() if path.is_dir())
+    if not places:
+        raise SystemExit(f"{folder}: no shop was measured; run this script with --{part} first.")
+    return places
+
+
 def kept(out: Path, measured: Collection[str]) -> tuple[dict, list[dict]]:
     """What the record at `out` has of shops that are not among those `measured`: their entries of
     its data, and their goals, whose names begin with "<shop>: ". Nothing where there is no record.

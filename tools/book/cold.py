@@ -19,15 +19,14 @@ CHANCE = "chance, and whoever knows ids alone"
 
 
 def interval(found: dict) -> str:
-    """A recall with its interval, which does not break."""
-    return "{value:.3f} ({low:.3f}\u00a0to\u00a0{high:.3f})".format(**found)
+    """A recall with its interval."""
+    return "{value:.3f} ({low:.3f} to {high:.3f})".format(**found)
 
 
 def gap(found: dict) -> str:
-    """A difference with its interval, which does not break."""
+    """A difference with its interval."""
     value = found.get("difference", found.get("value"))
-    span = f"({found['low']:+.4f}\u00a0to\u00a0{found['high']:+.4f})"
-    return f"{value:+.4f} {span}".replace("-", "−")
+    return f"{value:+.4f} ({found['low']:+.4f} to {found['high']:+.4f})".replace("-", "−")
 
 
 def page_part(cold: dict, known: dict) -> str:
@@ -49,10 +48,13 @@ def page_part(cold: dict, known: dict) -> str:
 def _by_shop(head: str, found: dict, kind: str, goal: str, told: Callable[[dict], str]) -> str:
     """One table, with a column for each shop; a row that a shop has not is empty there."""
     names = dict.fromkeys(name for own in found.values() for name in own[kind])
+
+    def cell(own: dict, name: str) -> str:
+        text = told(own[kind][name][goal]) if name in own[kind] else ""
+        return text.replace(" to ", "\u00a0to\u00a0")  # an interval does not break
+
     rows = {
-        name.replace(CHANCE, "chance"): [
-            told(own[kind][name][goal]) if name in own[kind] else "" for own in found.values()
-        ]
+        name.replace(CHANCE, "chance"): [cell(own, name) for own in found.values()]
         for name in names
     }
     return table(head, [SHOPS[shop] for shop in found], rows)
@@ -67,11 +69,12 @@ def worth(found: dict, known: dict) -> str:
         own = known[shop]
         kind, text = own["shop"], own["minus"]["alone − alone, TF-IDF"]
         hidden = found.get(shop)
-        gaps = [text["recall"], text["new_recall"]]
-        if hidden:
-            gaps.append(hidden["minus"]["best of MiniLM − best of TF-IDF"]["whole"])
-        told = [gap(one).replace("\u00a0", " ") for one in gaps]  # or it is wider than a page
-        kinds = [f"{100 * kind['repeats']:.1f} %", f"{kind['words']:.0f}"]
-        rows[name] = kinds + told + [""] * (3 - len(told))
+        rows[name] = [
+            f"{100 * kind['repeats']:.1f} %",
+            f"{kind['words']:.0f}",
+            gap(text["recall"]),
+            gap(text["new_recall"]),
+            gap(hidden["minus"]["best of MiniLM − best of TF-IDF"]["whole"]) if hidden else "",
+        ]
     heads = ["bought again", "words of a text", "all items", "new to the user", "hidden"]
     return table("MiniLM − TF-IDF, recall@10", heads, rows)
