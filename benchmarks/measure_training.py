@@ -68,7 +68,8 @@ class Kill(TrainerCallback):
 
 def train(place: Path, out: Path, seed: int, steps: int, killed: int) -> None:
     """Distil the student of `place` on its pairs into `out`; with `killed`, die after that step."""
-    print("world size", os.environ.get("WORLD_SIZE", 1))
+    # One text is one write, which another process cannot break.
+    print(f"world size {os.environ.get('WORLD_SIZE', 1)}")
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     if killed:
         own = distill.DistillationTrainer.train

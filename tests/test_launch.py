@@ -26,7 +26,8 @@ from transformers import TrainerCallback
 from ecomkd import distill
 
 folder, killed = Path(sys.argv[1]), len(sys.argv) > 2
-print("world size", os.environ.get("WORLD_SIZE", 1))
+# One text is one write, which the other process cannot break.
+print("world size " + os.environ.get("WORLD_SIZE", "1"))
 torch.set_num_threads(1)
 profile = tiny_models.profile(folder / "artifacts")
 tokenizer = tiny_models.tokenizer()
