@@ -179,16 +179,40 @@ RECORD = report.recorded("cold_items")["data"]
 
 
 def test_a_text_finds_what_ids_cannot_and_the_encoders_no_more_than_words():
-    categories = {"office_products", "industrial_and_scientific"}
-    assert set(RECORD) == {*categories, "online_retail"}
+    assert set(RECORD) == {
+        "office_products", "industrial_and_scientific", "online_retail", "journey",
+    }  # fmt: skip
     for name, shop in RECORD.items():
         assert len(shop["seeds"]) == script.FIFTHS
         for goal in script.GOALS:
             assert shop["minus"][f"{script.BEST} − {script.IDS}"][goal]["low"] > 0
-            assert shop["minus"][f"{script.BEST} − {script.NONE}"][goal]["low"] > 0
+            alike = shop["minus"][f"{script.BEST} − {script.NONE}"][goal]
+            assert (alike["low"] > 0) == (name != "journey")
+            assert alike["high"] > 0
             between = shop["minus"][f"{script.BEST} − {script.WORDS}"][goal]
             assert between["low"] < 0
-            assert (between["high"] > 0) == (name in categories)
+            assert (between["high"] > 0) == (name != "online_retail")
+
+
+def test_among_groceries_a_text_finds_little_and_a_leaflet_cannot_be_told_from_it():
+    shop = RECORD["journey"]
+    assert 67_500 < shop["items"][0] < 68_500 and 13_500 < shop["hidden"][0] < 14_500
+    for kind in (script.MINILM, script.TFIDF, script.ONE_HOT):
+        best = shop["rows"][f"best of {kind}"]
+        assert best["whole"]["high"] < 0.01 and best["cold"]["value"] < 0.02
+    both = f"{script.NEAREST}, {script.MINILM} + {script.LEAFLET}"
+    for pair in (f"{script.LEAFLET} − {script.WORDS}", f"{both} − {script.LEAFLET}"):
+        for goal in script.GOALS:
+            found = shop["minus"][pair][goal]
+            assert found["low"] < 0 < found["high"]
+    for goal in script.GOALS:
+        text, added = shop["rows"][f"{script.NEAREST}, {script.MINILM}"][goal], shop["rows"][both]
+        assert text["low"] < added[goal]["value"] < text["high"]
+    spread = {
+        row: shop["rows"][row]["whole"]["high"] - shop["rows"][row]["whole"]["low"]
+        for row in (script.LEAFLET, script.BEST)
+    }
+    assert spread[script.LEAFLET] > 3 * spread[script.BEST]
 
 
 @pytest.mark.parametrize("kind", [script.MINILM, script.TFIDF])
