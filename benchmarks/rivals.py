@@ -180,7 +180,7 @@ class Trees:
     """LambdaMART (Burges 2010) over the habit, the neighbours and the sales of candidates.
 
     Candidates of a user are the `own` items with the highest decayed counts, and the `others` that
-    most of the user's neighbours bought lately, new to the user.
+    most of the user's neighbours bought lately, new to the user; of equals those that sell most.
     """
 
     def __init__(self, baskets: Baskets, near: dict, own: int = 200, others: int = 100):
@@ -200,6 +200,7 @@ class Trees:
     def _candidates(self, day: int, users: np.ndarray) -> tuple:
         share = recommend.neighbours_share(self.baskets, day, **self.near)
         sales = np.log1p([recommend.popularity(self.baskets, day, span) for span in (7, 28, 112)])
+        ties = recommend.tie_break(recommend.popularity(self.baskets, day, 28))
         parts = []
         for first in range(0, len(users), 256):
             some = users[first : first + 256]
@@ -209,7 +210,7 @@ class Trees:
             order = np.lexsort((-habit[:, 1], user))
             rank = np.arange(len(user)) - np.searchsorted(user[order], user[order])
             kept = order[rank < self.own]
-            fresh = shares.copy()
+            fresh = shares + ties
             fresh[user, seen] = -1
             others = min(self.others, fresh.shape[1])
             top = np.argpartition(-fresh, others - 1, axis=1)[:, :others]
@@ -257,6 +258,29 @@ class Trees:
             return found
 
         return recommend.rank_by(scores, recommend.history(self.baskets, day))
+
+    def asking(self, day: int, score: recommend.Scores) -> recommend.Ranker:
+        """A ranker that scores all items of a user, and shows those alone that are candidates."""
+
+        def scores(users: np.ndarray) -> np.ndarray:
+            rows, items, _ = self.candidates(day, users)
+            found = np.full((len(users), len(self.baskets.items)), -np.inf)
+            found[rows, items] = score(users)[rows, items]
+            return found
+
+        return recommend.rank_by(scores, recommend.history(self.baskets, day))
+
+    def perfect(self, day: int) -> recommend.Ranker:
+        """Who ranks the candidates with the knowledge of what is bought from the day on."""
+        wanted = recommend.targets(self.baskets, day)
+
+        def bought(users: np.ndarray) -> np.ndarray:
+            found = np.zeros((len(users), len(self.baskets.items)))
+            for place, user in enumerate(users):
+                found[place, wanted.get(user, [])] = 1
+            return found
+
+        return self.asking(day, bought)
 
     def reach(self, day: int) -> float:
         """The share of what is bought from the day on that is among the candidates."""

@@ -102,6 +102,8 @@ def test_seeds_are_measured_and_merged_into_a_record(shop, tmp_path, monkeypatch
     for name in ("FEWER_TRIED", "LONG", "NOT_TRIED", "START", "START_OF"):
         monkeypatch.setattr(script, name, {})
     monkeypatch.setattr(script, "LEAST", {"journey": 2})
+    grown = {"leaves": (3, 7), "rate": (0.1,), "number": (3, 6)}
+    monkeypatch.setattr(script, "GROWN", grown)
     monkeypatch.setattr(rivals.SASRec, "PASSES", (1, 2, 4))
     folder, out = tmp_path / "parts", tmp_path / "recommendation.json"
     for line in ("journey --once", "journey --seeds 0 1", "--scale", f"--merge --out {out}"):

@@ -206,11 +206,13 @@ def fit(
     passes: float,
     learning_rate: float,
     least: int = 1,
+    evaluations: int = 5,
     **distillation,
 ) -> list[dict]:
     """Train `model` on `rows` and save the best of it into `folder`, as `distill.fit` does.
 
-    The best of five looks is the one with the highest recall@10 from day `start` on. It takes
+    The best of `evaluations` looks is the one with the highest recall@10 from day `start` on; one
+    look is the end of the training, whatever it shows. The training takes
     `least` steps or more, and is trained on the `candidates`; the other items are ranked all the
     same. All profiles compute in float32: half precision does not tell the log-odds of thousands of
     items apart.
@@ -223,6 +225,7 @@ def fit(
             folder,
             max(least, round(passes * len(rows))),
             learning_rate,
+            evaluations,
             metric_for_best_model="recall",
         ),
         train_dataset=rows,
