@@ -356,8 +356,9 @@ def initial_state(
     scores are shrunk to the demand, what sells: of a user with n purchases they are
     n / (n + prior) · score + prior / (n + prior) · demand. With 0 they are the network's own, as
     `Shelf.scores` gives them; after the first item of a newcomer these found less in chapter 14
-    than what sells. There, for each of five seeds, 1 found more than 0 on the first two visits of
-    the validation days; `tuned_prior` chooses for another shop.
+    than what sells. There, in The Complete Journey and for each of five seeds, 1 found more than 0
+    on the first two visits in the validation days. Another shop may ask for another one, or for
+    none: `tuned_prior` chooses.
 
     A large catalogue need not be read whole: with `front`, `Live.recommend` looks among so many
     items of the highest demand, and among the user's own. That is not exact. An item that is added
