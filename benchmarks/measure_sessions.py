@@ -210,7 +210,7 @@ def popular(log: Baskets, day: int) -> Callable[[int, int], np.ndarray]:
 
 
 def states(shelf: recommend.Shelf) -> dict[str, recommend.System]:
-    live, nightly = recommend.initial_state(shelf), recommend.initial_state(shelf)
+    live, nightly = (recommend.initial_state(shelf, prior=0.0) for _ in range(2))
     return {NIGHTLY: BySession(nightly), LIVE: recommend.Scheduled(live, shelf.day)}
 
 

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,9 @@ def model(baskets, vectors, tmp_path_factory):
     return made.eval()
 
 
+unshrunk = partial(live.initial_state, prior=0.0)
+
+
 @pytest.fixture(scope="module")
 def shelf(model, baskets):
     return recommend.Shelf(model, recommend.BasketCollator(baskets), START)
@@ -55,7 +59,7 @@ def shelf(model, baskets):
 
 @pytest.fixture
 def state(shelf):
-    return live.initial_state(shelf)
+    return unshrunk(shelf)
 
 
 def events(baskets, start, end):
@@ -78,7 +82,7 @@ def test_a_state_scores_as_the_shelf_does(state, shelf):
 
 
 def test_events_one_by_one_give_what_all_at_once_gives(shelf, baskets, state):
-    other = live.initial_state(shelf, end=0)
+    other = unshrunk(shelf, end=0)
     assert other.events == 0
     for event in events(baskets, 0, START):
         other.update(*event)
@@ -92,7 +96,7 @@ def test_events_one_by_one_give_what_all_at_once_gives(shelf, baskets, state):
 
 def test_decay_is_exact_whatever_the_days_between(shelf, model, baskets):
     """The last purchase of a user is asked about after no day and after a long time."""
-    state, collator = live.initial_state(shelf, end=0), recommend.BasketCollator(baskets)
+    state, collator = unshrunk(shelf, end=0), recommend.BasketCollator(baskets)
     for event in events(baskets, 0, DAYS):
         state.update(*event)
     for day in (DAYS, DAYS + 1, DAYS + HALF_A_YEAR):
@@ -207,13 +211,25 @@ def test_a_short_past_is_shrunk_to_what_sells(shelf, state):
         assert np.allclose(shrunk.scores(user, START), wanted, atol=1e-5)
     again = live.Live(shrunk.arrays())
     assert np.array_equal(answers(again, START), answers(shrunk, START))
+    older = {name: part for name, part in shrunk.arrays().items() if name not in ("prior", "front")}
+    assert np.array_equal(answers(live.Live(older), START), answers(state, START))
     with pytest.raises(ValueError, match="prior=-1, front=0: give 0 or more"):
         live.initial_state(shelf, prior=-1)
 
 
+def test_a_newcomer_is_shrunk_where_no_prior_is_given(shelf):
+    made, plain = live.initial_state(shelf, end=0), unshrunk(shelf, end=0)
+    for state in (made, plain):
+        state.update(2, 5, START)
+    demand, own = shelf.demand.numpy(), plain.scores(2, START)
+    assert not np.allclose(own, demand, atol=1e-3)
+    # One purchase, and one of what sells.
+    assert np.allclose(made.scores(2, START), (own + demand) / 2, atol=1e-5)
+
+
 def test_a_front_shows_the_best_of_what_sells_and_of_what_is_old(shelf, state):
-    whole = live.initial_state(shelf, front=state.items)
-    few = live.initial_state(shelf, front=6)
+    whole = unshrunk(shelf, front=state.items)
+    few = unshrunk(shelf, front=6)
     demand = shelf.demand.numpy()
     best = set(np.argsort(-demand, kind="stable")[:6].tolist())
     for user in EVERYONE:
@@ -237,7 +253,7 @@ def test_only_a_student_with_sums_is_kept_live(model, baskets):
     teacher = recommend.BasketTransformer(model.items, width=8)
     shelf = recommend.Shelf(teacher, recommend.BasketCollator(baskets), START)
     with pytest.raises(ValueError, match=r"A BasketTransformer keeps no sums"):
-        live.initial_state(shelf)
+        unshrunk(shelf)
 
 
 # Exploration
@@ -714,10 +730,10 @@ def test_a_schedule_answers_as_the_shelf_of_its_morning(model, baskets, shelf):
         return mornings.setdefault(day, recommend.Shelf(model, collator, day))
 
     systems = {
-        "at once": replay.Scheduled(live.initial_state(shelf), START, None, on),
-        "nightly": replay.Scheduled(live.initial_state(shelf), START, 1, on),
-        "weekly": replay.Scheduled(live.initial_state(shelf), START, 7, on),
-        "never": replay.Scheduled(live.initial_state(shelf), START, DAYS),
+        "at once": replay.Scheduled(unshrunk(shelf), START, None, on),
+        "nightly": replay.Scheduled(unshrunk(shelf), START, 1, on),
+        "weekly": replay.Scheduled(unshrunk(shelf), START, 7, on),
+        "never": replay.Scheduled(unshrunk(shelf), START, DAYS),
     }
     replay.prequential(systems, baskets, START, days=16)
     day = START + 15

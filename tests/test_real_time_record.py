@@ -13,6 +13,7 @@ from tiny_baskets import USERS
 
 import measure_real_time as script
 from ecomkd import recommend, report
+from ecomkd.config import Profile
 
 
 def test_seeds_are_replayed_and_merged_into_a_record(tmp_path, monkeypatch):
@@ -54,7 +55,9 @@ def test_seeds_are_replayed_and_merged_into_a_record(tmp_path, monkeypatch):
     assert {row["prior"] for row in data["chosen"]} <= {0.0, 10.0}
     # Before the first item there is no basket, and what stood together says nothing.
     assert first["minus"]["live + bought together − live"]["difference"] == 0
-    assert all(0 < row["same"] <= 1 for row in data["front"].values())
+    for shop_of in script.FRONTS:
+        assert all(0 < row["same"] <= 1 for row in data[shop_of].values())
+        assert all(0 <= row["new"] <= 1 for row in data[shop_of].values())
     for category in script.REVIEWS:
         steps = data["steps"][category]
         rows = {name: row["value"] for name, row in steps["rows"].items()}
@@ -81,6 +84,29 @@ def test_costs_that_were_not_measured_again_are_the_record_s_with_their_day(tmp_
     file.write_text('[{"times": 3}]', encoding="utf-8")
     os.utime(file, (1e9, 1e9))
     assert script.sizes(folder, out) == {"scale": [{"times": 3}], "scale_created": "2001-09-09"}
+
+
+def test_a_larger_shop_has_copies_of_each_item_and_its_users_own_what_they_bought(monkeypatch):
+    monkeypatch.setattr(script, "COPIES", 3)
+    rng = np.random.default_rng(0)
+    shop = tiny_baskets.shop()
+    vectors = rng.normal(size=(len(recommend.texts(shop)[0]), 8)).astype(np.float32)
+    items = recommend.Items(shop, vectors, 30, 4, Profile.named())
+    model = recommend.DecayedMeans(items).eval()
+    day = shop.test_start
+    state = script.started(recommend.Shelf(model, recommend.BasketCollator(shop), day))
+    plain, mixed = script.copied(state), script.copied(state, rng)
+    assert plain.items == mixed.items == 3 * state.items
+    own, other = state.scores(2, day).copy(), plain.scores(2, day).copy()
+    assert np.array_equal(own, other[: state.items])
+    new = np.setdiff1d(np.arange(state.items), state.bought(2))
+    assert np.allclose(other.reshape(3, -1)[:, new], own[new], atol=1e-5)
+    dealt = mixed.arrays()["demand"].reshape(3, -1)
+    assert np.array_equal(dealt[0], state.arrays()["demand"])
+    assert not np.array_equal(dealt[1], dealt[0])
+    assert np.array_equal(np.sort(dealt[1:].ravel()), np.sort(np.tile(dealt[0], 2)))
+    assert script.among_the_best(np.array([0, 2]), np.array([1, 0]), np.array([3, 2, 1])) == 0.5
+    assert script.among_the_best(np.array([], int), np.array([1, 0]), np.array([3, 2])) == 0
 
 
 def test_buy_again_counts_each_purchase_at_once(tmp_path):
@@ -161,6 +187,12 @@ def test_what_chapter_14_says_in_words_is_in_the_record():
     assert steps["office_products"]["low"] <= 0 <= steps["office_products"]["high"]
     assert minus["re-ranked, learning − re-ranked, frozen"]["high"] < 0
     assert minus["re-ranked, frozen − live"]["high"] < 0
+    goals = report.recorded("real_time")["goals"]
+    assert sum(not goal["met"] for goal in goals) == 3
+    fronts = [told[shop]["0.1"] for shop in script.FRONTS]
+    assert all(min(row["same"], row["new"]) > 0.99 for row in fronts)
+    tried = [own["tried"]["prior"] for own in told["chosen"]]
+    assert all(own["1.0"] > own["0.0"] for own in tried), "the reason of PRIOR"
     explored = told["explore"]
     assert all(row["rare_hits"] < explored[0]["rare_hits"] for row in explored[1:])
     assert all(row["rare_shown"] > explored[0]["rare_shown"] for row in explored[1:])

@@ -1,12 +1,15 @@
 """`ecomkd recommend`: somebody's own purchases in, a verdict and a recommender that serves out."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import tiny_baskets
 import tiny_models
+import torch
 from serving import service
 from tiny_baskets import DAYS, ITEMS, USERS
 
@@ -171,6 +174,18 @@ def test_a_report_has_all_rows_and_its_verdict_follows_from_them(ran):
     outputs.check(ran, answers.KIND)
 
 
+def test_the_validation_days_choose_how_much_newcomers_are_shrunk(ran):
+    data = json.loads((ran / "report.json").read_text(encoding="utf-8"))["data"]
+    own = data["settings"][run.STUDENT]
+    assert set(own["tried"]) == {f"{prior:g}" for prior in recommend.PRIORS}
+    chosen = own["recall"]["prior"]
+    assert own["tried"][f"{chosen:g}"] == max(own["tried"].values())
+    assert own["new_recall"]["prior"] == chosen
+    (said,) = [note for note in data["notes"] if f"(prior {chosen:g})" in note]
+    assert f"{chosen:g}: {own['tried'][f'{chosen:g}']:.4f}" in said
+    assert said in (ran / "report.html").read_text(encoding="utf-8")
+
+
 def rows_of(patch_rows: dict[str, float], users: int = 40) -> dict:
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 0.01, (2, users))
@@ -285,21 +300,74 @@ def test_a_folder_answers_as_the_ranker_that_it_holds(kind, settings, shop, tmp_
         found.recommend("a stranger", 0)
 
 
-def test_a_student_answers_from_its_folder_as_from_its_shelf(shop, tmp_path):
-    baskets = shop.baskets
+@pytest.fixture
+def student(shop, tmp_path):
+    """A student of random weights, whose tastes say little."""
     profile = tiny_models.profile(tmp_path / "artifacts")
-    vectors = np.random.default_rng(0).normal(size=(len(recommend.texts(baskets)[0]), 8))
-    items = recommend.Items(baskets, vectors.astype(np.float32), 30, 4, profile)
+    vectors = np.random.default_rng(0).normal(size=(len(recommend.texts(shop.baskets)[0]), 8))
+    items = recommend.Items(shop.baskets, vectors.astype(np.float32), 30, 4, profile)
+    torch.manual_seed(0)
     model = recommend.DecayedMeans(items).eval()
-    shelf = recommend.Shelf(model, recommend.BasketCollator(baskets), baskets.days)
+    with torch.no_grad():
+        for weight in model.mix.parameters():
+            weight.add_(0.3 * torch.randn_like(weight))
+    return model
+
+
+def on(model, day: int) -> recommend.Shelf:
+    return recommend.Shelf(model, recommend.BasketCollator(model.items.baskets), day)
+
+
+@pytest.mark.parametrize("prior", [0.0, 200.0])
+def test_a_student_answers_from_its_folder_as_from_its_shelf(student, prior, shop, tmp_path):
+    baskets, shelf = shop.baskets, on(student, shop.baskets.days)
+    live = recommend.initial_state(shelf, prior=prior)
     with outputs.replaced(tmp_path / "made", answers.KIND) as folder:
-        answers.write(folder, run.STUDENT, baskets, {"old": True}, recommend.initial_state(shelf))
+        answers.write(folder, run.STUDENT, baskets, {"old": True, "prior": prior}, live)
     found = answers.load(tmp_path / "made")
     users = np.array([0, 3, 7])
-    for user, scores in zip(users, shelf.scores(users), strict=True):
+    bought = recommend.history(baskets, baskets.days).sum(axis=1).A1[users]
+    share = (bought / (bought + prior))[:, None]
+    wanted = share * shelf.scores(users) + (1 - share) * shelf.demand.numpy()
+    for user, scores in zip(users, wanted, strict=True):
         _, hits = found.recommend(baskets.users["user_id"][user], 5)
         best = np.sort(scores)[::-1][:5]
         assert [hit.score for hit in hits] == pytest.approx(best, abs=1e-4)
+
+
+def test_a_folder_from_before_there_were_priors_answers_as_it_did(student, shop, tmp_path):
+    baskets, shelf = shop.baskets, on(student, shop.baskets.days)
+    tables = recommend.initial_state(shelf, prior=50.0).arrays()
+    older = SimpleNamespace(arrays=lambda: {k: v for k, v in tables.items() if k != "prior"})
+    with outputs.replaced(tmp_path / "made", answers.KIND) as folder:
+        answers.write(folder, run.STUDENT, baskets, {"old": True}, older)
+    _, hits = answers.load(tmp_path / "made").recommend(baskets.users["user_id"][3], 5)
+    best = np.sort(shelf.scores(np.array([3]))[0])[::-1][:5]
+    assert [hit.score for hit in hits] == pytest.approx(best, abs=1e-4)
+
+
+def test_a_student_is_measured_as_it_is_served(student, shop):
+    shelf, users = on(student, shop.baskets.test_start), np.array([1, 4, 9])
+    plain, shrunk = (run._as_served(shelf, prior=prior) for prior in (0.0, 1e9))
+    for new in (False, True):
+        assert np.array_equal(plain(users, new), recommend.network(shelf)(users, new))
+    demand = np.argsort(-shelf.demand.numpy(), kind="stable")[:10]
+    assert all(shown.tolist() == demand.tolist() for shown in shrunk(users, False))
+
+
+def test_a_prior_is_chosen_by_the_first_two_visits_of_those_who_come_as_if_new(student):
+    baskets = student.items.baskets
+    shelf = on(student, baskets.validation_start)
+    prior, tried = recommend.tuned_prior(shelf, 1)
+    assert set(tried) == set(recommend.PRIORS) and tried[prior] == max(tried.values())
+    assert len(set(tried.values())) > 1
+    events = baskets.events
+    visit = events[events["day"] >= shelf.day].groupby("user")["day"].rank("dense")
+    early = events.loc[visit.index[visit <= 2]]
+    known = pd.concat([events[events["day"] < shelf.day], early])
+    student.items.baskets = replace(baskets, events=known)
+    assert recommend.tuned_prior(shelf, 1) == (prior, tried)
+    assert recommend.tuned_prior(shelf, USERS + 1) == (recommend.PRIOR, {})
 
 
 def test_a_damaged_folder_is_told_in_one_sentence(shop, tmp_path):

@@ -22,7 +22,7 @@ __getattr__, __dir__ = lazy.names(
             "bpr buy_again ease factors item_knn neighbour_tables neighbours_share popular Scores "
             "share_of_near tie_break tifu_knn user_knn"
         ),
-        ".tuning": "ASKED GOALS old_or_not shown some_users tuned",
+        ".tuning": "ASKED GOALS old_or_not PRIORS shown some_users tuned tuned_prior",
         ".networks": (
             "BasketCollator BasketTransformer columns_of DecayedMeans Items load network Reader "
             "Recommender Shelf"
@@ -31,7 +31,7 @@ __getattr__, __dir__ = lazy.names(
             "common_items FIRST fit GROUP HYPERPARAMETERS occasions purchase_loss RankingTrainer "
             "teacher_scores train unlabelled_occasions"
         ),
-        ".live": "aligned highest initial_state Live PAIR RARE",
+        ".live": "aligned highest initial_state Live PAIR PRIOR RARE",
         ".journal": "Durable",
         ".replay": "next_items prequential Scheduled System",
         ".sessions": "on_clicks simulate",

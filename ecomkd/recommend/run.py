@@ -24,7 +24,7 @@ from ecomkd.data.baskets import HORIZON, Baskets
 from ecomkd.data.contract import DataError
 from ecomkd.recommend import answers
 from ecomkd.recommend.answers import AGAIN, NEAR, POPULAR, STUDENT
-from ecomkd.recommend.evaluation import Ranker, evaluate
+from ecomkd.recommend.evaluation import Ranker, evaluate, rank_by
 from ecomkd.recommend.live import initial_state
 from ecomkd.recommend.networks import (
     BasketCollator,
@@ -38,7 +38,7 @@ from ecomkd.recommend.networks import (
 from ecomkd.recommend.purchases import BUYERS, buyers_of, history, targets, texts
 from ecomkd.recommend.rankers import buy_again, popular, user_knn
 from ecomkd.recommend.training import FIRST, train
-from ecomkd.recommend.tuning import GOALS, old_or_not, shown, tuned
+from ecomkd.recommend.tuning import GOALS, old_or_not, shown, tuned, tuned_prior
 from ecomkd.relevance.page import page
 
 TEACHER, ALONE = "teacher", "student alone"
@@ -72,8 +72,9 @@ def run(path: str | Path, profile: Profile, seeds: Sequence[int], out: Path, com
     The rankers of `RANKERS` and, where the items have texts, a distilled student with its teacher
     and its undistilled twin foresee the last four weeks. Settings are chosen on the four weeks
     before. Into `out` go a report and the recommender that the verdict names, fitted to all days,
-    from which `ecomkd serve` answers. Networks that an earlier, killed run finished are not trained
-    again.
+    from which `ecomkd serve` answers. Both students are measured as they are served, with the prior
+    that the validation days choose for newcomers. Networks that an earlier, killed run finished are
+    not trained again.
 
     Raises OSError before any work where `out` holds something that the program did not write or
     cannot be written to, and DataError for purchases that cannot be read, or too few of them.
@@ -94,19 +95,23 @@ def run(path: str | Path, profile: Profile, seeds: Sequence[int], out: Path, com
     found: list[dict[str, Shelf]] = []
     if _networks_can_learn(baskets, has_texts):
         found = [_networks(baskets, replace(profile, seed=seed)) for seed in seeds]
+        prior, tried = _prior(found[0][STUDENT])
+        settings[STUDENT] = {goal: {"old": old, "prior": prior} for goal in GOALS}
+        settings[STUDENT]["tried"] = {f"{one:g}": value for one, value in tried.items()}
+        notes.append(_of_newcomers(prior, tried))
         for name in (ALONE, STUDENT, TEACHER):
-            rankers = [shown(network(one[name]), old) for one in found]
+            make = network if name == TEACHER else partial(_as_served, prior=prior)
+            rankers = [shown(make(one[name]), old) for one in found]
             rows[name] = _row([dict.fromkeys(GOALS, rank) for rank in rankers], baskets)
     compared = comparisons(rows)
     chosen, said = verdict(rows, compared)
     live = None
     if chosen == STUDENT:
         model = found[0][STUDENT].model
-        live = initial_state(Shelf(model, BasketCollator(baskets), baskets.days))
+        live = initial_state(Shelf(model, BasketCollator(baskets), baskets.days), prior=prior)
     with outputs.replaced(out, answers.KIND) as working:
         _write_report(working, path, baskets, rows, settings, compared, said, notes, command, seeds)
-        own = settings[chosen]["recall"] if chosen in settings else {"old": old}
-        answers.write(working, chosen, baskets, own, live)
+        answers.write(working, chosen, baskets, settings[chosen]["recall"], live)
     return said
 
 
@@ -182,6 +187,39 @@ def _networks(baskets: Baskets, profile: Profile) -> dict[str, Shelf]:
         name: Shelf(load(folder, kind, items), collator, baskets.test_start)
         for name, (kind, folder) in folders.items()
     }
+
+
+def _prior(shelf: Shelf) -> tuple[float, dict[float, float]]:
+    """What `tuned_prior` finds for the student of this shelf."""
+    day = shelf.model.items.baskets.validation_start
+    return tuned_prior(Shelf(shelf.model, shelf.collator, day), LEAST_USERS)
+
+
+def _of_newcomers(prior: float, tried: Mapping[float, float]) -> str:
+    said = (
+        "Of users with few purchases a network knows little: the scores of both students are mixed "
+        f"with what sells, as much as if it were {prior:g} purchases of each user (prior {prior:g})"
+    )
+    if not tried:
+        return (
+            f"{said}. This is the default, for fewer than {LEAST_USERS} users bought in the four "
+            "weeks that choose settings."
+        )
+    values = ", ".join(f"{one:g}: {value:.4f}" for one, value in sorted(tried.items()))
+    return (
+        f"{said}. It was chosen by recall@10 of users who were taken for newcomers, on their first "
+        f"two days of the four weeks that choose settings ({values})."
+    )
+
+
+def _as_served(shelf: Shelf, prior: float) -> Ranker:
+    """The ranker of a student's state with this prior, the one that a folder answers from."""
+    live = initial_state(shelf, prior=prior)
+
+    def scores(users: np.ndarray) -> np.ndarray:
+        return np.stack([live.scores(user, shelf.day).copy() for user in users.tolist()])
+
+    return rank_by(scores, history(shelf.collator.baskets, shelf.day))
 
 
 def _row(of_seeds: Sequence[Mapping[str, Ranker]], baskets: Baskets) -> dict:

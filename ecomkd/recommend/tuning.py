@@ -1,22 +1,32 @@
-"""Settings of a ranker, chosen on the validation days: for all items, and for new ones.
+"""Settings of a ranker, chosen on the validation days: for all items, for new ones, for newcomers.
 
-Chapter 10.
+Chapters 10 and 14.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ecomkd.data.baskets import Baskets
 from ecomkd.recommend.evaluation import Ranker, evaluate
+from ecomkd.recommend.live import PRIOR, initial_state
+from ecomkd.recommend.replay import Scheduled, prequential
+
+if TYPE_CHECKING:
+    from ecomkd.recommend.networks import Shelf
 
 GOALS = ("recall", "new_recall")
 """Recall@10 of all items, and of those that are new to a user."""
 ASKED = 600
 """Users of a large shop on whom settings are chosen."""
+PRIORS = (PRIOR, 0.0, 3.0, 10.0, 30.0)
+"""Values of `initial_state`'s prior that are tried; among equals the first is taken."""
+_VISITS, _HEADS = 2, (0, 1, 3, 10)
 
 
 def some_users(baskets: Baskets) -> np.ndarray:
@@ -71,3 +81,23 @@ def tuned(
                 chosen = max(options, key=partial(value, goal=goal))
         best[goal] = chosen
     return best, len(known)
+
+
+def tuned_prior(shelf: Shelf, least: int) -> tuple[float, dict[float, float]]:
+    """The `prior` of `initial_state` that finds most for newcomers, and the recall@10 of each that
+    was tried.
+
+    `some_users` come as if for the first time in the four weeks from the shelf's day on, the first
+    of the validation days. They are asked on their first two days there, before their baskets and
+    after a few items of them. With fewer than `least` such users nothing is tried: it is `PRIOR`.
+    """
+    baskets = shelf.model.items.baskets
+    events = baskets.events
+    events = events[(events["day"] >= shelf.day) & events["user"].isin(some_users(baskets))]
+    early = events[events.groupby("user")["day"].rank("dense") <= _VISITS]
+    systems = {str(prior): Scheduled(initial_state(shelf, 0, prior), shelf.day) for prior in PRIORS}
+    found = prequential(systems, replace(baskets, events=early), shelf.day, heads=_HEADS)
+    if len(found) == 0 or found["user"].nunique() < least:
+        return PRIOR, {}
+    tried = {prior: float(found[str(prior)].mean()) for prior in PRIORS}
+    return max(tried, key=tried.__getitem__), tried
