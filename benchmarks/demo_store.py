@@ -35,8 +35,12 @@ FURTHER = {
 def task(profile: Profile, withheld: bool = False, **changes: int | str) -> describe.Task:
     """The task of the demo store's 2,465 products; for `withheld` see `products`, for `changes`
     `describe.task`."""
-    catalogue = pd.read_parquet(real_folder("demo_store") / "products.parquet")
-    return describe.task(products(catalogue, withheld), vocabulary(), profile, **changes)
+    return describe.task(products(catalogue(), withheld), vocabulary(), profile, **changes)
+
+
+def catalogue() -> pd.DataFrame:
+    """The products of the demo store as it lists them, each with a written description."""
+    return pd.read_parquet(real_folder("demo_store") / "products.parquet")
 
 
 @cache
@@ -55,15 +59,15 @@ def vocabulary() -> Vocabulary:
     return Vocabulary(forms | {("promise", one): {one} for one in facts.PROMISES})
 
 
-def products(catalogue: pd.DataFrame, withheld: bool = False) -> list[Product]:
-    """The products of the demo store, each with its written description.
+def products(listed: pd.DataFrame, withheld: bool = False) -> list[Product]:
+    """The products of a catalogue such as `catalogue()`, each with its written description.
 
-    The catalogue has names, categories, styles and audiences. Colours, materials, numbers and
+    A catalogue has names, categories, styles and audiences. Colours, materials, numbers and
     promises, which a shop would hold in its records too, are read from the name and the description
     by the `vocabulary`. With `withheld` they are read from the name alone.
     """
     words, found = vocabulary(), []
-    for row in catalogue.itertuples():
+    for row in listed.itertuples():
         context = [f"Kind: {row.category}, {row.style}"]
         if row.gender_affinity in ("F", "M"):
             context.append(f"For: {'women' if row.gender_affinity == 'F' else 'men'}")

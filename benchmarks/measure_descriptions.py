@@ -66,6 +66,7 @@ def measured(task: Task, beyond: Task) -> dict:
 
     keep("written", [product.written for product in task.test])
     keep("record", [facts.plain(product) for product in task.test])
+    keep("template", [facts.template(product) for product in task.test])
     keep("prompted", describe.prompted(task))
     keep("prompted, 2 examples", describe.prompted(task, examples=2))
     folders = {"teacher": describe.teacher(task)}

@@ -158,6 +158,7 @@ def measured(run: Run) -> dict:
     texts = {name: run.texts(name, list) for name in ROWS}
     known = (of.test, of.vocabulary, of.training_texts)
     return {
+        "catalogue": len(demo_store.catalogue()),
         "product": [one.product_id for one in asked],
         "rows": {name: facts.measure(own, *known).to_dict("list") for name, own in texts.items()},
         "guarded": {name: guarded(own, of) for name, own in texts.items()},
@@ -271,10 +272,11 @@ def speed(folders: dict[str, Path], of: Task, rounds: int = 5) -> dict:
 
 def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single draws."""
-    parts = shared.read(folder, ("profile", "scale"))
+    parts = shared.read(folder, ("profile", "scale", "catalogue"))
     tables = {name: table(parts, "rows", name) for name in ROWS}
     safe = {name: table(parts, "guarded", name) for name in ROWS}
     data = {
+        "catalogue": parts[0]["catalogue"],
         "products": len(tables[TEACHER]),
         "rows": {name: told(own) | {"guarded": told(safe[name])} for name, own in tables.items()},
         "minus": {f"{a} − {b}": differences(tables[a], tables[b], MEASURES) for a, b in COMPARED},

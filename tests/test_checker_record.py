@@ -9,7 +9,7 @@ import tiny_baskets
 
 import measure_checker as script
 from ecomkd import describe, report
-from ecomkd.describe import Fact, Product, facts
+from ecomkd.describe import Fact, Product, facts, labels
 
 WRITERS = ("teacher", "student, more")
 
@@ -48,7 +48,10 @@ def made(monkeypatch, tmp_path):
     monkeypatch.setattr(script, "Reader", Reader)
     monkeypatch.setattr(script, "products", lambda: known)
     monkeypatch.setattr(script, "PLANTED", 20)
-    monkeypatch.setattr(describe, "labelled", lambda: table, raising=False)
+    further = table[:3].assign(writer="student, longer")
+    monkeypatch.setattr(
+        describe, "labelled", lambda later=False: further if later else table, raising=False
+    )
     monkeypatch.setattr(script, "planted", lambda own, seed: ([], [], np.array([])))
     return table, known
 
@@ -70,6 +73,24 @@ def test_checkers_are_held_against_what_was_read(made, monkeypatch, tmp_path):
         behind = data["kept"]["rules or cross-encoder"][writer]
         assert behind["wrong before"] == 0.5 and behind["passed"] == 0.5
         assert behind["wrong"]["value"] == 0
+
+
+def test_what_was_read_is_counted_by_writer_and_what_was_read_later_apart(
+    made, monkeypatch, tmp_path
+):
+    folder, out = tmp_path / "parts", tmp_path / "record.json"
+    for line in ("--seeds 0", f"--merge --out {out}"):
+        tiny_baskets.call(monkeypatch, script, f"{line} --folder {folder}")
+    data = json.loads(out.read_text(encoding="utf-8"))["data"]
+    assert set(data["read"]) == set(WRITERS) and data["sentences"] == 24
+    own = data["read"]["teacher"]
+    assert (own["sentences"], own["products"], own["wrong"]["value"]) == (12, 6, 0.5)
+    later = data["read later"]["student, longer"]
+    assert (later["sentences"], later["products"]) == (3, 2)
+    # The lower end for one of three solves 1 − (1 − p)³ = 0.025 (Clopper and Pearson).
+    span = later["wrong"]
+    assert span["low"] == pytest.approx(1 - (1 - 0.025) ** (1 / 3), abs=1e-4)
+    assert span["value"] == pytest.approx(1 / 3) and span["high"] == pytest.approx(0.9057, abs=1e-4)
 
 
 def test_no_product_is_both_learnt_from_and_asked_about(made):
@@ -110,8 +131,6 @@ def test_a_template_names_all_and_claims_nothing_else(made):
 
 
 def test_the_labelled_sentences_are_whole():
-    from ecomkd.describe import labels
-
     table = labels.labelled()
     assert len(table) == 300 and set(table["label"]) == set(labels.LABELS)
     assert (table["second"] != "").sum() == 100
@@ -119,6 +138,16 @@ def test_the_labelled_sentences_are_whole():
     assert table["sentence"].str.len().min() > 5
     assert table.groupby("writer").size().min() >= 50
     assert table["record"].str.startswith("Product: ").all()
+    later = labels.labelled(later=True)
+    assert list(later) == list(table) and set(later["label"]) == set(labels.LABELS)
+    assert not set(later["writer"]) & set(table["writer"]) and set(later["second"]) == {""}
+
+
+def test_what_was_read_later_is_the_whole_of_the_texts_that_were_kept():
+    later, shown = labels.labelled(later=True), report.recorded("writers")["data"]["shown"]
+    for writer, own in later.groupby("writer"):
+        kept = [one for text in shown for one in facts.sentences(text[writer])]
+        assert own["sentence"].tolist() == kept
 
 
 def test_what_chapter_12_says_of_checkers_is_in_the_record():
@@ -135,6 +164,10 @@ def test_what_chapter_12_says_of_checkers_is_in_the_record():
         < 0.55
     )
     assert data["agreement"]["same"] > 0.85
+    assert data["read later"] == script.read(labels.labelled(later=True))
+    student = data["read"]["student, 1,000 texts of the teacher's"]["wrong"]
+    for own in data["read later"].values():  # too few to be told from the student that was read
+        assert own["wrong"]["high"] > student["low"] and own["wrong"]["low"] < student["high"]
     rows = data["rows"]
     assert rows["rules"]["recall"]["high"] < 0.8
     assert not any(goal["met"] for goal in report.recorded("checker")["goals"][:2])

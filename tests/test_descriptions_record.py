@@ -53,9 +53,10 @@ def test_recall_counts_facts_and_rates_count_texts(record):
         assert own["invented"]["low"] <= invented.mean() <= own["invented"]["high"]
 
 
-def test_the_plain_list_and_the_simulated_writer_are_clean_and_the_guard_makes_all_so(record):
+def test_writers_without_a_model_are_clean_and_the_guard_makes_all_so(record):
     rows = record[0]["data"]["shop"]["rows"]
-    assert rows["record"]["clean"]["value"] == rows["written"]["clean"]["value"] == 1
+    for name in ("record", "template", "written"):
+        assert rows[name]["clean"]["value"] == rows[name]["recall"]["value"] == 1
     assert {row["guarded"]["clean"]["value"] for row in rows.values()} == {1.0}
     assert rows["teacher"]["clean"]["value"] == 0  # a tiny random model names nothing
     assert rows["teacher"]["mended"]["value"] + rows["teacher"]["refused"]["value"] == 1

@@ -32,6 +32,7 @@ def record(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Profile, "named", tiny)
         patch.setattr(script.demo_store, "task", some)
+        patch.setattr(script.demo_store, "catalogue", lambda: range(30))
         patch.setattr(script, "FURTHER_RECORDS", 4)
         patch.setattr(script, "UNDESCRIBED", 8)
         patch.setattr(script, "LONG_STEPS", 3)
@@ -55,6 +56,7 @@ def test_every_writer_has_a_row_and_those_without_a_model_are_clean(record):
 def test_rows_are_those_of_the_draws(record):
     data, parts = record[0]["data"], record[1]
     assert data["products"] == len({one for part in parts for one in part["product"]})
+    assert data["catalogue"] == 30
     for name, own in data["rows"].items():
         invented = np.concatenate([part["rows"][name]["invented"] for part in parts])
         assert own["invented"]["value"] == pytest.approx(invented.mean())
@@ -132,6 +134,12 @@ def test_four_texts_of_the_student_take_longer_than_one_of_the_teacher_and_name_
     chosen = rows[script.CHOSEN[script.LONG]]["recall"]["value"]
     assert rows[script.LONG]["recall"]["value"] < chosen < rows[script.TEACHER]["recall"]["value"]
     assert gap(script.CHOSEN[script.LONG], script.LONG, "recall")["low"] > 0
+
+
+def test_the_longest_curve_takes_most_of_what_the_store_can_give():
+    scale, read = RECORD["scale"], 1_600
+    left = RECORD["catalogue"] - scale["test"] - scale["validation"]
+    assert read == scale["described"] + scale["undescribed"] < left < 20_000
 
 
 def test_the_student_misses_its_share_of_clean_texts():

@@ -22,11 +22,15 @@ import pandas as pd
 LABELS = ("supported", "unsupported", "denied")
 
 
-def labelled() -> pd.DataFrame:
-    """The sentences: `writer`, `product_id`, `record`, `sentence`, `label`, and `second`.
+def labelled(later: bool = False) -> pd.DataFrame:
+    """The sentences that checkers are held against, or with `later` those of further writers.
 
-    Products are those of the demo store (see its data card), and records are as
-    `facts.Product.record` has them. `second` is the label of another reading, made apart and by the
-    same guideline; it is there for some sentences, and "" for the others.
+    The columns are `writer`, `product_id`, `record`, `sentence`, `label`, and `second`. Products
+    are those of the demo store (see its data card), and records are as `facts.Product.record` has
+    them. `second` is the label of another reading, made apart and by the same guideline; it is
+    there for some sentences, and "" for the others. The `later` ones were labelled afterwards and
+    by a second reader, who knew their writer; the guideline was the same.
     """
-    return pd.read_csv(Path(__file__).with_name("sentences.csv"), keep_default_na=False)
+    found = pd.read_csv(Path(__file__).with_name("sentences.csv"), keep_default_na=False)
+    own = found[found["reading"] == ("later" if later else "first")]
+    return own.drop(columns="reading").reset_index(drop=True)
