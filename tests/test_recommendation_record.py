@@ -104,6 +104,7 @@ def test_seeds_are_measured_and_merged_into_a_record(shop, tmp_path, monkeypatch
     monkeypatch.setattr(script, "LEAST", {"journey": 2})
     grown = {"leaves": (3, 7), "rate": (0.1,), "number": (3, 6)}
     monkeypatch.setattr(script, "GROWN", grown)
+    monkeypatch.setattr(script, "LEAST_COLD", 4)
     monkeypatch.setattr(rivals.SASRec, "PASSES", (1, 2, 4))
     folder, out = tmp_path / "parts", tmp_path / "recommendation.json"
     for line in ("journey --once", "journey --seeds 0 1", "--scale", f"--merge --out {out}"):
@@ -129,7 +130,18 @@ def test_seeds_are_measured_and_merged_into_a_record(shop, tmp_path, monkeypatch
     assert rows[script.TEACHER]["recall by seed"] == pytest.approx(of_seed)
     for name in ("SASRec", "gSASRec", "BPR", f"{script.DISTILLED} + neighbours"):
         assert 0 <= rows[name]["new_recall"] <= 1
-    assert all(0 <= own["reach"] <= 1 for own in data["trees"].values())
+    for own in data["trees"].values():
+        assert 0 <= own["reach"] <= 1 and 0 <= own["perfect"] <= 1
+    assert rows["LambdaMART"]["recall"] <= data["trees"]["recall"]["perfect"]
+    picked = rows[f"{script.DISTILLED}, {script.PICKED}"]["recall"]
+    assert picked <= data["trees"]["recall"]["perfect"]
+    for name in (script.TEACHER, script.DISTILLED):
+        again = rows[f"{name}, {script.REFITTED}"]["recall by seed"]
+        assert len(again) == 2 and again != rows[name]["recall by seed"]
+    times = data["times"]["student over teacher"]
+    assert 0 < times["low"] <= times["value"] <= times["high"]
+    assert data["shop"]["cold_items"] == 4
+    assert sum("cold items" in goal["name"] for goal in record["goals"]) == len(script.COLD)
     minus = data["minus"]["distilled − buy it again"]["recall"]
     gap = rows[script.DISTILLED]["recall"] - rows["buy it again"]["recall"]
     assert minus["difference"] == pytest.approx(gap)
