@@ -60,6 +60,8 @@ ROWS = ("drawn", "zero-shot", "alone", "moved")
 of the source. `alone`, `moved`: trained in the target shop from the one or from the other."""
 ONLY = {"habits": ("habits",), "text and taste": ("text", "taste")}
 BUY_AGAIN, POPULAR, KNN = "buy it again", "popularity", "item-kNN"
+MEASURES = {"recall": "recall@10", "new_recall": "recall@10 of new items"}
+FREE = "bi-encoder"
 SHOPS = {
     "grocery": ("GROCERY",),
     "drugs": ("DRUG GM", "COSMETICS", "NUTRITION"),
@@ -75,7 +77,10 @@ PLAIN, TERSE, ICECAT = "shop", "terse shop", "icecat"
 OTHER = 500
 """Added to the seed: the terse shop has other brands, products and queries."""
 TIMED_STEPS = 10
-SURE = 0.8
+AFTER = "set after the runs"
+"""Said of goals that took the place of weaker ones when these were met and told nothing: eight of
+ten forecasts right, which a constant reached, and few queries against a start that was behind a
+random order."""
 OUTCOMES = ("zero-shot", "tuned")
 """What may help or harm: to use the source's model as it is, or to go on learning from it."""
 
@@ -513,16 +518,15 @@ def step_seconds(
 def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds, and of the sizes."""
     parts = {kind: shared.read(folder / kind, ("profile",)) for kind in KINDS}
-    told, goals = _recommendation(parts["recommendation"])
-    data: dict = {"recommendation": told}
-    data["search"], further = _search(parts["search"])
+    data: dict = {"recommendation": _recommendation(parts["recommendation"])}
+    data["search"] = _search(parts["search"])
     rows = [
         {"kind": kind, "seed": part["seed"], **row}
         for kind, own in parts.items()
         for part in own
         for row in part["pairs"]
     ]
-    data["forecasts"], last = _forecasts(rows)
+    data["forecasts"] = _forecasts(rows)
     data["scale"] = shared.sizes(folder)
     report.write_recorded(
         out,
@@ -531,7 +535,7 @@ def merge(folder: Path, out: Path) -> None:
         hardware=parts["recommendation"][0]["hardware"],
         generator=simulated.generator_hash(),
         data=data,
-        goals=[*goals, *further, *last, *_costs(data["scale"])],
+        goals=goals_of(data),
     )
     print(out)
 
@@ -560,7 +564,7 @@ def worth(counts: Sequence[int], alone: pd.DataFrame, moved: pd.DataFrame, at: i
     return metrics.bootstrap_of_means(columns, further, resamples=2_000)
 
 
-def _recommendation(parts: list[dict]) -> tuple[dict, list[dict]]:
+def _recommendation(parts: list[dict]) -> dict:
     """Means over seeds and users of each point of the curve, and what transfer is worth."""
     points, tables = [], {}
     for place, point in enumerate(parts[0]["curve"]):
@@ -578,8 +582,8 @@ def _recommendation(parts: list[dict]) -> tuple[dict, list[dict]]:
                 ]
         points.append(row)
     counts = [row["baskets"] for row in points]
-    minus, worths, goals = {}, {}, []
-    for measure, called in (("recall", "recall@10"), ("new_recall", "recall@10 of new items")):
+    minus, worths = {}, {}
+    for measure in MEASURES:
         curves = {
             name: pd.concat(
                 [tables[place, measure][_at(name, place)] for place in range(len(points))],
@@ -595,13 +599,7 @@ def _recommendation(parts: list[dict]) -> tuple[dict, list[dict]]:
         worths[measure] = [
             worth(counts, curves["alone"], curves["moved"], place) for place in range(len(points))
         ]
-        for place in (0, 1):
-            told = f"{called} at {counts[place]:.0f} target baskets, with transfer"
-            span = minus[measure][place]
-            goals.append(above(f"{told} minus without", span))
-            gained = worths[measure][place]
-            goals.append(above(f"{told}, worth in further target baskets", gained))
-    data = {
+    return {
         "curve": points,
         "moved − alone": minus,
         "worth": worths,
@@ -609,7 +607,6 @@ def _recommendation(parts: list[dict]) -> tuple[dict, list[dict]]:
         **{name: [part[name] for part in parts] for name in ("distance", "likeness")},
         "test_users": len(tables[0, "recall"]),
     }
-    return data, goals
 
 
 def _at(name: str, place: int) -> str:
@@ -631,8 +628,8 @@ def _table(points: list[dict], measure: str) -> pd.DataFrame:
     return means(own).dropna()
 
 
-def _search(parts: list[dict]) -> tuple[dict, list[dict]]:
-    data, goals = {}, []
+def _search(parts: list[dict]) -> dict:
+    data = {}
     for target in parts[0]["ndcg"]:
         # The queries of a simulated shop are its seed's own; those of Icecat are the same for all.
         of_seeds = [pd.DataFrame(part["ndcg"][target]) for part in parts]
@@ -655,21 +652,23 @@ def _search(parts: list[dict]) -> tuple[dict, list[dict]]:
             },
             "minus": _minus(table, target),
         }  # fmt: skip
-        if target in (PLAIN, ICECAT):
-            span = data[target]["minus"]["student of both − student of its own teacher"]
-            goals.append(
-                report.goal(
-                    f"{target}: nDCG@10, student of both teachers minus student of its own",
-                    *ends(span), "at least -0.01",
-                    span["difference"] >= -0.01,
-                )
-            )  # fmt: skip
-            other = next(name for name in (PLAIN, ICECAT) if name != target)
-            span = data[target]["minus"][f"from {other} − alone, {MIDDLE}"]
-            goals.append(
-                above(f"{target}: nDCG@10 after {MIDDLE} queries, from {other} minus alone", span)
-            )
-    return data, goals
+        data[target]["minus, over seeds"] = over_seeds(data[target]["rows"])
+    return data
+
+
+def over_seeds(rows: dict) -> dict:
+    """Each row that learns from few queries minus the bi-encoder: the mean over seeds with their
+    interval, which says nothing of other queries."""
+    free = np.array(rows[FREE]["by seed"])
+    found = {
+        f"{name} − {FREE}": metrics.seed_interval(np.array(row["by seed"]) - free)
+        for name, row in rows.items()
+        if name.startswith("from ")
+    }
+    return {
+        name: {"value": own["mean"], "low": own["low"], "high": own["high"]}
+        for name, own in found.items()
+    }
 
 
 def _minus(table: pd.DataFrame, target: str) -> dict:
@@ -688,9 +687,9 @@ def _minus(table: pd.DataFrame, target: str) -> dict:
     return {name: metrics.paired_bootstrap(table[a], table[b]) for name, (a, b) in pairs.items()}
 
 
-def _forecasts(rows: list[dict]) -> tuple[dict, list[dict]]:
+def _forecasts(rows: list[dict]) -> dict:
     """How often a handful of labels and the distance of texts foretell who is harmed."""
-    table, goals = {}, []
+    table = {}
     for kind in KINDS:
         for outcome in OUTCOMES:
             own = [row for row in rows if row["kind"] == kind and outcome in row]
@@ -720,19 +719,29 @@ def _forecasts(rows: list[dict]) -> tuple[dict, list[dict]]:
                 "right where it was sure": share_right(sure),
                 "right where the outcome is clear": share_right(clear),
                 "helped": share_right(helped),
+                "right minus always the same": beside_constant(own, right, helped),
                 "rank correlation of the forecast": float(ranks["foreseen"]),
                 "rank correlation of the distance": float(ranks["distance"]),
                 "rank correlation of the likeness": float(ranks["likeness"]),
             }
-            share = table[f"{kind}, {outcome}"]["right"]
-            goals.append(
-                report.goal(
-                    f"{kind}, {outcome}: share of forecasts that came true",
-                    share["share"], share["low"], share["high"], f"at least {SURE}",
-                    share["share"] >= SURE,
-                )
-            )  # fmt: skip
-    return {"cases": rows, "summary": table}, goals
+    return {"cases": rows, "summary": table}
+
+
+def beside_constant(rows: list[dict], right: Sequence[bool], helped: Sequence[bool]) -> dict:
+    """The share of forecasts that came true, minus that of whoever always says what came more often
+    in these cases. The interval is over seeds and over pairs of shops, each with all its cases."""
+    same = np.array(helped) == (2 * sum(helped) >= len(helped))
+    table = pd.DataFrame(
+        {
+            "seed": [row["seed"] for row in rows],
+            "pair": [f"{row['source']} to {row['target']}" for row in rows],
+            "gap": np.array(right, dtype=float) - same,
+            "cases": 1.0,
+        }
+    )
+    wide = table.pivot_table(["gap", "cases"], "seed", "pair", "sum", fill_value=0)
+    cells = np.stack([wide["gap"], wide["cases"]], axis=-1)
+    return metrics.two_way_bootstrap(cells, lambda means: means[:, 0] / means[:, 1])
 
 
 def share_right(right: Sequence[bool]) -> dict:
@@ -745,6 +754,40 @@ def share_right(right: Sequence[bool]) -> dict:
         return {"cases": 0, "share": None, "low": 0.0, "high": 1.0}
     span = binomtest(k, n).proportion_ci()
     return {"cases": n, "share": k / n, "low": float(span.low), "high": float(span.high)}
+
+
+def goals_of(data: dict) -> list[dict]:
+    """The goals, from nothing but what the record holds."""
+    told, goals = data["recommendation"], []
+    for measure, called in MEASURES.items():
+        for place in (0, 1):
+            baskets = told["curve"][place]["baskets"]
+            name = f"{called} at {baskets:.0f} target baskets, with transfer"
+            goals.append(above(f"{name} minus without", told["moved − alone"][measure][place]))
+            gained = told["worth"][measure][place]
+            goals.append(above(f"{name}, worth in further target baskets", gained))
+    for target, other in ((PLAIN, ICECAT), (ICECAT, PLAIN)):
+        own = data["search"][target]
+        span = own["minus"]["student of both − student of its own teacher"]
+        goals.append(
+            report.goal(
+                f"{target}: nDCG@10, student of both teachers minus student of its own",
+                *ends(span), "at least -0.01",
+                span["difference"] >= -0.01,
+            )
+        )  # fmt: skip
+        few = f"from {other}, {MIDDLE}"
+        goals.append(
+            above(
+                f"{target}: nDCG@10 after {MIDDLE} queries, from {other} minus {FREE}, interval "
+                f"over seeds ({AFTER})",
+                own["minus, over seeds"][f"{few} − {FREE}"],
+            )
+        )
+    for name, row in data["forecasts"]["summary"].items():
+        told = f"{name}: share of forecasts that came true, minus always the same ({AFTER})"
+        goals.append(above(told, row["right minus always the same"]))
+    return [*goals, *_costs(data["scale"])]
 
 
 def _costs(rows: list[dict]) -> list[dict]:

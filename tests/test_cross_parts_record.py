@@ -78,3 +78,10 @@ def test_what_chapter_13_says_of_parts_is_in_the_record():
         fresh = point["new_recall, minus"]
         assert fresh["parts chosen for new items − zero-shot"]["low"] > 0
         assert fresh["parts chosen for new items − user-kNN, for new items"]["high"] < 0
+
+
+def test_the_summary_of_chapter_13_names_the_missed_goals_of_parts():
+    """ "To beat buy it again with no basket, user-kNN at three sizes." """
+    goals = report.recorded("cross_parts")["goals"]
+    missed = [goal["name"].partition(" minus ")[2] for goal in goals if not goal["met"]]
+    assert missed == ["buy it again", *["user-kNN, for all items"] * 3]

@@ -14,7 +14,7 @@ from ecomkd.data import retail
 from ecomkd.data.baskets import sample
 
 SHARES = (0, 1)
-SEEDS = (0, 1)
+SEEDS = (0, 1, 2)
 GAIN = 0.1
 """By how much, in the made-up search results, what was moved is better."""
 
@@ -42,8 +42,8 @@ def searched(seed: int) -> dict:
     better = {"difference": 0.1, "low": 0.05, "high": 0.2, "says": "helps", "sure": False}
     pairs = [
         {
-            "source": script.PLAIN,
-            "target": script.ICECAT,
+            "source": source,
+            "target": target,
             "queries": queries,
             "distance": 1.0 + queries / 100,
             "likeness": 0.5 - queries / 100,
@@ -51,6 +51,7 @@ def searched(seed: int) -> dict:
             "zero-shot": outcome,
             "tuned": better,
         }
+        for source, target in ((script.PLAIN, script.ICECAT), (script.ICECAT, script.PLAIN))
         for queries, told, outcome in zip(
             script.QUERIES, (worse, better, worse), (worse, worse, worse), strict=True
         )
@@ -112,7 +113,7 @@ def test_a_difference_is_that_of_the_two_rows(record):
 def test_search_rows_and_goals_have_the_differences_that_were_put_in(record):
     data = record[0]["data"]["search"]
     assert data[script.ICECAT]["queries"] == 20  # the same queries in each seed
-    assert data[script.PLAIN]["queries"] == 40  # each seed's own
+    assert data[script.PLAIN]["queries"] == 60  # each seed's own
     minus = data[script.ICECAT]["minus"]
     assert minus[f"from {script.PLAIN} − alone, 10"]["difference"] == pytest.approx(GAIN)
     assert minus[f"{script.PLAIN}, zero-shot − bi-encoder"]["high"] == pytest.approx(-GAIN)
@@ -120,7 +121,12 @@ def test_search_rows_and_goals_have_the_differences_that_were_put_in(record):
     both = goals["icecat: nDCG@10, student of both teachers minus student of its own"]
     assert both["value"] == pytest.approx(-0.02)
     assert not both["met"]
-    assert goals["shop: nDCG@10 after 10 queries, from icecat minus alone"]["met"]
+    for target, other in ((script.PLAIN, script.ICECAT), (script.ICECAT, script.PLAIN)):
+        own = data[target]["minus, over seeds"][f"from {other}, 10 − {script.FREE}"]
+        assert (own["low"], own["value"], own["high"]) == pytest.approx((GAIN, GAIN, GAIN))
+        name = f"{target}: nDCG@10 after 10 queries, from {other} minus {script.FREE}"
+        goal = next(own for own in goals.values() if own["name"].startswith(name))
+        assert goal["met"] and goal["value"] == pytest.approx(GAIN)
 
 
 def test_forecasts_are_counted_right(record):
@@ -129,13 +135,32 @@ def test_forecasts_are_counted_right(record):
     assert zero["right"]["share"] == pytest.approx(2 / 3)
     assert zero["right where it was sure"]["share"] == 1
     assert zero["helped"]["share"] == 0
-    assert (tuned["right"]["cases"], tuned["right"]["share"]) == (6, 1)
+    assert (tuned["right"]["cases"], tuned["right"]["share"]) == (18, 1)
     assert tuned["right where it was sure"]["cases"] == 0
     own = [row for row in found["cases"] if row["kind"] == "recommendation"]
     assert {(row["source"], row["target"]) for row in own} == {("a", "gifts"), ("gifts", "a")}
     assert len(own) == 2 * len(SEEDS)
     goal = next(g for g in record[0]["goals"] if g["name"].startswith("search, zero-shot: share"))
+    assert goal["value"] == pytest.approx(-1 / 3)  # always to say "harms" is right every time
     assert not goal["met"]
+
+
+def test_forecasts_are_counted_beside_whoever_always_says_the_same():
+    rows = [
+        {"seed": seed, "source": "a", "target": target} for seed in range(3) for target in "bcd"
+    ]
+    helped = [True, True, False] * 3
+    found = script.beside_constant(rows, [True] * 9, helped)
+    assert found["value"] == pytest.approx(1 / 3)
+    assert found["low"] == 0 < found["value"] < found["high"] <= 1
+    assert script.beside_constant(rows, [True] * 9, [True] * 9)["high"] == 0
+    wrong = script.beside_constant(rows, [False] * 9, [False] * 9)
+    assert (wrong["low"], wrong["high"]) == (-1, -1)
+    # A pair of shops with more cases than another one counts for all of them.
+    uneven = [*rows, {"seed": 0, "source": "a", "target": "b"}]
+    assert script.beside_constant(uneven, [False] * 10, [True] * 10)["value"] == -1
+    found = script.beside_constant(uneven, [True] * 9 + [False], [*helped, True])
+    assert found["value"] == pytest.approx((3 - 1) / 10)
 
 
 def test_sizes_are_recorded_and_what_is_missing_is_named(record, monkeypatch, tmp_path):
@@ -189,6 +214,24 @@ def test_likeness_is_that_of_the_nearest_text():
     assert script.likeness(source, np.array([[-1.0, -1.0]] * 30)) == pytest.approx(-(0.5**0.5))
 
 
+def test_the_goals_of_the_record_follow_from_its_data():
+    record = report.recorded("cross_platform")
+    goals = script.goals_of(record["data"])
+    assert [goal["name"] for goal in record["goals"]] == [goal["name"] for goal in goals]
+    for kept, goal in zip(record["goals"], goals, strict=True):
+        assert (kept["goal"], kept["met"]) == (goal["goal"], goal["met"])
+        for name in ("value", "low", "high"):
+            assert kept[name] == pytest.approx(goal[name])
+    summary = script._forecasts(record["data"]["forecasts"]["cases"])["summary"]
+    for name, row in record["data"]["forecasts"]["summary"].items():
+        assert row == {kind: pytest.approx(own) for kind, own in summary[name].items()}
+    for own in record["data"]["search"].values():
+        found = script.over_seeds(own["rows"])
+        assert own["minus, over seeds"] == {
+            name: pytest.approx(span) for name, span in found.items()
+        }
+
+
 def test_what_chapter_13_says_in_words_is_in_the_record():
     told = report.recorded("cross_platform")["data"]
     curve = told["recommendation"]["curve"]
@@ -200,6 +243,14 @@ def test_what_chapter_13_says_in_words_is_in_the_record():
     assert few["alone"] < few["moved"] < min(few["buy it again"], rows[0]["drawn"])
     assert head["alone"] == head["drawn"]
     assert max(head["alone"], head["moved"]) < head["buy it again"]
+    learnt = np.array(
+        [
+            np.subtract(point["rows"]["moved"]["by seed"], point["rows"]["zero-shot"]["by seed"])
+            for point in curve[1:4]
+        ]
+    )
+    assert (np.sort(learnt[0]) == [learnt[0].min(), 0, 0]).all()  # the start, kept by two seeds
+    assert learnt.max() == 0 and (learnt < 0).sum() == 5
     fresh = told["recommendation"]["moved − alone"]["new_recall"]
     assert fresh[0]["low"] > 0 and all(gap["high"] < 0 for gap in fresh[1:])
     for shop, there in told["search"].items():
@@ -208,4 +259,38 @@ def test_what_chapter_13_says_in_words_is_in_the_record():
         own = teachers.pop(f"{shop}, zero-shot")
         assert max(teachers.values()) < values["bi-encoder"]
         assert (own < values["bi-encoder"]) == (shop != "terse shop")
+        free = there["rows"]["bi-encoder"]["by seed"]
+        for name in teachers:
+            assert (np.array(there["rows"][name]["by seed"]) < free).all()
+        assert values["student of both"] < values["bi-encoder"]
+    for shop, source in ((script.PLAIN, script.ICECAT), (script.ICECAT, script.PLAIN)):
+        there = told["search"][shop]
+        few, free = (there["rows"][name]["by seed"] for name in (f"from {source}, 10", script.FREE))
+        assert len(few) == 3 and (np.array(few) < free).all()
+        assert there["minus"]["student of both − student of its own teacher"]["low"] < -0.01
+        students = [f"student of {name}" for name in (script.PLAIN, script.ICECAT)]
+        assert max(there["rows"][name]["value"] for name in students) < np.mean(free)
     assert told["forecasts"]["summary"]["search, zero-shot"]["helped"]["share"] == 0
+    cases = [row for row in told["forecasts"]["cases"] if row["kind"] == "search"]
+    assert {row["foreseen"]["tuned"]["says"] for row in cases if "tuned" in row} == {"helps"}
+
+
+def test_the_summary_of_chapter_13_names_the_missed_goals():
+    """ "With no basket, the gain in recall and its worth; with 126, the worth, and for new items
+    gain and worth; with ten queries, to beat the bi-encoder; four forecasts, a constant" """
+    goals = report.recorded("cross_platform")["goals"]
+    missed = [goal["name"] for goal in goals if not goal["met"]]
+    parts = [
+        "recall@10 at 0 target baskets, with transfer minus without",
+        "recall@10 at 0 target baskets, with transfer, worth",
+        "recall@10 at 126 target baskets, with transfer, worth",
+        "recall@10 of new items at 126 target baskets, with transfer minus without",
+        "recall@10 of new items at 126 target baskets, with transfer, worth",
+        "shop: nDCG@10 after 10 queries, from icecat minus bi-encoder",
+        "icecat: nDCG@10 after 10 queries, from shop minus bi-encoder",
+        *(f"{kind}, {outcome}: share" for kind in script.KINDS for outcome in script.OUTCOMES),
+    ]
+    assert len(missed) == len(parts)
+    assert all(name.startswith(part) for name, part in zip(missed, parts, strict=True))
+    later = [name for name in missed if script.AFTER in name]
+    assert len(later) == sum(script.AFTER in goal["name"] for goal in goals) == 6
