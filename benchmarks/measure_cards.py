@@ -42,6 +42,8 @@ from shared import above
 
 CLUSTERS = 60
 SIZES, PRIORS = (30, 120, 480, 960, 1920), (20.0, 60.0, 200.0, 600.0, 2000.0, 6000.0)
+UNSEEN = 100
+"""Added to a seed, it draws groups whose cards nobody read when names were written by hand."""
 GOALS = ("all", "new")
 """Purchases of the second half of the year: all, and those of kinds not bought in the first."""
 MINILM, NAMES, TFIDF, CATEGORIES, KINDS_ALONE, RANDOM = GROUPINGS = (
@@ -89,7 +91,8 @@ def cards(seed: int) -> dict:
     bought = people.group_counts(rest, baskets.days, np.arange(len(baskets.items)))
     shares = normalize(bought, norm="l1").tocsc()
     rows, named = [], []
-    for user in np.flatnonzero(then.rhythm["visits"] >= people.LEAST):
+    judged = np.flatnonzero(then.rhythm["visits"] >= people.LEAST)
+    for user in judged:
         for one in first(int(user)):
             held, chance = _held(one, int(user), first, then, moved)
             row = {"user": int(user), "topic": one.topic, "held": held, "chance": chance}
@@ -98,13 +101,28 @@ def cards(seed: int) -> dict:
                 named.append(
                     {"user": int(user)} | _names(one, int(user), first, then, told, later, shares)
                 )
-    return {"statements": rows, "names": named, "written out": written(baskets)}
+    unseen = people.cluster(vectors, CLUSTERS, seed + UNSEEN)[codes]
+    other = people.Cards(baskets, middle, unseen, journey.FIRST_DAY)
+    by_hand = people.written_out(baskets.items).to_numpy()
+    written = {
+        "purchases": float(by_hand[baskets.events["item"]].mean()),
+        "statements": in_words(first, by_hand, judged),
+        "statements, other groups": in_words(other, by_hand, judged),
+    }
+    return {"statements": rows, "names": named, "written out": written}
 
 
-def written(baskets: Baskets) -> float:
-    """The share of purchases whose kind of goods has a name that was written by hand."""
-    own = people.written_out(baskets.items).to_numpy()
-    return float(own[baskets.events["item"]].mean())
+def in_words(made: people.Cards, by_hand: np.ndarray, users: np.ndarray) -> float:
+    """Of the statements about goods on these users' cards, the share of those that name only kinds
+    whose names were written `by_hand` (I,)."""
+    coded = np.unique(made.kind[~by_hand])
+    told = [
+        not np.isin(made.named(made.past.loc[one.events], len(made.rows[user])), coded).any()
+        for user in users.tolist()
+        for one in made(user)
+        if one.about is not None
+    ]
+    return float(np.mean(told))
 
 
 def _held(one, user: int, first, then, change: np.ndarray) -> tuple[bool, float]:
@@ -508,8 +526,10 @@ def _of_cards(parts: list[dict]) -> tuple[dict, list[dict]]:
                      named["own, on the receipt"]["value"], "1, exactly",
                      named["own, on the receipt"]["value"] == 1),
     ]  # fmt: skip
-    data = {"held": held, "names": named, "written out": parts[0]["written out"]}
-    return data, goals
+    written = dict(parts[0]["written out"])
+    for what in ("statements", "statements, other groups"):
+        written[what] = shared.over_seeds([part["written out"][what] for part in parts])
+    return {"held": held, "names": named, "written out": written}, goals
 
 
 def _minus(frame: pd.DataFrame, a: str, b: str, seeds: int) -> dict[str, float]:

@@ -97,6 +97,25 @@ def test_names_are_on_their_receipts_and_statements_are_judged(record):
     # These households do in the second half what they did in the first.
     assert cards["held"]["price level"]["value"] == 1
     assert cards["names"]["own, later"]["value"] > cards["names"]["own, chance"]["value"]
+    # No kind of this shop is on the list.
+    written = cards["written out"]
+    assert written["purchases"] == 0
+    assert all(written[f"statements{rest}"]["mean"] == 0 for rest in ("", ", other groups"))
+
+
+def test_statements_are_in_words_where_each_kind_that_they_name_is(baskets):
+    groups = np.zeros(len(baskets.items), int)
+    groups[baskets.items["type"] == "TEA"] = 1
+    made = people.Cards(baskets, baskets.days, groups, journey.FIRST_DAY)
+    user = test_profiles.WEEKLY
+    (tea,) = (one for one in made(user) if one.topic == "interest")
+    assert "Buys tea" in tea.text
+    about = [one for one in made(user) if one.about is not None]
+    by_hand = np.ones(len(baskets.items), bool)
+    assert script.in_words(made, by_hand, np.array([user])) == 1
+    by_hand[baskets.items["type"] == "TEA"] = False
+    rest = sum(one.about != 1 for one in about) / len(about)
+    assert script.in_words(made, by_hand, np.array([user])) == pytest.approx(rest)
 
 
 def test_a_kind_alone_says_nothing_of_other_kinds(record):
@@ -206,7 +225,14 @@ def test_the_chapter_has_the_measure_of_the_script():
 
 
 def test_what_chapter_11_says_in_words_is_in_the_record():
-    told = report.recorded("cards")["data"]
+    record = report.recorded("cards")
+    missed = [goal["name"] for goal in record["goals"] if not goal["met"]]
+    new = "nats of purchases of new kinds, groups of MiniLM minus"
+    assert missed == [f"{new} TF-IDF", f"{new} the shop's categories"]
+    told = record["data"]
+    written = told["cards"]["written out"]
+    assert written["statements"]["low"] == 1  # the list was made from these cards
+    assert min(written["purchases"], written["statements, other groups"]["low"]) > 0.99
     held, names = told["cards"]["held"], told["cards"]["names"]
     assert all(row["low"] > row["chance"] for row in held.values())
     assert min(held, key=lambda topic: held[topic]["value"]) == "weekday"
@@ -229,6 +255,8 @@ def test_what_chapter_11_says_in_words_is_in_the_record():
     guess = told["guesses"]["rows"]["text, as it is"]
     assert guess["chosen"]["yes"]["n"] == 0 and guess["0.75"]["yes"]["n"] < 5
     assert guess["chosen"]["no"]["low"] > 1 - told["guesses"]["share"]
+    # Where it speaks, what is promised happens.
+    assert abs(guess["chosen"]["no"]["promised"] - guess["chosen"]["no"]["value"]) < 0.01
     path = told["path"]["rows"]
     for which in ("all", "ambiguous"):
         assert path[f"4/30/purchase/{which}"]["low"] > 0

@@ -10,6 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import measure_profiles as script
+from ecomkd import report
 from ecomkd.config import Profile
 from ecomkd.data import journey
 from ecomkd.data.baskets import from_lines
@@ -90,3 +91,28 @@ def test_goals_are_read_off_the_data(record):
         assert goal["value"] == kids[f"{a} - {b}"]["difference"]
         assert goal["met"] == (kids[f"{a} - {b}"]["high"] < 0)
     assert [row["users"] for row in record["data"]["scale"]] == [39, 78]
+
+
+def test_what_chapter_11_says_of_guesses_in_words_is_in_the_record():
+    record = report.recorded("profiles")
+    missed = [goal["name"] for goal in record["goals"] if not goal["met"]]
+    asked = "log loss of kids,"
+    assert missed == [f"{asked} text minus counts", f"{asked} text + tf-idf minus tf-idf"]
+    minus = record["data"]["people"]["minus"]
+    # That vectors know more than counts of types is not shown for any of the four questions.
+    assert all(own["text - counts"]["high"] >= 0 for own in minus.values())
+    assert minus["age"]["text - tf-idf"]["low"] > 0
+    # The guess about age becomes worse whatever is read, that about income with TF-IDF alone.
+    costs = {
+        (asked, name.partition(",")[0])
+        for asked, own in minus.items()
+        for name, found in own.items()
+        if "sensitive" in name and found["low"] > 0
+    }
+    read = ("counts", "tf-idf", "text", script.BOTH)
+    assert costs == {("age", name) for name in read} | {("income", "tf-idf")}
+    # At the ends, where a shop would act, what is promised does not happen.
+    bins = {row["bin"]: row for row in record["data"]["people"]["reliability"]}
+    assert bins[0]["happened"] > 2 * bins[0]["promised"]
+    assert all(bins[place]["happened"] < bins[place]["promised"] for place in (7, 8))
+    assert all(abs(bins[k]["happened"] - bins[k]["promised"]) < 0.05 for k in range(2, 7))

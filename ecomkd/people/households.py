@@ -178,27 +178,38 @@ def likely(
     what: str,
     probability: float,
     sure: tuple[float, float],
+    right: tuple[float, float],
     parts: np.ndarray,
     own: pd.DataFrame,
 ) -> list[Statement]:
     """The statement that a household is, or is not, of some kind, in a list of one or none.
 
-    There is none for a probability between the two that are `sure`. The statement rests on the
-    purchases of the ten items that add most to it.
+    There is none for a probability between the two that are `sure`, nor where it is not known how
+    often it would be right. Its text says that, and not the probability, which is least to be
+    trusted at the ends, where a card speaks. The statement rests on the purchases of the ten items
+    that add most to it.
 
     Args:
         what: the kind, as the text of the statement calls it.
         probability: by a model that has not seen the household.
         sure: the probabilities up to which it is unlikely and from which it is likely, as
             `thresholds` chose them on other households.
+        right: the shares of households held out of which "unlikely" and "likely" were true when
+            such thresholds let a card say so; NaN where that was not measured.
         parts: (I,), from `contributions`.
         own: the household's events.
     """
     if sure[0] < probability < sure[1]:
         return []
     sign = 1 if probability >= sure[1] else -1
+    often = right[int(sign > 0)]
+    if np.isnan(often):
+        return []
     best = np.argsort(-sign * parts)[:10]
     labels = own.index[own["item"].isin(best[sign * parts[best] > 0])].to_numpy()
     word = "likely" if sign > 0 else "unlikely"
-    text = f"{what}: {word}, probability {probability:.2f}. A guess, not a fact."
+    text = (
+        f"{what}: {word}. A guess, not a fact: of 100 households of which a card says so, "
+        f"it is right about {100 * often:.0f}."
+    )
     return [Statement("household", text, probability, 0.5, None, labels)]
