@@ -194,15 +194,16 @@ def _profiles(data: Records) -> tuple[str, bool]:
 
 
 def _descriptions(data: Records) -> tuple[str, bool]:
-    rows = data["descriptions"]["shop"]["rows"]
-    prompted, teacher, student = (
-        rows[name]["recall"]["value"]
-        for name in ("prompted", "teacher", "student, teacher's text, more products")
-    )
+    rows = data["writers"]["rows"]
+    names = "prompted, 2 examples", "student, 1,000 texts of the teacher's, 500 steps", "teacher"
+    prompted, student, teacher = (rows[name]["recall"]["value"] for name in names)
+    right = [rows[name]["clean"]["value"] for name in names]
     return (
         f"As it comes, the model names {_percent(prompted)} of a product's facts, fine-tuned "
-        f"{_percent(teacher)}, and the best student {_percent(student)}.",
-        prompted < student < teacher,
+        f"{_percent(teacher)}, and a student with a third of its layers {_percent(student)}. But "
+        f"the checker finds something wrong in {_percent(1 - right[2])} and "
+        f"{_percent(1 - right[1])} of the texts of these two.",
+        prompted < student < teacher and right == sorted(right),
     )
 
 
