@@ -92,8 +92,8 @@ def _loss(data: Records) -> tuple[str, bool]:
     rows = data["core_shop"]["rows"]
     plain, soft = rows["student, labels only"]["ndcg@10"], rows["student, KD on labels"]["ndcg@10"]
     return (
-        f"On the same labelled pairs, at the same rate and passes, the teacher's opinion beside the "
-        f"label takes a student from {plain:.3f} to {soft:.3f} nDCG@10.",
+        f"On the same labelled pairs, at the same rate and passes, the teacher's opinion beside "
+        f"the label takes a student from {plain:.3f} to {soft:.3f} nDCG@10.",
         soft > plain,
     )
 
