@@ -505,8 +505,11 @@ def merge(folder: Path, out: Path) -> None:
         rows = list(parts[0]["rows"])
         values = {name: {goal: table(parts, name, goal) for goal in GOALS} for name in rows}
         pairs = [(BEST, WORDS), (BEST, NONE), (BEST, IDS), (WORDS, IDS)]
+        pairs += [(f"{ALIGNED}, {kind}", f"{NEAREST}, {kind}") for kind in (MINILM, TFIDF)]
         if LEAFLET in values:
-            pairs += [(LEAFLET, WORDS), (f"{NEAREST}, {MINILM} + {LEAFLET}", LEAFLET)]
+            text = f"{NEAREST}, {MINILM}"
+            both = f"{text} + {LEAFLET}"
+            pairs += [(LEAFLET, WORDS), (both, LEAFLET), (both, text)]
         own = {
             "seeds": seeds,
             **{name: [part[name] for part in parts] for name in ("items", "hidden", "purchases")},
