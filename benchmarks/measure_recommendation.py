@@ -768,8 +768,8 @@ def _row(name: str, values: dict, parts: list[dict]) -> dict:
 
 
 def _times(parts: list[dict]) -> dict[str, dict[str, float]]:
-    """The student's wait as a share of the teacher's, over all rounds of all seeds, in which all took
-    their turn: the median, the least and the most; and the median waits, in milliseconds."""
+    """The student's wait as a share of the teacher's, over all rounds of all seeds: the median, the
+    least and the most; and the median waits of all that took their turn, in milliseconds."""
     waited = {
         name: np.concatenate([part["times"][name] for part in parts])
         for name in (TEACHER, DISTILLED, *UNTRAINED)
