@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from book import values
-from ecomkd import report
+from ecomkd import metrics, report
 
 LOSS = Path(__file__).resolve().parent.parent / "notebooks" / "03_kd_loss.ipynb"
 
@@ -88,3 +88,14 @@ def test_the_student_never_told_of_complements_is_not_shown_to_beat_its_control(
     assert number["kd-ahead-low"] < 0 < number["kd-ahead-high"]
     assert number["kd-area-hard"] < 0.5 < number["kd-area-cosine"] < number["kd-area-soft"]
     assert number["kd-wrong-train"] < number["kd-wrong-mass"]
+
+
+def test_what_nobody_trained_is_ahead_of_labels_alone_and_nothing_more_is_shown():
+    runs = pd.DataFrame(report.recorded("core_shop")["data"]["per_seed"])
+    runs = runs.map(lambda row: row["ndcg@10"])
+    ahead = runs - runs.loc["bi-encoder, untrained"]
+    assert (ahead.loc["student, labels only"] < 0).all()
+    assert (ahead.loc["student, distilled"] > 0).all()
+    assert abs(ahead.loc["student, KD on labels"].mean()) < 0.005
+    span = metrics.seed_interval(ahead.loc["student, distilled"])
+    assert span["low"] < 0 < span["high"]
