@@ -217,13 +217,36 @@ def test_networks_beat_habit_and_not_the_users_alike_nor_trees():
             low, high = span(JOURNEY, f"{network} − {rival}")
             assert low < 0 < high
     recall = {name: row["recall"] for name, row in JOURNEY["rows"].items()}
-    first, second = sorted(script.untaught(recall), key=recall.get)[:-3:-1]
-    assert (first, second) == ("LambdaMART", "user-kNN")
-    assert recall["student, distilled"] < recall["LambdaMART"]
+    ranked = sorted(script.untaught(recall), key=recall.get, reverse=True)
+    assert ranked[:3] == ["LambdaMART, refitted", "LambdaMART", "user-kNN"]
     assert recall["TIFU-kNN"] < recall["user-kNN"]
     assert recall["gSASRec"] < recall["popularity"]
     assert recall["user-kNN"] > 0.98 * recall["teacher"]
     assert recall["student, distilled"] > 0.99 * recall["teacher"]
+
+
+def test_fitted_once_more_the_student_stays_level_with_trees_and_passes_the_users_alike():
+    for network in ("distilled", "teacher"):
+        low, high = span(JOURNEY, f"{network} refitted − {network}")
+        assert low < 0 < high
+    minus = {name: own["recall"]["difference"] for name, own in JOURNEY["minus"].items()}
+    assert minus["LambdaMART refitted − LambdaMART"] > minus["distilled refitted − distilled"] > 0
+    low, high = span(JOURNEY, "distilled refitted − LambdaMART, refitted")
+    assert low < 0 < high
+    assert 0 < span(JOURNEY, "distilled refitted − user-kNN")[0] < 0.001
+
+
+def test_the_first_of_two_stages_costs_the_student_nothing():
+    stage = JOURNEY["trees"]["recall"]
+    assert stage["own"] + stage["others"] == 300
+    assert stage["perfect"] > 2 * JOURNEY["rows"]["teacher"]["recall"]
+    low, high = span(JOURNEY, "distilled over candidates − distilled")
+    assert -0.001 < low < 0 < high < 0.001
+
+
+def test_an_answer_was_timed_in_turn():
+    turns = JOURNEY["times"]["student over teacher"]
+    assert 0.1 < turns["low"] <= turns["value"] <= turns["high"] < 0.2
 
 
 def test_on_new_items_the_users_alike_are_ahead_and_a_blend_comes_up_to_them():
@@ -288,8 +311,15 @@ def test_the_summary_tells_what_was_missed():
     returning, gifts, office = {"journey", "online_retail"}, "online_retail", "office_products"
     everywhere = {*returning, office, "industrial_and_scientific"}
     assert list(missed.values()) == [
-        everywhere, everywhere - {"journey"}, everywhere, returning, {office}, {office, gifts}
+        everywhere, everywhere - {"journey"}, {"journey"}, returning, {office}, {office, gifts}
     ]  # fmt: skip
+
+
+def test_cold_items_decide_a_goal_in_the_largest_shop_alone():
+    cold = {name: shop["shop"]["cold_items"] for name, shop in RECORD.items() if name != "scale"}
+    assert {name for name, own in cold.items() if own >= script.LEAST_COLD} == {"journey"}
+    goals = [goal["name"] for goal in report.recorded("recommendation")["goals"]]
+    assert {name.partition(":")[0] for name in goals if "cold items" in name} == {"journey"}
 
 
 def test_what_the_chapter_says_was_not_measured_is_not_in_the_record():
@@ -297,6 +327,10 @@ def test_what_the_chapter_says_was_not_measured_is_not_in_the_record():
     tried = JOURNEY["settings"]["gSASRec"].values()
     assert JOURNEY["tried"]["gSASRec"] == len(rivals.GSASRec(0, **script.LONG["journey"]).passes)
     assert all(own["passes"] == 1 for own in tried)
+    at_ends = {name for name, own in JOURNEY["edges"].items() if any(own.values())}
+    assert at_ends == {"LambdaMART", "TIFU-kNN", "BPR", "gSASRec"}
+    for shop in (OFFICE, INDUSTRIAL):
+        assert shop["trees"]["recall"]["reach"] < 0.1
 
 
 def _repeats(shop: Baskets) -> float:

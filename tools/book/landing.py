@@ -180,7 +180,7 @@ def _recommendation(data: Records) -> tuple[str, bool]:
         f"Habit is most of it: buy it again has a recall@10 of {habit:.3f}, households alike bring "
         f"it to {near:.3f}. The distilled student has {student:.3f}, and trees, which need no "
         f"network, {trees:.3f}.",
-        habit < near < student < trees < 1.1 * habit,
+        habit < near < min(student, trees) <= max(student, trees) < 1.1 * habit,
     )
 
 
