@@ -55,7 +55,8 @@ def _by_shop(head: str, found: dict, kind: str, goal: str, told: Callable[[dict]
         return _narrow(told(own[kind][name][goal])) if name in own[kind] else ""
 
     rows = {
-        name.replace(CHANCE, "ids alone"): [cell(own, name) for own in found.values()]
+        # Names of rows do not break at their hyphens.
+        name.replace(CHANCE, "ids alone").replace("-", "\u2011"): [cell(own, name) for own in found.values()]
         for name in names
     }
     return table(head, [SHOPS[shop] for shop in found], rows)
