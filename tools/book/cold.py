@@ -56,7 +56,9 @@ def _by_shop(head: str, found: dict, kind: str, goal: str, told: Callable[[dict]
 
     rows = {
         # Names of rows do not break at their hyphens.
-        name.replace(CHANCE, "ids alone").replace("-", "\u2011"): [cell(own, name) for own in found.values()]
+        name.replace(CHANCE, "ids alone").replace("-", "\u2011"): [
+            cell(own, name) for own in found.values()
+        ]
         for name in names
     }
     return table(head, [SHOPS[shop] for shop in found], rows)
