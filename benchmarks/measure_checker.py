@@ -22,7 +22,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import binomtest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
@@ -201,11 +200,10 @@ def read(table: pd.DataFrame) -> dict:
     found = {}
     for writer, own in table.groupby("writer"):
         wrong = int((own["label"] != "supported").sum())
-        span = binomtest(wrong, len(own)).proportion_ci()
         found[writer] = {
             "sentences": len(own),
             "products": own["product_id"].nunique(),
-            "wrong": {"value": wrong / len(own), "low": float(span.low), "high": float(span.high)},
+            "wrong": {"value": wrong / len(own)} | shared.exact_interval(wrong, len(own)),
         }
     return found
 

@@ -25,7 +25,6 @@ import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset, DatasetDict, concatenate_datasets, interleave_datasets
-from scipy.stats import binomtest
 from sklearn.preprocessing import normalize
 
 import other_shop
@@ -652,11 +651,11 @@ def _search(parts: list[dict]) -> dict:
             },
             "minus": _minus(table, target),
         }  # fmt: skip
-        data[target]["minus, over seeds"] = over_seeds(data[target]["rows"])
+        data[target]["minus, over seeds"] = minus_free(data[target]["rows"])
     return data
 
 
-def over_seeds(rows: dict) -> dict:
+def minus_free(rows: dict) -> dict:
     """Each row that learns from few queries minus the bi-encoder: the mean over seeds with their
     interval, which says nothing of other queries."""
     free = np.array(rows[FREE]["by seed"])
@@ -745,15 +744,14 @@ def beside_constant(rows: list[dict], right: Sequence[bool], helped: Sequence[bo
 
 
 def share_right(right: Sequence[bool]) -> dict:
-    """The share of forecasts that came true, with an exact 95 % interval (Clopper & Pearson 1934).
+    """The share of forecasts that came true, with its exact 95 % interval.
 
     Where there is no forecast, the share is None and the interval is 0 to 1.
     """
     n, k = len(right), int(np.sum(right))
     if n == 0:
         return {"cases": 0, "share": None, "low": 0.0, "high": 1.0}
-    span = binomtest(k, n).proportion_ci()
-    return {"cases": n, "share": k / n, "low": float(span.low), "high": float(span.high)}
+    return {"cases": n, "share": k / n} | shared.exact_interval(k, n)
 
 
 def goals_of(data: dict) -> list[dict]:

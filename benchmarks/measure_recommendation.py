@@ -443,7 +443,7 @@ def systems(baskets: Baskets, profile: Profile, settings: dict, result: dict):
     texts, codes = recommend.texts(baskets)
     tables = {"MiniLM": features.layers(texts, profile)[-1], **words(texts, seed)}
     result["cold"] = neighbours(baskets, tables, codes)
-    near, old, shelves = neighbourhood(settings), settings["user-kNN"]["recall"]["old"], {}
+    near, old = neighbourhood(settings), settings["user-kNN"]["recall"]["old"]
     others = {
         when: recommend.neighbours_share(baskets, when, **near)
         for when in (baskets.validation_start, day)
@@ -451,6 +451,8 @@ def systems(baskets: Baskets, profile: Profile, settings: dict, result: dict):
     for vectors in ("MiniLM", "TF-IDF"):
         items = recommend.Items(baskets, tables[vectors], recommend.FIRST, 64, profile)
         least = BUYERS.get(result["source"])
+        shelves: dict[str, recommend.Shelf] = {}
+        weights: dict[str, dict[str, float]] = {}
         for name, (kind, folder) in networks(vectors, items, profile, least).items():
             model = recommend.load(folder, kind, items)
             shelf = recommend.Shelf(model, recommend.BasketCollator(baskets), day)
@@ -461,42 +463,47 @@ def systems(baskets: Baskets, profile: Profile, settings: dict, result: dict):
             rank = recommend.network(shelf)
             yield name, {"recall": recommend.shown(rank, old), "new_recall": rank}, further
             if name in (TEACHER, DISTILLED):
-                rankers, weights = with_neighbours([model, model], baskets, others, old)
-                yield f"{name} + neighbours", rankers, {"weights": weights}
-                shelves[name] = model, shelf
+                shelves[name] = shelf
+                weights[name] = best_weights(model, baskets, others[baskets.validation_start], old)
+                rankers = with_neighbours(shelf, baskets, others[day], weights[name], old)
+                yield f"{name} + neighbours", rankers, {"weights": weights[name]}
         if vectors == "MiniLM":
-            yield from more_of(shelves, items, profile, settings, others, least)
-            ranks = {name: recommend.network(shelf) for name, (_, shelf) in shelves.items()}
+            yield from refits(items, profile, others[day], weights, old, least)
+            yield f"{DISTILLED}, {PICKED}", second_stage(shelves[DISTILLED], baskets, near), {}
+            ranks = {name: recommend.network(shelf) for name, shelf in shelves.items()}
             for row in UNTRAINED:
                 ranks[row] = pair(made[row][0], settings[row], baskets, day)["recall"]
             result["times"] = in_turn(ranks, baskets)
 
 
-def more_of(
-    shelves: dict[str, tuple[recommend.Recommender, recommend.Shelf]],
+def refits(
     items: recommend.Items,
     profile: Profile,
-    settings: dict,
-    others: dict[int, Callable],
+    share: recommend.Scores,
+    weights: dict[str, dict[str, float]],
+    old: bool,
     least: int | None,
 ):
-    """Further rows of teacher and distilled student: refitted, with and without neighbours; and the
-    student that is asked about the candidates of LambdaMART alone, the second stage of two."""
-    baskets, old = items.baskets, settings["user-kNN"]["recall"]["old"]
-    day = baskets.test_start
+    """The rows of teacher and distilled student refitted, without neighbours and with their share,
+    which has the weights that were chosen before."""
+    baskets = items.baskets
     for name, (kind, folder) in refitted(items, profile, least).items():
-        model = recommend.load(folder, kind, items)
-        rank = recommend.network(recommend.Shelf(model, recommend.BasketCollator(baskets), day))
-        row = f"{name}, {REFITTED}"
+        model, collator = recommend.load(folder, kind, items), recommend.BasketCollator(baskets)
+        shelf = recommend.Shelf(model, collator, baskets.test_start)
+        rank, row = recommend.network(shelf), f"{name}, {REFITTED}"
         yield row, {"recall": recommend.shown(rank, old), "new_recall": rank}, {}
-        rankers, _ = with_neighbours([shelves[name][0], model], baskets, others, old)
+        rankers = with_neighbours(shelf, baskets, share, weights[name], old)
         yield f"{row} + neighbours", rankers, {}
-    score = shelves[DISTILLED][1].scores
-    rankers = {
-        goal: rivals.Trees(baskets, neighbourhood(settings), *sizes).asking(day, score)
+
+
+def second_stage(
+    shelf: recommend.Shelf, baskets: Baskets, near: dict
+) -> dict[str, recommend.Ranker]:
+    """Rankers that ask a network about the candidates of LambdaMART alone."""
+    return {
+        goal: rivals.Trees(baskets, near, *sizes).asking(baskets.test_start, shelf.scores)
         for goal, sizes in CANDIDATES.items()
     }
-    yield f"{DISTILLED}, {PICKED}", rankers, {}
 
 
 def refitted(items: recommend.Items, profile: Profile, buyers: int | None) -> dict:
@@ -526,40 +533,59 @@ def in_turn(ranks: dict[str, recommend.Ranker], baskets: Baskets, rounds: int = 
     return found
 
 
-def with_neighbours(
-    models: list[recommend.Recommender], baskets: Baskets, others: dict[int, Callable], old: bool
-) -> tuple[dict[str, recommend.Ranker], dict[str, float]]:
-    """A network's log-odds plus so many times the share of the user's neighbours, by weights that
-    are best on the validation days. The first of the two models is asked there, the second on the
-    test days."""
-    start, collator = baskets.validation_start, recommend.BasketCollator(baskets)
-    shelves = {
-        day: recommend.Shelf(model, collator, day)
-        for model, day in zip(models, others, strict=True)
-    }
-
-    def read(day: int, users: np.ndarray, neighbours: bool) -> tuple[np.ndarray, np.ndarray | int]:
-        return shelves[day].scores(users), others[day](users) if neighbours else 0
-
-    @lru_cache(maxsize=1 + recommend.ASKED // 256)
-    def again(users: bytes) -> tuple[np.ndarray, np.ndarray | int]:
-        # All weights are asked for the same few parts of the users.
-        return read(start, np.frombuffer(users, int), neighbours=True)
-
-    def ranker(day: int, weight: float) -> recommend.Ranker:
-        def scores(users: np.ndarray) -> np.ndarray:
-            asked = again(users.tobytes()) if day == start else read(day, users, weight > 0)
-            return asked[0] + weight * asked[1]
-
-        return recommend.shown(recommend.rank_by(scores, recommend.history(baskets, day)), old)
-
-    asked = recommend.some_users(baskets)
+def best_weights(
+    model: recommend.Recommender, baskets: Baskets, share: recommend.Scores, old: bool
+) -> dict[str, float]:
+    """For each goal how many times the share of the user's neighbours is added to a network's
+    log-odds where that is best on the validation days."""
+    start, asked = baskets.validation_start, recommend.some_users(baskets)
+    shelf = recommend.Shelf(model, recommend.BasketCollator(baskets), start)
+    odds, share = (kept(scores) for scores in (shelf.scores, share))
     found = {
-        weight: recommend.evaluate(ranker(start, weight), baskets, start, asked=asked)
+        weight: recommend.evaluate(
+            blend(odds, share, weight, baskets, start, old), baskets, start, asked=asked
+        )
         for weight in SHARES
     }
-    best = {goal: max(SHARES, key=lambda weight: found[weight][goal]) for goal in recommend.GOALS}
-    return {goal: ranker(baskets.test_start, weight) for goal, weight in best.items()}, best
+    return {goal: max(SHARES, key=lambda weight: found[weight][goal]) for goal in recommend.GOALS}
+
+
+def kept(scores: recommend.Scores) -> recommend.Scores:
+    """The same scores, computed once: all weights are asked for the same few parts of the users."""
+    again = lru_cache(maxsize=1 + recommend.ASKED // 256)(
+        lambda users: scores(np.frombuffer(users, int))
+    )
+    return lambda users: again(users.tobytes())
+
+
+def with_neighbours(
+    shelf: recommend.Shelf,
+    baskets: Baskets,
+    share: recommend.Scores,
+    weights: dict[str, float],
+    old: bool,
+) -> dict[str, recommend.Ranker]:
+    """For each goal a network's log-odds plus so many times the share, on the test days."""
+    return {
+        goal: blend(shelf.scores, share, weight, baskets, baskets.test_start, old)
+        for goal, weight in weights.items()
+    }
+
+
+def blend(
+    odds: recommend.Scores,
+    share: recommend.Scores,
+    weight: float,
+    baskets: Baskets,
+    day: int,
+    old: bool,
+) -> recommend.Ranker:
+    """A ranker by log-odds and the weighed share, which is not asked for where it has no weight."""
+
+    def scores(users: np.ndarray) -> np.ndarray:
+        return odds(users) + weight * share(users) if weight else odds(users)
+
+    return recommend.shown(recommend.rank_by(scores, recommend.history(baskets, day)), old)
 
 
 SHARES = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
@@ -778,10 +804,8 @@ def _times(parts: list[dict]) -> dict[str, dict[str, float]]:
         name: np.concatenate([part["times"][name] for part in parts])
         for name in (TEACHER, DISTILLED, *UNTRAINED)
     }
-    shares = waited[DISTILLED] / waited[TEACHER]
-    found = {"value": float(np.median(shares)), "low": shares.min(), "high": shares.max()}
     return {
-        "student over teacher": {name: float(value) for name, value in found.items()},
+        "student over teacher": shared.over_rounds(waited[DISTILLED] / waited[TEACHER]),
         "p50_ms": {name: float(np.median(own)) for name, own in waited.items()},
     }
 

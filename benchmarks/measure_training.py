@@ -24,7 +24,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
@@ -215,11 +214,6 @@ def interrupted(steps: int, seed: int = 0) -> dict:
 # The record ---------------------------------------------------------------------------------------
 
 
-def over_rounds(values: Sequence[float]) -> dict[str, float]:
-    """The median, the lowest and the highest of what the rounds found."""
-    return {"value": float(np.median(values)), "low": min(values), "high": max(values)}
-
-
 def merge(folder: Path, out: Path) -> None:
     """Write the record from the files of the rounds and of the kill."""
     parts, kill = shared.read(folder, SAME), shared.sizes(folder, "once")
@@ -228,9 +222,11 @@ def merge(folder: Path, out: Path) -> None:
         way: {
             "processes": WAYS[way][0],
             "threads": WAYS[way][1],
-            "per_second": over_rounds(rates[way]),
-            "seconds": over_rounds([part["ways"][way]["seconds"] for part in parts]),
-            "over_one": over_rounds([a / b for a, b in zip(rates[way], rates[ONE], strict=True)]),
+            "per_second": shared.over_rounds(rates[way]),
+            "seconds": shared.over_rounds([part["ways"][way]["seconds"] for part in parts]),
+            "over_one": shared.over_rounds(
+                [a / b for a, b in zip(rates[way], rates[ONE], strict=True)]
+            ),
         }
         for way in WAYS
     }

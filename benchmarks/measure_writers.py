@@ -321,7 +321,7 @@ def faster(parts: list[dict], together: int) -> dict[str, float]:
             strict=True,
         )
     ]  # fmt: skip
-    return {"value": float(np.median(found)), "low": min(found), "high": max(found)}
+    return shared.over_rounds(found)
 
 
 def goals_of(data: dict) -> list[dict]:

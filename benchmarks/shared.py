@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 
 from ecomkd import bench, metrics, recommend, report
 from ecomkd.artifacts import write_text
@@ -187,6 +188,18 @@ def over_seeds(values: Sequence[float]) -> dict[str, float | None]:
     if len(values) >= 3:
         return metrics.seed_interval(values)
     return {"mean": float(np.mean(values)), "low": None, "high": None}
+
+
+def over_rounds(values: Sequence[float] | np.ndarray) -> dict[str, float]:
+    """The median, the lowest and the highest of what the rounds found."""
+    return {"value": float(np.median(values)), "low": float(min(values)),
+            "high": float(max(values))}  # fmt: skip
+
+
+def exact_interval(right: int, of: int) -> dict[str, float]:
+    """The exact 95 % interval of a share (Clopper & Pearson 1934)."""
+    span = binomtest(right, of).proportion_ci()
+    return {"low": float(span.low), "high": float(span.high)}
 
 
 def over_known(values: np.ndarray) -> dict[str, float]:

@@ -226,7 +226,7 @@ def test_the_goals_of_the_record_follow_from_its_data():
     for name, row in record["data"]["forecasts"]["summary"].items():
         assert row == {kind: pytest.approx(own) for kind, own in summary[name].items()}
     for own in record["data"]["search"].values():
-        found = script.over_seeds(own["rows"])
+        found = script.minus_free(own["rows"])
         assert own["minus, over seeds"] == {
             name: pytest.approx(span) for name, span in found.items()
         }
