@@ -29,6 +29,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
 
+import groups
 import rivals
 import shared
 from ecomkd import bench, features, metrics, recommend, report
@@ -54,6 +55,8 @@ TEACHER, DISTILLED, ALONE = "teacher", "student, distilled", "student alone"
 FEWER = "student, distilled on labelled days"
 TREES, REFITTED, PICKED = "LambdaMART", "refitted", "over the candidates of LambdaMART"
 CHANCE, NEAREST = "chance, and whoever knows ids alone", "nearest text"
+GROUPED = ("popularity", "buy it again", "user-kNN", TREES, DISTILLED)
+"""Rows that are told by group of users."""
 COLD = (
     (f"{NEAREST}, MiniLM", CHANCE),
     (f"{NEAREST}, MiniLM", f"{NEAREST}, TF-IDF"),
@@ -137,6 +140,7 @@ def fixed(source: str) -> dict:
         told(None, name, result["systems"][name])
     result["trees"] = trees(baskets, result)
     result["shop"] = nature(baskets)
+    result["groups"], result["visits"] = groups.groups(baskets), groups.visits(baskets)
     return result
 
 
@@ -726,15 +730,19 @@ def merge(folder: Path, out: Path) -> None:
         cold = _cold(parts)
         own = {
             "seeds": [part["seed"] for part in parts],
-            **{name: once.get(name) for name in ("shop", "settings", "tried", "trees")},
+            **{name: once[name] for name in ("shop", "settings", "tried", "trees", "visits")},
             "edges": edges(place.name, once),
             "users": values["recall"][names[0]].shape[1],
             "cold_users": len(cold),
             "rows": {name: _row(name, values, parts) for name in names},
             "cold": {name: metrics.bootstrap_of_means(cold, itemgetter(name)) for name in cold},
             "minus": _differences(values),
+            "by_group": groups.by_group(
+                {name: values["recall"][name] for name in GROUPED},
+                parts[0]["systems"][DISTILLED]["user"], once["groups"], (DISTILLED, "user-kNN"),
+            ),
             "times": _times(parts),
-        }
+        }  # fmt: skip
         data[place.name] = own
         goals += _goals(place.name, values, cold, own)
     if "scale" not in data or (folder / "scale.json").exists():

@@ -1,6 +1,9 @@
 """The script that measures recommendation, on a made-up shop, and the record that it writes."""
 
+import itertools
 import json
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,6 +12,7 @@ import tiny_baskets
 import torch
 from tiny_baskets import ITEMS, USERS
 
+import groups
 import measure_recommendation as script
 import rivals
 import shared
@@ -338,3 +342,53 @@ def _repeats(shop: Baskets) -> float:
     had = set(zip(before["user"], before["item"], strict=True))
     wanted = shop.between(shop.test_start, shop.days).drop_duplicates(["user", "item"])
     return np.mean([pair in had for pair in zip(wanted["user"], wanted["item"], strict=True)])
+
+
+def test_groups_are_quarters_and_incomes(shop):
+    incomes = ["Under 15K", "50-74K", "250K+", None] * (len(shop.users) // 4)
+    told = shop.users.assign(
+        income=incomes, age="25-34", people="2", composition="2 Adults No Kids"
+    )
+    told.loc[told["income"].isna(), "age"] = None
+    of = groups.groups(replace(shop, users=told))
+    asked = set(recommend.targets(shop, shop.test_start))
+    assert set(map(int, of[groups.VISITS])) == asked
+    sizes = Counter(of[groups.VISITS].values())
+    assert max(sizes.values()) - min(sizes.values()) <= 1
+    assert {user: of[groups.INCOME].get(user) for user in ("0", "1", "2", "3")} == {
+        "0": "under 35K", "1": "35K to 74K", "2": "75K+", "3": None,
+    }  # fmt: skip
+    ranges = list(groups.visits(shop).values())
+    assert all(low[1] <= high[0] for low, high in itertools.pairwise(ranges))
+
+
+def test_a_gap_that_visits_explain_is_gone_among_those_who_came_as_often():
+    rng = np.random.default_rng(0)
+    rich = rng.random(2_000) < 0.5
+    often = rng.random(2_000) < np.where(rich, 0.8, 0.2)
+    recall = (0.2 + 0.4 * often + rng.normal(0, 0.05, 2_000))[None]
+    strata = np.array([often, ~often, np.zeros(2_000, bool)])
+    plain = groups.gap_of(recall, rich, ~rich, np.ones((1, 2_000), bool))
+    within = groups.gap_of(recall, rich, ~rich, strata)
+    assert plain["low"] > 0.2 and abs(within["value"]) < 0.01
+    assert within["low"] < 0 < within["high"]
+
+
+def test_the_page_says_for_whom_lists_work():
+    told = RECORD["journey"]["by_group"]
+    often = told[groups.VISITS]["groups"]
+    recalls = [often[name]["recall"]["student, distilled"] for name in groups.QUARTERS]
+    assert [round(recalls[0], 2), round(recalls[-1], 2)] == [0.19, 0.56]
+    for row in often["fewest"]["recall"]:
+        of_row = [often[name]["recall"][row] for name in groups.QUARTERS]
+        assert of_row == sorted(of_row)
+    income = told[groups.INCOME]
+    student = {
+        name: [round(value, 3) for value in income[name]["student, distilled"].values()]
+        for name in ("gap", "gap, as many purchases")
+    }
+    assert student == {
+        "gap": [0.063, 0.013, 0.113], "gap, as many purchases": [0.03, -0.016, 0.078],
+    }  # fmt: skip
+    for row in income["gap"]:
+        assert income["gap"][row]["low"] > 0 > income["gap, as many purchases"][row]["low"]

@@ -52,7 +52,7 @@ def _by_shop(head: str, found: dict, kind: str, goal: str, told: Callable[[dict]
     names = dict.fromkeys(name for own in found.values() for name in own[kind])
 
     def cell(own: dict, name: str) -> str:
-        return _narrow(told(own[kind][name][goal])) if name in own[kind] else ""
+        return narrow(told(own[kind][name][goal])) if name in own[kind] else ""
 
     rows = {
         # Names of rows do not break at their hyphens.
@@ -64,7 +64,7 @@ def _by_shop(head: str, found: dict, kind: str, goal: str, told: Callable[[dict]
     return table(head, [SHOPS[shop] for shop in found], rows)
 
 
-def _narrow(text: str) -> str:
+def narrow(text: str) -> str:
     """A value with its interval below it, which does not break: so four shops fit into a page."""
     return text.replace(" (", "<br>(").replace(" to ", "\u00a0to\u00a0")
 
@@ -82,9 +82,9 @@ def worth(found: dict, known: dict) -> str:
             f"{100 * kind['repeats']:.1f} %",
             f"{kind['words']:.0f}",
             "no dates" if shop in UNDATED else f"{kind['age']:.0f} days",
-            _narrow(gap(text["recall"])),
-            _narrow(gap(text["new_recall"])),
-            _narrow(gap(hidden["minus"]["best of MiniLM − best of TF-IDF"]["whole"]))
+            narrow(gap(text["recall"])),
+            narrow(gap(text["new_recall"])),
+            narrow(gap(hidden["minus"]["best of MiniLM − best of TF-IDF"]["whole"]))
             if hidden
             else "",
         ]

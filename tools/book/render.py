@@ -14,7 +14,7 @@ from pathlib import Path
 
 import nbformat
 
-from book import cites, cold, frontier, landing, moved
+from book import cites, cold, frontier, landing, moved, trial
 from book.common import BUILD, ROOT, dump, say, write
 from book.goals import results_page
 from book.pages import SIDES, beside, query_side, records, run_times_page, untrained
@@ -63,6 +63,9 @@ def render(output: Path, notebooks: dict[str, nbformat.NotebookNode]) -> Path:
     # And those around these are book/moved_pairs.md.
     wanted["book/moved_matching.txt"] = moved.matching_part(found["moved_pairs"])
     wanted["book/moved_languages.txt"] = moved.languages_part(found["moved_pairs"])
+    # And those around these are book/trial.md.
+    for part, text in trial.page_parts(found["trial"], found["recommendation"]).items():
+        wanted[f"book/{part}.txt"] = text
     wanted["book/frontier.txt"] = frontier.page_part(found["frontier"], found["sparse_student"])
     sides = {title: found[name] for name, title in SIDES.items() if name in found}
     wanted["book/beside.txt"] = beside(sides)
