@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 
 from ecomkd import metrics, people, recommend
 from ecomkd.data.baskets import Baskets
 
 QUARTERS = ("fewest", "fewer", "more", "most")
-"""Of the users that are asked, by how many baskets or purchases they had before the test days."""
+"""Of the users that are asked, by how many baskets or purchases they had before the test days; who
+had as many as others may fall into either of two quarters."""
 VISITS, LINES, INCOME = "baskets before", "purchases before", "income"
 INCOMES = ("under 35K", "35K to 74K", "75K+")
 """Dollars a year, in the classes of chapter 11."""
@@ -32,13 +34,29 @@ def groups(baskets: Baskets) -> dict[str, dict[str, str]]:
     return found
 
 
-def visits(baskets: Baskets) -> dict[str, list[int]]:
-    """The least and the most baskets of each quarter."""
-    before = baskets.between(0, baskets.test_start).groupby("user")["basket"].nunique()
-    found: dict[str, list[int]] = {}
-    for user, quarter in groups(baskets)[VISITS].items():
-        found.setdefault(quarter, []).append(int(before[int(user)]))
-    return {quarter: [min(found[quarter]), max(found[quarter])] for quarter in QUARTERS}
+def habits(baskets: Baskets) -> dict[str, dict[str, dict[str, float]]]:
+    """By kind of group and group: the least and the most baskets before the test days, the means of
+    baskets and purchases before them, and of different items bought on them."""
+    events = baskets.between(0, baskets.test_start).groupby("user")
+    wanted = recommend.targets(baskets, baskets.test_start)
+    known = pd.DataFrame(
+        {
+            "baskets": events["basket"].nunique(),
+            "purchases": events.size(),
+            "items wanted": {user: len(items) for user, items in wanted.items()},
+        }
+    )
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for kind, of in groups(baskets).items():
+        told = pd.Series(of).rename(index=int)
+        for name, users in told.groupby(told).groups.items():
+            own = known.loc[users]
+            found.setdefault(kind, {})[name] = {
+                "least": int(own["baskets"].min()),
+                "most": int(own["baskets"].max()),
+                **own.mean().to_dict(),
+            }
+    return found
 
 
 def by_group(

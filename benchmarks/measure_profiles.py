@@ -1,8 +1,9 @@
 """Guesses about households from what they buy, what leaving purchases out costs, and the cost.
 
-    python benchmarks/measure_profiles.py people --seeds 18 19 20  folds with these seeds, real data
-    python benchmarks/measure_profiles.py --scale                  cost, to ten times the data
-    python benchmarks/measure_profiles.py --merge                  all files into the record
+    python benchmarks/measure_profiles.py people --seeds 18 19 20 21 22  folds with these
+                                                       seeds, real data
+    python benchmarks/measure_profiles.py --scale      cost, to ten times the data
+    python benchmarks/measure_profiles.py --merge      all files into the record
 
 All households count, whatever the profile says. Penalties are chosen inside the training folds, and
 all numbers are about what was held out.
@@ -11,7 +12,6 @@ all numbers are about what was held out.
 from __future__ import annotations
 
 import argparse
-from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -157,12 +157,12 @@ def _people(parts: list[dict]) -> tuple[dict, list[dict]]:
         losses[target] = _losses(parts, target, y)
         guesses[target] = {
             name: {
-                **metrics.bootstrap_of_means(losses[target], itemgetter(name)),
+                **_over_both(losses[target][name]),
                 **_quality([np.array(part["guesses"][target][name]) for part in parts], y),
             }
             for name in parts[0]["guesses"][target]
         }
-    minus = {target: _minus(table) for target, table in losses.items()}
+    minus = {target: _minus(own) for target, own in losses.items()}
     kids, told = minus["kids"], "log loss of kids, {} minus {}"
     goals = [
         below(told.format(a, b), kids[f"{a} - {b}"])
@@ -195,19 +195,20 @@ def _people(parts: list[dict]) -> tuple[dict, list[dict]]:
     return data, goals
 
 
-def _losses(parts: list[dict], target: str, y: np.ndarray) -> pd.DataFrame:
-    """Households × rows, the mean log loss over seeds."""
+def _losses(parts: list[dict], target: str, y: np.ndarray) -> dict[str, np.ndarray]:
+    """The log loss (S, H) of each row, seeds × households."""
     rows = np.arange(len(y))
-    return pd.DataFrame(
-        {
-            name: np.mean(
-                [-np.log(np.array(part["guesses"][target][name])[rows, y]) for part in parts],
-                axis=0,
-            )
-            for name in parts[0]["guesses"][target]
-        },
-        index=parts[0]["household"],
-    )
+    return {
+        name: np.array(
+            [-np.log(np.array(part["guesses"][target][name])[rows, y]) for part in parts]
+        )
+        for name in parts[0]["guesses"][target]
+    }
+
+
+def _over_both(values: np.ndarray) -> dict[str, float]:
+    """The mean of (S, H), with an interval over seeds and households."""
+    return metrics.two_way_bootstrap(values, resamples=2_000)
 
 
 def _quality(found: list[np.ndarray], y: np.ndarray) -> dict:
@@ -242,18 +243,19 @@ def _reliability(parts: list[dict], name: str) -> list[dict]:
     return people.reliability(p, y).reset_index().to_dict("records")
 
 
-def _minus(table: pd.DataFrame) -> dict:
+def _minus(losses: dict[str, np.ndarray]) -> dict:
     read = {name: f"{name}, {READINGS[0]}" for name in ("counts", "tf-idf", "text", BOTH)}
     read["majority"] = "majority"
     pairs = [("text", "majority"), ("text", "counts"), ("text", "tf-idf"), (BOTH, "tf-idf")]
-    found = {f"{a} - {b}": metrics.paired_bootstrap(table[read[a]], table[read[b]])
-             for a, b in pairs}  # fmt: skip
+    named = {f"{a} - {b}": (read[a], read[b]) for a, b in pairs}
     for name in ("counts", "tf-idf", "text", BOTH):
         a, b = (f"{name}, {reading}" for reading in reversed(READINGS))
-        found[f"{name}, {READINGS[1]} - {READINGS[0]}"] = metrics.paired_bootstrap(
-            table[a], table[b]
-        )
-    return found
+        named[f"{name}, {READINGS[1]} - {READINGS[0]}"] = a, b
+    found = {name: _over_both(losses[a] - losses[b]) for name, (a, b) in named.items()}
+    return {
+        name: {"difference": own["value"], "low": own["low"], "high": own["high"]}
+        for name, own in found.items()
+    }
 
 
 def main() -> None:

@@ -140,7 +140,7 @@ def fixed(source: str) -> dict:
         told(None, name, result["systems"][name])
     result["trees"] = trees(baskets, result)
     result["shop"] = nature(baskets)
-    result["groups"], result["visits"] = groups.groups(baskets), groups.visits(baskets)
+    result["groups"], result["habits"] = groups.groups(baskets), groups.habits(baskets)
     return result
 
 
@@ -730,7 +730,7 @@ def merge(folder: Path, out: Path) -> None:
         cold = _cold(parts)
         own = {
             "seeds": [part["seed"] for part in parts],
-            **{name: once[name] for name in ("shop", "settings", "tried", "trees", "visits")},
+            **{name: once[name] for name in ("shop", "settings", "tried", "trees", "habits")},
             "edges": edges(place.name, once),
             "users": values["recall"][names[0]].shape[1],
             "cold_users": len(cold),

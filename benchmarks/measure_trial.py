@@ -93,10 +93,15 @@ def variances(shop: Baskets, start: int) -> dict[str, dict]:
 
 
 def needed(found: dict[str, np.ndarray], uplift: float) -> dict[str, int]:
-    """Households in both arms together that tell so much more spending, four times out of five."""
-    mean = found["spending"].mean()
+    """Households in both arms together that tell so much more spending, four times out of five.
+
+    Whoever sees what is new spends the same share more, so that their spending varies more, too.
+    """
+    more = uplift * found["spending"]
     return {
-        name: int(clicks.searches_needed(uplift * mean, 2 * own.std()))
+        name: int(
+            clicks.searches_needed(more.mean(), np.sqrt(2 * (own.var() + (own + more).var())))
+        )
         for name, own in found.items()
     }
 
@@ -155,10 +160,10 @@ def trials(shop: Baskets, start: int) -> dict[str, dict]:
 
 
 def households_for_alarm(power: float = 0.8) -> int:
-    """Households in both arms with which the loss is noted by their sizes, four times of five."""
+    """Households, before the loss, with which the arms' sizes tell of it four times out of five."""
     share = (1 - LOST / 2) / (2 - LOST / 2)
     z = norm.isf(ALARM / 2) * 0.5 + norm.ppf(power) * np.sqrt(share * (1 - share))
-    return int(np.ceil((z / (0.5 - share)) ** 2))
+    return int(np.ceil((z / (0.5 - share)) ** 2 / (1 - LOST / 4)))
 
 
 # A list with two aims -----------------------------------------------------------------------------
@@ -215,6 +220,8 @@ def kept_places(scores: np.ndarray, own: np.ndarray, places: int) -> np.ndarray:
 def fronts(shop: Baskets, day: int, settings: dict) -> dict[str, dict[float, np.ndarray]]:
     """What lists with two aims bring each user (U, 3), by the way and by how far it goes."""
     users, scores = lists(shop, day, settings)
+    if scores.min() < 0:
+        raise ValueError("lists with two aims: a score below 0 would sink where it is multiplied.")
     own = (shop.items["brand"] == "Private").to_numpy()
     before = shop.between(0, day)
     median = before.groupby("item")["price"].median().reindex(range(len(shop.items)))
@@ -257,7 +264,8 @@ def against_plain(points: dict[float, np.ndarray], far: float) -> dict[str, dict
 
 def at_equal_share(test: dict[str, dict[float, np.ndarray]], far: float) -> dict[str, float]:
     """Recall of the weight minus that of kept places, at the share of own brands of the weight: the
-    recall of kept places is drawn straight between its two nearest steps, with equal draws."""
+    recall of kept places is drawn straight between its two nearest steps. The interval, over users,
+    takes the shares of own brands as given."""
     wanted = test["weight"][far]
     steps = [test["places"][places] for places in PLACES]
     shares = np.array([values[:, 1].mean() for values in steps])
@@ -307,6 +315,7 @@ def main() -> None:
     found = ways(shop, starts[-1])
     data = {
         "users": len(shop.users),
+        "first day": float(shop.events.groupby("user")["day"].min().median()),
         "mean": float(found["spending"].mean()),
         "deviation": float(found["spending"].std()),
         "variance": {str(start): variances(shop, start) for start in starts},

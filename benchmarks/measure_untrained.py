@@ -1,19 +1,21 @@
-"""What a shop has before it fine-tunes anything, on judged queries of real catalogues.
+"""What a shop has before it fine-tunes anything, on judged queries of real catalogues, and of the
+simulated shop.
 
-    python benchmarks/measure_untrained.py
+    python benchmarks/measure_untrained.py [shop esci_150 icecat msrd]
 
-needs ECOMKD_REAL_DATA. Of each catalogue: a random order, BM25, words at their best, the untrained
-bi-encoder, the sum of words and bi-encoder, and LambdaMART, which learns from labels, over the same
-signals. Weights and trees are chosen on validation queries. `esci_150` has so few queries that each
-is tested once, in five folds; of `msrd` all test queries are read, and 400 training queries by
-LambdaMART. No network is trained and nothing is drawn at random, so there are no seeds.
+needs ECOMKD_REAL_DATA for all but `shop`; the record keeps what is not named. Of each catalogue: a
+random order, BM25, words at their best, the untrained bi-encoder, the sum of words and bi-encoder,
+and LambdaMART, which learns from labels, over the same signals. Weights and trees are chosen on
+validation queries. Of `shop` it is the test queries of the three seeds of `core_shop`. `esci_150`
+has so few queries that each is tested once, in five folds; of `msrd` all test queries are read, and
+400 training queries by LambdaMART. No network is trained, and nothing else is drawn at random.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -29,7 +31,8 @@ from ecomkd.relevance import baselines, judge, rivals
 from ecomkd.relevance.tables import BEST_WORDS, LAMBDAMART, SYSTEMS, UNTRAINED, UNTRAINED_SUM
 
 SPLITS = ("train", "validation", "test")
-NAMES = ("esci_150", "icecat", "msrd")
+SHOP, SEEDS = "shop", (18, 19, 20)
+NAMES = (SHOP, "esci_150", "icecat", "msrd")
 ROWS = ("random", "BM25", BEST_WORDS, "bi-encoder, untrained", UNTRAINED_SUM, LAMBDAMART)
 LABELLED, VALIDATION, TESTED = 400, 150, 2_064
 """Queries of `msrd`."""
@@ -59,19 +62,42 @@ def parts_of(
     return divided(data) if folds else [data], sources.catalogue(source, profile)
 
 
-def measured(parts: Sequence[DatasetDict], catalogue: Dataset, profile: Profile) -> dict:
-    """Of one catalogue: its sizes, a row for each system, comparisons, and what was chosen."""
-    values, choices = [], []
+Case = tuple[DatasetDict, Dataset, dict[str, rivals.Signals]]
+"""Judged pairs, their catalogue, and the signals of each split."""
+
+
+def folds(parts: Sequence[DatasetDict], catalogue: Dataset, profile: Profile) -> Iterator[Case]:
+    """The case of each fold; the signals of a pair are computed once."""
     whole = judged(parts[0])
     known = rivals.signals(DatasetDict(test=whole), catalogue, profile, {})["test"]
     place = {pair: row for row, pair in enumerate(_names(whole))}
     for data in parts:
-        test = data["test"]
         rows = {split: [place[pair] for pair in _names(data[split])] for split in SPLITS}
-        seen = {
-            split: rivals.Signals(known.words[own], known.features[own], known.cosine[own], {})
-            for split, own in rows.items()
-        }
+        yield (
+            data,
+            catalogue,
+            {
+                split: rivals.Signals(known.words[own], known.features[own], known.cosine[own], {})
+                for split, own in rows.items()
+            },
+        )
+
+
+def shops() -> Iterator[Case]:
+    """The case of each seed of the simulated shop."""
+    for seed in SEEDS:
+        profile = Profile.named("book", seed=seed)
+        data, catalogue = sources.load(SHOP, profile), sources.catalogue(SHOP, profile)
+        yield data, catalogue, rivals.signals(data, catalogue, profile, {})
+
+
+def measured(cases: Iterable[Case]) -> dict:
+    """Of one catalogue: its sizes, a row for each system, comparisons, and what was chosen."""
+    values, choices, pairs, queries = [], [], 0, []
+    for part, (data, catalogue, seen) in enumerate(cases):
+        test = data["test"]
+        pairs += len(test)
+        queries.append(len(set(data["train"]["query_id"])))
         scores = {
             "BM25": baselines.bm25_scores(test, catalogue),
             "bi-encoder, untrained": seen["test"].cosine,
@@ -85,7 +111,8 @@ def measured(parts: Sequence[DatasetDict], catalogue: Dataset, profile: Profile)
             for name, one in scores.items()
         }
         table = pd.DataFrame({name: found["ndcg@10"] for name, found in ranked.items()})
-        values.append(table.assign(random=ranked["BM25"]["random_ndcg@10"]))
+        table = table.assign(random=ranked["BM25"]["random_ndcg@10"])
+        values.append(table.set_index(f"{part}: " + table.index.astype(str)))
     values = pd.concat(values)
     rows = {}
     for name in ROWS:
@@ -95,8 +122,8 @@ def measured(parts: Sequence[DatasetDict], catalogue: Dataset, profile: Profile)
         rows[name] |= {"ndcg@10 low": span["low"], "ndcg@10 high": span["high"]}
     return {
         "queries": len(values),
-        "pairs": sum(len(data["test"]) for data in parts),
-        "training_queries": [len(set(data["train"]["query_id"])) for data in parts],
+        "pairs": pairs,
+        "training_queries": queries,
         "rows": rows,
         "best": max(UNTRAINED, key=lambda name: rows[name]["ndcg@10"]),
         "comparisons": [
@@ -114,21 +141,25 @@ def _names(pairs: Dataset) -> list[tuple[str, str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="What ranks real products without a network.")
     out = shared.RECORDED / "untrained.json"
+    parser.add_argument("names", nargs="*", default=NAMES, choices=NAMES, help="what to measure")
     parser.add_argument("--out", type=Path, default=out, help="where the record goes")
     arguments = parser.parse_args()
     profile = Profile.named("book")
-    found = {}
-    for name in NAMES:
+    found, _ = shared.kept(arguments.out, arguments.names)
+    for name in arguments.names:
+        if name == SHOP:
+            found[name] = measured(shops())
+            continue
         with tempfile.TemporaryDirectory(prefix="ecomkd-") as scratch:
             parts = parts_of(name, profile, Path(scratch), LABELLED, 0)
-            found[name] = measured(*parts, profile)
+            found[name] = measured(folds(*parts, profile))
     report.write_recorded(
         arguments.out,
         command="python benchmarks/measure_untrained.py",
-        seeds=[],
+        seeds=list(SEEDS) if SHOP in found else [],
         hardware=bench.hardware(),
         generator=None,
-        data=found,
+        data={name: found[name] for name in NAMES if name in found},
         goals=[],
     )
     print(f"Wrote {arguments.out}.")

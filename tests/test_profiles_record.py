@@ -102,7 +102,8 @@ def test_what_chapter_11_says_of_guesses_in_words_is_in_the_record():
     # That vectors know more than counts of types is not shown for any of the four questions.
     assert all(own["text - counts"]["high"] >= 0 for own in minus.values())
     assert minus["age"]["text - tf-idf"]["low"] > 0
-    # The guess about age becomes worse whatever is read, that about income with TF-IDF alone.
+    # The guess about age becomes worse whatever is read, those about income and children with
+    # TF-IDF alone.
     costs = {
         (asked, name.partition(",")[0])
         for asked, own in minus.items()
@@ -110,7 +111,9 @@ def test_what_chapter_11_says_of_guesses_in_words_is_in_the_record():
         if "sensitive" in name and found["low"] > 0
     }
     read = ("counts", "tf-idf", "text", script.BOTH)
-    assert costs == {("age", name) for name in read} | {("income", "tf-idf")}
+    assert costs == {("age", name) for name in read} | {("income", "tf-idf"), ("kids", "tf-idf")}
+    just = minus["kids"]["tf-idf, nothing sensitive - everything"]
+    assert just["low"] < 0.1 * just["difference"]
     # At the ends, where a shop would act, what is promised does not happen.
     bins = {row["bin"]: row for row in record["data"]["people"]["reliability"]}
     assert bins[0]["happened"] > 2 * bins[0]["promised"]

@@ -358,8 +358,12 @@ def test_groups_are_quarters_and_incomes(shop):
     assert {user: of[groups.INCOME].get(user) for user in ("0", "1", "2", "3")} == {
         "0": "under 35K", "1": "35K to 74K", "2": "75K+", "3": None,
     }  # fmt: skip
-    ranges = list(groups.visits(shop).values())
-    assert all(low[1] <= high[0] for low, high in itertools.pairwise(ranges))
+    habits = groups.habits(replace(shop, users=told))
+    quarters = [habits[groups.VISITS][name] for name in groups.QUARTERS]
+    assert all(low["most"] <= high["least"] for low, high in itertools.pairwise(quarters))
+    wanted = recommend.targets(shop, shop.test_start)
+    rich = [len(wanted[user]) for user in range(2, len(shop.users), 4)]
+    assert habits[groups.INCOME]["75K+"]["items wanted"] == pytest.approx(np.mean(rich))
 
 
 def test_a_gap_that_visits_explain_is_gone_among_those_who_came_as_often():
@@ -385,10 +389,24 @@ def test_the_page_says_for_whom_lists_work():
     income = told[groups.INCOME]
     student = {
         name: [round(value, 3) for value in income[name]["student, distilled"].values()]
-        for name in ("gap", "gap, as many purchases")
+        for name in income
+        if name != "groups"
     }
     assert student == {
-        "gap": [0.063, 0.013, 0.113], "gap, as many purchases": [0.03, -0.016, 0.078],
-    }  # fmt: skip
-    for row in income["gap"]:
-        assert income["gap"][row]["low"] > 0 > income["gap, as many purchases"][row]["low"]
+        "gap": [0.063, 0.013, 0.113],
+        "gap, as many baskets": [0.085, 0.037, 0.133],
+        "gap, as many purchases": [0.03, -0.016, 0.078],
+    }
+    habits = RECORD["journey"]["habits"]
+    asked = [round(habits[groups.VISITS][name]["items wanted"]) for name in ("fewest", "most")]
+    assert asked == [24, 83]
+    popular, own = (
+        often["most"]["recall"][row] / often["fewest"]["recall"][row]
+        for row in ("popularity", "student, distilled")
+    )
+    assert 0.85 < popular / own < 1
+    told_it = sum(one["users"] for one in income["groups"].values())
+    asked_all = sum(one["users"] for one in often.values())
+    assert round(100 * told_it / asked_all) == 39
+    of_all = np.mean([habits[groups.VISITS][name]["purchases"] for name in groups.QUARTERS])
+    assert min(habits[groups.INCOME][name]["purchases"] for name in groups.INCOMES) > of_all

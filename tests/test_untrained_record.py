@@ -30,7 +30,7 @@ def shoes(tmp_path, monkeypatch):
 def test_every_row_is_about_the_test_queries_of_all_parts(shoes):
     data, catalogue, profile = shoes
     parts = divided(data, 3, seed=1)
-    found = script.measured(parts, catalogue, profile)
+    found = script.measured(script.folds(parts, catalogue, profile))
     asked = {query for part in parts for query in part["test"]["query_id"]}
     assert found["queries"] == len(asked)
     assert found["pairs"] == len(judged(data))
@@ -43,6 +43,26 @@ def test_every_row_is_about_the_test_queries_of_all_parts(shoes):
     assert found["best"] in ("bi-encoder, untrained", UNTRAINED_SUM)
     assert [(c["system"], c["against"]) for c in found["comparisons"]] == list(script.COMPARED)
     assert len(found["choices"]) == 3 and {LAMBDAMART, UNTRAINED_SUM} < set(found["choices"][0])
+
+
+def test_each_seed_of_the_shop_has_queries_of_its_own(tmp_path, monkeypatch):
+    named = Profile.named
+    monkeypatch.setattr(
+        Profile, "named", lambda name, seed: named("smoke", seed=seed, artifacts=tmp_path)
+    )
+    monkeypatch.setattr(features, "bi_encoder_scores", lambda pairs, _: judge.worth(pairs))
+    found = script.measured(script.shops())
+    asked = [
+        len(
+            set(
+                sources.load("shop", named("smoke", seed=seed, artifacts=tmp_path))["test"]["query"]
+            )
+        )
+        for seed in script.SEEDS
+    ]
+    assert len(found["training_queries"]) == len(script.SEEDS)
+    assert found["queries"] == sum(asked)
+    assert found["rows"]["bi-encoder, untrained"]["ndcg@10"] == 1
 
 
 # The record
@@ -98,3 +118,23 @@ def test_what_the_page_concludes_holds(recorded):
         if name != "random":
             assert row["ndcg@10 low"] > lists["rows"]["random"]["ndcg@10"]
             assert 0.08 < row["ndcg@10 high"] - row["ndcg@10 low"] < 0.1
+
+
+def test_what_chapter_5_says_of_free_signals_holds(recorded):
+    found = recorded[script.SHOP]
+    core = report.recorded("core_shop")["data"]["rows"]
+    rows = {name: row["ndcg@10"] for name, row in found["rows"].items()}
+    assert rows["bi-encoder, untrained"] == pytest.approx(
+        core["bi-encoder, untrained"]["ndcg@10"], abs=2e-3
+    )
+    distilled, alone = (
+        core[name]["ndcg@10"] for name in ("student, distilled", "student, labels only")
+    )
+    assert alone < rows[UNTRAINED_SUM] < distilled and alone < rows[LAMBDAMART] < distilled
+    assert found["rows"][LAMBDAMART]["ndcg@10 low"] > core["student, labels only"]["ndcg@10 high"]
+    (gain,) = (
+        c
+        for c in found["comparisons"]
+        if c["system"] == UNTRAINED_SUM and c["against"] == "bi-encoder, untrained"
+    )
+    assert gain["low"] < 0 < gain["high"]

@@ -241,8 +241,8 @@ def beside(shown: dict[str, dict]) -> str:
 
 def untrained(record: dict) -> str:
     """What ranks real catalogues before anything is fine-tuned: nDCG@10, and what is told apart."""
-    found = record["data"]
-    columns = [UNTRAINED[name] for name in found]
+    found = {name: record["data"][name] for name in UNTRAINED}
+    columns = list(UNTRAINED.values())
     spans = {
         system: [ranked(one["rows"][system]) for one in found.values()]
         for system in next(iter(found.values()))["rows"]

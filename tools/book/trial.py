@@ -7,7 +7,7 @@ import io
 
 import matplotlib.pyplot as plt
 
-from book.cold import SHOPS, gap, narrow
+from book.cold import SHOPS, UNDATED, gap, narrow
 from book.common import ROOT
 from book.figures import inline, one_line
 from book.goals import folded
@@ -23,6 +23,7 @@ NAMES = {"weight": "a weight on own brands", "places": "places kept for own bran
 STEPS = {"weight": "weight", "places": "places", "price": "power of price"}
 MISTAKE = "adjusted by baskets of the trial"
 PLAIN = "spending"
+COUNTED = "baskets before"
 ROWS = {"popularity": "popularity", "buy it again": "buy it again", "user-kNN": "user-kNN",
         "LambdaMART": "LambdaMART", "student, distilled": "student"}  # fmt: skip
 
@@ -126,7 +127,7 @@ def aims(record: dict) -> str:
         ]
         for way, name in STEPS.items()
     }
-    heads = ["recall@10", "own brands shown", "dollars spent on it"]
+    heads = ["recall@10", "own brands shown", "value of purchases on it"]
     return f"{picture(record)}\n\n{table('of the plain list', heads, rows)}"
 
 
@@ -135,19 +136,18 @@ def for_whom(record: dict) -> str:
     parts = []
     for shop in [shop for shop in SHOPS if "by_group" in record["data"][shop]]:
         own = record["data"][shop]
-        if "by_group" not in own:
-            continue  # TODO
         for kind, found in own["by_group"].items():
             rows = {}
             for group, one in found["groups"].items():
-                label = group
-                if kind == "baskets before":
-                    label = "{} to {}".format(*own["visits"][group])
+                habits = own["habits"][kind][group]
+                counted = kind == COUNTED
+                label = f"{group}: {habits['least']} to {habits['most']}" if counted else group
                 recalls = [f"{one['recall'][row]:.3f}" for row in ROWS]
-                rows[label] = [f"{one['users']:,}", *recalls,
-                               narrow(gap(one["difference"]))]  # fmt: skip
+                rows[label] = [f"{one['users']:,}", *recalls, narrow(gap(one["difference"]))]
+            # Where purchases have an order and no dates, a basket is a purchase.
+            told = "purchases before" if shop in UNDATED and kind == COUNTED else kind
             heads = ["users", *ROWS.values(), "student − user-kNN"]
-            parts.append(f"**{SHOPS[shop]}, by {kind}**\n\n{table(kind, heads, rows)}")
+            parts.append(f"**{SHOPS[shop]}, by {told}**\n\n{table(told, heads, rows)}")
     return "\n\n".join(parts)
 
 
