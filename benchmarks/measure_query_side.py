@@ -601,29 +601,44 @@ def main() -> None:
         merge(folder)
 
 
-def merge(folder: Path) -> None:
-    """Write the record from the files of all seeds."""
+def merge(folder: Path, out: Path = shared.RECORDED / "query_side.json") -> None:
+    """Write the record from the files of all seeds. Of data without files, and of the times without
+    theirs, `out` keeps what it has."""
     seeds = {
         name: shared.read(folder / name, ["profile"]) for name in DATA if (folder / name).exists()
     }
-    times = shared.sizes(folder, "clock")
+    before = {"data": {}, "goals": [], "seeds": [], "hardware": None}
+    if out.exists():
+        before = json.loads(out.read_text(encoding="utf-8"))
+    old = before["data"]
+    known = [name for name in DATA if name in old and name not in seeds]
+    if (folder / "clock.json").exists() or "p50_ms" not in old:
+        times = shared.sizes(folder, "clock")
+    else:
+        times = old["p50_ms"]
     found = {name: summary(own) for name, own in seeds.items()}
+    choices = {name: [one["choices"] for one in own] for name, own in seeds.items()}
+    numbers = {name: before["seeds"] for name in known}
+    numbers |= {name: [one["seed"] for one in own] for name, own in seeds.items()}
     calls = [
-        f"{name} --seeds {' '.join(str(o['seed']) for o in own)}" for name, own in seeds.items()
+        f"{name} --seeds {' '.join(map(str, numbers[name]))}" for name in DATA if name in numbers
     ]
+    told = tuple(DATA[name] for name in known)
     script = "python benchmarks/measure_query_side.py"
     report.write_recorded(
-        shared.RECORDED / "query_side.json",
+        out,
         command=f"{script} {', '.join(calls)}, msrd --clock, --merge",
-        seeds=sorted({one["seed"] for own in seeds.values() for one in own}),
-        hardware=next(iter(seeds.values()))[0]["hardware"],
+        seeds=sorted({seed for own in numbers.values() for seed in own}),
+        hardware=before["hardware"] or next(iter(seeds.values()))[0]["hardware"],
         generator=None,
         data={
-            **found,
+            **{name: found.get(name, old.get(name)) for name in DATA if name in numbers},
             "p50_ms": times,
-            "choices": {n: [o["choices"] for o in own] for n, own in seeds.items()},
+            "choices": {
+                name: choices.get(name, old.get("choices", {}).get(name)) for name in numbers
+            },
         },
-        goals=goals(found),
+        goals=[goal for goal in before["goals"] if goal["name"].startswith(told)] + goals(found),
     )
 
 

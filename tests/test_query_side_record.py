@@ -1,5 +1,6 @@
 """Query encoders that learn alone: their lists, losses and choices on tiny data, and the record."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -183,6 +184,36 @@ def test_a_folder_without_a_log_gets_queries_from_its_catalogue(monkeypatch, tmp
     assert len(base.parts) == 4 and base.log.rows.shape[1] == 3
     assert not set(base.log.queries) & set(own["query"])
     assert not base.log.gains.any()
+
+
+def test_what_is_measured_again_leaves_the_rest_of_the_record(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        script, "summary", lambda own: {"comparisons": [], "kept": [], "n": len(own)}
+    )
+    monkeypatch.setattr(
+        script, "goals", lambda found: [
+            report.goal(f"{script.DATA[name]}: a goal", 1, 1, 1, "above 0", True) for name in found
+        ]
+    )  # fmt: skip
+    out = tmp_path / "query_side.json"
+    with pytest.raises(SystemExit, match="clock"):
+        script.merge(tmp_path, out)
+    (tmp_path / "clock.json").write_text('{"words": 1.0}')
+    script.shared.write(tmp_path / "msrd", 1, {"choices": {"rate": 1}})
+    script.merge(tmp_path, out)
+    films = json.loads(out.read_text(encoding="utf-8"))
+    (tmp_path / "msrd").rename(tmp_path / "away")
+    (tmp_path / "clock.json").unlink()
+    script.shared.write(tmp_path / "esci_150", 1, {"choices": {"rate": 2}})
+    script.merge(tmp_path, out)
+    both = json.loads(out.read_text(encoding="utf-8"))
+    assert both["data"]["msrd"] == films["data"]["msrd"] and both["data"]["esci_150"]["n"] == 1
+    assert both["data"]["p50_ms"] == {"words": 1.0}
+    assert both["data"]["choices"] == {"msrd": [{"rate": 1}], "esci_150": [{"rate": 2}]}
+    assert [goal["name"] for goal in both["goals"]] == [
+        "film queries: a goal",
+        "ESCI lists: a goal",
+    ]
 
 
 # The record
