@@ -189,6 +189,8 @@ def test_what_chapter_14_says_in_words_is_in_the_record():
     assert minus["re-ranked, frozen − live"]["high"] < 0
     goals = report.recorded("real_time")["goals"]
     assert sum(not goal["met"] for goal in goals) == 3
+    for seed in told["by_seed"]:
+        assert seed["live"] > max(seed["nightly"], seed["buy it again"])
     fronts = [told[shop]["0.1"] for shop in script.FRONTS]
     assert all(min(row["same"], row["new"]) > 0.99 for row in fronts)
     tried = [own["tried"]["prior"] for own in told["chosen"]]

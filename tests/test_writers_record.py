@@ -126,6 +126,8 @@ def test_what_a_student_reads_decides_and_neither_its_start_nor_its_own_texts():
             found = gap(a, b, measure)
             assert found["low"] < 0 < found["high"]
     assert gap(script.OWN, script.FURTHER, "contradicted")["low"] > 0
+    steps = {measure: gap(script.LONG, script.MORE, measure) for measure in ("recall", "clean")}
+    assert steps["recall"]["low"] < 0 < steps["clean"]["low"]
 
 
 def test_four_texts_of_the_student_take_longer_than_one_of_the_teacher_and_name_less():

@@ -134,7 +134,7 @@ def aims(record: dict) -> str:
 def for_whom(record: dict) -> str:
     """What it includes of groups of users, from the record `recommendation`."""
     parts = []
-    for shop in [shop for shop in SHOPS if "by_group" in record["data"][shop]]:
+    for shop in SHOPS:
         own = record["data"][shop]
         for kind, found in own["by_group"].items():
             rows = {}
