@@ -25,10 +25,11 @@ def interval(found: dict) -> str:
     return "{value:.3f} ({low:.3f} to {high:.3f})".format(**found)
 
 
-def gap(found: dict) -> str:
+def gap(found: dict, digits: int = 4) -> str:
     """A difference with its interval."""
     value = found.get("difference", found.get("value"))
-    return f"{value:+.4f} ({found['low']:+.4f} to {found['high']:+.4f})".replace("-", "−")
+    own, low, high = (f"{end:+.{digits}f}" for end in (value, found["low"], found["high"]))
+    return f"{own} ({low} to {high})".replace("-", "−")
 
 
 def page_part(cold: dict, known: dict) -> str:

@@ -100,7 +100,7 @@ def draw(record: dict, size: tuple[float, float] = (6.2, 4.0)) -> plt.Figure:
     (at,) = (p for p in data["fronts"]["weight"] if p["at"] == data["chosen"]["weight"])
     axes.annotate(
         "chosen on validation", (at["own"], at["recall"]), xytext=(12, 10),
-        textcoords="offset points",
+        textcoords="offset points", arrowprops={"arrowstyle": "-", "color": plots.INK},
     )  # fmt: skip
     axes.set_xlabel("share of own brands among the ten")
     axes.set_ylabel("recall@10")
@@ -127,7 +127,7 @@ def aims(record: dict) -> str:
         ]
         for way, name in STEPS.items()
     }
-    heads = ["recall@10", "own brands shown", "value of purchases on it"]
+    heads = ["recall@10", "own brands shown", "value of purchases"]
     return f"{picture(record)}\n\n{table('of the plain list', heads, rows)}"
 
 
@@ -139,14 +139,14 @@ def for_whom(record: dict) -> str:
         for kind, found in own["by_group"].items():
             rows = {}
             for group, one in found["groups"].items():
-                habits = own["habits"][kind][group]
-                counted = kind == COUNTED
-                label = f"{group}: {habits['least']} to {habits['most']}" if counted else group
+                habits, label = own["habits"][kind][group], f"{group} ({one['users']})"
+                if kind == COUNTED:
+                    label = f"{group}: {habits['least']} to {habits['most']}"
                 recalls = [f"{one['recall'][row]:.3f}" for row in ROWS]
-                rows[label] = [f"{one['users']:,}", *recalls, narrow(gap(one["difference"]))]
+                rows[label] = [*recalls, narrow(gap(one["difference"], 3))]
             # Where purchases have an order and no dates, a basket is a purchase.
             told = "purchases before" if shop in UNDATED and kind == COUNTED else kind
-            heads = ["users", *ROWS.values(), "student − user-kNN"]
+            heads = [*ROWS.values(), "student − user-kNN"]
             parts.append(f"**{SHOPS[shop]}, by {told}**\n\n{table(told, heads, rows)}")
     return "\n\n".join(parts)
 
