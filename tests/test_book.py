@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from book import trial
 from book.common import chapters, pages
 from book.pages import beside
+from ecomkd import report
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILT = ROOT / "_build" / "stored" / "_build" / "html"
@@ -193,3 +195,15 @@ def test_the_diagrams_of_the_sources_are_on_the_pages():
         source = ROOT / f"{page}.md"
         if source.exists():
             assert drawn == source.read_text("utf-8").count("```mermaid"), page
+
+
+def test_the_page_of_trials_shows_its_code_and_every_group():
+    found = report.recorded("recommendation")
+    parts = trial.page_parts(report.recorded("trial"), found)
+    assert "def adjusted(" in parts["trial_code"] and "def weight_of(" in parts["trial_code"]
+    for shop in trial.SHOPS:
+        assert f"**{trial.SHOPS[shop]}, by " in parts["trial_groups"]
+        for kind, told in found["data"][shop]["by_group"].items():
+            assert all(f"| {name}" in parts["trial_groups"] for name in told["groups"]), kind
+    assert parts["trial_groups"].count("| fewest: ") == len(trial.SHOPS)
+    assert not [name for name, text in parts.items() if "nan" in text.split()]
