@@ -251,10 +251,8 @@ def _minus(losses: dict[str, np.ndarray]) -> dict:
     for name in ("counts", "tf-idf", "text", BOTH):
         a, b = (f"{name}, {reading}" for reading in reversed(READINGS))
         named[f"{name}, {READINGS[1]} - {READINGS[0]}"] = a, b
-    found = {name: _over_both(losses[a] - losses[b]) for name, (a, b) in named.items()}
     return {
-        name: {"difference": own["value"], "low": own["low"], "high": own["high"]}
-        for name, own in found.items()
+        name: shared.difference(_over_both(losses[a] - losses[b])) for name, (a, b) in named.items()
     }
 
 

@@ -612,10 +612,8 @@ def merge(folder: Path, out: Path = shared.RECORDED / "query_side.json") -> None
         before = json.loads(out.read_text(encoding="utf-8"))
     old = before["data"]
     known = [name for name in DATA if name in old and name not in seeds]
-    if (folder / "clock.json").exists() or "p50_ms" not in old:
-        times = shared.sizes(folder, "clock")
-    else:
-        times = old["p50_ms"]
+    clocked = (folder / "clock.json").exists() or "p50_ms" not in old
+    times = shared.sizes(folder, "clock") if clocked else old["p50_ms"]
     found = {name: summary(own) for name, own in seeds.items()}
     choices = {name: [one["choices"] for one in own] for name, own in seeds.items()}
     numbers = {name: before["seeds"] for name in known}
@@ -629,14 +627,13 @@ def merge(folder: Path, out: Path = shared.RECORDED / "query_side.json") -> None
         out,
         command=f"{script} {', '.join(calls)}, msrd --clock, --merge",
         seeds=sorted({seed for own in numbers.values() for seed in own}),
-        hardware=before["hardware"] or next(iter(seeds.values()))[0]["hardware"],
+        # The times alone depend on it.
+        hardware=next(iter(seeds.values()))[0]["hardware"] if clocked else before["hardware"],
         generator=None,
         data={
-            **{name: found.get(name, old.get(name)) for name in DATA if name in numbers},
+            **{name: (old | found)[name] for name in DATA if name in numbers},
             "p50_ms": times,
-            "choices": {
-                name: choices.get(name, old.get("choices", {}).get(name)) for name in numbers
-            },
+            "choices": {name: (old.get("choices", {}) | choices)[name] for name in numbers},
         },
         goals=[goal for goal in before["goals"] if goal["name"].startswith(told)] + goals(found),
     )

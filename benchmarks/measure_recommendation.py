@@ -819,8 +819,7 @@ def _times(parts: list[dict]) -> dict[str, dict[str, float]]:
 
 
 def _minus(values: dict[str, np.ndarray], one: str, other: str) -> dict[str, float]:
-    span = over_both(values[one] - values[other])
-    return {"difference": span["value"], "low": span["low"], "high": span["high"]}
+    return shared.difference(over_both(values[one] - values[other]))
 
 
 def _differences(values: dict) -> dict:
@@ -844,6 +843,10 @@ def _differences(values: dict) -> dict:
             "user-kNN",
         ),
         "distilled over candidates − distilled": (f"{DISTILLED}, {PICKED}", DISTILLED),
+        **{
+            f"distilled over candidates − {name}": (f"{DISTILLED}, {PICKED}", name)
+            for name in others
+        },
         **{f"user-kNN − {name}": ("user-kNN", name) for name in ("popularity", "buy it again")},
     }
     return {

@@ -168,7 +168,7 @@ def households_for_alarm(power: float = 0.8) -> int:
 
 # A list with two aims -----------------------------------------------------------------------------
 
-OWN = (0.0, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0, 4.0, 10.0)
+WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0, 4.0, 10.0)
 """How much more an item of the shop's own brands counts."""
 PLACES = tuple(range(recommend.DEPTH + 1))
 """How many of the ten places are kept for the shop's own brands, which is the simpler way."""
@@ -177,6 +177,13 @@ POWERS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2)
 LEAST = 0.99
 """The share of plain recall that the shop wants kept."""
 MEASURES = ("recall", "own", "dollars")
+AIMS = {"weight": "own", "places": "own", "price": "dollars"}
+"""What each way to change a list is for."""
+
+
+def of_own_brands(shop: Baskets) -> np.ndarray:
+    """True for the items (I,) of the shop's own brands."""
+    return (shop.items["brand"] == "Private").to_numpy()
 
 
 def lists(shop: Baskets, day: int, settings: dict) -> tuple[np.ndarray, np.ndarray]:
@@ -194,7 +201,7 @@ def lists(shop: Baskets, day: int, settings: dict) -> tuple[np.ndarray, np.ndarr
 def judged(shop: Baskets, day: int, users: np.ndarray, shown: np.ndarray) -> np.ndarray:
     """Of each user (U, 3): recall@10, the share of own brands in the list, and the dollars that the
     user spends on what it shows, in the days from `day` on."""
-    own = (shop.items["brand"] == "Private").to_numpy()
+    own = of_own_brands(shop)
     events = shop.between(day, day + HORIZON)
     spent: dict[tuple[int, int], float] = {}
     for user, item, cost in zip(events["user"], events["item"], paid(events), strict=True):
@@ -222,7 +229,7 @@ def fronts(shop: Baskets, day: int, settings: dict) -> dict[str, dict[float, np.
     users, scores = lists(shop, day, settings)
     if scores.min() < 0:
         raise ValueError("lists with two aims: a score below 0 would sink where it is multiplied.")
-    own = (shop.items["brand"] == "Private").to_numpy()
+    own = of_own_brands(shop)
     before = shop.between(0, day)
     median = before.groupby("item")["price"].median().reindex(range(len(shop.items)))
     price = median.fillna(median.median()).clip(lower=0.01).to_numpy(np.float32)
@@ -231,7 +238,7 @@ def fronts(shop: Baskets, day: int, settings: dict) -> dict[str, dict[float, np.
         "places": lambda places: kept_places(scores, own, int(places)),
         "price": lambda power: recommend.best(scores * price ** np.float32(power)),
     }
-    grids = {"weight": OWN, "places": PLACES, "price": POWERS}
+    grids = {"weight": WEIGHTS, "places": PLACES, "price": POWERS}
     return {
         way: {far: judged(shop, day, users, tops[way](far)) for far in grid}
         for way, grid in grids.items()
@@ -246,8 +253,9 @@ def curve(points: dict[float, np.ndarray]) -> list[dict]:
     ]
 
 
-def chosen_on(points: dict[float, np.ndarray], measure: int) -> float:
-    """The step with most of a measure among those that keep enough recall."""
+def chosen_on(points: dict[float, np.ndarray], aim: str) -> float:
+    """The step with most of an aim, one of the `MEASURES`, among those that keep enough recall."""
+    measure = MEASURES.index(aim)
     plain = points[0][:, 0].mean()
     enough = [far for far, values in points.items() if values[:, 0].mean() >= LEAST * plain]
     return max(enough, key=lambda far: points[far][:, measure].mean())
@@ -270,16 +278,18 @@ def at_equal_share(test: dict[str, dict[float, np.ndarray]], far: float) -> dict
     steps = [test["places"][places] for places in PLACES]
     shares = np.array([values[:, 1].mean() for values in steps])
     above = int(np.searchsorted(shares, wanted[:, 1].mean()))
+    if not 0 < above < len(steps):
+        raise ValueError("lists with two aims: no kept places have such a share of own brands.")
     low, high = steps[above - 1], steps[above]
     part = (wanted[:, 1].mean() - shares[above - 1]) / (shares[above] - shares[above - 1])
     between = (1 - part) * low[:, 0] + part * high[:, 0]
     found = metrics.two_way_bootstrap((wanted[:, 0] - between)[None], resamples=2_000)
-    return {"difference": found["value"], "low": found["low"], "high": found["high"]}
+    return shared.difference(found)
 
 
 def prices(shop: Baskets) -> dict[str, float]:
     """The median price of a purchase, of the shop's own brands and of others, in dollars."""
-    own = (shop.items["brand"] == "Private").to_numpy()[shop.events["item"]]
+    own = of_own_brands(shop)[shop.events["item"]]
     paid_for = shop.events["price"]
     return {"own": float(paid_for[own].median()), "other": float(paid_for[~own].median())}
 
@@ -289,10 +299,10 @@ def aims(shop: Baskets) -> dict:
     settings = report.recorded("recommendation")["data"]["journey"]["settings"]["user-kNN"]
     days = (shop.validation_start, shop.test_start)
     validation, test = (fronts(shop, day, settings["recall"]) for day in days)
-    steps = {way: chosen_on(validation[way], 2 if way == "price" else 1) for way in validation}
+    steps = {way: chosen_on(validation[way], AIMS[way]) for way in validation}
     return {
         "users": len(test["weight"][0]),
-        "own brands": float((shop.items["brand"] == "Private").mean()),
+        "own brands": float(of_own_brands(shop).mean()),
         "median price": prices(shop),
         "fronts": {way: curve(points) for way, points in test.items()},
         "validation": {way: curve(points) for way, points in validation.items()},

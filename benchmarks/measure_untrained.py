@@ -141,12 +141,17 @@ def _names(pairs: Dataset) -> list[tuple[str, str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="What ranks real products without a network.")
     out = shared.RECORDED / "untrained.json"
-    parser.add_argument("names", nargs="*", default=NAMES, choices=NAMES, help="what to measure")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="what to measure; all of it by default"
+    )
     parser.add_argument("--out", type=Path, default=out, help="where the record goes")
     arguments = parser.parse_args()
+    names = arguments.names or NAMES
+    if unknown := set(names) - set(NAMES):
+        parser.error(f"{', '.join(sorted(unknown))}: not known; give some of {', '.join(NAMES)}")
     profile = Profile.named("book")
-    found, _ = shared.kept(arguments.out, arguments.names)
-    for name in arguments.names:
+    found, _ = shared.kept(arguments.out, names)
+    for name in names:
         if name == SHOP:
             found[name] = measured(shops())
             continue

@@ -178,6 +178,11 @@ def kept(out: Path, measured: Collection[str]) -> tuple[dict, list[dict]]:
     return data, [goal for goal in record["goals"] if goal["name"].partition(": ")[0] in data]
 
 
+def difference(found: dict) -> dict[str, float]:
+    """A mean difference under its name, with its interval."""
+    return {"difference": found["value"], "low": found["low"], "high": found["high"]}
+
+
 def means(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Units × systems, the mean over the tables of several seeds."""
     return pd.concat(tables).groupby(level=0).mean()

@@ -293,6 +293,9 @@ def test_where_nobody_buys_twice_ease_is_the_rival_and_a_teacher_may_be_worth_so
         for row in ("distilled", "distilled refitted"):
             low, high = span(shop, f"{row} − EASE")
             assert low < 0 < high
+        assert span(shop, "distilled − user-kNN", "new_recall")[0] > 0
+    assert span(INDUSTRIAL, "distilled over candidates − EASE")[0] > 0
+    assert span(RETAIL, "distilled refitted + neighbours − user-kNN", "new_recall")[1] > 0
     assert span(INDUSTRIAL, "distilled − alone")[0] > 0
     low, high = span(OFFICE, "distilled − alone")
     assert low < 0 < high

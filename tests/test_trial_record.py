@@ -100,6 +100,8 @@ def test_ways_are_compared_at_an_equal_share_of_own_brands():
     for weight, gap in ((on_the_line, 0), (above, 0.01)):
         found = script.at_equal_share({"places": places, "weight": {0.3: weight}}, 0.3)
         assert found["difference"] == pytest.approx(gap)
+    with pytest.raises(ValueError, match="share of own brands"):
+        script.at_equal_share({"places": places, "weight": {0.3: points(0.3, 0.9)}}, 0.3)
 
 
 def test_a_record_is_written(shop, tmp_path, monkeypatch):

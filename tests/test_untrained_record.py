@@ -1,5 +1,7 @@
 """What is measured before anything is fine-tuned, on tiny data, and the recorded result."""
 
+import json
+
 import pandas as pd
 import pytest
 from test_run import judgments, shop
@@ -63,6 +65,27 @@ def test_each_seed_of_the_shop_has_queries_of_its_own(tmp_path, monkeypatch):
     assert len(found["training_queries"]) == len(script.SEEDS)
     assert found["queries"] == sum(asked)
     assert found["rows"]["bi-encoder, untrained"]["ndcg@10"] == 1
+
+
+def test_without_names_all_are_measured_and_with_some_the_others_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(script, "measured", lambda cases: {"of": cases})
+    monkeypatch.setattr(script, "shops", lambda: "seeds")
+    monkeypatch.setattr(script, "folds", lambda *parts: "folds")
+    monkeypatch.setattr(script, "parts_of", lambda *given: ())
+    out = tmp_path / "untrained.json"
+
+    def call(*given):
+        monkeypatch.setattr("sys.argv", ["measure_untrained.py", *given, "--out", str(out)])
+        script.main()
+        return json.loads(out.read_text(encoding="utf-8"))["data"]
+
+    whole = call()
+    assert list(whole) == list(script.NAMES) and whole[script.SHOP] == {"of": "seeds"}
+    monkeypatch.setattr(script, "measured", lambda cases: {"of": "again"})
+    again = call(script.SHOP)
+    assert again == {**whole, script.SHOP: {"of": "again"}}
+    with pytest.raises(SystemExit):
+        call("bazaar")
 
 
 # The record
