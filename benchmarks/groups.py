@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+import shared
 from ecomkd import metrics, people, recommend
 from ecomkd.data.baskets import Baskets
 
@@ -16,17 +17,21 @@ INCOMES = ("under 35K", "35K to 74K", "75K+")
 """Dollars a year, in the classes of chapter 11."""
 
 
+def before(baskets: Baskets) -> pd.DataFrame:
+    """How many baskets and purchases each user had before the test days."""
+    events = baskets.between(0, baskets.test_start).groupby("user")
+    return pd.DataFrame({"baskets": events["basket"].nunique(), "purchases": events.size()})
+
+
 def groups(baskets: Baskets) -> dict[str, dict[str, str]]:
     """By kind of group the group of each user that is asked on the test days and has one; the keys
     are the numbers of users, as text."""
-    events = baskets.between(0, baskets.test_start).groupby("user")
-    before = {VISITS: events["basket"].nunique(), LINES: events.size()}
-    wanted = recommend.targets(baskets, baskets.test_start)
-    asked = [user for user in wanted if user in before[VISITS].index]
+    known, wanted = before(baskets), recommend.targets(baskets, baskets.test_start)
+    asked = [user for user in wanted if user in known.index]
     found = {}
-    for kind, counts in before.items():
+    for kind, counted in ((VISITS, "baskets"), (LINES, "purchases")):
         # Users with equal counts stay in the order of their numbers.
-        place = counts[asked].rank(method="first").sub(1) * len(QUARTERS) // len(asked)
+        place = known.loc[asked, counted].rank(method="first").sub(1) * len(QUARTERS) // len(asked)
         found[kind] = {str(user): QUARTERS[int(quarter)] for user, quarter in place.items()}
     if INCOME in baskets.users:
         told = people.demographics(baskets.users)[INCOME]
@@ -34,27 +39,24 @@ def groups(baskets: Baskets) -> dict[str, dict[str, str]]:
     return found
 
 
-def habits(baskets: Baskets) -> dict[str, dict[str, dict[str, float]]]:
-    """By kind of group and group: the least and the most baskets before the test days, the means of
-    baskets and purchases before them, and of different items bought on them."""
-    events = baskets.between(0, baskets.test_start).groupby("user")
+def habits(
+    baskets: Baskets, of: dict[str, dict[str, str]]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """By kind of group and group, as `groups` has them: the least and the most baskets before the
+    test days, the means of baskets and purchases before them, and of different items bought on
+    them."""
     wanted = recommend.targets(baskets, baskets.test_start)
-    known = pd.DataFrame(
-        {
-            "baskets": events["basket"].nunique(),
-            "purchases": events.size(),
-            "items wanted": {user: len(items) for user, items in wanted.items()},
-        }
-    )
+    counts = {user: len(items) for user, items in wanted.items()}
+    known = before(baskets).assign(**{"items wanted": pd.Series(counts)})
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for kind, of in groups(baskets).items():
-        told = pd.Series(of).rename(index=int)
+    for kind, own in of.items():
+        told = pd.Series(own).rename(index=int)
         for name, users in told.groupby(told).groups.items():
-            own = known.loc[users]
+            theirs = known.loc[users]
             found.setdefault(kind, {})[name] = {
-                "least": int(own["baskets"].min()),
-                "most": int(own["baskets"].max()),
-                **own.mean().to_dict(),
+                "least": int(theirs["baskets"].min()),
+                "most": int(theirs["baskets"].max()),
+                **theirs.mean().to_dict(),
             }
     return found
 
@@ -71,16 +73,17 @@ def by_group(
     found = {}
     group = {kind: np.array([told.get(str(user), "") for user in users])
              for kind, told in of.items()}  # fmt: skip
-    for kind in [kind for kind in (VISITS, INCOME) if kind in of]:
+    for kind, names in ((VISITS, QUARTERS), (INCOME, INCOMES)):
+        if kind not in of:
+            continue
         own = group[kind]
-        names = QUARTERS if kind == VISITS else INCOMES
         rows = {
             name: {
                 "users": int((own == name).sum()),
                 "recall": {row: float(table[:, own == name].mean())
                            for row, table in values.items()},
-                "difference": metrics.two_way_bootstrap(
-                    (values[pair[0]] - values[pair[1]])[:, own == name], resamples=2_000
+                "difference": shared.over_both(
+                    (values[pair[0]] - values[pair[1]])[:, own == name]
                 ),
             }
             for name in names

@@ -157,7 +157,7 @@ def _people(parts: list[dict]) -> tuple[dict, list[dict]]:
         losses[target] = _losses(parts, target, y)
         guesses[target] = {
             name: {
-                **_over_both(losses[target][name]),
+                **shared.over_both(losses[target][name]),
                 **_quality([np.array(part["guesses"][target][name]) for part in parts], y),
             }
             for name in parts[0]["guesses"][target]
@@ -206,11 +206,6 @@ def _losses(parts: list[dict], target: str, y: np.ndarray) -> dict[str, np.ndarr
     }
 
 
-def _over_both(values: np.ndarray) -> dict[str, float]:
-    """The mean of (S, H), with an interval over seeds and households."""
-    return metrics.two_way_bootstrap(values, resamples=2_000)
-
-
 def _quality(found: list[np.ndarray], y: np.ndarray) -> dict:
     one_hot = np.eye(found[0].shape[1])[y]
     errors = [_error(p, one_hot) for p in found]
@@ -252,7 +247,8 @@ def _minus(losses: dict[str, np.ndarray]) -> dict:
         a, b = (f"{name}, {reading}" for reading in reversed(READINGS))
         named[f"{name}, {READINGS[1]} - {READINGS[0]}"] = a, b
     return {
-        name: shared.difference(_over_both(losses[a] - losses[b])) for name, (a, b) in named.items()
+        name: shared.difference(shared.over_both(losses[a] - losses[b]))
+        for name, (a, b) in named.items()
     }
 
 

@@ -140,7 +140,8 @@ def fixed(source: str) -> dict:
         told(None, name, result["systems"][name])
     result["trees"] = trees(baskets, result)
     result["shop"] = nature(baskets)
-    result["groups"], result["habits"] = groups.groups(baskets), groups.habits(baskets)
+    result["groups"] = groups.groups(baskets)
+    result["habits"] = groups.habits(baskets, result["groups"])
     return result
 
 
@@ -783,16 +784,11 @@ def _cold(parts: list[dict]) -> pd.DataFrame:
     return means(tables)
 
 
-def over_both(values: np.ndarray) -> dict[str, float]:
-    """The mean of (S, U), with an interval over seeds and users, of those who have a value."""
-    return metrics.two_way_bootstrap(values[:, ~np.isnan(values).any(axis=0)], resamples=2_000)
-
-
 def _row(name: str, values: dict, parts: list[dict]) -> dict:
     own = [part["systems"][name] for part in parts]
     row = {column: float(np.nanmean(table[name])) for column, table in values.items()}
     for column in recommend.GOALS:
-        span = over_both(values[column][name])
+        span = shared.over_both(values[column][name])
         row |= {f"{column} low": span["low"], f"{column} high": span["high"]}
         row[f"{column} by seed"] = [float(np.nanmean(seed)) for seed in values[column][name]]
     # Cached candidates and a busy machine: what these rows took says nothing.
@@ -819,7 +815,7 @@ def _times(parts: list[dict]) -> dict[str, dict[str, float]]:
 
 
 def _minus(values: dict[str, np.ndarray], one: str, other: str) -> dict[str, float]:
-    return shared.difference(over_both(values[one] - values[other]))
+    return shared.difference(shared.over_both(values[one] - values[other]))
 
 
 def _differences(values: dict) -> dict:

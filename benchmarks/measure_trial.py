@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import scipy.sparse as sp
 from scipy.stats import binomtest, norm
 
 import shared
@@ -203,13 +205,12 @@ def judged(shop: Baskets, day: int, users: np.ndarray, shown: np.ndarray) -> np.
     user spends on what it shows, in the days from `day` on."""
     own = of_own_brands(shop)
     events = shop.between(day, day + HORIZON)
-    spent: dict[tuple[int, int], float] = {}
-    for user, item, cost in zip(events["user"], events["item"], paid(events), strict=True):
-        spent[user, item] = spent.get((user, item), 0.0) + cost
+    size = len(shop.users), len(shop.items)
+    spent = sp.csr_matrix((paid(events).astype(float), (events["user"], events["item"])), size)
     wanted, found = recommend.targets(shop, day), []
     for user, top in zip(users, shown, strict=True):
         hits = np.isin(top, wanted[user]).sum()
-        dollars = sum(spent.get((user, item), 0.0) for item in top)
+        dollars = spent[user, top].sum()
         found.append((hits / min(len(top), len(wanted[user])), own[top].mean(), dollars))
     return np.array(found)
 
@@ -318,7 +319,7 @@ def aims(shop: Baskets) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Trials with households; lists with two aims.")
     out = shared.RECORDED / "trial.json"
-    parser.add_argument("--out", type=type(out), default=out, help="where the record goes")
+    parser.add_argument("--out", type=Path, default=out, help="where the record goes")
     arguments = parser.parse_args()
     shop = journey.load()
     starts = [shop.test_start - HORIZON * back for back in reversed(range(PERIODS))]

@@ -73,14 +73,11 @@ def folds(parts: Sequence[DatasetDict], catalogue: Dataset, profile: Profile) ->
     place = {pair: row for row, pair in enumerate(_names(whole))}
     for data in parts:
         rows = {split: [place[pair] for pair in _names(data[split])] for split in SPLITS}
-        yield (
-            data,
-            catalogue,
-            {
-                split: rivals.Signals(known.words[own], known.features[own], known.cosine[own], {})
-                for split, own in rows.items()
-            },
-        )
+        seen = {
+            split: rivals.Signals(known.words[own], known.features[own], known.cosine[own], {})
+            for split, own in rows.items()
+        }
+        yield data, catalogue, seen
 
 
 def shops() -> Iterator[Case]:

@@ -207,6 +207,11 @@ def exact_interval(right: int, of: int) -> dict[str, float]:
     return {"low": float(span.low), "high": float(span.high)}
 
 
+def over_both(values: np.ndarray) -> dict[str, float]:
+    """The mean of (S, U), with an interval over seeds and users, of those who have a value."""
+    return metrics.two_way_bootstrap(values[:, ~np.isnan(values).any(axis=0)], resamples=2_000)
+
+
 def over_known(values: np.ndarray) -> dict[str, float]:
     """The mean of the values (S, U) that are there, with an interval over seeds and users; NaN
     where there is none."""

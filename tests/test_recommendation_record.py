@@ -365,7 +365,7 @@ def test_groups_are_quarters_and_incomes(shop):
     assert {user: of[groups.INCOME].get(user) for user in ("0", "1", "2", "3")} == {
         "0": "under 35K", "1": "35K to 74K", "2": "75K+", "3": None,
     }  # fmt: skip
-    habits = groups.habits(replace(shop, users=told))
+    habits = groups.habits(replace(shop, users=told), of)
     quarters = [habits[groups.VISITS][name] for name in groups.QUARTERS]
     assert all(low["most"] <= high["least"] for low, high in itertools.pairwise(quarters))
     wanted = recommend.targets(shop, shop.test_start)
