@@ -13,6 +13,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -120,6 +121,9 @@ def _run(options: argparse.Namespace) -> None:
     arguments = f"--profile {profile.name} --seeds {options.seeds} --first-seed {seeds[0]}"
     if options.unlabelled is not None:
         arguments += f" --unlabelled {options.unlabelled}"
+    if options.max_length is not None:
+        profile = replace(profile, max_length=options.max_length)
+        arguments += f" --max-length {options.max_length}"
     folds: int | Literal["given"] | None = "given" if options.folds is True else options.folds
     if folds is not None:
         arguments += " --folds" if folds == "given" else f" --folds {folds}"

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ import tiny_models
 import ecomkd
 from ecomkd import cli, config, console, outputs
 from ecomkd.cli import main
+from ecomkd.config import Profile
 from ecomkd.data import shop
 from ecomkd.data.schema import GAINS, DataError
 from ecomkd.relevance import run, tables
@@ -237,6 +239,7 @@ USAGE = {
     "20 digits": ([*RUN, "--first-seed", "9" * 20], "give a whole number from 0 to 4294967295"),
     "5,000 digits": ([*RUN, "--first-seed", "9" * 5_000], "9…: give a whole number from 0 to"),
     "no unlabelled": ([*RUN, "--unlabelled", "0"], "0: give a whole number of at least 1"),
+    "a long pair": ([*RUN, "--max-length", "513"], "513: give a whole number from 4 to 512"),
     "two folds": ([*RUN, "--folds", "2"], "2: give a whole number of at least 3"),
     "folds before the data": (
         ["run", "--folds", "shop", "--out", "x"],
@@ -484,6 +487,14 @@ def test_folds_are_handed_on_and_recorded_in_the_command(option, folds, tmp_path
     assert found == folds
     told = " ".join(["--first-seed 18", *option, "--out out"])
     assert command == f"ecomkd run esci --profile book --seeds 1 {told}"
+
+
+def test_the_length_that_models_read_is_handed_on_and_recorded(tmp_path, capsys, called):
+    given = ["run", "esci", "--max-length", "96", "--out", tmp_path / "out"]
+    assert tried(given, capsys)[0] == 0
+    ((_, profile, *_, command, _, _),) = called
+    assert profile == replace(Profile.named("book"), max_length=96)
+    assert command.endswith("--first-seed 18 --max-length 96 --out out")
 
 
 def test_index_can_put_the_teacher_beside_the_student(tmp_path, capsys, called):
