@@ -5,10 +5,11 @@ simulated shop.
 
 needs ECOMKD_REAL_DATA for all but `shop`; the record keeps what is not named. Of each catalogue: a
 random order, BM25, words at their best, the untrained bi-encoder, the sum of words and bi-encoder,
-and LambdaMART, which learns from labels, over the same signals. Weights and trees are chosen on
-validation queries. Of `shop` it is the test queries of the three seeds of `core_shop`. `esci_150`
-has so few queries that each is tested once, in five folds; of `msrd` all test queries are read, and
-400 training queries by LambdaMART. No network is trained, and nothing else is drawn at random.
+the same signals joined in other ways, and LambdaMART, which learns from labels, over them. Weights,
+constants and trees are chosen on validation queries. Of `shop` it is the test queries of the three
+seeds of `core_shop`. `esci_150` has so few queries that each is tested once, in five folds; of
+`msrd` all test queries are read, and 400 training queries by LambdaMART. No network is trained, and
+nothing else is drawn at random.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from datasets import Dataset, DatasetDict
 
@@ -28,12 +30,27 @@ from ecomkd.config import Profile
 from ecomkd.data import sources
 from ecomkd.data.folds import divided, judged
 from ecomkd.relevance import baselines, judge, rivals
+from ecomkd.relevance.fusion import Fusion, choose_fusion
+from ecomkd.relevance.lexical import LEXICAL
 from ecomkd.relevance.tables import BEST_WORDS, LAMBDAMART, SYSTEMS, UNTRAINED, UNTRAINED_SUM
 
 SPLITS = ("train", "validation", "test")
 SHOP, SEEDS = "shop", (18, 19, 20)
 NAMES = (SHOP, "esci_150", "icecat", "msrd")
-ROWS = ("random", "BM25", BEST_WORDS, "bi-encoder, untrained", UNTRAINED_SUM, LAMBDAMART)
+PLAIN_RANKS = "the same signals by ranks, nothing chosen"
+"""Reciprocal ranks of all signals with the constant 60, all alike, as search engines have them."""
+JOINED = {"min-max": "the same signals, min–max", "rrf": "the same signals by ranks"}
+"""Ways to join the signals of UNTRAINED_SUM, in `fusion.FUSIONS`, and their rows."""
+ROWS = (
+    "random",
+    "BM25",
+    BEST_WORDS,
+    "bi-encoder, untrained",
+    UNTRAINED_SUM,
+    *JOINED.values(),
+    PLAIN_RANKS,
+    LAMBDAMART,
+)
 LABELLED, VALIDATION, TESTED = 400, 150, 2_064
 """Queries of `msrd`."""
 COMPARED = (
@@ -43,6 +60,7 @@ COMPARED = (
     (UNTRAINED_SUM, "bi-encoder, untrained"),
     (UNTRAINED_SUM, BEST_WORDS),
     (LAMBDAMART, UNTRAINED_SUM),
+    *((name, UNTRAINED_SUM) for name in (*JOINED.values(), PLAIN_RANKS)),
 )
 
 
@@ -88,6 +106,23 @@ def shops() -> Iterator[Case]:
         yield data, catalogue, rivals.signals(data, catalogue, profile, {})
 
 
+def joined(
+    data: DatasetDict, seen: dict[str, rivals.Signals]
+) -> Iterator[tuple[str, np.ndarray, dict | None]]:
+    """Further ways to join words and cosine: names, scores of the test pairs, and what validation
+    chose, if anything."""
+    signals = {split: np.column_stack([own.words, own.cosine]) for split, own in seen.items()}
+    held, test = data["validation"], data["test"]["query_id"]
+    for kind, name in JOINED.items():
+        chosen = choose_fusion(kind, signals["validation"], held)
+        how = dict(zip((*LEXICAL, rivals.COSINE), chosen.weights, strict=True))
+        if kind == "rrf":
+            how["constant"] = chosen.constant
+        yield name, chosen.scores(signals["test"], test), how
+    ones = (1.0,) * signals["test"].shape[1]
+    yield PLAIN_RANKS, Fusion("rrf", ones, ones, ones).scores(signals["test"], test), None
+
+
 def measured(cases: Iterable[Case]) -> dict:
     """Of one catalogue: its sizes, a row for each system, comparisons, and what was chosen."""
     values, choices, pairs, queries = [], [], 0, []
@@ -102,6 +137,10 @@ def measured(cases: Iterable[Case]) -> dict:
         chosen = {}
         for name, _, scored, how in rivals.rivals(data, seen):
             scores[name], chosen[name] = scored, how
+        for name, scored, how in joined(data, seen):
+            scores[name] = scored
+            if how:
+                chosen[name] = how
         choices.append(chosen)
         ranked = {
             name: metrics.ranking(judge.frame(test, one), judge.gains(test))["per_query"]
@@ -115,7 +154,11 @@ def measured(cases: Iterable[Case]) -> dict:
     for name in ROWS:
         span = metrics.bootstrap_of_means(values[[name]], lambda means, name=name: means[name])
         lift = float((values[name] - values["random"]).mean())
-        rows[name] = {"role": SYSTEMS[name], "ndcg@10": span["value"], "lift@10": lift}
+        rows[name] = {
+            "role": SYSTEMS.get(name, "bi-encoder"),
+            "ndcg@10": span["value"],
+            "lift@10": lift,
+        }
         rows[name] |= {"ndcg@10 low": span["low"], "ndcg@10 high": span["high"]}
     return {
         "queries": len(values),

@@ -201,6 +201,50 @@ def over_rounds(values: Sequence[float] | np.ndarray) -> dict[str, float]:
             "high": float(max(values))}  # fmt: skip
 
 
+def by_query(parts: Sequence[dict], column: str) -> pd.DataFrame:
+    """Values per query, (seed, query) × systems, of parts with a `seed` and `systems`, in which
+    each has under `column` its values by query."""
+    tables = [
+        pd.DataFrame({name: own[column] for name, own in part["systems"].items()}) for part in parts
+    ]
+    return pd.concat(tables, keys=[part["seed"] for part in parts], names=["seed", "query_id"])
+
+
+def of_shops(values: pd.DataFrame, asked: dict[tuple[str, str], str]) -> tuple[dict, list[dict]]:
+    """Means of `by_query`, and the differences between two systems that are `asked`, each with a
+    sentence's part that says what it is.
+
+    Each seed is a shop with queries of its own. So there are two intervals, over the queries of all
+    shops (`low`, `high`), and over the seeds' means (`seeds`, Student's t), which holds the luck of
+    shops and of training.
+    """
+    flat = values.set_axis([f"{seed} {query}" for seed, query in values.index])
+    means = values.groupby(level=0).mean()
+    rows = {}
+    for name in values:
+        span = metrics.bootstrap_of_means(flat[[name]], lambda of, name=name: of[name])
+        rows[name] = {
+            "ndcg@10": span["value"],
+            "ndcg@10 low": span["low"],
+            "ndcg@10 high": span["high"],
+            "by_seed": means[name].tolist(),
+        }
+    differences = []
+    for (one, other), what in asked.items():
+        apart = means[one] - means[other]
+        differences.append(
+            {
+                "system": one,
+                "against": other,
+                "what": what,
+                **metrics.paired_bootstrap(flat[one], flat[other]),
+                "seeds": metrics.seed_interval(apart),
+                "by_seed": apart.tolist(),
+            }
+        )
+    return rows, differences
+
+
 def exact_interval(right: int, of: int) -> dict[str, float]:
     """The exact 95 % interval of a share (Clopper & Pearson 1934)."""
     span = binomtest(right, of).proportion_ci()

@@ -44,7 +44,10 @@ def test_every_row_is_about_the_test_queries_of_all_parts(shoes):
     assert rows["lift@10"].astype(float).tolist() == pytest.approx(lifts.astype(float).tolist())
     assert found["best"] in ("bi-encoder, untrained", UNTRAINED_SUM)
     assert [(c["system"], c["against"]) for c in found["comparisons"]] == list(script.COMPARED)
-    assert len(found["choices"]) == 3 and {LAMBDAMART, UNTRAINED_SUM} < set(found["choices"][0])
+    chosen = found["choices"][0]
+    assert len(found["choices"]) == 3 and {LAMBDAMART, UNTRAINED_SUM} < set(chosen)
+    assert chosen[script.JOINED["rrf"]]["constant"] >= 0 and script.PLAIN_RANKS not in chosen
+    assert found["rows"][script.JOINED["rrf"]]["ndcg@10"] == 1
 
 
 def test_each_seed_of_the_shop_has_queries_of_its_own(tmp_path, monkeypatch):
@@ -141,6 +144,36 @@ def test_what_the_page_concludes_holds(recorded):
         if name != "random":
             assert row["ndcg@10 low"] > lists["rows"]["random"]["ndcg@10"]
             assert 0.08 < row["ndcg@10 high"] - row["ndcg@10 low"] < 0.1
+
+
+def test_what_the_page_concludes_of_ranks_holds(recorded):
+    ranks, scaled = script.JOINED["rrf"], script.JOINED["min-max"]
+    apart = {
+        (name, pair["system"]): pair
+        for name, found in recorded.items()
+        for pair in found["comparisons"]
+        if pair["against"] == UNTRAINED_SUM
+    }
+
+    def told(name, system):
+        pair = apart[name, system]
+        return [round(pair[end], 3) for end in ("difference", "low", "high")]
+
+    assert told("msrd", ranks) == [-0.014, -0.019, -0.009]
+    assert told("icecat", ranks) == [0.024, 0.003, 0.049]
+    assert told(script.SHOP, ranks) == [-0.007, -0.01, -0.003]
+    assert told(script.SHOP, script.PLAIN_RANKS) == [-0.027, -0.033, -0.022]
+    films = {name: row["ndcg@10"] for name, row in recorded["msrd"]["rows"].items()}
+    assert abs(films[ranks] - films[script.PLAIN_RANKS]) < 0.001
+    assert apart["msrd", scaled]["low"] < 0 < apart["msrd", scaled]["high"] < 0.005
+    for system in (ranks, scaled, script.PLAIN_RANKS):
+        assert apart["esci_150", system]["low"] < 0 < apart["esci_150", system]["high"]
+    icecat = {name: row["ndcg@10"] for name, row in recorded["icecat"]["rows"].items()}
+    assert icecat[ranks] < icecat["bi-encoder, untrained"]
+    shop = recorded[script.SHOP]["rows"]
+    assert [round(shop[name]["ndcg@10"], 3) for name in (script.BEST_WORDS, UNTRAINED_SUM)] == [
+        0.860, 0.904,
+    ]  # fmt: skip
 
 
 def test_what_chapter_5_says_of_free_signals_holds(recorded):
