@@ -2,7 +2,7 @@
 
 import pytest
 
-from ecomkd import report
+from ecomkd import models, report
 
 
 @pytest.fixture(scope="module")
@@ -27,3 +27,16 @@ def test_distillation_is_one_factor_of_several_of_a_pair():
     by_teacher = (ms[f"{both}, teacher reads 100"] - ms[both]) / 100
     by_student = (ms[f"{both}, student reads 20"] - ms[both]) / 20
     assert 1 < alike[0] / alike[1] < by_teacher / by_student
+
+
+def test_the_page_that_searches_has_an_english_vocabulary():
+    """book/search_page.md counts its pieces, and those with a Chinese character."""
+    pieces = models.load_tokenizer("minilm").get_vocab()
+    chinese = [piece for piece in pieces if any("\u4e00" <= one <= "\u9fff" for one in piece)]
+    assert (len(pieces), len(chinese)) == (30_522, 488)
+
+
+def test_the_share_that_the_quick_search_keeps_has_the_interval_of_the_goal():
+    goal = report.recorded("search_shop")["goals"][1]
+    assert "10 times faster" in goal["name"] and "student reads 20" in goal["name"]
+    assert goal["low"] < 1 < goal["high"]
