@@ -14,7 +14,7 @@ from pathlib import Path
 
 import nbformat
 
-from book import cites, cold, frontier, landing, moved, trial
+from book import cites, cold, frontier, landing, moved, runtimes, trial
 from book.common import BUILD, ROOT, dump, say, write
 from book.goals import results_page
 from book.pages import SIDES, beside, query_side, records, run_times_page, untrained
@@ -67,6 +67,8 @@ def render(output: Path, notebooks: dict[str, nbformat.NotebookNode]) -> Path:
     for part, text in trial.page_parts(found["trial"], found["recommendation"]).items():
         wanted[f"book/{part}.txt"] = text
     wanted["book/frontier.txt"] = frontier.page_part(found["frontier"], found["sparse_student"])
+    # And that around this is book/running.md.
+    wanted["book/runtimes.txt"] = runtimes.page_part(found["runtimes"])
     sides = {title: found[name] for name, title in SIDES.items() if name in found}
     wanted["book/beside.txt"] = beside(sides)
     wanted["book/_static/search_data.js"] = page_data()

@@ -1,0 +1,41 @@
+"""The record `runtimes` on a page: what each runtime and precision costs and loses."""
+
+from __future__ import annotations
+
+from book.goals import folded
+from book.pages import table
+from ecomkd.relevance.runtimes import NAMES
+
+MODELS = ("teacher", "student")
+
+
+def points(value: float) -> str:
+    """Points that were lost, or gained, with a sign that a reader can see."""
+    return f"{value + 0.0:.2f}".replace("-", "−")
+
+
+def page_part(record: dict) -> str:
+    """What book/running.md includes: a table for each model, with its two sizes of batch."""
+    parts = []
+    for model in MODELS:
+        rows: dict[tuple[str, str], dict[int, dict]] = {}
+        for row in record["data"]["rows"]:
+            if row["model"] == model:
+                rows.setdefault((row["runtime"], row["precision"]), {})[row["batch"]] = row
+        shown = {}
+        for (runtime, precision), found in rows.items():
+            one, many = found[1], found[32]
+            shown[f"{NAMES[runtime]} {precision}"] = [
+                f"{one['megabytes']:.0f} MB",
+                f"{one['p50_ms']:.2f} ms",
+                f"{many['pairs_per_second']:,.0f}",
+                *(
+                    points(own[f"{of}_loss"])
+                    for of in ("ndcg@10", "macro_f1")
+                    for own in (one, many)
+                ),
+            ]
+        heads = ["file", "one pair", "pairs a second, 32 at once"]
+        heads += [f"{of} lost, {size}" for of in ("nDCG@10", "macro-F1") for size in (1, 32)]
+        parts.append(table(model, heads, shown))
+    return "\n\n".join([*parts, folded(record)]) + "\n"
