@@ -1,0 +1,236 @@
+"""Students of labels alone at their best, beside distilled ones at theirs, on the simulated shop.
+
+    ECOMKD_PRECISION=bf16 python benchmarks/measure_labels_only.py --seeds 18
+    ECOMKD_PRECISION=bf16 python benchmarks/measure_labels_only.py --seeds 19 20
+    ECOMKD_PRECISION=bf16 python benchmarks/measure_labels_only.py --merge
+
+Each seed is a shop of its own, with its own teacher. Validation queries of that shop choose, for
+the student of labels alone and for the distilled one, one setting after the other: its dropout;
+that of the warm-up from which it starts; the rate, in steps of three, and the number of steps, up
+to four times the book's and down to a quarter, for as long as the best one lies at an end of those
+tried. The student of soft targets on the labelled pairs has the better of the book's settings and
+those of labels alone. The test queries are for the report. A run that is started again goes on
+where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from datasets import DatasetDict
+
+import shared
+from ecomkd import keys, load, metrics, report, runtime
+from ecomkd.config import Profile
+from ecomkd.data import shop, sources
+from ecomkd.relevance import judge, rivals, stages
+from ecomkd.relevance.tables import UNTRAINED_SUM
+
+FREE, TEACHER = "bi-encoder, untrained", "teacher"
+LABELS, SOFT, MORE = "labels only", "soft targets", "soft targets, more pairs"
+CUT = ", from the teacher's layers"
+ROWS = {LABELS: "none", SOFT: "kd", MORE: "kd_unlabelled"}
+"""Kinds of students, as chapter 4 calls them, and the package's names."""
+BOOK = ", the book's settings"
+SETTINGS = ("rate", "dropout", "steps", "warmed")
+"""`steps` are a share of the book's, which are two passes over labelled and unlabelled pairs;
+`warmed` is the dropout of the warm-up that a student starts from."""
+DROPOUTS = (0.0, 0.1)
+WIDER = (("rate", 1 / 3, 4), ("rate", 3, 4), ("steps", 1 / 2, 2), ("steps", 2, 2))
+"""Settings that are multiplied by a factor, so many times at most."""
+
+
+class Search:
+    """One kind of student on one shop: what was tried, and what validation chose."""
+
+    def __init__(self, data: DatasetDict, profile: Profile, teacher: Path, row: str):
+        pairs = len(data["train"]) + len(data["unlabelled"])
+        self.data, self.profile, self.teacher, self.row = data, profile, teacher, row
+        self.steps = profile.student_epochs * keys.batches(pairs, profile)
+        self.tried: list[dict] = []
+
+    def folder(
+        self, rate: float, dropout: float, steps: float, warmed: float, cut: bool = False
+    ) -> Path:
+        """A student with these settings, from the warm-up's layers or, if `cut`, the teacher's."""
+        # Else each rate would have a warm-up of its own to start from.
+        start = stages.origin(self.data, replace(self.profile, student_dropout=warmed))
+        own = replace(
+            self.profile,
+            student_learning_rate=rate,
+            student_dropout=dropout,
+            student_start="teacher" if cut else "checkpoint",
+            teacher=self.profile.teacher if cut else str(start),
+        )
+        steps = round(steps * self.steps)
+        return stages.student(self.data, own, self.row, teacher_folder=self.teacher, steps=steps)
+
+    def validate(self, **changed: float) -> None:
+        """What validation says of the best settings with some `changed`, or of the book's where
+        nothing was tried yet; trains the student unless it was."""
+        profile = self.profile
+        book = profile.student_learning_rate, profile.student_dropout, 1.0, profile.student_dropout
+        best = self.best() if self.tried else dict(zip(SETTINGS, book, strict=True))
+        settings = {name: best[name] for name in SETTINGS} | changed
+        if not any(settings.items() <= one.items() for one in self.tried):
+            self.tried.append(settings | self.quality(settings))
+            print(f"seed {profile.seed}, {self.row}: {self.tried[-1]}", flush=True)
+
+    def quality(self, settings: dict[str, float]) -> dict[str, float]:
+        folder, held = self.folder(**settings), self.data["validation"]
+        found = judge.evaluate(held, judge.predict(folder, held, self.profile))
+        order, f1 = found["ranking"]["ndcg@10"], found["classification"]["macro_f1"]
+        return {"ndcg@10": order, "macro_f1": f1, "quality": (order + f1) / 2}
+
+    def best(self) -> dict:
+        """Of equals the one that was tried first."""
+        return max(self.tried, key=lambda one: one["quality"])
+
+    def run(self) -> None:
+        """Try one setting after the other, from the book's on."""
+        self.validate()
+        for name in ("dropout", "warmed"):
+            for dropout in DROPOUTS:
+                self.validate(**{name: dropout})
+        for name, factor, times in WIDER:
+            if self.best()[name] == self.tried[0][name]:
+                self.widen(name, factor, times)
+
+    def widen(self, name: str, factor: float, times: int) -> None:
+        """Multiply a setting by a factor for as long as that makes it better, `times` at most."""
+        at = self.best()[name]
+        for _ in range(times):
+            if self.best()[name] == at:
+                at *= factor
+                self.validate(**{name: at})
+
+
+def students(
+    data: DatasetDict, profile: Profile, teacher: Path
+) -> Iterator[tuple[str, Path, list[dict]]]:
+    """Names, folders and what was tried of all students of a shop."""
+    found = {name: Search(data, profile, teacher, row) for name, row in ROWS.items()}
+    found[LABELS].run()
+    found[MORE].run()
+    for one in (found[LABELS].tried[0], found[LABELS].best()):
+        found[SOFT].validate(**{setting: one[setting] for setting in SETTINGS})
+    for name, search in found.items():
+        best, book = ([one[of] for of in SETTINGS] for one in (search.best(), search.tried[0]))
+        yield name, search.folder(*best), search.tried
+        yield name + BOOK, search.folder(*book), []
+        if name != SOFT:
+            yield name + CUT, search.folder(*best, cut=True), []
+
+
+def measured(seed: int) -> dict:
+    """All systems of a seed on its test queries: per query, and in classes."""
+    profile = Profile.named(seed=seed)
+    data = load("shop", profile)
+    teacher = stages.teacher(data, profile)
+    test, systems, tried = data["test"], {}, {}
+
+    def judged(probabilities: np.ndarray, scores: np.ndarray | None = None) -> dict:
+        found = judge.evaluate(test, probabilities, scores)
+        per_query = found["ranking"]["per_query"]
+        return {
+            "macro_f1": found["classification"]["macro_f1"],
+            **{name: per_query[name].to_dict() for name in ("ndcg@10", "random_ndcg@10")},
+        }
+
+    systems[TEACHER] = judged(judge.predict(teacher, test, profile))
+    seen = rivals.signals(data, sources.catalogue("shop", profile), profile, {})
+    sums = {name: scores for name, _, scores, _ in rivals.rivals(data, seen)}
+    for name, scores in ((FREE, seen["test"].cosine), (UNTRAINED_SUM, sums[UNTRAINED_SUM])):
+        systems[name] = judged(np.ones((len(test), 4)) / 4, scores)
+        del systems[name]["macro_f1"]  # a score names no class
+    for name, folder, search in students(data, profile, teacher):
+        systems[name] = judged(judge.predict(folder, test, profile))
+        if search:
+            tried[name] = search
+    return {
+        "precision": runtime.precision(profile),
+        "generator": shop.generator_hash(),
+        "systems": systems,
+        "tried": tried,
+    }
+
+
+COMPARED = {
+    (MORE, LABELS): "what distillation adds",
+    (SOFT, LABELS): "soft targets on the labelled pairs",
+    (MORE, SOFT): "then more pairs",
+    (MORE + CUT, LABELS + CUT): "what distillation adds, from the teacher's layers",
+    (MORE, LABELS + CUT): "distilled, against labels alone from the teacher's layers",
+    (LABELS, LABELS + BOOK): "what settings of their own add to labels alone",
+    (MORE, MORE + BOOK): "what settings of its own add to the distilled student",
+    (LABELS, FREE): "labels alone, against the untrained bi-encoder",
+    (MORE, FREE): "distilled, against the untrained bi-encoder",
+    (LABELS, UNTRAINED_SUM): "labels alone, against words and bi-encoder, untrained",
+    (MORE, UNTRAINED_SUM): "distilled, against words and bi-encoder, untrained",
+    (MORE, TEACHER): "distilled, against its teacher",
+}
+GOALS = {
+    (MORE, LABELS): "distilled minus labels alone, each with settings of its own",
+    (MORE + CUT, LABELS + CUT): "the same, both from the layers of the fine-tuned teacher",
+}
+
+
+def summary(parts: Sequence[dict]) -> dict:
+    """Rows, differences and choices, as `shared.of_shops` has them, and what is told of classes."""
+    order, chance = (shared.by_query(parts, name) for name in ("ndcg@10", "random_ndcg@10"))
+    rows, differences = shared.of_shops(order, COMPARED)
+    f1 = pd.DataFrame(
+        {
+            name: [part["systems"][name]["macro_f1"] for part in parts]
+            for name in order
+            if name not in (FREE, UNTRAINED_SUM)
+        }
+    )
+    for name, row in rows.items():
+        row["lift@10"] = float((order[name] - chance[name]).mean())
+        if name in f1:
+            row |= {"macro_f1": float(f1[name].mean()), "macro_f1 by_seed": f1[name].tolist()}
+    for one in differences:
+        if {one["system"], one["against"]} <= set(f1):
+            one["macro_f1"] = metrics.seed_interval(f1[one["system"]] - f1[one["against"]])
+    tried = {part["seed"]: part["tried"] for part in parts}
+    return {"rows": rows, "differences": differences, "tried": tried}
+
+
+def merge(folder: Path, out: Path) -> None:
+    """Write the recorded result from the files of single seeds."""
+    parts = shared.read(folder, ("profile", "generator"))
+    parts.sort(key=lambda part: part["seed"])
+    found = summary(parts)
+    goals = []
+    for pair, name in GOALS.items():
+        (one,) = (d for d in found["differences"] if (d["system"], d["against"]) == pair)
+        span = {"difference": one["seeds"]["mean"], **one["seeds"]}
+        goals.append(shared.above(f"nDCG@10: {name} (interval over seeds)", span))
+    seeds = [part["seed"] for part in parts]
+    report.write_recorded(
+        out,
+        command="ECOMKD_PRECISION=bf16 python benchmarks/measure_labels_only.py "
+        f"--seeds {' '.join(map(str, seeds))} --merge",
+        seeds=seeds,
+        hardware=parts[0]["hardware"] | {"precision": parts[0]["precision"]},
+        generator=parts[0]["generator"],
+        data=found,
+        goals=goals,
+    )
+    print(f"Wrote {out}: seeds {', '.join(map(str, seeds))}.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Students of labels alone at their best.")
+    arguments = shared.arguments_of(parser, "labels_only", scaled=False)
+    shared.run(shared.resumed(arguments), measured, merge)
+
+
+if __name__ == "__main__":
+    main()

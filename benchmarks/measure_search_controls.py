@@ -1,0 +1,292 @@
+"""What each part of the distilled search is worth: encoders taught otherwise, and readers alike.
+
+    ECOMKD_PRECISION=bf16 python benchmarks/measure_search_controls.py --seeds 21
+    ECOMKD_PRECISION=bf16 python benchmarks/measure_search_controls.py --seeds 22 23
+    ECOMKD_PRECISION=bf16 python benchmarks/measure_search_controls.py --merge
+
+On the shops of `search_shop`, over whole catalogues. Bi-encoders and tables differ in what they
+learn from, and take the same steps; readers order the first twenty products of one search, all in
+ONNX Runtime, on one thread and pair by pair. A run that is started again goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.losses import MarginMSELoss
+from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
+
+import shared
+from ecomkd import bench, export, features, keys, metrics, models, report, runtime, search, words
+from ecomkd.artifacts import stage
+from ecomkd.config import Profile
+from ecomkd.data import shop, sources, truth
+from ecomkd.data.schema import TEXT
+from ecomkd.relevance import bi_encoders, judge, mining, stages
+from ecomkd.score import Scorer
+from ecomkd.search import encoders
+
+DEPTH, READ, TIMED = 100, 20, 40
+UNTRAINED, LABELS, DISTILLED = (
+    f"bi-encoder, {row}" for row in ("untrained", "labels", "distilled")
+)
+CONTRAST = "bi-encoder, labels by contrast"
+JUDGED = "bi-encoder, distilled on judged pairs alone"
+CHOICES = "bi-encoder, the teacher's first choices"
+NO_TEACHER = "bi-encoder, from the search without the teacher"
+AT_RANDOM = "bi-encoder, distilled, random products for mined ones"
+TABLE = "table, distilled"
+TABLE_BEFORE = "table, before it learns"
+TABLE_LABELS = "table, labels"
+TABLE_UNTRAINED = "table, from the untrained bi-encoder"
+WORDS, MENDED = "BM25", "BM25, spelling mended"
+FIRST = "BM25 + bi-encoder"
+READERS = ("teacher, fp32", "teacher, int8", "student, fp32", "student, int8")
+RATES = (3e-4, 1e-3, 3e-3)
+"""Tried for the table of labels."""
+COMPARED = {
+    (MENDED, WORDS): "spelling that is mended",
+    (UNTRAINED, MENDED): "the untrained bi-encoder, against words that are mended",
+    (DISTILLED, LABELS): "all that distillation brings",
+    (CONTRAST, LABELS): "labels by contrast, against labels by margins",
+    (JUDGED, LABELS): "the search's scores on judged pairs",
+    (DISTILLED, JUDGED): "then pairs that nobody judged",
+    (DISTILLED, CHOICES): "scores in place of first choices",
+    (DISTILLED, NO_TEACHER): "the teacher's part in the scores",
+    (NO_TEACHER, LABELS): "words and first vectors alone, on more pairs",
+    (DISTILLED, AT_RANDOM): "mined products in place of random ones",
+    (DISTILLED, CONTRAST): "distilled, against labels by contrast",
+    (TABLE, DISTILLED): "the table, against its teacher",
+    (TABLE, TABLE_BEFORE): "what the table learns",
+    (TABLE, TABLE_LABELS): "the table distilled, against labels",
+    (TABLE, TABLE_UNTRAINED): "a trained teacher, for the table",
+    (TABLE_UNTRAINED, UNTRAINED): "a table of the untrained bi-encoder, against it",
+    **{(f"{FIRST}, {reader}", FIRST): f"twenty read by {reader}" for reader in READERS},
+    (f"{FIRST}, {READERS[2]}", f"{FIRST}, {READERS[0]}"): "student against teacher, fp32",
+    (f"{FIRST}, {READERS[3]}", f"{FIRST}, {READERS[1]}"): "student against teacher, int8",
+}
+
+
+class Taught:
+    """What bi-encoders of a shop learn from: pairs, the teacher's answers, the search's scores."""
+
+    def __init__(self, data: DatasetDict, catalogue: Dataset, profile: Profile, teacher: Path):
+        self.data, self.catalogue, self.profile, self.teacher = data, catalogue, profile, teacher
+        mined = search.hard_negatives(data, catalogue, profile)
+        self.pairs = {name: data[name] for name in ("train", "unlabelled")} | {"mined": mined}
+        self.gains = np.asarray(list(judge.gains(data["train"]).values()))
+        self.first = search.bi_encoder(data, catalogue, profile, "labels", teacher)
+        asked = sum(len(set(data[name]["query_id"])) for name in ("train", "unlabelled"))
+        self.steps = profile.student_epochs * keys.batches(asked, profile)
+
+    def at_random(self) -> Dataset:
+        """As many products of the catalogue for each query as were mined for it, at random."""
+        mined = self.pairs["mined"]
+        rng = np.random.default_rng(self.profile.seed)
+        rows = rng.integers(len(self.catalogue), size=(len(mined), 1))
+        pairs = search.candidates(mined, self.catalogue, rows)
+        return pairs.cast_column("label", mined.features["label"])
+
+    def answers(self, pairs: Dataset) -> np.ndarray:
+        """The teacher's probabilities (N, C)."""
+        parts = DatasetDict(asked=pairs)
+        told = stages.teacher_pairs(parts, self.profile, self.teacher, "asked")
+        return judge.softmax(np.asarray(told["teacher_logits"]))
+
+    def searched(self, parts: Sequence[Dataset], reads: bool = True) -> tuple[Dataset, np.ndarray]:
+        """Pairs and their scores under the whole search, or under the search that reads nothing."""
+        columns = ["query_id", "product_id", "query", *TEXT]
+        pairs = datasets.concatenate_datasets([part.select_columns(columns) for part in parts])
+        expected = np.concatenate([self.answers(part) @ self.gains for part in parts])
+        model = bi_encoders.encoder(self.first, self.profile)
+        scores = encoders._by_search(
+            pairs, expected * reads, self.data["validation"], self.catalogue, self.profile,
+            self.first, self.teacher, partial(features.encode, model),
+        )  # fmt: skip
+        return pairs, encoders._SCALE * scores
+
+    def chosen(self, parts: Sequence[Dataset]) -> tuple[Dataset, np.ndarray]:
+        """Pairs and the gains of their labels, or of the teacher's first choice where none is."""
+        columns = ["query_id", "product_id", "query", *TEXT]
+        pairs = datasets.concatenate_datasets([part.select_columns(columns) for part in parts])
+        found = []
+        for part in parts:
+            own, first = np.asarray(part["label"]), self.answers(part).argmax(axis=1)
+            found.append(self.gains[np.where(own < 0, first, own)])
+        return pairs, np.concatenate(found)
+
+    def bi_encoder(self, name: str, make: Callable[[], tuple[Dataset, np.ndarray]]) -> Path:
+        """One that learns margins of these scores, as `search.bi_encoder` does of its own."""
+
+        def write(folder: Path) -> None:
+            rows = encoders.margin_rows(*make(), self.profile.seed)
+            model = bi_encoders._start(self.profile)
+            encoders._fit(
+                model, rows, self.data["validation"], self.profile, folder, self.steps,
+                self.profile.student_learning_rate,
+            )  # fmt: skip
+
+        return stage("search_control", self.parts(name), write, self.profile.artifacts)
+
+    def table(self, begin: Path, rate: float | None) -> Path:
+        """A table of a bi-encoder's tokens as it is or, at a rate, taught the margins of labels."""
+
+        def write(folder: Path) -> None:
+            teacher = bi_encoders.encoder(begin, self.profile)
+            tokenizer = models.load_tokenizer(bi_encoders.PRETRAINED)
+            rows = encoders._token_table(teacher, tokenizer, self.profile.seed)
+            bag = StaticEmbedding(tokenizer, embedding_weights=rows)
+            model = SentenceTransformer(modules=[bag, Normalize()], device="cpu")
+            if rate is None:
+                model.save_pretrained(str(folder), create_model_card=False)
+                return
+            pairs = self.data["train"]
+            rows = encoders.margin_rows(pairs, self.gains[pairs["label"]], self.profile.seed)
+            loss = MarginMSELoss(model, encoders._scaled)
+            held = self.data["validation"]
+            bi_encoders.fit(model, rows, held, self.profile, folder, self.steps, rate, loss)
+
+        parts = self.parts("table", keys.identity(begin), rate)
+        return stage("search_control", parts, write, self.profile.artifacts)
+
+    def parts(self, name: str, *further: object) -> list:
+        """What the key of a control is made of."""
+        own = keys.settings_of(self.profile, "frozen_layers", "student_learning_rate")
+        known = keys.identity(self.teacher), keys.identity(self.first)
+        return [name, *known, keys.digests(*self.pairs.values()), self.steps, own, *further]
+
+
+def folders(taught: Taught) -> dict[str, Path]:
+    """All encoders of a shop, trained where they are not there yet."""
+    data, catalogue, profile = taught.data, taught.catalogue, taught.profile
+    train, unlabelled, mined = taught.pairs.values()
+    whole = [train, unlabelled, mined]
+    found = {UNTRAINED: Path(models.checkpoint("minilm")), LABELS: taught.first}
+    found[DISTILLED] = search.bi_encoder(data, catalogue, profile, "distilled", taught.teacher)
+    found[CONTRAST] = bi_encoders.contrastive(data, profile)
+    found |= {
+        JUDGED: taught.bi_encoder("judged", partial(taught.searched, [train])),
+        CHOICES: taught.bi_encoder("choices", partial(taught.chosen, whole)),
+        NO_TEACHER: taught.bi_encoder("no teacher", partial(taught.searched, whole, reads=False)),
+        AT_RANDOM: taught.bi_encoder(
+            "random", lambda: taught.searched([train, unlabelled, taught.at_random()])
+        ),
+    }
+    found[TABLE] = search.static_encoder(data, catalogue, profile, found[DISTILLED])
+    found[TABLE_UNTRAINED] = search.static_encoder(data, catalogue, profile, found[UNTRAINED])
+    found[TABLE_BEFORE] = taught.table(found[DISTILLED], None)
+    by_rate = {rate: taught.table(found[LABELS], rate) for rate in RATES}
+    held = data["validation"]
+    found[TABLE_LABELS] = max(
+        by_rate.values(),
+        key=lambda folder: bi_encoders.Validation(held)(bi_encoders.encoder(folder, profile))[
+            "ndcg@10"
+        ],
+    )
+    return found
+
+
+def measured(seed: int) -> dict:
+    """All systems of one shop: nDCG@10 and recall@100 by query, and what readers take."""
+    torch.set_num_threads(1)
+    profile = Profile.named(seed=seed)
+    catalogue = sources.catalogue("shop", profile)
+    data = mining.with_unlabelled(sources.load("shop", profile), catalogue, profile)
+    teacher = stages.teacher(data, profile)
+    live = profile.live_pairs
+    student = stages.student(data, profile, teacher_folder=teacher, unlabelled=live)
+    taught = Taught(data, catalogue, profile, teacher)
+    texts, labels = sources.product_text(catalogue[:]), truth.judgments(profile)
+    shown = data["test"].to_pandas().drop_duplicates("query_id")
+    names, queries = shown["query_id"].tolist(), shown["query"].tolist()
+    held, quality = search.quality_on(data["validation"], catalogue["product_id"])
+    result: dict = {"precision": runtime.precision(profile), "systems": {}, "ms": {}}
+
+    def keep(name: str, rows: np.ndarray) -> None:
+        frame = search.ranked(names, catalogue["product_id"], rows)
+        values = metrics.retrieval(frame, labels, judge.gains(data["test"]))["per_query"]
+        columns = {of: values[of].to_dict() for of in ("ndcg@10", "recall@100")}
+        result["systems"][name] = columns
+        print(f"seed {seed}: {name}: {values['ndcg@10'].mean():.3f}", flush=True)
+
+    index, lexicon = words.bm25(texts), words.spelling(texts)
+    keep(WORDS, search.lexical(index, queries, DEPTH)[1])
+    right = [words.mended(lexicon, query) for query in queries]
+    keep(MENDED, search.lexical(index, right, DEPTH)[1])
+    made = folders(taught)
+    for name, folder in made.items():
+        model = bi_encoders.encoder(folder, profile)
+        vectors = features.encode(model, texts)
+        keep(name, search.exact(vectors).search(features.encode(model, queries), DEPTH)[1])
+    model = bi_encoders.encoder(made[DISTILLED], profile)
+    vectors = features.encode(model, texts)
+
+    def compare(asked: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        return features.encode(model, asked) @ vectors.T, search.word_scores(index, asked)
+
+    own, there = compare(queries), compare(held)
+    for reader in READERS:
+        name, precision = reader.split(", ")
+        file = "model.onnx" if precision == "fp32" else "model.int8.onnx"
+        exported = export.exports(teacher if name == "teacher" else student, profile)
+        score = Scorer(exported / file, profile.max_length, taught.gains)
+
+        def read(asked: list[str], rows: np.ndarray, score: Scorer = score) -> np.ndarray:
+            repeated = [query for query, row in zip(asked, rows, strict=True) for _ in row]
+            return score(repeated, [texts[row] for row in rows.ravel()])
+
+        weights = search.choose_weights(*there, quality, partial(read, held), READ)
+        sums, rows = search.weighted(*own, weights.words, DEPTH)
+        if FIRST not in result["systems"]:
+            keep(FIRST, rows)
+        said = weights.reranker * read(queries, rows[:, :READ]).reshape(-1, READ)
+        first = search.rerank(rows[:, :READ], (sums[:, :READ] + said).ravel())[1]
+        keep(f"{FIRST}, {reader}", np.hstack([first, rows[:, READ:]]))
+        each = list(zip(([query] for query in queries), rows[:TIMED, None, :READ], strict=False))
+        clock = bench.latency(lambda one, read=read: read(*one), each, repeats=3, threads=1)
+        result["ms"][reader] = clock["p50_ms"]
+    return result | {"generator": shop.generator_hash()}
+
+
+def merge(folder: Path, out: Path) -> None:
+    """Write the recorded result from the files of single seeds."""
+    parts = shared.read(folder, ("profile", "generator", "precision"))
+    rows, differences = shared.of_shops(shared.by_query(parts, "ndcg@10"), COMPARED)
+    recall = shared.by_query(parts, "recall@100").mean()
+    seeds = [part["seed"] for part in parts]
+    report.write_recorded(
+        out,
+        command="ECOMKD_PRECISION=bf16 python benchmarks/measure_search_controls.py "
+        f"--seeds {' '.join(map(str, seeds))} --merge",
+        seeds=seeds,
+        hardware=parts[0]["hardware"] | {"precision": parts[0]["precision"]},
+        generator=parts[0]["generator"],
+        data={
+            "rows": {name: row | {"recall@100": float(recall[name])} for name, row in rows.items()},
+            "differences": differences,
+            "ms_for_twenty": {
+                reader: float(np.median([part["ms"][reader] for part in parts]))
+                for reader in READERS
+            },
+        },
+        goals=[],
+    )
+    print(f"Wrote {out}: seeds {', '.join(map(str, seeds))}.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What each part of the distilled search is worth.")
+    arguments = shared.arguments_of(parser, "search_controls", scaled=False)
+    shared.run(shared.resumed(arguments), measured, merge)
+
+
+if __name__ == "__main__":
+    main()

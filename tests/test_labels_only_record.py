@@ -1,0 +1,77 @@
+"""Students of labels alone at their best: how settings are chosen, and what is recorded."""
+
+import numpy as np
+import pytest
+import tiny_models
+
+import measure_labels_only as script
+from ecomkd import features, load
+from ecomkd.config import Profile
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """A profile with a teacher of two random layers, and the smallest shop."""
+    teacher = tiny_models.save(tiny_models.bert(), tmp_path / "pretrained")
+    profile = Profile.named(
+        "smoke", teacher=str(teacher), student_layers=(0,), unlabelled_pairs=16, device="cpu",
+        precision="fp32", frozen_layers=1, artifacts=tmp_path / "artifacts", queries=24,
+    )  # fmt: skip
+    monkeypatch.setattr(Profile, "named", lambda seed: profile)
+    return profile
+
+
+class Told(script.Search):
+    """A search that is told what validation would say of settings."""
+
+    def __init__(self, quality):
+        self.profile, self.tried, self.row = Profile.named("book"), [], "none"
+        self.quality = lambda settings: {"quality": quality(**settings)}
+
+
+def test_the_rate_goes_on_while_the_best_lies_at_an_end():
+    search = Told(lambda rate, dropout, steps, warmed: dropout - warmed - abs(rate - 1e-5))
+    search.run()
+    best = search.best()
+    assert best["rate"] == pytest.approx(1e-4 / 9)
+    assert (best["dropout"], best["warmed"], best["steps"]) == (0.1, 0.0, 1.0)
+    rates = [one["rate"] for one in search.tried if one["steps"] == 1]
+    assert rates == pytest.approx([3e-4] * 3 + [1e-4, 1e-4 / 3, 1e-4 / 9, 1e-4 / 27])
+    assert {one["steps"] for one in search.tried} == {0.5, 1.0, 2.0}
+
+
+def test_steps_are_halved_and_doubled_at_the_best_rate():
+    search = Told(lambda rate, dropout, steps, warmed: -abs(rate - 9e-4) - abs(steps - 2))
+    search.run()
+    best = search.best()
+    assert best["rate"] == pytest.approx(9e-4) and best["steps"] == 2.0
+    assert sorted({one["steps"] for one in search.tried}) == [0.5, 1.0, 2.0, 4.0]
+    fewer = Told(lambda rate, dropout, steps, warmed: -steps)
+    fewer.run()
+    assert sorted({one["steps"] for one in fewer.tried}) == [0.25, 0.5, 1.0]
+
+
+def ranks(pairs, profile):
+    return np.arange(len(pairs))
+
+
+def test_all_systems_of_a_seed_are_judged_on_the_same_queries(tiny, monkeypatch):
+    monkeypatch.setattr(script.Search, "run", lambda self: self.validate())
+    monkeypatch.setattr(features, "bi_encoder_scores", ranks)
+    found = script.measured(900)
+    rows = {script.TEACHER, script.FREE} | {name for pair in script.COMPARED for name in pair}
+    assert set(found["systems"]) == rows | {script.SOFT + script.BOOK}
+    asked = {tuple(own["ndcg@10"]) for own in found["systems"].values()}
+    assert len(asked) == 1
+    assert set(*asked) <= set(load("shop", tiny)["test"]["query_id"])
+    assert set(found["tried"]) == set(script.ROWS)
+    assert all(len(tried) == 1 for tried in found["tried"].values())
+    parts = [found | {"seed": seed} for seed in (1, 2, 3)]
+    whole = script.summary(parts)
+    assert set(whole["rows"]) == set(found["systems"])
+    free = (script.FREE, script.UNTRAINED_SUM)
+    assert not any("macro_f1" in whole["rows"][name] for name in free)
+    for one in whole["differences"]:
+        assert one["difference"] == pytest.approx(one["seeds"]["mean"])
+        assert ("macro_f1" in one) == (one["against"] not in free)
+        assert one["by_seed"] == pytest.approx([one["difference"]] * 3)

@@ -1,0 +1,107 @@
+"""Controls of chapter 8: what encoders learn from, how readers are compared, and the record."""
+
+import numpy as np
+import pytest
+import tiny_models
+
+import measure_search_controls as script
+import shared
+from ecomkd import load, models, search
+from ecomkd.config import Profile
+from ecomkd.data import sources
+from ecomkd.relevance import stages
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A profile with a teacher of two random layers, and the smallest shop."""
+    place = tmp_path_factory.mktemp("controls")
+    teacher = tiny_models.save(tiny_models.bert(), place / "pretrained")
+    return Profile.named(
+        "smoke", teacher=str(teacher), student_layers=(0,), unlabelled_pairs=16, device="cpu",
+        precision="fp32", frozen_layers=1, artifacts=place / "artifacts", queries=24,
+    )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def untaught(tiny, monkeypatch):
+    monkeypatch.setattr(Profile, "named", lambda seed: tiny)
+    monkeypatch.setattr(search, "bi_encoder", lambda *given: models.checkpoint("minilm"))
+
+
+@pytest.fixture
+def taught(tiny):
+    catalogue = sources.catalogue("shop", tiny)
+    data = load("shop", tiny)
+    return script.Taught(data, catalogue, tiny, stages.teacher(data, tiny))
+
+
+def test_random_products_stand_in_the_place_of_mined_ones(taught):
+    mined, drawn = taught.pairs["mined"], taught.at_random()
+    assert drawn["query_id"] == mined["query_id"] and set(drawn["label"]) == {-1}
+    assert set(drawn["product_id"]) <= set(taught.catalogue["product_id"])
+    assert drawn["product_id"] != mined["product_id"]
+
+
+def test_a_label_goes_before_the_teachers_first_choice(taught):
+    train, unlabelled = taught.pairs["train"], taught.pairs["unlabelled"]
+    pairs, worth = taught.chosen([train, unlabelled])
+    assert len(pairs) == len(train) + len(unlabelled)
+    assert worth[: len(train)] == pytest.approx(taught.gains[train["label"]])
+    first = taught.answers(unlabelled).argmax(axis=1)
+    assert worth[len(train) :] == pytest.approx(taught.gains[first])
+
+
+def test_without_the_teacher_its_gains_count_for_nothing(taught, monkeypatch):
+    given = []
+    monkeypatch.setattr(
+        script.encoders, "_by_search", lambda pairs, gains, *rest: given.append(gains) or gains
+    )
+    parts = [taught.pairs["train"]]
+    taught.searched(parts)
+    taught.searched(parts, reads=False)
+    assert (given[0] > 0).all() and not given[1].any()
+    assert given[0] == pytest.approx(taught.answers(parts[0]) @ taught.gains)
+
+
+def test_each_control_has_an_artefact_of_its_own(taught):
+    keys = [str(taught.parts(*name)) for name in [("a",), ("b",), ("b", 1e-3), ("b", 3e-3)]]
+    assert len(set(keys)) == 4
+
+
+def test_readers_order_the_first_twenty_of_one_search(tiny, monkeypatch):
+    names = (script.UNTRAINED, script.DISTILLED)
+    monkeypatch.setattr(
+        script, "folders", lambda _: dict.fromkeys(names, models.checkpoint("minilm"))
+    )
+    monkeypatch.setattr(script, "TIMED", 2)
+    found = script.measured(900)
+    systems = found["systems"]
+    readers = {f"{script.FIRST}, {reader}" for reader in script.READERS}
+    assert set(systems) == {script.WORDS, script.MENDED, *names, script.FIRST, *readers}
+    assert systems[script.UNTRAINED] == systems[script.DISTILLED]
+    # Who reads twenty of a hundred changes their order, and not what is among the hundred.
+    assert (
+        len({tuple(systems[name]["recall@100"].values()) for name in {script.FIRST} | readers}) == 1
+    )
+    assert all(found["ms"][reader] > 0 for reader in script.READERS)
+
+
+def test_differences_are_told_over_queries_and_over_shops():
+    values = {"a": [0.5, 0.7], "b": [0.4, 0.5]}
+    parts = [
+        {
+            "seed": seed,
+            "systems": {
+                name: {"ndcg@10": {f"q{n}": one + seed / 100 for n, one in enumerate(own)}}
+                for name, own in values.items()
+            },
+        }
+        for seed in (1, 2, 3)
+    ]
+    rows, (apart,) = shared.of_shops(shared.by_query(parts, "ndcg@10"), {("a", "b"): "what"})
+    assert rows["a"]["ndcg@10"] == pytest.approx(0.62)
+    assert rows["a"]["by_seed"] == pytest.approx([0.61, 0.62, 0.63])
+    assert apart["difference"] == pytest.approx(0.15) == apart["seeds"]["mean"]
+    assert apart["by_seed"] == pytest.approx([0.15] * 3) and apart["low"] > 0
+    assert np.isclose(apart["seeds"]["low"], 0.15)
