@@ -6,6 +6,7 @@ Chapters 3, 4, 7, 8, 10, 12 and 13.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import time
@@ -164,8 +165,17 @@ def arguments(
     )
 
 
+def _no_word_of_mtime(entry: logging.LogRecord) -> bool:
+    """Whether it is not the Trainer's warning about checkpoints of the same second.
+
+    A quick run writes several, and the Trainer then orders them by their numbers, which is right.
+    """
+    return "mtime may not be reliable" not in entry.getMessage()
+
+
 def run_to_end(trainer: Trainer, folder: Path) -> list[dict]:
     """Train, save into `folder` and return the log, as `distill.fit` says of its own run."""
+    logging.getLogger("transformers.trainer_utils").addFilter(_no_word_of_mtime)
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(DEFAULT_PROGRESS_CALLBACK)
     trainer.add_callback(_Progress)

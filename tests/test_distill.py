@@ -1,6 +1,7 @@
 """Distillation's promises, each as a closed form on a tiny random BERT."""
 
 import json
+import logging
 import warnings
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import sort_checkpoints
 
 from ecomkd import distill, features, losses, models
 from ecomkd.relevance import judge, stages
@@ -474,6 +476,24 @@ def test_the_projection_starts_alike_whatever_was_drawn_before(profile, tmp_path
         trainer(student, encoded(8), profile, tmp_path, hidden_map={1: 2}, teacher_width=16)
         starts.append(student.hidden_projection["1"].weight)
     assert torch.equal(*starts)
+
+
+def test_checkpoints_of_one_second_are_put_into_order_without_a_word(profile, tmp_path):
+    run_fit(outputs(mixed(40), profile, hidden_states=(2,)), profile, tmp_path / "run")
+    for step in (10, 9):
+        (tmp_path / "kept" / f"checkpoint-{step}").mkdir(parents=True)
+    said = []
+    teller, logger = logging.Handler(), logging.getLogger("transformers.trainer_utils")
+    teller.emit = said.append
+    logger.warning_once.__func__.cache_clear()  # it tells each thing once a process
+    logger.addHandler(teller)
+    try:
+        found = sort_checkpoints(str(tmp_path / "kept"), use_mtime=True)
+        logger.warning("another thing")
+    finally:
+        logger.removeHandler(teller)
+    assert [path[-3:] for path in found] == ["t-9", "-10"]
+    assert [entry.getMessage() for entry in said] == ["another thing"]
 
 
 @pytest.mark.parametrize("cut_short", [False, True])
