@@ -4,13 +4,13 @@
     ECOMKD_PRECISION=bf16 python benchmarks/measure_labels_only.py --seeds 19 20
     ECOMKD_PRECISION=bf16 python benchmarks/measure_labels_only.py --merge
 
-Each seed is a shop of its own, with its own teacher. Validation queries of that shop choose, for
-the student of labels alone and for the distilled one, one setting after the other: its dropout;
-that of the warm-up from which it starts; the rate, in steps of three, and the number of steps, up
-to four times the book's and down to a quarter, for as long as the best one lies at an end of those
-tried. The student of soft targets on the labelled pairs has the better of the book's settings and
-those of labels alone. The test queries are for the report. A run that is started again goes on
-where it stopped.
+Each seed is a shop of its own, with its own teacher; that of seed 18 and its warm-up are the
+package's recorded ones. Validation queries of that shop choose, for each kind of student, one
+setting after the other: its dropout; that of the warm-up from which it starts; the rate, in steps
+of three, and the number of steps, up to four times the book's and down to a quarter, for as long as
+the best one lies at an end of those tried. Students from the teacher's layers, and its head, have
+the settings that were chosen for the other start. The test queries are for the report. A run that
+is started again goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -115,11 +115,8 @@ def students(
 ) -> Iterator[tuple[str, Path, list[dict]]]:
     """Names, folders and what was tried of all students of a shop."""
     found = {name: Search(data, profile, teacher, row) for name, row in ROWS.items()}
-    found[LABELS].run()
-    found[MORE].run()
-    for one in (found[LABELS].tried[0], found[LABELS].best()):
-        found[SOFT].validate(**{setting: one[setting] for setting in SETTINGS})
     for name, search in found.items():
+        search.run()
         best, book = ([one[of] for of in SETTINGS] for one in (search.best(), search.tried[0]))
         yield name, search.folder(*best), search.tried
         yield name + BOOK, search.folder(*book), []
@@ -176,7 +173,7 @@ COMPARED = {
 }
 GOALS = {
     (MORE, LABELS): "distilled minus labels alone, each with settings of its own",
-    (MORE + CUT, LABELS + CUT): "the same, both from the layers of the fine-tuned teacher",
+    (MORE + CUT, LABELS + CUT): "with these settings, from layers and head of the teacher",
 }
 
 
@@ -204,7 +201,7 @@ def summary(parts: Sequence[dict]) -> dict:
 
 def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds."""
-    parts = shared.read(folder, ("profile", "generator"))
+    parts = shared.read(folder, ("profile", "generator", "precision"))
     parts.sort(key=lambda part: part["seed"])
     found = summary(parts)
     goals = []

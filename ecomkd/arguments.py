@@ -64,8 +64,8 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         _number(made, "--first-seed", text, 0, SEEDS, default=Profile.seed, metavar="K")
     _number(run, "--unlabelled", "learn from the first N unlabelled pairs (default: all)", 1)
     text = (
-        "tokens of a query and a product that teacher and students read, which cost time in "
-        "proportion (default: the profile's, 32 in book)"
+        "tokens of a query and a product that teacher and students read at most; longer texts "
+        "take more time (default: the profile's, 32 in book)"
     )
     _number(run, "--max-length", text, 4, 512)
     text = (

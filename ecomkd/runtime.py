@@ -62,8 +62,8 @@ def precision(profile: Profile) -> str:
 
 def _is_fast_in_bf16() -> bool:
     """Whether the processor has AMX. AVX-512's own instructions for bf16 do not say enough: with
-    them alone, MiniLM took 1.4 times as long as in fp32 on a Xeon, and trained 2.4 times as fast on
-    an EPYC."""
+    them alone, MiniLM took 1.4 times as long as in fp32 on a Xeon, and less than half as long on an
+    EPYC."""
     if hasattr(torch.cpu, "get_capabilities"):
         return bool(torch.cpu.get_capabilities().get("amx_tile"))
     return torch.cpu._is_amx_tile_supported()  # older versions of PyTorch have no public name

@@ -1,5 +1,7 @@
 """Students of labels alone at their best: how settings are chosen, and what is recorded."""
 
+import json
+
 import numpy as np
 import pytest
 import tiny_models
@@ -75,3 +77,23 @@ def test_all_systems_of_a_seed_are_judged_on_the_same_queries(tiny, monkeypatch)
         assert one["difference"] == pytest.approx(one["seeds"]["mean"])
         assert ("macro_f1" in one) == (one["against"] not in free)
         assert one["by_seed"] == pytest.approx([one["difference"]] * 3)
+
+
+def test_goals_are_told_over_seeds(tmp_path):
+    names = {name for pair in script.COMPARED for name in pair}
+    gains = {script.MORE: [0.03, 0.02, 0.04], script.MORE + script.CUT: [0.03, -0.03, 0.0]}
+    for place, seed in enumerate((18, 19, 20)):
+        systems = {}
+        for name in names:
+            order = {f"q{n}": 0.8 + gains.get(name, [0] * 3)[place] + n / 100 for n in range(4)}
+            f1 = {} if name in (script.FREE, script.UNTRAINED_SUM) else {"macro_f1": 0.5}
+            systems[name] = {"ndcg@10": order, "random_ndcg@10": dict.fromkeys(order, 0.7), **f1}
+        part = {"seed": seed, "profile": {}, "hardware": {}, "generator": "of all"}
+        part |= {"precision": "bf16", "systems": systems, "tried": {}}
+        (tmp_path / f"seed{seed}.json").write_text(json.dumps(part), encoding="utf-8")
+    script.merge(tmp_path, tmp_path / "record.json")
+    record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
+    assert [goal["met"] for goal in record["goals"]] == [True, False]
+    assert record["goals"][0]["value"] == pytest.approx(0.03)
+    assert record["seeds"] == [18, 19, 20] and record["hardware"]["precision"] == "bf16"
+    assert record["data"]["rows"][script.MORE]["lift@10"] == pytest.approx(0.145)

@@ -1,5 +1,8 @@
 """Controls of chapter 8: what encoders learn from, how readers are compared, and the record."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tiny_models
@@ -43,25 +46,29 @@ def test_random_products_stand_in_the_place_of_mined_ones(taught):
     assert drawn["product_id"] != mined["product_id"]
 
 
-def test_a_label_goes_before_the_teachers_first_choice(taught):
-    train, unlabelled = taught.pairs["train"], taught.pairs["unlabelled"]
-    pairs, worth = taught.chosen([train, unlabelled])
-    assert len(pairs) == len(train) + len(unlabelled)
-    assert worth[: len(train)] == pytest.approx(taught.gains[train["label"]])
-    first = taught.answers(unlabelled).argmax(axis=1)
-    assert worth[len(train) :] == pytest.approx(taught.gains[first])
-
-
-def test_without_the_teacher_its_gains_count_for_nothing(taught, monkeypatch):
+def test_what_the_teacher_read_counts_by_chances_by_choice_or_not_at_all(taught, monkeypatch):
     given = []
     monkeypatch.setattr(
         script.encoders, "_by_search", lambda pairs, gains, *rest: given.append(gains) or gains
     )
-    parts = [taught.pairs["train"]]
-    taught.searched(parts)
-    taught.searched(parts, reads=False)
-    assert (given[0] > 0).all() and not given[1].any()
-    assert given[0] == pytest.approx(taught.answers(parts[0]) @ taught.gains)
+    parts = [taught.pairs["train"], taught.pairs["unlabelled"]]
+    for read in ("chances", "choice", "nothing"):
+        pairs, scores = taught.searched(parts, read)
+        assert len(pairs) == len(scores) == sum(map(len, parts))
+    answers = np.concatenate([taught.answers(part) for part in parts])
+    assert given[0] == pytest.approx(answers @ taught.gains)
+    assert given[1] == pytest.approx(taught.gains[answers.argmax(axis=1)])
+    assert not given[2].any() and (given[0] > 0).all()
+
+
+def test_a_control_and_a_table_of_labels_learn(taught):
+    start = Path(models.checkpoint("minilm"))
+    made = taught.bi_encoder("judged", lambda: taught.searched([taught.pairs["train"]], "nothing"))
+    before, after = taught.table(start, None), taught.table(start, 1e-2)
+    encoders = [script.bi_encoders.encoder(one, taught.profile) for one in (before, after)]
+    tables = [one[0].embedding.weight.detach().numpy() for one in encoders]
+    assert tables[0].shape == tables[1].shape and not np.allclose(*tables)
+    assert script.bi_encoders.encoder(made, taught.profile).max_seq_length == 32
 
 
 def test_each_control_has_an_artefact_of_its_own(taught):
@@ -105,3 +112,18 @@ def test_differences_are_told_over_queries_and_over_shops():
     assert apart["difference"] == pytest.approx(0.15) == apart["seeds"]["mean"]
     assert apart["by_seed"] == pytest.approx([0.15] * 3) and apart["low"] > 0
     assert np.isclose(apart["seeds"]["low"], 0.15)
+
+
+def test_a_record_has_all_rows_and_the_times_of_readers(tmp_path):
+    names = {name for pair in script.COMPARED for name in pair}
+    for seed in (21, 22, 23):
+        values = {of: {"q1": 0.5, "q2": 0.7 + seed / 1000} for of in ("ndcg@10", "recall@100")}
+        part = {"seed": seed, "profile": {}, "hardware": {}, "generator": "of all"}
+        part |= {"precision": "bf16", "systems": dict.fromkeys(names, values)}
+        part["ms"] = {reader: float(seed) for reader in script.READERS}
+        (tmp_path / f"seed{seed}.json").write_text(json.dumps(part), encoding="utf-8")
+    script.merge(tmp_path, tmp_path / "record.json")
+    data = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))["data"]
+    assert set(data["rows"]) == names and len(data["differences"]) == len(script.COMPARED)
+    assert data["ms_for_twenty"] == dict.fromkeys(script.READERS, 22.0)
+    assert data["rows"][script.TABLE]["recall@100"] == pytest.approx(0.611)

@@ -10,8 +10,8 @@ MODELS = ("teacher", "student")
 
 
 def points(value: float) -> str:
-    """Points that were lost, or gained, with a sign that a reader can see."""
-    return f"{value + 0.0:.2f}".replace("-", "−")
+    """Points that were lost, below 0 gained; nothing lost has no sign."""
+    return f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
 
 
 def page_part(record: dict) -> str:
@@ -36,6 +36,6 @@ def page_part(record: dict) -> str:
                 ),
             ]
         heads = ["file", "one pair", "pairs a second, 32 at once"]
-        heads += [f"{of} lost, {size}" for of in ("nDCG@10", "macro-F1") for size in (1, 32)]
+        heads += [f"{of} lost, {size}" for of in ("nDCG@10", "macro-F1") for size in ("one", "of 32")]
         parts.append(table(model, heads, shown))
     return "\n\n".join([*parts, folded(record)]) + "\n"
