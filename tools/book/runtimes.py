@@ -36,6 +36,7 @@ def page_part(record: dict) -> str:
                 ),
             ]
         heads = ["file", "one pair", "pairs a second, 32 at once"]
-        heads += [f"{of} lost, {size}" for of in ("nDCG@10", "macro-F1") for size in ("one", "of 32")]
+        sizes = ("one", "of 32")
+        heads += [f"{of} lost, {size}" for of in ("nDCG@10", "macro-F1") for size in sizes]
         parts.append(table(model, heads, shown))
     return "\n\n".join([*parts, folded(record)]) + "\n"
