@@ -20,10 +20,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from datasets import DatasetDict
 
+import classifiers
 import shared
 from ecomkd import keys, load, metrics, report, runtime
 from ecomkd.config import Profile
@@ -82,10 +82,7 @@ class Search:
             print(f"seed {profile.seed}, {self.row}: {self.tried[-1]}", flush=True)
 
     def quality(self, settings: dict[str, float]) -> dict[str, float]:
-        folder, held = self.folder(**settings), self.data["validation"]
-        found = judge.evaluate(held, judge.predict(folder, held, self.profile))
-        order, f1 = found["ranking"]["ndcg@10"], found["classification"]["macro_f1"]
-        return {"ndcg@10": order, "macro_f1": f1, "quality": (order + f1) / 2}
+        return classifiers.judged(self.folder(**settings), self.data["validation"], self.profile)
 
     def best(self) -> dict:
         """Of equals the one that was tried first."""
@@ -131,22 +128,22 @@ def measured(seed: int) -> dict:
     teacher = stages.teacher(data, profile)
     test, systems, tried = data["test"], {}, {}
 
-    def judged(probabilities: np.ndarray, scores: np.ndarray | None = None) -> dict:
-        found = judge.evaluate(test, probabilities, scores)
-        per_query = found["ranking"]["per_query"]
-        return {
-            "macro_f1": found["classification"]["macro_f1"],
-            **{name: per_query[name].to_dict() for name in ("ndcg@10", "random_ndcg@10")},
-        }
+    def ordered(ranking: dict) -> dict:
+        per_query = ranking["per_query"]
+        return {name: per_query[name].to_dict() for name in ("ndcg@10", "random_ndcg@10")}
 
-    systems[TEACHER] = judged(judge.predict(teacher, test, profile))
+    def judged(folder: Path) -> dict:
+        found = judge.evaluate(test, judge.predict(folder, test, profile))
+        return {"macro_f1": found["classification"]["macro_f1"], **ordered(found["ranking"])}
+
+    systems[TEACHER] = judged(teacher)
     seen = rivals.signals(data, sources.catalogue("shop", profile), profile, {})
-    sums = {name: scores for name, _, scores, _ in rivals.rivals(data, seen)}
-    for name, scores in ((FREE, seen["test"].cosine), (UNTRAINED_SUM, sums[UNTRAINED_SUM])):
-        systems[name] = judged(np.ones((len(test), 4)) / 4, scores)
-        del systems[name]["macro_f1"]  # a score names no class
+    # The trees that come after the sum are not wanted.
+    added = next(found for name, _, found, _ in rivals.rivals(data, seen) if name == UNTRAINED_SUM)
+    for name, scores in ((FREE, seen["test"].cosine), (UNTRAINED_SUM, added)):
+        systems[name] = ordered(metrics.ranking(judge.frame(test, scores), judge.gains(test)))
     for name, folder, search in students(data, profile, teacher):
-        systems[name] = judged(judge.predict(folder, test, profile))
+        systems[name] = judged(folder)
         if search:
             tried[name] = search
     return {
@@ -209,18 +206,8 @@ def merge(folder: Path, out: Path) -> None:
         (one,) = (d for d in found["differences"] if (d["system"], d["against"]) == pair)
         span = {"difference": one["seeds"]["mean"], **one["seeds"]}
         goals.append(shared.above(f"nDCG@10: {name} (interval over seeds)", span))
-    seeds = [part["seed"] for part in parts]
-    report.write_recorded(
-        out,
-        command="ECOMKD_PRECISION=bf16 python benchmarks/measure_labels_only.py "
-        f"--seeds {' '.join(map(str, seeds))} --merge",
-        seeds=seeds,
-        hardware=parts[0]["hardware"] | {"precision": parts[0]["precision"]},
-        generator=parts[0]["generator"],
-        data=found,
-        goals=goals,
-    )
-    print(f"Wrote {out}: seeds {', '.join(map(str, seeds))}.")
+    report.write_recorded(out, **shared.origin("labels_only", parts), data=found, goals=goals)
+    print(f"Wrote {out}.")
 
 
 def main() -> None:

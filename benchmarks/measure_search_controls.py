@@ -23,9 +23,7 @@ import datasets
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
-from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import MarginMSELoss
-from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
 
 import shared
 from ecomkd import bench, export, features, keys, metrics, models, report, runtime, search, words
@@ -142,10 +140,7 @@ class Taught:
 
         def write(folder: Path) -> None:
             teacher = bi_encoders.encoder(begin, self.profile)
-            tokenizer = models.load_tokenizer(bi_encoders.PRETRAINED)
-            rows = encoders._token_table(teacher, tokenizer, self.profile.seed)
-            bag = StaticEmbedding(tokenizer, embedding_weights=rows)
-            model = SentenceTransformer(modules=[bag, Normalize()], device="cpu")
+            model = encoders._untaught(teacher, self.profile.seed)
             if rate is None:
                 model.save_pretrained(str(folder), create_model_card=False)
                 return
@@ -262,14 +257,9 @@ def merge(folder: Path, out: Path) -> None:
     parts = shared.read(folder, ("profile", "generator", "precision"))
     rows, differences = shared.of_shops(shared.by_query(parts, "ndcg@10"), COMPARED)
     recall = shared.by_query(parts, "recall@100").mean()
-    seeds = [part["seed"] for part in parts]
     report.write_recorded(
         out,
-        command="ECOMKD_PRECISION=bf16 python benchmarks/measure_search_controls.py "
-        f"--seeds {' '.join(map(str, seeds))} --merge",
-        seeds=seeds,
-        hardware=parts[0]["hardware"] | {"precision": parts[0]["precision"]},
-        generator=parts[0]["generator"],
+        **shared.origin("search_controls", parts),
         data={
             "rows": {name: row | {"recall@100": float(recall[name])} for name, row in rows.items()},
             "differences": differences,
@@ -280,7 +270,7 @@ def merge(folder: Path, out: Path) -> None:
         },
         goals=[],
     )
-    print(f"Wrote {out}: seeds {', '.join(map(str, seeds))}.")
+    print(f"Wrote {out}.")
 
 
 def main() -> None:

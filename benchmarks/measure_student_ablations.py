@@ -19,14 +19,15 @@ from functools import cache
 from pathlib import Path
 
 import pandas as pd
-from datasets import Dataset, DatasetDict
+from datasets import DatasetDict
 
+import classifiers
 import shared
 from ecomkd import load, models, report
 from ecomkd.config import Profile
 from ecomkd.data import shop
 from ecomkd.data.sources import catalogue
-from ecomkd.relevance import judge, mining, stages
+from ecomkd.relevance import mining, stages
 
 VARIED = {
     "alpha": (0.25, 1.0, 4.0),
@@ -40,17 +41,6 @@ SHARES = (0, 0.25, 1, 10 / 3)
 """Amounts of unlabelled pairs, as multiples of `--pairs`."""
 SOURCES = {"log": None, "mined": 0.25, "mined at random": 1.0}
 """Where unlabelled pairs come from: the shop's log, or its catalogue with this share at random."""
-
-
-def judged(folder: Path, pairs: Dataset, profile: Profile) -> dict:
-    found = judge.evaluate(pairs, judge.predict(folder, pairs, profile))
-    f1, ranking = found["classification"]["macro_f1"], found["ranking"]
-    return {
-        "macro_f1": f1,
-        "ndcg@10": ranking["ndcg@10"],
-        "lift@10": ranking["lift@10"],
-        "quality": (f1 + ranking["ndcg@10"]) / 2,
-    }
 
 
 def plan(data: DatasetDict, profile: Profile, depth: int, unlabelled: int) -> list[dict]:
@@ -95,7 +85,8 @@ def measure(seed: int, groups: list[str], unlabelled: int) -> list[dict]:
 
     @cache  # the profile's own student stands in every group
     def both(folder: Path) -> dict:
-        return {split: judged(folder, data[split], profile) for split in ("validation", "test")}
+        splits = ("validation", "test")
+        return {split: classifiers.judged(folder, data[split], profile) for split in splits}
 
     def entry(run: dict, folder: Path) -> dict:
         shape = models.load(folder)

@@ -111,7 +111,8 @@ def joined(
 ) -> Iterator[tuple[str, np.ndarray, dict | None]]:
     """Further ways to join words and cosine: names, scores of the test pairs, and what validation
     chose, if anything."""
-    signals = {split: np.column_stack([own.words, own.cosine]) for split, own in seen.items()}
+    used = {split: seen[split] for split in ("validation", "test")}
+    signals = {split: np.column_stack([own.words, own.cosine]) for split, own in used.items()}
     held, test = data["validation"], data["test"]["query_id"]
     for kind, name in JOINED.items():
         chosen = choose_fusion(kind, signals["validation"], held)

@@ -210,6 +210,19 @@ def by_query(parts: Sequence[dict], column: str) -> pd.DataFrame:
     return pd.concat(tables, keys=[part["seed"] for part in parts], names=["seed", "query_id"])
 
 
+def origin(name: str, parts: Sequence[dict]) -> dict[str, Any]:
+    """Where the record of this name comes from, as `report.write_recorded` takes it: from these
+    parts of single seeds, all computed in one precision."""
+    seeds, precision = [part["seed"] for part in parts], parts[0]["precision"]
+    script = f"python benchmarks/measure_{name}.py --seeds {' '.join(map(str, seeds))} --merge"
+    return {
+        "command": f"ECOMKD_PRECISION={precision} {script}",
+        "seeds": seeds,
+        "hardware": parts[0]["hardware"] | {"precision": precision},
+        "generator": parts[0]["generator"],
+    }
+
+
 def of_shops(values: pd.DataFrame, asked: dict[tuple[str, str], str]) -> tuple[dict, list[dict]]:
     """Means of `by_query`, and the differences between two systems that are `asked`, each with a
     sentence's part that says what it is.

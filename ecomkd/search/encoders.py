@@ -308,10 +308,7 @@ def static_encoder(
 
     def make(folder: Path) -> None:
         teacher = encoder(teacher_folder, profile)
-        tokenizer = models.load_tokenizer(PRETRAINED)
-        table = _token_table(teacher, tokenizer, profile.seed)
-        bag = StaticEmbedding(tokenizer, embedding_weights=table)
-        model = SentenceTransformer(modules=[bag, Normalize()], device="cpu")
+        model = _untaught(teacher, profile.seed)
         encode = _catalogues(teacher_folder, profile, folder / "scratch", vectors_of)
         _imitate(model, teacher, queries, texts, encode(texts), profile.seed)
         model.save_pretrained(str(folder), create_model_card=False)
@@ -325,6 +322,13 @@ def static_encoder(
         [_TEMPERATURE, _PASSES, _SHOWN, _NEAREST],
     ]
     return stage("static_encoder", parts, make, profile.artifacts, recipe=1)
+
+
+def _untaught(teacher: SentenceTransformer, seed: int) -> SentenceTransformer:
+    """A static student of a bi-encoder before it learns."""
+    tokenizer = models.load_tokenizer(PRETRAINED)
+    bag = StaticEmbedding(tokenizer, embedding_weights=_token_table(teacher, tokenizer, seed))
+    return SentenceTransformer(modules=[bag, Normalize()], device="cpu")
 
 
 def _token_table(
