@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 
 import shared
+from classifiers import judged
 from ecomkd import bench, load, report
 from ecomkd.config import Profile
 from ecomkd.data import shop, sources
 from ecomkd.relevance import stages
 from ecomkd.search import encoders
-from measure_student_ablations import judged
 
 NAMES = {
     "warm_up": "warm-up, agreement with the bi-encoder",
