@@ -8,6 +8,7 @@ import pytest
 from serving import Stub, service
 
 import measure_serving_load as load
+from ecomkd import report
 
 
 def plan(port: int, cases) -> dict:
@@ -109,3 +110,22 @@ def test_the_bend_is_the_first_level_near_the_most():
     levels = [{"clients": n, "per_second": rate} for n, rate in ((1, 26), (2, 58), (4, 61))]
     assert load.bend_of(levels)["clients"] == 2
     assert load.bend_of(levels[:1])["clients"] == 1
+
+
+def test_what_the_chapter_says_of_the_recorded_load():
+    """Waits of the open loop, of searches and orders apart, and of a service that reads nothing."""
+    data = report.recorded("serving_load")["data"]
+    levels = {level["clients"]: level for level in data["levels"]}
+    half, most = data["open"]
+    assert [half["share"], most["share"]] == list(load.SHARES)
+    bend = levels[data["bend"]]
+    assert most["per_second"] < bend["per_second"], "two clients get more answers"
+    for path in ("search", "rerank"):
+        waits = [level["paths"][path]["p95_ms"] for level in (bend, half, most)]
+        assert waits == sorted(waits), "and wait less than requests that come at random"
+    crowd = levels[16]["paths"]
+    assert crowd["rerank"]["p50_ms"] > 2 * crowd["search"]["p50_ms"], "it is the orders that starve"
+    bare = data["nothing_read"]
+    assert load.bend_of(bare["levels"])["per_second"] > 10 * bend["per_second"]
+    # What the page says of its senders: the service kept up with as much in the closed loop.
+    assert any(level["refused"] for level in bare["open"])
