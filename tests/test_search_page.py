@@ -1,5 +1,7 @@
 """The page that searches: its data file, and that its script computes what Python does."""
 
+import base64
+import itertools
 import json
 import math
 import re
@@ -10,13 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from datasets import Dataset
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from tokenizers import normalizers
 
 from book.common import pages
-from ecomkd import models, report
+from book.render import page_data
+from ecomkd import metrics, models, report
 from ecomkd.config import Profile
 from ecomkd.data import sources
 from ecomkd.search import page as search_page
@@ -27,10 +31,12 @@ ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "book" / "_static" / "search.js"
 BUILT = ROOT / "_build" / "stored" / "_build" / "html"
 PAGE = "book/search_page"
+PROSE = ROOT / f"{PAGE}.md"
 BARE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>bare</title><h1>bare</h1>
 <div id="search-page"></div><script src="search_data.js"></script><script src="search.js"></script>
 """
 WIDTH = 24
+GAINS = [1.0, 0.1, 0.01, 0.0]
 ODD = [
     "",
     " ",
@@ -141,9 +147,17 @@ def samples(shop_queries) -> dict[str, list[int]]:
 
 
 @pytest.fixture(scope="module")
-def data_file(tmp_path_factory, tokenizer, vectors, catalogue, samples) -> Path:
+def labels(samples) -> dict[str, np.ndarray]:
+    """Of two of the samples; for the second of them, one product is exact and no other."""
+    classes = np.random.default_rng(2).integers(0, 4, 200)
+    _, second, third, *_ = samples
+    return {second: classes, third: np.where(np.arange(200) == 7, 0, np.maximum(classes, 1))}
+
+
+@pytest.fixture(scope="module")
+def data_file(tmp_path_factory, tokenizer, vectors, catalogue, samples, labels) -> Path:
     path = tmp_path_factory.mktemp("search") / "search_data.js"
-    return search_page.write(path, tokenizer, vectors, catalogue, samples)
+    return search_page.write(path, tokenizer, vectors, catalogue, samples, labels, GAINS)
 
 
 @pytest.fixture(scope="module")
@@ -212,25 +226,35 @@ def test_bm25_by_hand(tokenizer):
     assert np.allclose(scores, [[first, 2 * part(1, 2, 1), 0]], atol=1e-6)
 
 
-def test_the_file_is_one_assignment_in_ascii(data_file, catalogue, samples):
+def test_the_file_is_one_assignment_in_ascii(data_file, catalogue, samples, labels):
     text = data_file.read_text("ascii")
     assert text.startswith("window.ecomkdSearch = {")
     data = json.loads(text.removeprefix("window.ecomkdSearch = ").removesuffix(";\n"))
     assert data["products"]["ids"] == list(catalogue["product_id"])
     assert {sample["query"]: sample["teacher"] for sample in data["samples"]} == samples
+    assert data["gains"] == GAINS
+    known = {one["query"]: one["labels"] for one in data["samples"] if "labels" in one}
+    assert known.keys() == labels.keys()
+    for query, rows in known.items():
+        assert [labels[query][part].tolist() for part in rows] == [
+            [label] * len(part) for label, part in enumerate(rows)
+        ]
+        assert sum(map(len, rows)) == (labels[query] < 3).sum()
 
 
 def test_bad_input_is_named_and_the_old_file_stays(tmp_path, tokenizer, vectors, catalogue):
     path = tmp_path / "search_data.js"
     path.write_text("old")
 
-    def fails(match, *, table=vectors, rows=catalogue, samples=None, cutter=tokenizer):
+    def fails(match, *, table=vectors, rows=catalogue, samples=None, cutter=tokenizer, labels=None):
         with pytest.raises(ValueError, match=match):
-            search_page.write(path, cutter, table, rows, samples or {})
+            search_page.write(path, cutter, table, rows, samples or {}, labels)
 
     fails("30521 token vectors for a vocabulary of 30522", table=vectors[1:])
     fails("the catalogue has no products", rows=catalogue.select([]))
     fails("'lamp' names row 200, and .* rows are 0 to 199", samples={"lamp": [200]})
+    fails("199 labels of 'lamp'.*200", samples={"lamp": [1]}, labels={"lamp": np.zeros(199)})
+    fails("200 labels of 'mug'.*among the", samples={"lamp": [1]}, labels={"mug": np.zeros(200)})
     fails("more than 6,000,000: take fewer", table=np.tile(vectors, 6))
     cased = models.load_tokenizer("minilm")
     cased.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
@@ -334,6 +358,29 @@ def test_a_keystroke_ranks(browser, bare, tokenizer, vectors, products, catalogu
         time = tab.locator(".time").inner_text()
         assert re.match(r"200 products in \d+\.\d ms .*; \d+\.\d ms from your input", time)
         assert tab.get_by_role("region", name="Teacher").count() == 0
+
+
+def test_products_of_a_sample_have_their_true_labels(browser, bare, labels, catalogue, samples):
+    """The mark of each product, and nDCG of each list as Python computes it."""
+    ids, letters = list(catalogue["product_id"]), "ESCI"
+    gains = dict(zip(letters, GAINS, strict=True))
+    with tab_of(browser, bare) as tab:
+        for query, classes in labels.items():
+            tab.get_by_label("Sample queries").select_option(query)
+            pairs = pd.DataFrame({"query_id": "q", "product_id": ids})
+            judged = pairs.assign(esci_label=[letters[label] for label in classes])
+            for name in ("Static student", "BM25", "Teacher"):
+                place = tab.get_by_role("region", name=name)
+                rows = [ids.index(product) for product in shown(tab, name)]
+                marks = place.locator("li > abbr").all_inner_texts()
+                assert marks == [letters[classes[row]] for row in rows]
+                ranked = pairs.iloc[rows].assign(score=-np.arange(len(rows), dtype=float))
+                wanted = metrics.retrieval(ranked, judged, gains)["ndcg@10"]
+                remark = place.locator("p").inner_text()
+                assert remark.startswith(f"nDCG@10 {wanted:.3f}. "), (name, remark)
+        tab.get_by_label("Sample queries").select_option(next(iter(samples)))
+        assert tab.locator("li > abbr").count() == 0
+        assert "nDCG" not in tab.locator("#search-page").inner_text()
 
 
 def test_a_third_list_is_the_sum_of_both(browser, bare, tokenizer, vectors, products, catalogue):
@@ -448,7 +495,7 @@ def test_missing_or_damaged_data_is_one_sentence(browser, bare, data_file, tmp_p
         "stub": "window.ecomkdSearch = null;\n",
         "cut": text[: len(text) // 2],
         "size": text.replace(f'"width":{WIDTH}', f'"width":{WIDTH + 1}'),
-        "format": text.replace('"format":1', '"format":0'),
+        "format": text.replace('"format":2', '"format":0'),
         "base64": text.replace('"tokens":"', '"tokens":"*'),
     }
     if damage != "missing":
@@ -461,6 +508,52 @@ def test_missing_or_damaged_data_is_one_sentence(browser, bare, data_file, tmp_p
         assert sentence == MISSING
     else:
         assert re.fullmatch(r"This page cannot .* is damaged \(.+\); build the .*\.", sentence)
+
+
+def test_what_the_page_says_of_its_samples(tokenizer):
+    """The mean nDCG@10 of each list, which of them differ, and that all fail at one query."""
+    data = json.loads(page_data().decode().removeprefix("window.ecomkdSearch = ")[:-2])
+    samples = [one for one in data["samples"] if "labels" in one]
+    assert len(samples) == 39 and data["samples"][0] not in samples
+    tokens = np.frombuffer(base64.b64decode(data["tokens"]), np.int8).reshape(-1, data["width"])
+    table = tokens * np.frombuffer(base64.b64decode(data["scales"]), "<f4")[:, None]
+    products = sources.product_text(sources.catalogue("shop", Profile.named("book"))[:])
+    queries, ids = [one["query"] for one in samples], np.array(data["products"]["ids"])
+    near = static_scores(queries, products, tokenizer, table)
+    shared = bm25_scores(queries, products, tokenizer)
+    weight = float(re.search(r'data-words="([\d.]+)"', PROSE.read_text("utf-8"))[1])
+    scores = {"static student": near, "BM25": shared, "both": near + weight * shared}
+    orders = {name: np.argsort(-of, axis=1, kind="stable") for name, of in scores.items()}
+    orders["teacher"] = [one["teacher"] for one in samples]
+    pairs = [
+        (one["query"], ids[row], letter)
+        for one in samples
+        for letter, rows in zip("ESC", one["labels"], strict=True)
+        for row in rows
+    ]
+    judged = pd.DataFrame(pairs, columns=["query_id", "product_id", "esci_label"])
+    found = {}
+    for name, rows in orders.items():
+        best = [
+            (query, ids[row], -rank)
+            for place, query in enumerate(queries)
+            for rank, row in enumerate(rows[place][:10])
+            if name != "BM25" or shared[place][row] > 0
+        ]
+        ranked = pd.DataFrame(best, columns=["query_id", "product_id", "score"])
+        gains = dict(zip("ESCI", data["gains"], strict=True))
+        found[name] = metrics.retrieval(ranked, judged, gains)["per_query"]["ndcg@10"]
+    means = [f"{one.mean():.2f}" for one in found.values()]
+    assert (
+        "the mean is {} for the static student, {} for BM25, {} for both added up, and {} for the "
+        "teacher."
+    ).format(*means) in " ".join(PROSE.read_text("utf-8").split())
+    for one, other in itertools.combinations(found, 2):
+        span = metrics.paired_bootstrap(found[one], found[other])
+        assert (span["low"] <= 0 <= span["high"]) == ("BM25" not in (one, other))
+    assert all(one["good cagoule"] == 0 for one in found.values())
+    exact = judged[judged["query_id"] == "good cagoule"]["esci_label"]
+    assert (exact == "E").sum() == 40 and found["teacher"]["hot soup jug for travel"] == 0
 
 
 # In the book ------------------------------------------------------------------------------------

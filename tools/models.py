@@ -185,7 +185,7 @@ def search_page() -> Iterator[tuple]:
     from ecomkd import keys
     from ecomkd.artifacts import data_digest, stage
     from ecomkd.data import sources
-    from ecomkd.relevance import stages
+    from ecomkd.relevance import judge, stages
     from ecomkd.search import encoders
 
     profile = ecomkd.Profile.named(precision="fp32")
@@ -210,6 +210,8 @@ def search_page() -> Iterator[tuple]:
             table,
             catalogue,
             dict(zip(queries, best[:, :10].tolist(), strict=True)),
+            true_labels(queries, data["test"], catalogue, profile),
+            list(judge.gains(data["test"]).values()),
         )
 
     parts = [
@@ -217,7 +219,32 @@ def search_page() -> Iterator[tuple]:
         data_digest(catalogue, ("product_id", "product_title")),
         *(keys.identity(folder) for folder in (teacher, wide, static)),
     ]
-    yield lambda: stage("search_page", parts, make, profile.artifacts, recipe=1), "search_page"
+    yield lambda: stage("search_page", parts, make, profile.artifacts, recipe=2), "search_page"
+
+
+def true_labels(queries, test, catalogue, profile) -> dict:
+    """The class of each row of the catalogue (N,), for those of the queries that test ones ask.
+
+    A query of which the shop has nothing exact is left out, for its nDCG would divide by nothing.
+    """
+    import numpy as np
+
+    from ecomkd.data import truth
+
+    names = test.features["label"].names
+    row_of = {product: row for row, product in enumerate(catalogue["product_id"])}
+    asked = dict(zip(test["query"], test["query_id"], strict=True))
+    known = truth.judgments(profile).groupby("query_id")
+    found = {}
+    for query in queries:
+        if query in asked and asked[query] in known.groups:
+            classes = np.full(len(row_of), names.index("I"))
+            for pair in known.get_group(asked[query]).itertuples():
+                if pair.product_id in row_of:
+                    classes[row_of[pair.product_id]] = names.index(pair.esci_label)
+            if (classes == names.index("E")).any():
+                found[query] = classes
+    return found
 
 
 def teachers_order(queries, data, catalogue, profile, teacher: Path, wide: Path):

@@ -9,8 +9,9 @@
 (function () {
   "use strict";
 
-  const FORMAT = 1;
+  const FORMAT = 2;
   const SHOWN = 10;
+  const LABELS = [["E", "exact"], ["S", "substitute"], ["C", "complement"], ["I", "irrelevant"]];
   const ASK = "Type a query, or choose a sample.";
 
   /* ---- Reading the data file ---- */
@@ -191,7 +192,25 @@
     };
   }
 
-  window.ecomkdRanker = { open, words, pieces, tokenise, embed, cosines, bm25, rank, search };
+  /* The class of a product for a sample query whose labels are known: 0 to 3 for E, S, C, I. */
+  function labelOf(sample, row) {
+    const found = sample.labels.findIndex((rows) => rows.includes(row));
+    return found < 0 ? LABELS.length - 1 : found;
+  }
+
+  /* nDCG of the first products of a list, beside the best list that the catalogue could give. */
+  function ndcg(index, sample, results, shown = SHOWN) {
+    const dcg = (labels) =>
+      labels
+        .slice(0, shown)
+        .reduce((sum, label, rank) => sum + index.gains[label] / Math.log2(rank + 2), 0);
+    const best = sample.labels.flatMap((rows, label) => rows.map(() => label));
+    return dcg(results.map(({ row }) => labelOf(sample, row))) / dcg(best);
+  }
+
+  window.ecomkdRanker = {
+    open, words, pieces, tokenise, embed, cosines, bm25, rank, search, labelOf, ndcg,
+  };
 
   /* ---- The page ---- */
 
@@ -214,9 +233,13 @@
     return { section, note, list };
   }
 
-  function fill({ note, list }, index, results, remark) {
+  function fill({ note, list }, index, sample, results, remark) {
     const items = results.map(({ row, score }) => {
       const item = element("li", { "data-product": index.ids[row] }, index.titles[row]);
+      if (sample?.labels) {
+        const [letter, name] = LABELS[labelOf(sample, row)];
+        item.prepend(element("abbr", { title: name, "data-label": letter }, letter), " ");
+      }
       if (score !== undefined) item.append(" ", element("span", {}, score.toFixed(2)));
       return item;
     });
@@ -264,8 +287,13 @@
       const sample = index.samples.find(({ query }) => query === input.value.trim());
       const best = (sample ? sample.teacher : []).slice(0, shown);
       const common = (results) => results.filter(({ row }) => best.includes(row)).length;
+      const worth = (results) =>
+        sample?.labels ? `nDCG@${shown} ${ndcg(index, sample, results, shown).toFixed(3)}. ` : "";
       const shared = (results) =>
-        sample ? `${common(results)} of these are among the teacher's first ${best.length}.` : "";
+        sample
+          ? worth(results) +
+            `${common(results)} of these are among the teacher's first ${best.length}.`
+          : "";
 
       let problem = "";
       if (!found.ids.length) problem = ASK;
@@ -273,11 +301,13 @@
       lists.hidden = problem !== "";
       teacher.section.hidden = !sample;
       select.value = sample ? sample.query : "";
-      fill(student, index, found.student, shared(found.student));
-      fill(lexical, index, found.bm25, found.bm25.length
+      fill(student, index, sample, found.student, shared(found.student));
+      fill(lexical, index, sample, found.bm25, found.bm25.length
         ? shared(found.bm25) : "No product has any of these pieces.");
-      fill(both, index, found.sum, shared(found.sum));
-      fill(teacher, index, best.map((row) => ({ row })), "Stored, for the sample queries alone.");
+      fill(both, index, sample, found.sum, shared(found.sum));
+      const ordered = best.map((row) => ({ row }));
+      fill(teacher, index, sample, ordered,
+        `${worth(ordered)}Stored, for the sample queries alone.`);
       cut.textContent =
         problem || `Pieces: ${found.ids.map((id) => index.vocabulary[id]).join(" · ")}`;
       const products = index.count.toLocaleString("en");

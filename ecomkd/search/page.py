@@ -2,8 +2,8 @@
 
 The page ranks a catalogue without a server. `write` puts what it needs into one JavaScript file:
 the vocabulary, the vectors of a static student as int8, the catalogue, and word counts for BM25.
-`book/_static/search.js` reads that file; `benchmarks/search_page.py` has the same scores in Python.
-Chapter 8.
+`book/_static/search.js` reads that file; `benchmarks/measure_search_page.py` has the same scores in
+Python. Chapter 8.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ecomkd.artifacts import write_text
 from ecomkd.data.sources import product_text
 from ecomkd.search.retrieve import token_means
 
-FORMAT = 1
+FORMAT = 2
 """Version of the data file; search.js refuses any other."""
 MAX_BYTES = 6_000_000
 K1, B = 1.5, 0.75
@@ -72,16 +72,20 @@ def write(
     vectors: np.ndarray,
     catalogue: Dataset,
     samples: Mapping[str, Sequence[int]],
+    labels: Mapping[str, np.ndarray] | None = None,
+    gains: Sequence[float] = (),
 ) -> Path:
     """Write the page's data file, in one step, and return its path.
 
     `tokenizer` is an uncased BERT tokenizer and `vectors` (V, d) the static student's table, one
-    row per token. `catalogue` has the contract's columns. `samples` maps a query to rows of the
-    catalogue in the teacher's order, best first.
+    row per token. `catalogue` has the contract's columns, and N rows. `samples` maps a query to
+    rows of the catalogue in the teacher's order, best first. `labels` has the true class of every
+    row (N,), 0 to 3 for E, S, C and I, of those samples of which it is known, and `gains` what
+    these classes are worth: the page marks each product and tells nDCG.
 
     Raises ValueError for an empty catalogue, a table that does not fit the vocabulary, a
     tokenizer that works in another way than the page does, a sample that names a row that is not
-    there, or a file larger than MAX_BYTES.
+    there, labels that do not fit the catalogue or the samples, or a file larger than MAX_BYTES.
     """
     if not len(catalogue):
         raise ValueError("The search page: the catalogue has no products.")
@@ -90,6 +94,13 @@ def write(
             raise ValueError(
                 f"The search page: sample {query!r} names row {outside[0]}, and the catalogue's "
                 f"rows are 0 to {len(catalogue) - 1}."
+            )
+    labels = labels or {}
+    for query, classes in labels.items():
+        if query not in samples or len(classes) != len(catalogue):
+            raise ValueError(
+                f"The search page: {len(classes)} labels of {query!r}: give one for each of the "
+                f"catalogue's {len(catalogue)} products, of queries among the samples."
             )
     longest = _check_tokenizer(tokenizer)
     vocabulary = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
@@ -121,8 +132,10 @@ def write(
         "bm25": {"k1": K1, "b": B, "postings": _base64(_varints(_postings(ids)))},
         "samples": [
             {"query": query, "teacher": [int(row) for row in rows]}
+            | ({"labels": _rows_of(labels[query])} if query in labels else {})
             for query, rows in samples.items()
         ],
+        "gains": [float(gain) for gain in gains],
     }
     text = f"window.ecomkdSearch = {json.dumps(data, separators=(',', ':'))};\n"
     if len(text) > MAX_BYTES:
@@ -132,6 +145,11 @@ def write(
         )
     write_text(path, text)
     return Path(path)
+
+
+def _rows_of(classes: np.ndarray) -> list[list[int]]:
+    """The rows that are E, that are S and that are C; all others are I."""
+    return [np.flatnonzero(np.asarray(classes) == label).tolist() for label in range(3)]
 
 
 def _postings(ids: Sequence[Sequence[int]]) -> list[int]:
