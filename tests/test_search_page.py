@@ -246,15 +246,22 @@ def test_bad_input_is_named_and_the_old_file_stays(tmp_path, tokenizer, vectors,
     path = tmp_path / "search_data.js"
     path.write_text("old")
 
-    def fails(match, *, table=vectors, rows=catalogue, samples=None, cutter=tokenizer, labels=None):
+    def fails(match, *, table=vectors, rows=catalogue, samples=None, cutter=tokenizer, **labels):
         with pytest.raises(ValueError, match=match):
-            search_page.write(path, cutter, table, rows, samples or {}, labels)
+            search_page.write(path, cutter, table, rows, samples or {}, **labels)
 
     fails("30521 token vectors for a vocabulary of 30522", table=vectors[1:])
     fails("the catalogue has no products", rows=catalogue.select([]))
     fails("'lamp' names row 200, and .* rows are 0 to 199", samples={"lamp": [200]})
-    fails("199 labels of 'lamp'.*200", samples={"lamp": [1]}, labels={"lamp": np.zeros(199)})
-    fails("200 labels of 'mug'.*among the", samples={"lamp": [1]}, labels={"mug": np.zeros(200)})
+
+    def labelled(match, query, classes, gains=GAINS):
+        fails(match, samples={"lamp": [1]}, labels={query: classes}, gains=gains)
+
+    labelled("199 labels of 'lamp': .* 200 products", "lamp", np.zeros(199, int))
+    labelled("200 labels of 'lamp': give one from 0 to 3", "lamp", np.arange(200))
+    labelled("'mug', which is not a sample", "mug", np.zeros(200, int))
+    labelled("nothing is exact for 'lamp'", "lamp", np.ones(200, int))
+    labelled("four gains, those of E, S, C and I", "lamp", np.zeros(200, int), gains=())
     fails("more than 6,000,000: take fewer", table=np.tile(vectors, 6))
     cased = models.load_tokenizer("minilm")
     cased.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
@@ -553,7 +560,12 @@ def test_what_the_page_says_of_its_samples(tokenizer):
         assert (span["low"] <= 0 <= span["high"]) == ("BM25" not in (one, other))
     assert all(one["good cagoule"] == 0 for one in found.values())
     exact = judged[judged["query_id"] == "good cagoule"]["esci_label"]
-    assert (exact == "E").sum() == 40 and found["teacher"]["hot soup jug for travel"] == 0
+    assert (exact == "E").sum() == 40 and not any("cagoule" in text.lower() for text in products)
+    assert (shared[queries.index("good cagoule")] == 0).all()
+    flask = queries.index("hot soup jug for travel")
+    for name, rows in orders.items():
+        assert found[name][queries[flask]] == 0
+        assert "water jug" in data["products"]["titles"][rows[flask][0]].lower()
 
 
 # In the book ------------------------------------------------------------------------------------

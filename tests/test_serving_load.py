@@ -119,13 +119,12 @@ def test_what_the_chapter_says_of_the_recorded_load():
     half, most = data["open"]
     assert [half["share"], most["share"]] == list(load.SHARES)
     bend = levels[data["bend"]]
-    assert most["per_second"] < bend["per_second"], "two clients get more answers"
     for path in ("search", "rerank"):
         waits = [level["paths"][path]["p95_ms"] for level in (bend, half, most)]
-        assert waits == sorted(waits), "and wait less than requests that come at random"
+        assert waits == sorted(waits), "requests that come at random wait longer"
     crowd = levels[16]["paths"]
-    assert crowd["rerank"]["p50_ms"] > 2 * crowd["search"]["p50_ms"], "it is the orders that starve"
+    assert crowd["rerank"]["p50_ms"] > 2 * crowd["search"]["p50_ms"], "it is the orders that wait"
     bare = data["nothing_read"]
     assert load.bend_of(bare["levels"])["per_second"] > 10 * bend["per_second"]
-    # What the page says of its senders: the service kept up with as much in the closed loop.
-    assert any(level["refused"] for level in bare["open"])
+    far = bare["open"][-1]
+    assert far["share"] == most["share"] and far["refused"] > 0.1 * far["right"]

@@ -225,7 +225,7 @@ def search_page() -> Iterator[tuple]:
 def true_labels(queries, test, catalogue, profile) -> dict:
     """The class of each row of the catalogue (N,), for those of the queries that test ones ask.
 
-    A query of which the shop has nothing exact is left out, for its nDCG would divide by nothing.
+    A query for which the shop has nothing exact is left out, as in `metrics.retrieval`.
     """
     import numpy as np
 

@@ -303,7 +303,7 @@
       select.value = sample ? sample.query : "";
       fill(student, index, sample, found.student, shared(found.student));
       fill(lexical, index, sample, found.bm25, found.bm25.length
-        ? shared(found.bm25) : "No product has any of these pieces.");
+        ? shared(found.bm25) : `${worth(found.bm25)}No product has any of these pieces.`);
       fill(both, index, sample, found.sum, shared(found.sum));
       const ordered = best.map((row) => ({ row }));
       fill(teacher, index, sample, ordered,

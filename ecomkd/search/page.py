@@ -27,6 +27,7 @@ FORMAT = 2
 """Version of the data file; search.js refuses any other."""
 MAX_BYTES = 6_000_000
 K1, B = 1.5, 0.75
+_CLASSES = 4
 
 _BERT = {
     "normalizer": ("BertNormalizer", {"clean_text": True, "handle_chinese_chars": True}),
@@ -85,7 +86,8 @@ def write(
 
     Raises ValueError for an empty catalogue, a table that does not fit the vocabulary, a
     tokenizer that works in another way than the page does, a sample that names a row that is not
-    there, labels that do not fit the catalogue or the samples, or a file larger than MAX_BYTES.
+    there, labels that do not fit the catalogue, the samples or the gains, a labelled sample for
+    which nothing is exact, or a file larger than MAX_BYTES.
     """
     if not len(catalogue):
         raise ValueError("The search page: the catalogue has no products.")
@@ -96,12 +98,18 @@ def write(
                 f"rows are 0 to {len(catalogue) - 1}."
             )
     labels = labels or {}
+    if labels and len(gains) != _CLASSES:
+        raise ValueError("The search page: labels need four gains, those of E, S, C and I.")
     for query, classes in labels.items():
-        if query not in samples or len(classes) != len(catalogue):
+        if query not in samples:
+            raise ValueError(f"The search page: labels of {query!r}, which is not a sample.")
+        if len(classes) != len(catalogue) or not set(classes) <= set(range(_CLASSES)):
             raise ValueError(
-                f"The search page: {len(classes)} labels of {query!r}: give one for each of the "
-                f"catalogue's {len(catalogue)} products, of queries among the samples."
+                f"The search page: {len(classes)} labels of {query!r}: give one from 0 to 3 for "
+                f"each of the catalogue's {len(catalogue)} products."
             )
+        if 0 not in classes:
+            raise ValueError(f"The search page: nothing is exact for {query!r}: leave it out.")
     longest = _check_tokenizer(tokenizer)
     vocabulary = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     if len(vectors) != len(vocabulary):
@@ -149,7 +157,7 @@ def write(
 
 def _rows_of(classes: np.ndarray) -> list[list[int]]:
     """The rows that are E, that are S and that are C; all others are I."""
-    return [np.flatnonzero(np.asarray(classes) == label).tolist() for label in range(3)]
+    return [np.flatnonzero(np.asarray(classes) == label).tolist() for label in range(_CLASSES - 1)]
 
 
 def _postings(ids: Sequence[Sequence[int]]) -> list[int]:
