@@ -82,13 +82,24 @@ def goals(results: Sequence[dict], clock: pd.DataFrame) -> list[dict]:
 
 
 def ranking_goals(results: Sequence[dict]) -> list[dict]:
-    """Those that go by the order of products."""
+    """Those that go by the order of products.
+
+    A share of a lift or of a gap is met only where the interval of that lift or gap lies above 0.
+    """
     values = by_seed(results, [TEACHER, DISTILLED, PLAIN, HARD, INT8])
     values["random"] = by_seed(results, ["random"], "random_ndcg@10")["random"]
 
-    def entry(name, statistic, wanted, met):
+    def entry(name, statistic, wanted, met, of=None):
         span = interval(values, statistic)
-        return report.goal(name, span["value"], span["low"], span["high"], wanted, met(span))
+        there = of is None or interval(values, of)["low"] > 0
+        ends = span["value"], span["low"], span["high"]
+        return report.goal(name, *ends, wanted, bool(there and met(span)))
+
+    def lift(m):
+        return m[TEACHER] - m["random"]
+
+    def gap(m):
+        return m[TEACHER] - m[PLAIN]
 
     above = "above 0, interval excluding 0"
     return [
@@ -106,15 +117,17 @@ def ranking_goals(results: Sequence[dict]) -> list[dict]:
         ),
         entry(
             "share of the teacher's nDCG@10 lift over random that the distilled student keeps",
-            lambda m: (m[DISTILLED] - m["random"]) / (m[TEACHER] - m["random"]),
+            lambda m: (m[DISTILLED] - m["random"]) / lift(m),
             "at least 0.97",
             lambda span: span["value"] >= 0.97,
+            of=lift,
         ),
         entry(
             "share of the gap in nDCG@10 between undistilled student and teacher that is closed",
-            lambda m: (m[DISTILLED] - m[PLAIN]) / (m[TEACHER] - m[PLAIN]),
+            lambda m: (m[DISTILLED] - m[PLAIN]) / gap(m),
             "at least 0.5",
             lambda span: span["value"] >= 0.5,
+            of=gap,
         ),
         entry(
             "nDCG@10: what int8 costs the distilled student, in points",

@@ -9,6 +9,12 @@ from tiny_results import result, without_ranking
 import measure_core
 from ecomkd import report
 
+STUDENTS = (
+    "student, labels only",
+    "student, KD on labels",
+    "student, distilled",
+    "student, hard pseudo-labels",
+)
 CLOCK = pd.DataFrame(
     {"p50_ms": [20.0, 1.6], "p95_ms": [30.0, 2.0]},
     index=["teacher, PyTorch fp32", "student, ONNX int8"],
@@ -98,6 +104,47 @@ def test_goals_without_ranking_are_those_of_classes_and_speed():
     assert not [name for name in names if "nDCG" in name]
 
 
+def test_what_the_page_says_of_the_esci_lists():
+    """book/compared.md: no order of the teacher's own, none to pass on, and no system that wins."""
+    record = report.recorded("core_esci_150")
+    rows = record["data"]["rows"]
+    told = {(one["system"], one["against"], one["measure"]): one
+            for one in record["data"]["comparisons"]}  # fmt: skip
+    free = "the untrained bi-encoder"
+    teacher = told["teacher", free, "nDCG@10"]
+    assert [f"{-teacher[end]:.3f}" for end in ("difference", "high", "low")] == [
+        "0.101", "0.057", "0.144",
+    ]  # fmt: skip
+    gain = told["student, distilled", "student, labels only", "nDCG@10"]
+    assert [f"{gain[end]:.3f}" for end in ("difference", "low", "high")] == [
+        "0.020", "-0.015", "0.057",
+    ]  # fmt: skip
+    classes = told["student, distilled", "student, labels only", "macro-F1"]
+    assert classes["low"] < 0 < classes["high"]
+    assert not any(one["word"] == "beats" for key, one in told.items() if key[1] == free)
+    assert max(rows, key=lambda name: rows[name]["macro_f1"]) == "teacher"
+    assert f"{rows['teacher']['random_ndcg@10']:.3f}" == "0.551"
+    assert "(+0.015 nDCG@10 (95 % interval -0.019 to +0.050))" in record["data"]["verdict"]
+    assert f"{rows['boosted trees on words']['ndcg@10']:.3f}" == "0.630"
+    students = [row["ndcg@10"] for name, row in rows.items() if name in STUDENTS]
+    assert [f"{end:.3f}" for end in (min(students), max(students))] == ["0.555", "0.575"]
+    assert record["data"]["pairs"]["train"] == 2_820
+    (choices,) = record["data"]["choices"].values()
+    name = "teacher, words and bi-encoder, added up"
+    weights = [fold[name]["expected gain of the teacher"] for fold in choices]
+    assert len(weights) == 5 and weights.count(0) == 4
+    shares = [goal for goal in record["goals"] if goal["name"].startswith("share")]
+    assert len(shares) == 2 and all(goal["value"] > 1 and not goal["met"] for goal in shares)
+
+
+def test_a_share_of_nothing_is_not_met():
+    """Of a lift, and of a gap, that cannot be told from 0, though the shares are above 1."""
+    own = {"teacher": [1.0, 0.48], "student, labels only": [0.7, 0.6]}
+    entries = goals(result(ndcg=own))
+    for words in ("lift over random", "gap"):
+        assert find(entries, words)["value"] > 1 and not find(entries, words)["met"]
+
+
 def test_a_record_is_the_report_of_a_run_with_its_goals(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "core_shoes"
     folder.mkdir()
@@ -121,7 +168,7 @@ def test_a_record_is_the_report_of_a_run_with_its_goals(tmp_path, monkeypatch, c
         measure_core.main()
 
 
-@pytest.mark.parametrize("name", ["core_shop", "core_icecat", "core_esci_sample"])
+@pytest.mark.parametrize("name", ["core_shop", "core_icecat", "core_esci_150", "core_esci_sample"])
 def test_the_recorded_goals_are_those_of_the_script(name):
     names = [entry["name"] for entry in report.recorded(name)["goals"]]
     kinds = without_ranking() if name == "core_esci_sample" else result()

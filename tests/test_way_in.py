@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from book import goals, landing
+from book import frontier, goals, landing
 from book import terms as book_terms
 from book.common import OPENING, chapters
 from book.pages import records
@@ -116,6 +116,15 @@ def test_a_record_that_denies_a_sentence_of_the_first_page_stops_the_build():
     rows["data"]["rows"]["BM25"]["ndcg@10"] = 0.4
     with pytest.raises(SystemExit, match="deny what the first page says of 01_concepts: A random"):
         landing.results(found | {"core_shop": rows})
+
+
+def test_the_first_page_says_where_fine_tuning_fails_as_long_as_it_does():
+    found = records()
+    assert "does not pay everywhere" in frontier.where_it_fails(found)
+    lists = json.loads(json.dumps(found["core_esci_150"]))
+    lists["data"]["comparisons"][4]["word"] = "beats"
+    with pytest.raises(SystemExit, match="deny what the first page says: It does not pay"):
+        frontier.where_it_fails(found | {"core_esci_150": lists})
 
 
 def test_a_card_has_a_figure_of_its_chapter_in_the_colours_of_the_page():

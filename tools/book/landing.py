@@ -407,6 +407,7 @@ def first_page(notebooks: dict[str, nbformat.NotebookNode]) -> str:
         typed=OPENING.typed,
         sold=OPENING.sold,
         frontier=frontier.picture("frontier"),
+        fails=frontier.where_it_fails(records()),
         chapters="\n\n".join(parts),
         count=len(notebooks),
     )

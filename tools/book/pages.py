@@ -259,6 +259,22 @@ def untrained(record: dict) -> str:
     return "\n\n".join([*tables, folded(record)]) + "\n"
 
 
+def fitted(record: dict) -> str:
+    """All systems of a recorded run in order and in classes, and the comparisons that decide."""
+    rows = {
+        name: [ranked(row), number(row["macro_f1"])] for name, row in record["data"]["rows"].items()
+    }
+    told = {
+        f"{one['system']} − {one['against']}, {one['measure']}": [
+            span({"value": one["difference"], **one}),
+            one["word"],
+        ]
+        for one in record["data"]["comparisons"]
+    }
+    tables = table("system", ["nDCG@10", "macro-F1"], rows), table("difference", ["", ""], told)
+    return "\n\n".join([*tables, folded(record)]) + "\n"
+
+
 def query_side(record: dict) -> str:
     """What query encoders reach, alone and with words, and by how many labelled queries."""
     rows = record["data"]["msrd"]["rows"]

@@ -17,7 +17,15 @@ import nbformat
 from book import cites, cold, frontier, landing, moved, runtimes, trial
 from book.common import BUILD, ROOT, dump, say, write
 from book.goals import results_page
-from book.pages import SIDES, beside, query_side, records, run_times_page, untrained
+from book.pages import (
+    SIDES,
+    beside,
+    fitted,
+    query_side,
+    records,
+    run_times_page,
+    untrained,
+)
 from book.terms import linked
 from book.values import for_sphinx, values
 from ecomkd import artifacts, packing
@@ -57,6 +65,7 @@ def render(output: Path, notebooks: dict[str, nbformat.NotebookNode]) -> Path:
     wanted["book/run_times.md"] = run_times_page()
     # The text around these tables is book/compared.md.
     wanted["book/untrained.txt"] = untrained(found["untrained"])
+    wanted["book/esci_lists.txt"] = fitted(found["core_esci_150"])
     wanted["book/query_side.txt"] = query_side(found["query_side"])
     # That around these is book/cold_items.md.
     wanted["book/cold_items.txt"] = cold.page_part(found["cold_items"], found["recommendation"])

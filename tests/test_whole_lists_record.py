@@ -1,0 +1,87 @@
+"""Teachers on whole lists of few judged queries: what is compared, on tiny data."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_run import judgments, shop
+
+import measure_whole_lists as script
+from ecomkd import features
+from ecomkd.config import Profile
+from ecomkd.data import sources
+from ecomkd.data.folds import divided
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*judged products have more than one title"),
+    pytest.mark.filterwarnings("ignore:.*too few to conclude"),
+]
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """Three folds of a small shop; the teacher that trains its last layer knows all."""
+    profile = Profile.named("smoke", artifacts=tmp_path / "artifacts", precision="fp32")
+    folder = shop(tmp_path / "shoes", judgments())
+    data, catalogue = sources.load(folder, profile), sources.catalogue(folder, profile)
+    parts = divided(data, 3, seed=1)
+    trained = []
+
+    def teacher(data, profile, checkpoint):
+        trained.append((profile.frozen_layers, profile.teacher_epochs, profile.warm_up_pairs))
+        return Path(str(profile.frozen_layers))
+
+    def predict(folder, pairs, _):
+        classes = pairs.features["label"].num_classes
+        known = np.eye(classes)[np.asarray(pairs["label"])]
+        return known if folder.name == "5" else np.full((len(pairs), classes), 1 / classes)
+
+    monkeypatch.setattr(script.Profile, "named", lambda *_, **__: profile)
+    monkeypatch.setattr(script.measure_untrained, "parts_of", lambda *_: (parts, catalogue))
+    monkeypatch.setattr(script.mining, "with_unlabelled", lambda data, *_: data)
+    monkeypatch.setattr(script.stages, "teacher", teacher)
+    monkeypatch.setattr(script.judge, "predict", predict)
+    monkeypatch.setattr(features, "bi_encoder_scores", lambda pairs, _: np.arange(len(pairs)))
+    return parts, trained
+
+
+def test_each_recipe_is_judged_on_the_queries_of_all_folds(tiny):
+    parts, trained = tiny
+    found = script.measured(18)
+    asked = {
+        f"{fold}: {query}" for fold, part in enumerate(parts) for query in part["test"]["query_id"]
+    }
+    for system in found["systems"].values():
+        assert set(system["ndcg@10"]) <= asked
+    assert len({tuple(system["ndcg@10"]) for system in found["systems"].values()}) == 1
+    assert len(trained) == len(parts) * len(script.RECIPES) and len(set(trained)) == 4
+    assert [one["chosen"] for one in found["choices"]] == ["the last layer and the head"] * len(
+        parts
+    )
+    rows = script.summary([{"seed": 18, **found}])["rows"]
+    assert rows[script.CHOSEN]["ndcg@10"] == rows["the last layer and the head"]["ndcg@10"] == 1
+    assert rows[script.added(script.CHOSEN)]["ndcg@10"] == 1
+    assert rows["the book's"]["ndcg@10"] < 1
+    weights = found["choices"][0]["the last layer and the head"]["weights"]
+    assert weights["expected gain of the teacher"] > 0
+
+
+def test_seeds_of_one_kind_are_merged(tiny, tmp_path):
+    for seed in (18, 19):
+        script.shared.write(tmp_path / "files", seed, script.measured(seed))
+    script.merge(tmp_path / "files", tmp_path / "whole_lists.json")
+    record = json.loads((tmp_path / "whole_lists.json").read_text())
+    assert record["command"] == (
+        "ECOMKD_PRECISION=fp32 python benchmarks/measure_whole_lists.py --seeds 18 19 --merge"
+    )
+    (goal,) = record["goals"]
+    (pair,) = (
+        one
+        for one in record["data"]["comparisons"]
+        if one["system"] == script.added(script.CHOSEN) and one["against"] == script.FREE
+    )
+    assert goal["value"] == pair["difference"] and goal["met"] == (pair["low"] > 0)
+    assert [(one["system"], one["against"]) for one in record["data"]["comparisons"]] == list(
+        script.COMPARED
+    )
