@@ -114,7 +114,7 @@ def where_it_fails(found: dict[str, dict]) -> str:
         "It does not pay everywhere. On whole lists of Amazon's products, with the labels of some "
         f"{labelled} queries, the book's fine-tuned teacher has an nDCG@10 of "
         f"{teacher['ndcg@10']:.2f}, where a random order has {chance:.2f} and an encoder that "
-        f"nobody trained {free['ndcg@10']:.2f}; and [nothing that was trained](/book/compared.md) "
+        f"nobody trained {free['ndcg@10']:.2f}; and [nothing that was trained](#sec-esci-lists) "
         "is shown to beat what was not. On the films above, 400 labelled queries are enough: added "
         f"to words, the fine-tuned encoder is {paid['value']:.3f} above the same sum without "
         "training."

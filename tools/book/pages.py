@@ -271,7 +271,10 @@ def fitted(record: dict) -> str:
         ]
         for one in record["data"]["comparisons"]
     }
-    tables = table("system", ["nDCG@10", "macro-F1"], rows), table("difference", ["", ""], told)
+    tables = (
+        table("system", ["nDCG@10", "macro-F1"], rows),
+        table("compared", ["difference", "in words"], told),
+    )
     return "\n\n".join([*tables, folded(record)]) + "\n"
 
 
