@@ -118,14 +118,14 @@ def ranking_goals(results: Sequence[dict]) -> list[dict]:
         entry(
             "share of the teacher's nDCG@10 lift over random that the distilled student keeps",
             lambda m: (m[DISTILLED] - m["random"]) / lift(m),
-            "at least 0.97",
+            "at least 0.97, of a lift whose interval lies above 0",
             lambda span: span["value"] >= 0.97,
             of=lift,
         ),
         entry(
             "share of the gap in nDCG@10 between undistilled student and teacher that is closed",
             lambda m: (m[DISTILLED] - m[PLAIN]) / gap(m),
-            "at least 0.5",
+            "at least 0.5, of a gap whose interval lies above 0",
             lambda span: span["value"] >= 0.5,
             of=gap,
         ),

@@ -120,9 +120,17 @@ def test_what_the_page_says_of_the_esci_lists():
         "0.020", "-0.015", "0.057",
     ]  # fmt: skip
     classes = told["student, distilled", "student, labels only", "macro-F1"]
-    assert classes["low"] < 0 < classes["high"]
+    assert [f"{classes[end]:.3f}" for end in ("difference", "low", "high")] == [
+        "0.027", "-0.008", "0.061",
+    ]  # fmt: skip
+    untrained = report.recorded("untrained")["data"]["esci_150"]
     assert not any(one["word"] == "beats" for key, one in told.items() if key[1] == free)
     assert max(rows, key=lambda name: rows[name]["macro_f1"]) == "teacher"
+    assert f"{rows['teacher']['macro_f1']:.3f}" == "0.346"
+    alone = [key for key in told if key[1] == free and "added up" not in key[0]]
+    assert len(alone) == 3 and all(told[key]["high"] < 0 for key in alone)
+    sums = [key for key in told if key[1] == free and "added up" in key[0]]
+    assert len(sums) == 3 and all(told[key]["word"] == "cannot be told" for key in sums)
     assert f"{rows['teacher']['random_ndcg@10']:.3f}" == "0.551"
     assert "(+0.015 nDCG@10 (95 % interval -0.019 to +0.050))" in record["data"]["verdict"]
     assert f"{rows['boosted trees on words']['ndcg@10']:.3f}" == "0.630"
@@ -133,6 +141,10 @@ def test_what_the_page_says_of_the_esci_lists():
     name = "teacher, words and bi-encoder, added up"
     weights = [fold[name]["expected gain of the teacher"] for fold in choices]
     assert len(weights) == 5 and weights.count(0) == 4
+    assert set(untrained["training_queries"]) == {63, 64}
+    assert untrained["queries"] == 106
+    (int8,) = (goal for goal in record["goals"] if "nDCG@10: what int8" in goal["name"])
+    assert f"{int8['value']:.2f}" == "0.84" and not int8["met"]
     shares = [goal for goal in record["goals"] if goal["name"].startswith("share")]
     assert len(shares) == 2 and all(goal["value"] > 1 and not goal["met"] for goal in shares)
 
@@ -143,6 +155,11 @@ def test_a_share_of_nothing_is_not_met():
     entries = goals(result(ndcg=own))
     for words in ("lift over random", "gap"):
         assert find(entries, words)["value"] > 1 and not find(entries, words)["met"]
+    # A clear lift, and a gap that is not.
+    entries = goals(result(ndcg={"student, labels only": [0.7, 0.92]}))
+    assert not find(entries, "gap")["met"]
+    better = {"student, labels only": [0.7, 0.92], "student, distilled": [0.9, 0.9]}
+    assert find(goals(result(ndcg=better)), "lift over random")["met"]
 
 
 def test_a_record_is_the_report_of_a_run_with_its_goals(tmp_path, monkeypatch, capsys):
@@ -170,6 +187,6 @@ def test_a_record_is_the_report_of_a_run_with_its_goals(tmp_path, monkeypatch, c
 
 @pytest.mark.parametrize("name", ["core_shop", "core_icecat", "core_esci_150", "core_esci_sample"])
 def test_the_recorded_goals_are_those_of_the_script(name):
-    names = [entry["name"] for entry in report.recorded(name)["goals"]]
+    wanted = {entry["name"]: entry["goal"] for entry in report.recorded(name)["goals"]}
     kinds = without_ranking() if name == "core_esci_sample" else result()
-    assert names == list(goals(kinds))
+    assert wanted == {name: entry["goal"] for name, entry in goals(kinds).items()}
