@@ -138,8 +138,7 @@ def measured(seed: int) -> dict:
 
     systems[TEACHER] = judged(teacher)
     seen = rivals.signals(data, sources.catalogue("shop", profile), profile, {})
-    # The trees that come after the sum are not wanted.
-    added = next(found for name, _, found, _ in rivals.rivals(data, seen) if name == UNTRAINED_SUM)
+    ((_, _, added, _),) = rivals.sums(data, seen, [UNTRAINED_SUM])
     for name, scores in ((FREE, seen["test"].cosine), (UNTRAINED_SUM, added)):
         systems[name] = ordered(metrics.ranking(judge.frame(test, scores), judge.gains(test)))
     for name, folder, search in students(data, profile, teacher):

@@ -30,7 +30,7 @@ import shared
 from ecomkd import distill, metrics, models, report, runtime
 from ecomkd.config import Profile
 from ecomkd.relevance import judge, mining, rivals, stages
-from ecomkd.relevance.tables import TEACHER, TEACHER_SUM, UNTRAINED, UNTRAINED_SUM, interval
+from ecomkd.relevance.tables import TEACHER, TEACHER_SUM, UNTRAINED_SUM, interval
 
 DATA, TOKENS = "esci_150", 96
 GENTLE = {"frozen_layers": None, "teacher_learning_rate": 5e-5, "teacher_epochs": 3}
@@ -66,14 +66,15 @@ def fold(
     macro-F1 on the test pairs."""
     test, found, told = data["test"], {}, {}
 
-    def ranked(name: str, scores) -> None:
+    def ranked(name: str, scores: np.ndarray) -> None:
         per_query = metrics.ranking(judge.frame(test, scores), judge.gains(test))["per_query"]
         found[name] = per_query["ndcg@10"].to_dict()
         found["random"] = per_query["random_ndcg@10"].to_dict()
 
     ranked(FREE, seen["test"].cosine)
-    gains = list(judge.gains(test).values())
     ranked(START, warm_start(data, profile))
+    for name, _, scores, _ in rivals.sums(data, seen):
+        ranked(name, scores)
     for recipe, changed in RECIPES.items():
         own = replace(profile, **changed)
         # The warm-up is the book's, whatever layers are trained after it.
@@ -81,22 +82,17 @@ def fold(
         folder = stages.teacher(data, own, checkpoint=stages.origin(data, warmed))
         answers = {split: judge.predict(folder, data[split], profile)
                    for split in ("validation", "test")}  # fmt: skip
-        ranked(recipe, answers["test"] @ gains)
-        held = judge.evaluate(data["validation"], answers["validation"])
-        classes = judge.evaluate(test, answers["test"])["classification"]
-        told[recipe] = {
-            "validation ndcg@10": held["ranking"]["ndcg@10"],
-            "macro_f1": classes["macro_f1"],
-        }
+        held, asked = (judge.evaluate(data[split], said) for split, said in answers.items())
+        found[recipe] = asked["ranking"]["per_query"]["ndcg@10"].to_dict()
         read = {split: replace(seen[split], answers={TEACHER: said})
                 for split, said in answers.items()}  # fmt: skip
-        for name, _, scores, how in rivals.rivals(data, {**seen, **read}):
-            if name in UNTRAINED:
-                ranked(name, scores)
-            if name == TEACHER_SUM:
-                ranked(added(recipe), scores)
-                told[recipe]["weights"] = how
-                break  # the trees that follow are not wanted
+        ((_, _, scores, weights),) = rivals.sums(data, read, [TEACHER_SUM])
+        ranked(added(recipe), scores)
+        told[recipe] = {
+            "validation ndcg@10": held["ranking"]["ndcg@10"],
+            "macro_f1": asked["classification"]["macro_f1"],
+            "weights": weights,
+        }
     best = max(told, key=lambda recipe: told[recipe]["validation ndcg@10"])
     found[CHOSEN], found[added(CHOSEN)] = found[best], found[added(best)]
     return found, told | {"chosen": best}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,41 +75,53 @@ def signals(
     }
 
 
-def rivals(
-    data: DatasetDict, seen: Mapping[str, Signals]
-) -> Iterator[tuple[str, np.ndarray, np.ndarray, dict]]:
+Rival = tuple[str, np.ndarray, np.ndarray, dict]
+"""Name, class probabilities (N, C) and scores (N,) of the test pairs, and what validation chose."""
+
+
+def rivals(data: DatasetDict, seen: Mapping[str, Signals]) -> Iterator[Rival]:
     """What is compared with a student beside single models, on the test pairs.
 
-    For each of `SUMS` whose signals are there, and for LambdaMART over words and cosine: its name,
-    class probabilities (N, C), scores (N,), and what validation chose. The weights of a sum are
-    those of the highest nDCG@10 on validation, in standard units (`choose_fusion`). Classes come of
-    the score, by a logistic regression on the validation pairs, from which neither the models nor
-    the trees learnt. `seen` is what `signals` gave.
+    All `sums`, and LambdaMART over words and cosine. `seen` is what `signals` gave.
     """
-    validation, test = data["validation"], data["test"]
-    classes = test.features["label"].num_classes
-    gains = np.asarray(list(judge.gains(test).values()))
+    yield from sums(data, seen)
 
-    def chances(chosen_on: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        return baselines.scores_to_probabilities(chosen_on, validation["label"], scores, classes)
+    def read(own: Signals) -> np.ndarray:
+        return np.column_stack([own.features, own.words, own.cosine])
+
+    shown, chosen_on, asked = (read(seen[name]) for name in ("train", "validation", "test"))
+    trees = lambdamart(shown, data["train"], chosen_on, data["validation"])
+    found = trees.scores(chosen_on), trees.scores(asked)
+    yield LAMBDAMART, _chances(data, *found), found[1], trees.settings
+
+
+def sums(
+    data: DatasetDict, seen: Mapping[str, Signals], names: Iterable[str] = SUMS
+) -> Iterator[Rival]:
+    """Those of the named `SUMS` whose signals are there, on the test pairs.
+
+    The weights of a sum are those of the highest nDCG@10 on validation, in standard units
+    (`choose_fusion`).
+    """
+    gains = np.asarray(list(judge.gains(data["test"]).values()))
 
     def known(own: Signals) -> dict[str, np.ndarray]:
         of_models = {gain_of(name): answers @ gains for name, answers in own.answers.items()}
         return dict(zip(LEXICAL, own.words.T, strict=True)) | {COSINE: own.cosine} | of_models
 
     columns = {name: known(seen[name]) for name in ("validation", "test")}
-    for name, used in SUMS.items():
+    for name in names:
+        used = SUMS[name]
         if not columns["test"].keys() >= set(used):
             continue
         added = {split: np.column_stack([of[one] for one in used]) for split, of in columns.items()}
-        fused = choose_fusion("z", added["validation"], validation)
+        fused = choose_fusion("z", added["validation"], data["validation"])
         found = [fused.scores(added[split], data[split]["query_id"]) for split in columns]
-        yield name, chances(*found), found[1], dict(zip(used, fused.weights, strict=True))
+        yield name, _chances(data, *found), found[1], dict(zip(used, fused.weights, strict=True))
 
-    def read(own: Signals) -> np.ndarray:
-        return np.column_stack([own.features, own.words, own.cosine])
 
-    shown, chosen_on, asked = (read(seen[name]) for name in ("train", "validation", "test"))
-    trees = lambdamart(shown, data["train"], chosen_on, validation)
-    found = [trees.scores(chosen_on), trees.scores(asked)]
-    yield LAMBDAMART, chances(*found), found[1], trees.settings
+def _chances(data: DatasetDict, chosen_on: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """The classes (N, C) of a score, by a logistic regression on the validation pairs, from which
+    neither the models nor the trees learnt."""
+    labels, classes = data["validation"]["label"], data["test"].features["label"].num_classes
+    return baselines.scores_to_probabilities(chosen_on, labels, scores, classes)

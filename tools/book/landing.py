@@ -371,7 +371,8 @@ def thumbnail(notebook, wanted: str) -> str:
 
 def first_page(notebooks: dict[str, nbformat.NotebookNode]) -> str:
     """The first page, as Markdown."""
-    found, seconds = results(records()), recorded_seconds()
+    recorded, seconds = records(), recorded_seconds()
+    found = results(recorded)
     cards = {}
     for name, notebook in notebooks.items():
         title = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
@@ -407,7 +408,7 @@ def first_page(notebooks: dict[str, nbformat.NotebookNode]) -> str:
         typed=OPENING.typed,
         sold=OPENING.sold,
         frontier=frontier.picture("frontier"),
-        fails=frontier.where_it_fails(records()),
+        fails=frontier.where_it_fails(recorded),
         chapters="\n\n".join(parts),
         count=len(notebooks),
     )

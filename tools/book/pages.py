@@ -250,8 +250,7 @@ def untrained(record: dict) -> str:
     asked = {"test queries": [f"{one['queries']:,}" for one in found.values()]}
     compared = {
         f"{pair['system']} − {pair['against']}": [
-            span({"value": one["comparisons"][row]["difference"], **one["comparisons"][row]})
-            for one in found.values()
+            apart(one["comparisons"][row]) for one in found.values()
         ]
         for row, pair in enumerate(next(iter(found.values()))["comparisons"])
     }
@@ -266,7 +265,7 @@ def fitted(record: dict) -> str:
     }
     told = {
         f"{one['system']} − {one['against']}, {one['measure']}": [
-            span({"value": one["difference"], **one}),
+            apart(one),
             one["word"],
         ]
         for one in record["data"]["comparisons"]
@@ -296,6 +295,11 @@ def query_side(record: dict) -> str:
     both = ["alone", "added to words"]
     tables = table("nDCG@10", both, shown), table("labelled queries", both, curve)
     return "\n\n".join([*tables, folded(record)]) + "\n"
+
+
+def apart(compared: dict) -> str:
+    """A recorded difference, with its interval."""
+    return span({"value": compared["difference"], **compared})
 
 
 def ranked(row: dict) -> str:
