@@ -5,12 +5,13 @@
     ECOMKD_PRECISION=bf16 python benchmarks/measure_labels_only.py --merge
 
 Each seed is a shop of its own, with its own teacher; that of seed 18 and its warm-up are the
-package's recorded ones. Validation queries of that shop choose, for each kind of student, one
-setting after the other: its dropout; that of the warm-up from which it starts; the rate, in steps
-of three, and the number of steps, up to four times the book's and down to a quarter, for as long as
-the best one lies at an end of those tried. Students from the teacher's layers, and its head, have
-the settings that were chosen for the other start. The test queries are for the report. A run that
-is started again goes on where it stopped.
+package's recorded ones. Validation queries of that shop choose, for labels alone and for the
+student with more pairs, one setting after the other: its dropout; that of the warm-up from which it
+starts; the rate, in steps of three, and the number of steps, up to four times the book's and down
+to a quarter, for as long as the best one lies at an end of those tried. Soft targets on the
+labelled pairs have the settings that were chosen for labels alone; students from the teacher's
+layers, and its head, those that were chosen for the other start. The test queries are for the
+report. A run that is started again goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ CUT = ", from the teacher's layers"
 ROWS = {LABELS: "none", SOFT: "kd", MORE: "kd_unlabelled"}
 """Kinds of students, as chapter 4 calls them, and the package's names."""
 BOOK = ", the book's settings"
+SEARCHED = (LABELS, MORE)
 SETTINGS = ("rate", "dropout", "steps", "warmed")
 """`steps` are a share of the book's, which are two passes over labelled and unlabelled pairs;
 `warmed` is the dropout of the warm-up that a student starts from."""
@@ -112,13 +114,15 @@ def students(
 ) -> Iterator[tuple[str, Path, list[dict]]]:
     """Names, folders and what was tried of all students of a shop."""
     found = {name: Search(data, profile, teacher, row) for name, row in ROWS.items()}
-    for name, search in found.items():
+    for name in SEARCHED:
+        search = found[name]
         search.run()
         best, book = ([one[of] for of in SETTINGS] for one in (search.best(), search.tried[0]))
         yield name, search.folder(*best), search.tried
         yield name + BOOK, search.folder(*book), []
-        if name != SOFT:
-            yield name + CUT, search.folder(*best, cut=True), []
+        yield name + CUT, search.folder(*best, cut=True), []
+    alone = found[LABELS].best()
+    yield SOFT, found[SOFT].folder(*(alone[of] for of in SETTINGS)), []
 
 
 def measured(seed: int) -> dict:
@@ -155,8 +159,8 @@ def measured(seed: int) -> dict:
 
 COMPARED = {
     (MORE, LABELS): "what distillation adds",
-    (SOFT, LABELS): "soft targets on the labelled pairs",
-    (MORE, SOFT): "then more pairs",
+    (SOFT, LABELS): "soft targets on the labelled pairs, in the settings of labels alone",
+    (MORE, SOFT): "then more pairs, in settings of their own",
     (MORE + CUT, LABELS + CUT): "what distillation adds, from the teacher's layers",
     (MORE, LABELS + CUT): "distilled, against labels alone from the teacher's layers",
     (LABELS, LABELS + BOOK): "what settings of their own add to labels alone",

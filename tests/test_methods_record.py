@@ -95,6 +95,21 @@ def test_only_lora_beats_what_is_cheapest_in_the_class_and_only_with_all_labels(
     gaps = {n: runs["LoRA", n] - runs["full", n] for n in (FEW, SOME, MANY, ALL)}
     found = metrics.simultaneous_intervals(pd.DataFrame(gaps).astype(float))
     assert list(found.index[found["low"] > 0]) == [ALL]
+    assert (gaps[ALL] > 0).all()
+
+
+def test_of_all_28_leads_in_the_class_none_is_told_where_they_hold_together(entries):
+    runs = entries.pivot(index="seed", columns=["method", "labels"], values="macro_f1")
+    every = {
+        (name, n): runs[name, n] - runs["frozen", n]
+        for n in (FEW, SOME, MANY, ALL)
+        for name in TRAINED
+        if name != "frozen"
+    }
+    assert len(every) == 28
+    found = metrics.simultaneous_intervals(pd.DataFrame(every).astype(float))
+    assert (found["low"] < 0).all()
+    assert (every["LoRA", ALL] > 0).all()
 
 
 def test_of_most_that_are_not_shown_to_beat_the_cheapest_it_cannot_be_told(entries):

@@ -23,9 +23,9 @@ NAMES = {
 
 ALT = (
     "Quality of ranking against the time for one query, on a logarithmic axis: the teacher of base "
-    "size, students of six, three and two layers and a static one, each distilled and most of them "
-    "faster than the next, and two of them trained on labels alone, lower; words and the sum that "
-    "nobody trained as dashed lines"
+    "size, students of six, three and two layers, a narrow and a static one, each distilled and "
+    "faster than the one before, and two of them trained on labels alone, lower; words and the sum "
+    "that nobody trained as dashed lines"
 )
 
 
@@ -117,7 +117,7 @@ def where_it_fails(found: dict[str, dict]) -> str:
         f"of {teacher['ndcg@10']:.2f}, where a random order has {chance:.2f} and an encoder that "
         f"nobody trained {lists['rows'][free]['ndcg@10']:.2f}; and [nothing that was "
         "fine-tuned](#sec-esci-lists) is shown to beat that encoder. On the films above it pays a "
-        f"little: added to words, the fine-tuned teacher is {paid['value']:.3f} "
+        f"little: added to words, the one teacher trained is {paid['value']:.3f} "
         f"[{paid['low']:.3f}, {paid['high']:.3f}] above the same sum without training."
     )
     beaten = any(one["word"] == BEATS for one in told.values())
