@@ -11,14 +11,17 @@ starts; the rate, in steps of three, and the number of steps, up to four times t
 to a quarter, for as long as the best one lies at an end of those tried. Soft targets on the
 labelled pairs have the settings that were chosen for labels alone; students from the teacher's
 layers, and its head, those that were chosen for the other start. The test queries are for the
-report. A run that is started again goes on where it stopped.
+report. A run that is started again goes on where it stopped: what validation said of each setting
+stands in the folder too, so that it need not be trained once more where its student is gone.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -27,6 +30,7 @@ from datasets import DatasetDict
 import classifiers
 import shared
 from ecomkd import keys, load, metrics, report, runtime
+from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
 from ecomkd.data import shop, sources
 from ecomkd.relevance import judge, rivals, stages
@@ -50,11 +54,12 @@ WIDER = (("rate", 1 / 3, 4), ("rate", 3, 4), ("steps", 1 / 2, 2), ("steps", 2, 2
 class Search:
     """One kind of student on one shop: what was tried, and what validation chose."""
 
-    def __init__(self, data: DatasetDict, profile: Profile, teacher: Path, row: str):
+    def __init__(self, data: DatasetDict, profile: Profile, teacher: Path, row: str, log: Path):
         pairs = len(data["train"]) + len(data["unlabelled"])
         self.data, self.profile, self.teacher, self.row = data, profile, teacher, row
         self.steps = profile.student_epochs * keys.batches(pairs, profile)
         self.tried: list[dict] = []
+        self.log = log
 
     def folder(
         self, rate: float, dropout: float, steps: float, warmed: float, cut: bool = False
@@ -84,7 +89,14 @@ class Search:
             print(f"seed {profile.seed}, {self.row}: {self.tried[-1]}", flush=True)
 
     def quality(self, settings: dict[str, float]) -> dict[str, float]:
-        return classifiers.judged(self.folder(**settings), self.data["validation"], self.profile)
+        """What validation says of a student, from the log where it stands there."""
+        name = ", ".join(f"{of} {settings[of]:.6g}" for of in SETTINGS)
+        found = json.loads(self.log.read_text(encoding="utf-8")) if self.log.exists() else {}
+        if name not in found:
+            folder = self.folder(**settings)
+            found[name] = classifiers.judged(folder, self.data["validation"], self.profile)
+            write_text(self.log, json.dumps(found, indent=1) + "\n")
+        return found[name]
 
     def best(self) -> dict:
         """Of equals the one that was tried first."""
@@ -110,10 +122,13 @@ class Search:
 
 
 def students(
-    data: DatasetDict, profile: Profile, teacher: Path
+    data: DatasetDict, profile: Profile, teacher: Path, logs: Path
 ) -> Iterator[tuple[str, Path, list[dict]]]:
     """Names, folders and what was tried of all students of a shop."""
-    found = {name: Search(data, profile, teacher, row) for name, row in ROWS.items()}
+    found = {
+        name: Search(data, profile, teacher, row, logs / f"tried{profile.seed}-{row}.json")
+        for name, row in ROWS.items()
+    }
     for name in SEARCHED:
         search = found[name]
         search.run()
@@ -125,7 +140,7 @@ def students(
     yield SOFT, found[SOFT].folder(*(alone[of] for of in SETTINGS)), []
 
 
-def measured(seed: int) -> dict:
+def measured(seed: int, logs: Path) -> dict:
     """All systems of a seed on its test queries: per query, and in classes."""
     profile = Profile.named(seed=seed)
     data = load("shop", profile)
@@ -145,7 +160,7 @@ def measured(seed: int) -> dict:
     ((_, _, added, _),) = rivals.sums(data, seen, [UNTRAINED_SUM])
     for name, scores in ((FREE, seen["test"].cosine), (UNTRAINED_SUM, added)):
         systems[name] = ordered(metrics.ranking(judge.frame(test, scores), judge.gains(test)))
-    for name, folder, search in students(data, profile, teacher):
+    for name, folder, search in students(data, profile, teacher, logs):
         systems[name] = judged(folder)
         if search:
             tried[name] = search
@@ -216,7 +231,8 @@ def merge(folder: Path, out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Students of labels alone at their best.")
     arguments = shared.arguments_of(parser, "labels_only", scaled=False)
-    shared.run(shared.resumed(arguments), measured, merge)
+    measure = partial(measured, logs=arguments.folder)
+    shared.run(shared.resumed(arguments), measure, merge)
 
 
 if __name__ == "__main__":

@@ -57,10 +57,30 @@ def ranks(pairs, profile):
     return np.arange(len(pairs))
 
 
-def test_all_systems_of_a_seed_are_judged_on_the_same_queries(tiny, monkeypatch):
+def test_what_validation_said_is_read_from_the_log_and_nothing_trained_again(tmp_path, monkeypatch):
+    judged = iter([{"quality": 0.5}, {"quality": 0.7}])
+    monkeypatch.setattr(script.Search, "folder", lambda self, **settings: tmp_path)
+    monkeypatch.setattr(script.classifiers, "judged", lambda *_: next(judged))
+    data = {"train": range(64), "unlabelled": range(64), "validation": None}
+    profile = Profile.named("smoke")
+
+    def search():
+        return script.Search(data, profile, tmp_path, "none", tmp_path / "tried900-none.json")
+
+    first, again = search(), search()
+    for one in (first, again):
+        one.validate()
+        one.validate(dropout=0.1)
+    assert [one["quality"] for one in first.tried] == [0.5, 0.7]
+    assert again.tried == first.tried and again.best()["dropout"] == 0.1
+    with pytest.raises(StopIteration):
+        search().validate(steps=2.0)
+
+
+def test_all_systems_of_a_seed_are_judged_on_the_same_queries(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(script.Search, "run", lambda self: self.validate())
     monkeypatch.setattr(features, "bi_encoder_scores", ranks)
-    found = script.measured(900)
+    found = script.measured(900, tmp_path)
     rows = {script.TEACHER, script.FREE} | {name for pair in script.COMPARED for name in pair}
     assert set(found["systems"]) == rows
     asked = {tuple(own["ndcg@10"]) for own in found["systems"].values()}

@@ -180,3 +180,14 @@ def test_what_the_chapter_computes_says_what_its_words_say(said):
     before = number(said, "07-live-before")
     assert number(said, "07-few-alone") > 0.8 * before > 0.1 > number(said, "07-fall")
     assert number(said, "07-few-added") > 0.9 * before
+
+
+def test_chapter_2_says_what_few_labels_do_to_the_order_of_the_warm_start(entries):
+    runs = entries.pivot(index="seed", columns=["method", "labels"], values="lift@10")
+    warmed = runs["warmed"]
+    spans = {n: metrics.seed_interval(warmed[n] - warmed[0]) for n in (FEW, SOME, MANY, ALL)}
+    assert spans[FEW]["high"] < 0 and spans[SOME]["high"] < 0
+    assert spans[MANY]["low"] < 0 < spans[MANY]["high"]
+    assert spans[ALL]["low"] > 0
+    warm_up = metrics.seed_interval(warmed[ALL] - runs["full", ALL])
+    assert warm_up["low"] < 0 < warm_up["high"]
