@@ -125,8 +125,10 @@ def students(
     data: DatasetDict, profile: Profile, teacher: Path, logs: Path
 ) -> Iterator[tuple[str, Path, list[dict]]]:
     """Names, folders and what was tried of all students of a shop."""
+    # What was tried in another precision or another shop's version is not this run's.
+    made = f"{runtime.precision(profile)}-{shop.generator_hash()[:8]}"
     found = {
-        name: Search(data, profile, teacher, row, logs / f"tried{profile.seed}-{row}.json")
+        name: Search(data, profile, teacher, row, logs / f"tried{profile.seed}-{row}-{made}.json")
         for name, row in ROWS.items()
     }
     for name in SEARCHED:

@@ -117,7 +117,7 @@ def where_it_fails(found: dict[str, dict]) -> str:
         f"of {teacher['ndcg@10']:.2f}, where a random order has {chance:.2f} and an encoder that "
         f"nobody trained {lists['rows'][free]['ndcg@10']:.2f}; and [nothing that was "
         "fine-tuned](#sec-esci-lists) is shown to beat that encoder. On the films above it pays a "
-        f"little: added to words, the one teacher trained is {paid['value']:.3f} "
+        f"little: added to words, the teacher, trained once, is {paid['value']:.3f} "
         f"[{paid['low']:.3f}, {paid['high']:.3f}] above the same sum without training."
     )
     beaten = any(one["word"] == BEATS for one in told.values())

@@ -80,8 +80,8 @@ def _teacher(data: Records) -> tuple[str, bool]:
     read, free = (unseen[name] for name in ("teacher", "bi-encoder, untrained"))
     return (
         f"For words that no training query has, the fine-tuned teacher lifts nDCG@10 by "
-        f"{read:.3f}, the pretrained encoder as it comes by {free:.3f}, and, in one run, the same "
-        f"network from random numbers by {_signed(fresh)}.",
+        f"{read:.3f}, the pretrained encoder as it comes by {free:.3f}, and, in one run, the "
+        f"teacher's network from random numbers by {_signed(fresh)}.",
         read > free > 0.05 and abs(fresh) < 0.01,
     )
 
