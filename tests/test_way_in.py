@@ -136,6 +136,8 @@ def test_the_first_page_says_where_fine_tuning_fails_as_long_as_it_does():
     systems = [one["system"] for one in lists if one["against"] == free]
     assert len(systems) == 6
     denied = [changed("core_esci_150", one, free, word="beats") for one in systems]
+    denied += [changed("whole_lists", "the last layer and the head", one, low=0.001)
+               for one in ("bi-encoder, untrained", "the warm start, no label")]  # fmt: skip
     denied.append(changed("core_esci_150", "teacher", free, high=0.001))
     films = "words + teacher", "words + base size, untrained"
     denied.append(changed("frontier", *films, low=-0.001))

@@ -24,6 +24,7 @@ SOURCES = (
     Source("core_shop", "Distillation, on the simulated shop", "notebooks/05_evaluation"),
     Source("core_icecat", "Distillation, on Icecat", "notebooks/05_evaluation"),
     Source("core_esci_150", "Distillation, on the ESCI lists", "book/compared"),
+    Source("whole_lists", "Recipes of fine-tuning, on the ESCI lists", "book/compared"),
     Source("core_esci_sample", "Distillation, on the ESCI sample", "notebooks/05_evaluation"),
     Source("search_shop", "Search over the simulated shop", "notebooks/08_search"),
     Source("search_icecat", "Search over Icecat", "notebooks/08_search"),

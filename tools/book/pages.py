@@ -277,6 +277,26 @@ def fitted(record: dict) -> str:
     return "\n\n".join([*tables, folded(record)]) + "\n"
 
 
+def recipes(record: dict) -> str:
+    """What ways to fine-tune one teacher reach, by themselves and in a sum, and what is told."""
+    rows, (folds, *_) = record["data"]["rows"], record["data"]["choices"].values()
+    named = [name for name in folds[0] if name != "chosen"]
+    shown = {}
+    for name in named:
+        chosen = sum(fold["chosen"] == name for fold in folds)
+        f1 = sum(fold[name]["macro_f1"] for fold in folds) / len(folds)
+        added = ranked(rows[f"{name}, with words and bi-encoder"])
+        shown[name] = [ranked(rows[name]), added, number(f1), f"{chosen} of {len(folds)}"]
+    others = {name: [ranked(row), "", "", ""] for name, row in rows.items()
+              if name not in shown and not name.endswith("with words and bi-encoder")}  # fmt: skip
+    told = {
+        f"{one['system']} − {one['against']}": [apart(one)] for one in record["data"]["comparisons"]
+    }
+    columns = ["by itself", "with words and bi-encoder", "macro-F1", "chosen"]
+    tables = table("nDCG@10", columns, shown | others), table("difference", ["nDCG@10"], told)
+    return "\n\n".join([*tables, folded(record)]) + "\n"
+
+
 def query_side(record: dict) -> str:
     """What query encoders reach, alone and with words, and by how many labelled queries."""
     rows = record["data"]["msrd"]["rows"]
