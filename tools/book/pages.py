@@ -279,21 +279,40 @@ def fitted(record: dict) -> str:
 
 def recipes(record: dict) -> str:
     """What ways to fine-tune one teacher reach, by themselves and in a sum, and what is told."""
-    rows, (folds, *_) = record["data"]["rows"], record["data"]["choices"].values()
+    rows, total = record["data"]["rows"], "words and bi-encoder, added up"
+    folds = [fold for own in record["data"]["choices"].values() for fold in own]
+    best = "the best on validation"
     named = [name for name in folds[0] if name != "chosen"]
-    shown = {}
+    apart_from = {
+        "minus random": "random",
+        "minus bi-encoder": "bi-encoder, untrained",
+        "minus warm start": "the warm start, no label",
+        "minus new head": "the warm start under a new head, no label",
+        "minus words and bi-encoder": total,
+    }
+    shown = {
+        name: [ranked(row), "", "", ""]
+        for name, row in rows.items()
+        if name not in (*named, best, total) and ", with " not in name
+    }
+    shown[total] = ["", ranked(rows[total]), "", ""]
     for name in named:
-        chosen = sum(fold["chosen"] == name for fold in folds)
         f1 = sum(fold[name]["macro_f1"] for fold in folds) / len(folds)
+        chosen = sum(fold["chosen"] == name for fold in folds)
         added = ranked(rows[f"{name}, with words and bi-encoder"])
         shown[name] = [ranked(rows[name]), added, number(f1), f"{chosen} of {len(folds)}"]
-    others = {name: [ranked(row), "", "", ""] for name, row in rows.items()
-              if name not in shown and not name.endswith("with words and bi-encoder")}  # fmt: skip
-    told = {
-        f"{one['system']} − {one['against']}": [apart(one)] for one in record["data"]["comparisons"]
-    }
-    columns = ["by itself", "with words and bi-encoder", "macro-F1", "chosen"]
-    tables = table("nDCG@10", columns, shown | others), table("difference", ["nDCG@10"], told)
+    told: dict[str, dict[str, str]] = {}
+    for one in record["data"]["comparisons"]:
+        if one["system"] != best:
+            told.setdefault(one["system"], {})[one["against"]] = apart(one)
+    grid = {name: [own.get(of, "") for of in apart_from.values()] for name, own in told.items()}
+    columns = [
+        "nDCG@10 by itself",
+        "nDCG@10 with words and bi-encoder",
+        "macro-F1, mean of folds",
+        "folds that take it",
+    ]
+    tables = table("system", columns, shown), table("nDCG@10", list(apart_from), grid)
     return "\n\n".join([*tables, folded(record)]) + "\n"
 
 
