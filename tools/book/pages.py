@@ -290,11 +290,8 @@ def recipes(record: dict) -> str:
         "minus new head": "the warm start under a new head, no label",
         "minus words and bi-encoder": total,
     }
-    shown = {
-        name: [ranked(row), "", "", ""]
-        for name, row in rows.items()
-        if name not in (*named, best, total) and ", with " not in name
-    }
+    free = ("random", "words at their best", *list(apart_from.values())[1:-1])
+    shown = {name: [ranked(rows[name]), "", "", ""] for name in free}
     shown[total] = ["", ranked(rows[total]), "", ""]
     for name in named:
         f1 = sum(fold[name]["macro_f1"] for fold in folds) / len(folds)
