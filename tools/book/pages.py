@@ -15,6 +15,7 @@ from book import cites
 from book.common import PACKAGE, PROFILE, RECORDED, ROOT, RUN_TIMES, chapters, dump, tags, write
 from book.goals import folded, machine, number, provenance, span
 from ecomkd import report
+from ecomkd.relevance.tables import UNTRAINED_SUM
 
 SIDES = {
     "core_shop": "simulated shop",
@@ -279,7 +280,7 @@ def fitted(record: dict) -> str:
 
 def recipes(record: dict) -> str:
     """What ways to fine-tune one teacher reach, by themselves and in a sum, and what is told."""
-    rows, total = record["data"]["rows"], "words and bi-encoder, added up"
+    rows = record["data"]["rows"]
     folds = [fold for own in record["data"]["choices"].values() for fold in own]
     best = "the best on validation"
     named = [name for name in folds[0] if name != "chosen"]
@@ -288,11 +289,11 @@ def recipes(record: dict) -> str:
         "minus bi-encoder": "bi-encoder, untrained",
         "minus warm start": "the warm start, no label",
         "minus new head": "the warm start under a new head, no label",
-        "minus words and bi-encoder": total,
+        "minus words and bi-encoder": UNTRAINED_SUM,
     }
     free = ("random", "words at their best", *list(apart_from.values())[1:-1])
     shown = {name: [ranked(rows[name]), "", "", ""] for name in free}
-    shown[total] = ["", ranked(rows[total]), "", ""]
+    shown[UNTRAINED_SUM] = ["", ranked(rows[UNTRAINED_SUM]), "", ""]
     for name in named:
         f1 = sum(fold[name]["macro_f1"] for fold in folds) / len(folds)
         chosen = sum(fold["chosen"] == name for fold in folds)
