@@ -36,11 +36,14 @@ from ecomkd.relevance import judge, mining, rivals, stages
 from ecomkd.relevance.tables import TEACHER, TEACHER_SUM, UNTRAINED_SUM, interval
 
 DATA, TOKENS = "esci_150", 96
+LAST = {"frozen_layers": 5}
 GENTLE = {"frozen_layers": None, "teacher_learning_rate": 5e-5, "teacher_epochs": 3}
 RECIPES: dict[str, dict] = {
-    "the last layer and the head": {"frozen_layers": 5},
+    "the last layer and the head": LAST,
     "all layers, gently": GENTLE,
     "all layers, gently, no warm-up": GENTLE | {"warm_up_pairs": 0},
+    "the last layer, head spread": LAST | {"spread_head": True},
+    "all layers, gently, head spread": GENTLE | {"spread_head": True},
 }
 CHOSEN = "the best on validation"
 START = "the warm start, no label"

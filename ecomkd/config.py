@@ -45,6 +45,10 @@ class Profile:
     """The lowest layers of the teacher that fine-tuning leaves as they are, with the embeddings
     under them, which students leave alone too; None trains everything. With few labels, words that
     training shows would move away from their neighbours that it does not show."""
+    spread_head: bool = False
+    """Whether the teacher's head begins from that of its warm-up, whose two classes, apart and
+    alike, it lays the labels between by their gains, so that the warm-up's order is kept until
+    labels move it. Else the head is drawn at random, which may turn that order round."""
     teacher_dropout: float = 0.1
     """Share of activations that fine-tuning the teacher drops. It reads few labels many times."""
     student_dropout: float = 0.0

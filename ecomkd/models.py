@@ -38,6 +38,8 @@ _BUNDLED = {
         "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     ),
 }
+WARMED = ("apart", "alike")
+"""The classes of a warm-up."""
 _REVISIONS = {
     "google-bert/bert-base-uncased": "86b5e0934494bd15c9632b12f734a8a67f723594",
     "FacebookAI/roberta-base": "e2da8e2f811d1448a5b465c236feacd80ffbac7b",
@@ -76,20 +78,51 @@ def load_tokenizer(name: str):
     return from_checkpoint(AutoTokenizer, name)
 
 
-def build_teacher(name: str, labels: Sequence[str], seed: int = 0) -> PreTrainedModel:
+def build_teacher(
+    name: str, labels: Sequence[str], seed: int = 0, gains: Sequence[float] | None = None
+) -> PreTrainedModel:
     """A pretrained encoder with a new classification head of `len(labels)` classes.
 
     As a cross-encoder it reads a query and a product in one sequence and gives logits (N, C).
     The head is drawn from `seed`; the encoder's weights are the checkpoint's.
+
+    `gains` (C,), if given, make the head of that of a warm-up, which has the classes apart and
+    alike: row c is w_apart + g_c (w_alike - w_apart), and so are the biases. With z the logit of
+    alike minus that of apart, the probabilities are then p_c ~ e^(g_c z). The expected gain rises
+    with z, for its slope is the variance of the gains under p: pairs keep the order of the warm-up
+    until training moves them. Raises ModelError for a checkpoint without that head.
     """
     with seeded(seed):
-        return from_checkpoint(
+        model = from_checkpoint(
             AutoModelForSequenceClassification,
             name,
             **_label_maps(labels),
             ignore_mismatched_sizes=True,
             use_safetensors=True,
         )
+    if gains is not None:
+        two = load(name)
+        if tuple(two.config.id2label.values()) != WARMED:
+            raise ModelError(
+                f"{name}: no head of the classes {' and '.join(WARMED)} can be spread: start from "
+                "a warm-up, which needs unlabelled pairs and warm_up_pairs above 0."
+            )
+        _spread(_head(two), _head(model), torch.tensor(gains))
+    return model
+
+
+def _head(model: PreTrainedModel) -> nn.Linear:
+    """The layer that gives the logits, which the library's classifiers hold last."""
+    return [part for part in model.modules() if isinstance(part, nn.Linear)][-1]
+
+
+@torch.no_grad()
+def _spread(two: nn.Linear, head: nn.Linear, gains: torch.Tensor) -> None:
+    """Lay the rows of a head between those of a head of two, at the gains (C,)."""
+    apart, alike = two.weight
+    head.weight.copy_(apart + gains[:, None] * (alike - apart))
+    apart, alike = two.bias
+    head.bias.copy_(apart + gains * (alike - apart))
 
 
 def build_untrained(name: str, labels: Sequence[str], seed: int = 0) -> PreTrainedModel:

@@ -338,3 +338,34 @@ def test_a_pair_of_which_the_teacher_says_two_things(both):
     rows["query_id"][1], rows["product_id"][1] = rows["query_id"][0], rows["product_id"][0]
     with pytest.raises(ValueError, match="says two things of query_id='q0', product_id='p0'"):
         distill.with_teacher(encoded.select([0]), type(taught).from_dict(rows))
+
+
+def test_a_spread_head_keeps_the_order_of_the_warm_up(kind, tokenizer, tmp_path):
+    two = tiny_models.encoder(kind, classes=2)
+    two.config.id2label = dict(enumerate(models.WARMED))
+    start = str(tiny_models.save(two, tmp_path / "warmed"))
+    gains = torch.tensor((1.0, 0.1, 0.01, 0.0))
+    spread = models.build_teacher(start, "ESCI", seed=1, gains=gains.tolist()).eval()
+    drawn = models.build_teacher(start, "ESCI", seed=1).eval()
+    inputs = batch(tokenizer, 12)
+    apart, alike = run(two.eval(), inputs).logits.T
+    logits, others = (run(model, inputs).logits for model in (spread, drawn))
+    wanted = torch.outer(alike - apart, gains).softmax(dim=1)
+    assert torch.allclose(logits.softmax(dim=1), wanted, atol=1e-5)
+    order = (alike - apart).argsort()
+    assert torch.equal((logits.softmax(dim=1) @ gains).argsort(), order)
+    assert not torch.equal((others.softmax(dim=1) @ gains).argsort(), order)
+    body = f"{two.base_model_prefix}."
+    weights = spread.state_dict()
+    same = [key for key, value in drawn.state_dict().items() if torch.equal(value, weights[key])]
+    assert {key for key in weights if key.startswith(body)} <= set(same) < set(weights)
+
+
+def test_a_head_of_other_classes_is_not_spread(kind, tmp_path):
+    start = tiny_models.save(tiny_models.encoder(kind, classes=2), tmp_path / "other")
+    with pytest.raises(models.ModelError) as error:
+        models.build_teacher(str(start), "ESCI", gains=(1.0, 0.1, 0.01, 0.0))
+    assert str(error.value) == (
+        f"{start}: no head of the classes apart and alike can be spread: start from a warm-up, "
+        "which needs unlabelled pairs and warm_up_pairs above 0."
+    )

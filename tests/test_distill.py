@@ -593,6 +593,33 @@ def test_the_teacher_learns_with_dropout_and_is_saved_with_its_own(tmp_path):
     assert models.load(folders[2]).config.hidden_dropout_prob == 0.3
 
 
+def test_the_teachers_head_begins_as_the_profile_says(tmp_path, monkeypatch):
+    start = tiny_models.save(tiny_models.bert(layers=2), tmp_path / "start")
+    profile = tiny_models.profile(tmp_path, teacher=str(start), warm_up_pairs=12)
+    data = tiny_models.shop()
+    monkeypatch.setattr(features, "bi_encoder_scores", lambda pairs, _: np.arange(len(pairs)))
+    begun, fit = [], stages.fine_tune
+
+    def seen(model, *rest):
+        begun.append(model.classifier.weight.detach().clone())
+        fit(model, *rest)
+
+    monkeypatch.setattr(stages, "fine_tune", seen)
+    own = replace(profile, spread_head=True)
+    folders = [stages.teacher(data, how) for how in (profile, own, own)]
+    assert folders[0] != folders[1] == folders[2]
+    drawn, spread = begun
+    apart, alike = models.load(stages.warm_up(data, profile)).classifier.weight
+    assert torch.equal(spread[3], apart) and torch.allclose(spread[0], alike)
+    assert torch.allclose(spread[1], apart + 0.1 * (alike - apart))
+    assert not torch.equal(drawn[3], apart)
+    # From random weights there is nothing to keep.
+    scratch = [stages.teacher(data, how, pretrained=False) for how in (profile, own)]
+    assert scratch[0] == scratch[1]
+    with pytest.raises(models.ModelError, match="no head of the classes apart and alike"):
+        stages.teacher(data, replace(own, warm_up_pairs=0))
+
+
 def test_the_warm_up_follows_the_bi_encoder_without_a_label(tmp_path, monkeypatch):
     start = tiny_models.save(tiny_models.bert(layers=2, seed=1), tmp_path / "start")
     changes = {"teacher": str(start), "warm_up_pairs": 800, "student_learning_rate": 3e-3}

@@ -37,6 +37,11 @@ Outputs = Callable[[Dataset, Path, Profile, Path], Dataset]
 """From pairs as `load` gives them, a teacher's folder, a profile and a folder for unfinished work,
 to the ids of the pairs and `teacher_logits`, which may be off by a constant for each pair."""
 
+TAUGHT_BY = (
+    "teacher", "teacher_epochs", "teacher_learning_rate", "frozen_layers", "teacher_dropout",
+)  # fmt: skip
+"""Settings of a profile that decide what a teacher becomes; `spread_head` does where it is on."""
+
 WARM_UP_LEAST = 10
 """Fewer unlabelled pairs make no warm-up, of which one in ten is held out."""
 
@@ -73,7 +78,7 @@ def warm_up(data: DatasetDict, profile: Profile) -> Path:
                 found = np.corrcoef(logits[:, 1] - logits[:, 0], odds[held_out])[0, 1]
             return {"quality": float(np.nan_to_num(found))}
 
-        model = models.build_teacher(profile.teacher, ("apart", "alike"), profile.seed)
+        model = models.build_teacher(profile.teacher, models.WARMED, profile.seed)
         models.freeze(model, profile.frozen_layers)
         models.set_dropout(model, profile.student_dropout)
         distill.fit(
@@ -142,39 +147,33 @@ def teacher(
     `domain_adapted`. Its embeddings and its `profile.frozen_layers` lowest layers stay as they are.
 
     With `pretrained=False` the same architecture starts from random weights, all of them trained.
-    Raises ValueError where that meets a `checkpoint`.
+    Raises ValueError where that meets a `checkpoint`, and ModelError where the profile wants a
+    `spread_head` and there is no warm-up to take it from.
     """
     if checkpoint is not None and not pretrained:
         raise ValueError(
             "teacher: pretrained=False starts from random weights: leave the checkpoint out."
         )
     labels = data["train"].features["label"].names
+    spread = pretrained and profile.spread_head
     start, known_as = profile.teacher, keys.known_as(profile.teacher)
     if pretrained:
         start, known_as = starting_point(data, profile, checkpoint)
 
     def make(folder: Path) -> None:
         if pretrained:
-            model = models.build_teacher(start, labels, profile.seed)
+            worth = tuple(judge.gains(data["train"]).values()) if spread else None
+            model = models.build_teacher(start, labels, profile.seed, worth)
             models.freeze(model, profile.frozen_layers)
         else:
             model = models.build_untrained(start, labels, profile.seed)
         tokenizer = models.load_tokenizer(start if checkpoint else profile.teacher)
         fine_tune(model, data, tokenizer, profile, folder, profile.teacher_learning_rate)
 
-    parts = [
-        keys.digests(data["train"], data["validation"]),
-        keys.settings_of(
-            profile,
-            "teacher",
-            "teacher_epochs",
-            "teacher_learning_rate",
-            "frozen_layers",
-            "teacher_dropout",
-        ),
-        pretrained,
-        known_as,
-    ]
+    split_digests = keys.digests(data["train"], data["validation"])
+    parts = [split_digests, keys.settings_of(profile, *TAUGHT_BY), pretrained, known_as]
+    if spread:
+        parts.append("spread_head")
     return stage("teacher", parts, make, profile.artifacts, recipe=1)
 
 

@@ -1,0 +1,187 @@
+"""How a new head begins, and what few labels then do to the order, on the simulated shop.
+
+    ECOMKD_PRECISION=bf16 python benchmarks/measure_new_head.py --seeds 18
+    ECOMKD_PRECISION=bf16 python benchmarks/measure_new_head.py --seeds 19 20
+    ECOMKD_PRECISION=bf16 python benchmarks/measure_new_head.py --merge
+
+Fine-tuning needs a head over the labels. The book's teacher draws it at random, above a network
+whose warm-up has taught it an order: `drawn`. `spread` lays its rows between those of the warm-up's
+own head instead (`models.build_teacher`), so that this order is there at the first step. All else
+is the same: the book's recipe, the same first training pairs, whole queries, no more validation
+pairs than that, VALIDATION at most, and as many passes as MIN_STEPS steps need.
+Each seed is a shop of its own, with its own warm-up; that of seed 18 is the package's recorded one.
+Beside both stand the warm start itself, the untrained bi-encoder, and sums with words and bi-
+encoder, whose weights the same validation pairs choose. A run that is started again goes on where
+it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from datasets import DatasetDict
+
+import measure_learning_curve
+import measure_methods
+import measure_whole_lists
+import shared
+from ecomkd import load, metrics, models, report, runtime
+from ecomkd.config import Profile
+from ecomkd.data import shop, sources
+from ecomkd.relevance import judge, rivals, stages
+from ecomkd.relevance.tables import TEACHER, TEACHER_SUM, UNTRAINED_SUM
+
+LABELS = (50, 200, 1000, 4500)
+MIN_STEPS = 150
+FREE, START = "bi-encoder, untrained", "the warm start, no label"
+DRAWN, SPREAD = "drawn", "spread"
+HEADS = {DRAWN: False, SPREAD: True}
+JUDGED = ("train", "validation", "test")
+WANTED = ("spread against drawn",)
+
+
+def row(system: str, labels: int) -> str:
+    """The name of a system that learnt, or chose its weights, with so many labels."""
+    return f"{system}, {labels} labels" if labels else f"{system}, no label"
+
+
+def in_sum(head: str) -> str:
+    """The name of a teacher's sum with words and bi-encoder."""
+    return f"{head}, in the sum"
+
+
+def untaught(data: DatasetDict, profile: Profile, spread: bool) -> np.ndarray:
+    """Class probabilities (N, C) of the test pairs by the warm start under a new head."""
+    gains, classes = judge.gains(data["test"]), data["test"].features["label"].names
+    worth = tuple(gains.values()) if spread else None
+    network = models.build_teacher(stages.origin(data, profile), classes, profile.seed, worth)
+    return judge.softmax(measure_whole_lists.logits(network, data, profile))
+
+
+def measured(seed: int) -> dict:
+    """All systems of a seed on its test queries: per query, and in classes."""
+    profile = Profile.named(seed=seed)
+    data, catalogue = load("shop", profile), sources.catalogue("shop", profile)
+    test, systems = data["test"], {}
+
+    def keep(name: str, ranking: dict, **further: object) -> None:
+        per_query = ranking["per_query"]
+        kept = {of: per_query[of].to_dict() for of in ("ndcg@10", "random_ndcg@10")}
+        systems[name] = kept | further
+        print(f"seed {seed}, {name}: lift {ranking['lift@10']:.3f}", flush=True)
+
+    def ordered(name: str, scores: np.ndarray, **further: object) -> None:
+        keep(name, metrics.ranking(judge.frame(test, scores), judge.gains(test)), **further)
+
+    def judged(name: str, answers: np.ndarray, **further: object) -> None:
+        found = judge.evaluate(test, answers)
+        f1 = found["classification"]["macro_f1"]
+        keep(name, found["ranking"], macro_f1=f1, **further)
+
+    ordered(START, measure_whole_lists.warm_start(data, profile))
+    for head, spread in HEADS.items():
+        judged(row(head, 0), untaught(data, profile, spread))
+    for labels in LABELS:
+        some = measure_methods.few(data, labels)
+        seen = rivals.signals(some, catalogue, profile, {})
+        ordered(FREE, seen["test"].cosine)
+        ((_, _, scores, weights),) = rivals.sums(some, seen, [UNTRAINED_SUM])
+        ordered(row(UNTRAINED_SUM, labels), scores, weights=weights)
+        pairs = {split: len(some[split]) for split in JUDGED}
+        own = measure_learning_curve.long_enough(profile, pairs["train"], MIN_STEPS)
+        for head, spread in HEADS.items():
+            folder = stages.teacher(some, replace(own, spread_head=spread))
+            said = {split: judge.predict(folder, some[split], profile) for split in JUDGED[1:]}
+            looks = measure_whole_lists.looks(folder)
+            judged(row(head, labels), said["test"], pairs=pairs, looks=looks)
+            read = {
+                split: replace(seen[split], answers={TEACHER: of}) for split, of in said.items()
+            }
+            ((_, _, scores, weights),) = rivals.sums(some, read, [TEACHER_SUM])
+            ordered(row(in_sum(head), labels), scores, weights=weights)
+    return {
+        "precision": runtime.precision(profile),
+        "generator": shop.generator_hash(),
+        "systems": systems,
+    }
+
+
+COMPARED = {
+    (row(DRAWN, 0), START): "what the drawn head costs before any label",
+    **{
+        pair: what
+        for labels in LABELS
+        for pair, what in (
+            ((row(SPREAD, labels), row(DRAWN, labels)), "spread against drawn"),
+            ((row(DRAWN, labels), START), "drawn, against the warm start"),
+            ((row(SPREAD, labels), START), "spread, against the warm start"),
+            ((row(SPREAD, labels), FREE), "spread, against the untrained bi-encoder"),
+            (
+                (row(in_sum(SPREAD), labels), row(in_sum(DRAWN), labels)),
+                "spread against drawn, each in its sum",
+            ),
+            (
+                (row(in_sum(SPREAD), labels), row(UNTRAINED_SUM, labels)),
+                "spread in its sum, against the sum that nobody trained",
+            ),
+        )
+    },
+}
+
+
+def summary(parts: Sequence[dict]) -> dict:
+    """Rows, differences and choices, as `shared.of_shops` has them, and what is told of classes."""
+    order, chance = (shared.by_query(parts, name) for name in ("ndcg@10", "random_ndcg@10"))
+    rows, differences = shared.of_shops(order, COMPARED)
+    taught = [name for name, own in parts[0]["systems"].items() if "macro_f1" in own]
+    f1 = pd.DataFrame(
+        {name: [part["systems"][name]["macro_f1"] for part in parts] for name in taught}
+    )
+    for name, of in rows.items():
+        lifts = (order[name] - chance[name]).groupby(level=0).mean()
+        of |= {"lift@10": float(lifts.mean()), "lift@10 by_seed": lifts.tolist()}
+        if name in f1:
+            of |= {"macro_f1": float(f1[name].mean()), "macro_f1 by_seed": f1[name].tolist()}
+    for one in differences:
+        if {one["system"], one["against"]} <= set(f1):
+            one["macro_f1"] = metrics.seed_interval(f1[one["system"]] - f1[one["against"]])
+    kept = ("pairs", "looks", "weights")
+    told = {
+        part["seed"]: {
+            name: {what: own[what] for what in kept if what in own}
+            for name, own in part["systems"].items()
+            if "looks" in own or "weights" in own
+        }
+        for part in parts
+    }
+    return {"labels": LABELS, "rows": rows, "differences": differences, "runs": told}
+
+
+def merge(folder: Path, out: Path) -> None:
+    """Write the recorded result from the files of single seeds."""
+    parts = shared.read(folder, ("profile", "generator", "precision"))
+    parts.sort(key=lambda part: part["seed"])
+    found = summary(parts)
+    goals = []
+    for one in found["differences"]:
+        if one["what"] in WANTED:
+            span = {"difference": one["seeds"]["mean"], **one["seeds"]}
+            name = f"nDCG@10: {one['system']}, minus {one['against']} (interval over seeds)"
+            goals.append(shared.above(name, span))
+    report.write_recorded(out, **shared.origin("new_head", parts), data=found, goals=goals)
+    print(f"Wrote {out}.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="How the head of fine-tuning begins.")
+    arguments = shared.arguments_of(parser, "new_head", scaled=False)
+    shared.run(shared.resumed(arguments), measured, merge)
+
+
+if __name__ == "__main__":
+    main()

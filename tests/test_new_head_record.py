@@ -1,0 +1,86 @@
+"""How a new head begins: what is measured, on tiny data, and what is recorded."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny_models
+
+import measure_new_head as script
+from ecomkd import features, load
+from ecomkd.config import Profile
+from ecomkd.relevance import judge, stages
+
+NAMES = {name for pair in script.COMPARED for name in pair}
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """A profile with a teacher of two random layers, and the smallest shop."""
+    start = tiny_models.save(tiny_models.bert(), tmp_path / "pretrained")
+    profile = Profile.named(
+        "smoke", teacher=str(start), warm_up_pairs=16, device="cpu", precision="fp32",
+        frozen_layers=1, artifacts=tmp_path / "artifacts", queries=24,
+    )  # fmt: skip
+    monkeypatch.setattr(Profile, "named", lambda seed: profile)
+    monkeypatch.setattr(script, "MIN_STEPS", 2)
+    monkeypatch.setattr(features, "bi_encoder_scores", lambda pairs, _: np.arange(len(pairs)))
+    return profile
+
+
+def test_both_heads_see_the_same_few_labels(tiny, monkeypatch):
+    trained = []
+    teacher = stages.teacher
+
+    def seen(data, profile):
+        trained.append((profile.spread_head, profile.teacher_epochs, data["train"]["query_id"],
+                        data["validation"]["query_id"]))  # fmt: skip
+        return teacher(data, profile)
+
+    monkeypatch.setattr(script.stages, "teacher", seen)
+    found = script.measured(900)
+    assert set(found["systems"]) == NAMES | {script.row(script.SPREAD, 0)}
+    for drawn, spread in zip(trained[::2], trained[1::2], strict=True):
+        assert (drawn[0], spread[0]) == (False, True) and drawn[1:] == spread[1:]
+    fewest = found["systems"][script.row(script.SPREAD, 50)]["pairs"]
+    assert 0 < fewest["train"] <= 50 and 0 < fewest["validation"] <= 50
+    order, chance = (
+        found["systems"][script.row(script.SPREAD, 0)][of] for of in ("ndcg@10", "random_ndcg@10")
+    )
+    start = found["systems"][script.START]
+    assert order == start["ndcg@10"] and chance == start["random_ndcg@10"]
+    asked = {tuple(own["ndcg@10"]) for own in found["systems"].values()}
+    assert len(asked) == 1 and set(*asked) <= set(load("shop", tiny)["test"]["query_id"])
+    whole = script.summary([found | {"seed": seed} for seed in (1, 2, 3)])
+    assert set(whole["rows"]) == set(found["systems"])
+    assert "looks" in whole["runs"][1][script.row(script.DRAWN, 50)]
+    told = [one for one in whole["differences"] if "macro_f1" in one]
+    assert {one["what"] for one in told} >= {"spread against drawn"}
+    assert not any("macro_f1" in whole["rows"][name] for name in (script.START, script.FREE))
+
+
+def test_an_untaught_spread_head_has_the_warm_starts_order(tiny):
+    data = load("shop", tiny)
+    alike = script.measure_whole_lists.warm_start(data, tiny)
+    answers = script.untaught(data, tiny, spread=True)
+    worth = answers @ list(judge.gains(data["test"]).values())
+    assert np.corrcoef(np.argsort(np.argsort(alike)), np.argsort(np.argsort(worth)))[0, 1] > 0.999
+
+
+def test_the_goals_are_those_of_each_number_of_labels(tmp_path):
+    gains = {script.row(script.SPREAD, n): [0.03, 0.02, 0.04] for n in (50, 200)}
+    for place, seed in enumerate((18, 19, 20)):
+        systems = {}
+        for name in NAMES:
+            order = {f"q{n}": 0.8 + gains.get(name, [0] * 3)[place] + n / 100 for n in range(4)}
+            f1 = {} if name in (script.FREE, script.START) else {"macro_f1": 0.5}
+            systems[name] = {"ndcg@10": order, "random_ndcg@10": dict.fromkeys(order, 0.7), **f1}
+        part = {"seed": seed, "profile": {}, "hardware": {}, "generator": "of all"}
+        part |= {"precision": "bf16", "systems": systems}
+        (tmp_path / f"seed{seed}.json").write_text(json.dumps(part), encoding="utf-8")
+    script.merge(tmp_path, tmp_path / "record.json")
+    record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
+    assert [goal["met"] for goal in record["goals"]] == [True, True, False, False]
+    assert record["goals"][0]["value"] == pytest.approx(0.03)
+    assert record["hardware"]["precision"] == "bf16"
+    assert record["data"]["rows"][script.START]["lift@10"] == pytest.approx(0.115)
