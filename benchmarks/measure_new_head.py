@@ -8,7 +8,9 @@ Fine-tuning needs a head over the labels. The book's teacher draws it at random,
 whose warm-up has taught it an order: `drawn`. `spread` lays its rows between those of the warm-up's
 own head instead (`models.build_teacher`), so that this order is there at the first step. All else
 is the same: the book's recipe, the same first training pairs, whole queries, no more validation
-pairs than that, VALIDATION at most, and as many passes as MIN_STEPS steps need.
+pairs than that, VALIDATION at most, and as many passes as MIN_STEPS steps need. The field's remedy
+stands beside them, where labels are few: the head is fitted `first`, while all else stands still
+(Kumar et al. 2022).
 Each seed is a shop of its own, with its own warm-up; that of seed 18 is the package's recorded one.
 Beside both stand the warm start itself, the untrained bi-encoder, and sums with words and bi-
 encoder, whose weights the same validation pairs choose. A run that is started again goes on where
@@ -21,16 +23,21 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
-from datasets import DatasetDict
+import torch
+from datasets import Dataset, DatasetDict
+from sklearn.linear_model import LogisticRegression
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
 
 import measure_learning_curve
 import measure_methods
 import measure_whole_lists
 import shared
-from ecomkd import load, metrics, models, report, runtime
+from ecomkd import distill, load, metrics, models, report, runtime
 from ecomkd.config import Profile
 from ecomkd.data import shop, sources
 from ecomkd.relevance import judge, rivals, stages
@@ -40,9 +47,11 @@ LABELS = (50, 200, 1000, 4500)
 MIN_STEPS = 150
 FREE, START = "bi-encoder, untrained", "the warm start, no label"
 DRAWN, SPREAD = "drawn", "spread"
+FIRST = "fitted first"
+FEW = LABELS[:3]
 HEADS = {DRAWN: False, SPREAD: True}
 JUDGED = ("train", "validation", "test")
-WANTED = ("spread against drawn",)
+WANTED = ("spread against drawn", "spread, against a head that was fitted first")
 
 
 def row(system: str, labels: int) -> str:
@@ -61,6 +70,44 @@ def untaught(data: DatasetDict, profile: Profile, spread: bool) -> np.ndarray:
     worth = tuple(gains.values()) if spread else None
     network = models.build_teacher(stages.origin(data, profile), classes, profile.seed, worth)
     return judge.softmax(measure_whole_lists.logits(network, data, profile))
+
+
+@torch.inference_mode()
+def pooled(network: PreTrainedModel, pairs: Dataset, profile: Profile) -> np.ndarray:
+    """What a network's head reads of the pairs, (N, H)."""
+    tokenizer = models.load_tokenizer(profile.teacher)
+    collate = distill.PairCollator(tokenizer)
+    rows = distill.encode(pairs, tokenizer, profile.max_length)
+    found = []
+    for batch in DataLoader(rows, 64, collate_fn=collate):
+        batch.pop("labels")
+        found.append(network.base_model(**batch).pooler_output)
+    return torch.cat(found).numpy()
+
+
+def head_first(data: DatasetDict, profile: Profile, folder: Path) -> Path:
+    """Write the warm start under a head that was fitted to its pooled outputs: a logistic
+    regression of the strength that validation takes. What training lacks begins improbable."""
+    classes = data["train"].features["label"].names
+    network = models.build_teacher(stages.origin(data, profile), classes, profile.seed).eval()
+    states = {split: pooled(network, data[split], profile) for split in JUDGED[:2]}
+    tried = []
+    for strength in measure_methods.STRENGTHS:
+        probe = LogisticRegression(C=strength, max_iter=5000)
+        probe.fit(states["train"], data["train"]["label"])
+        chances = np.zeros((len(data["validation"]), len(classes)))
+        chances[:, probe.classes_] = probe.predict_proba(states["validation"])
+        tried.append((measure_methods.quality(judge.evaluate(data["validation"], chances)), probe))
+    _, best = max(tried, key=lambda one: one[0])
+    weight, bias = torch.zeros(network.classifier.weight.shape), torch.full((len(classes),), -10.0)
+    weight[best.classes_] = torch.tensor(best.coef_, dtype=torch.float32)
+    bias[best.classes_] = torch.tensor(best.intercept_, dtype=torch.float32)
+    with torch.no_grad():
+        network.classifier.weight.copy_(weight)
+        network.classifier.bias.copy_(bias)
+    network.save_pretrained(folder)
+    models.load_tokenizer(profile.teacher).save_pretrained(folder)
+    return folder
 
 
 def measured(seed: int) -> dict:
@@ -94,8 +141,11 @@ def measured(seed: int) -> dict:
         ordered(row(UNTRAINED_SUM, labels), scores, weights=weights)
         pairs = {split: len(some[split]) for split in JUDGED}
         own = measure_learning_curve.long_enough(profile, pairs["train"], MIN_STEPS)
-        for head, spread in HEADS.items():
-            folder = stages.teacher(some, replace(own, spread_head=spread))
+        for head in (DRAWN, SPREAD, *([FIRST] if labels in FEW else [])):
+            with TemporaryDirectory(prefix="ecomkd-") as place:
+                start = head_first(some, own, Path(place)) if head == FIRST else None
+                settings = replace(own, spread_head=HEADS.get(head, False))
+                folder = stages.teacher(some, settings, checkpoint=start)
             said = {split: judge.predict(folder, some[split], profile) for split in JUDGED[1:]}
             looks = measure_whole_lists.looks(folder)
             judged(row(head, labels), said["test"], pairs=pairs, looks=looks)
@@ -121,6 +171,7 @@ COMPARED = {
             ((row(DRAWN, labels), START), "drawn, against the warm start"),
             ((row(SPREAD, labels), START), "spread, against the warm start"),
             ((row(SPREAD, labels), FREE), "spread, against the untrained bi-encoder"),
+            ((row(DRAWN, labels), FREE), "drawn, against the untrained bi-encoder"),
             (
                 (row(in_sum(SPREAD), labels), row(in_sum(DRAWN), labels)),
                 "spread against drawn, each in its sum",
@@ -130,6 +181,9 @@ COMPARED = {
                 "spread in its sum, against the sum that nobody trained",
             ),
         )
+    },
+    **{
+        (row(SPREAD, n), row(FIRST, n)): "spread, against a head that was fitted first" for n in FEW
     },
 }
 

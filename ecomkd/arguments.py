@@ -69,6 +69,11 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     )
     _number(run, "--max-length", text, 4, 512)
     text = (
+        "begin the teacher's head from that of its warm-up, so that few labels do not cost it the "
+        "order that it has without any"
+    )
+    run.add_argument("--spread-head", action="store_true", help=text)
+    text = (
         "cross-validation by query, where judged queries are few: each is tested once; over the "
         "folds that the data have, or over N that are drawn; example: ecomkd run my_shop/ --folds "
         "--out report/"

@@ -124,6 +124,9 @@ def _run(options: argparse.Namespace) -> None:
     if options.max_length is not None:
         profile = replace(profile, max_length=options.max_length)
         arguments += f" --max-length {options.max_length}"
+    if options.spread_head:
+        profile = replace(profile, spread_head=True)
+        arguments += " --spread-head"
     folds: int | Literal["given"] | None = "given" if options.folds is True else options.folds
     if folds is not None:
         arguments += " --folds" if folds == "given" else f" --folds {folds}"

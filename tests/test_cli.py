@@ -497,6 +497,13 @@ def test_the_length_that_models_read_is_handed_on_and_recorded(tmp_path, capsys,
     assert command.endswith("--first-seed 18 --max-length 96 --out out")
 
 
+def test_a_spread_head_is_handed_on_and_recorded(tmp_path, capsys, called):
+    assert tried(["run", "esci", "--spread-head", "--out", tmp_path / "out"], capsys)[0] == 0
+    ((_, profile, *_, command, _, _),) = called
+    assert profile == replace(Profile.named("book"), spread_head=True)
+    assert command.endswith("--first-seed 18 --spread-head --out out")
+
+
 def test_index_can_put_the_teacher_beside_the_student(tmp_path, capsys, called):
     out = tmp_path / "out"
     assert tried(["index", "esci", "--out", out], capsys) == (0, f"Search engine: {out}\n", "")

@@ -32,16 +32,21 @@ def test_both_heads_see_the_same_few_labels(tiny, monkeypatch):
     trained = []
     teacher = stages.teacher
 
-    def seen(data, profile):
-        trained.append((profile.spread_head, profile.teacher_epochs, data["train"]["query_id"],
-                        data["validation"]["query_id"]))  # fmt: skip
-        return teacher(data, profile)
+    def seen(data, profile, checkpoint):
+        begun = profile.spread_head, checkpoint is not None
+        shown = (data[split]["query_id"] for split in script.JUDGED[:2])
+        trained.append((*shown, profile.teacher_epochs, *begun))
+        return teacher(data, profile, checkpoint=checkpoint)
 
     monkeypatch.setattr(script.stages, "teacher", seen)
     found = script.measured(900)
-    assert set(found["systems"]) == NAMES | {script.row(script.SPREAD, 0)}
-    for drawn, spread in zip(trained[::2], trained[1::2], strict=True):
-        assert (drawn[0], spread[0]) == (False, True) and drawn[1:] == spread[1:]
+    alone = {script.row(script.in_sum(script.FIRST), labels) for labels in script.FEW}
+    assert set(found["systems"]) == NAMES | alone | {script.row(script.SPREAD, 0)}
+    heads = [(False, False), (True, False), (False, True)]
+    assert [one[3:] for one in trained] == heads * len(script.FEW) + heads[:2]
+    for n in range(len(script.LABELS)):
+        drawn, *others = trained[3 * n : 3 * n + 3]
+        assert all(one[:3] == drawn[:3] for one in others)
     fewest = found["systems"][script.row(script.SPREAD, 50)]["pairs"]
     assert 0 < fewest["train"] <= 50 and 0 < fewest["validation"] <= 50
     order, chance = (
@@ -67,6 +72,23 @@ def test_an_untaught_spread_head_has_the_warm_starts_order(tiny):
     assert np.corrcoef(np.argsort(np.argsort(alike)), np.argsort(np.argsort(worth)))[0, 1] > 0.999
 
 
+def test_the_head_that_is_fitted_first_answers_as_its_regression(tiny, tmp_path, monkeypatch):
+    fitted, kind = [], script.LogisticRegression
+    monkeypatch.setattr(script.measure_methods, "STRENGTHS", (1.0,))
+    monkeypatch.setattr(
+        script, "LogisticRegression", lambda **how: fitted.append(kind(**how)) or fitted[-1]
+    )
+    data = script.measure_methods.few(load("shop", tiny), 200)
+    folder = script.head_first(data, tiny, tmp_path / "first")
+    network = script.models.load(folder, 4)
+    wanted = np.zeros((len(data["test"]), 4))
+    states = script.pooled(network, data["test"], tiny)
+    wanted[:, fitted[0].classes_] = fitted[0].predict_proba(states)
+    assert np.allclose(judge.predict(folder, data["test"], tiny), wanted, atol=1e-3)
+    start = script.models.load(stages.warm_up(data, tiny))
+    assert np.allclose(states, script.pooled(start, data["test"], tiny))
+
+
 def test_the_goals_are_those_of_each_number_of_labels(tmp_path):
     gains = {script.row(script.SPREAD, n): [0.03, 0.02, 0.04] for n in (50, 200)}
     for place, seed in enumerate((18, 19, 20)):
@@ -80,7 +102,15 @@ def test_the_goals_are_those_of_each_number_of_labels(tmp_path):
         (tmp_path / f"seed{seed}.json").write_text(json.dumps(part), encoding="utf-8")
     script.merge(tmp_path, tmp_path / "record.json")
     record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
-    assert [goal["met"] for goal in record["goals"]] == [True, True, False, False]
+    assert [goal["met"] for goal in record["goals"]] == [
+        True,
+        True,
+        False,
+        False,
+        True,
+        True,
+        False,
+    ]
     assert record["goals"][0]["value"] == pytest.approx(0.03)
     assert record["hardware"]["precision"] == "bf16"
     assert record["data"]["rows"][script.START]["lift@10"] == pytest.approx(0.115)
