@@ -4,13 +4,16 @@
     ECOMKD_PRECISION=bf16 python benchmarks/measure_new_head.py --seeds 19 20
     ECOMKD_PRECISION=bf16 python benchmarks/measure_new_head.py --merge
 
-Fine-tuning needs a head over the labels. The book's teacher draws it at random, above a network
-whose warm-up has taught it an order: `drawn`. `spread` lays its rows between those of the warm-up's
-own head instead (`models.build_teacher`), so that this order is there at the first step. All else
+Fine-tuning needs a head over the labels, above a network whose warm-up has taught it an order. The
+book's teacher draws it at random, from the seed of which the warm-up drew its head of two classes:
+so the best label begins with the numbers with which *apart* began, and the order is turned round
+(`drawn`). A head that was drawn from `another seed` keeps it or not by luck. `spread` lays the rows
+between those of the warm-up's own head (`models.build_teacher`), so that the order is there at the
+first step. All else
 is the same: the book's recipe, the same first training pairs, whole queries, no more validation
 pairs than that, VALIDATION at most, and as many passes as MIN_STEPS steps need. The field's remedy
-stands beside them, where labels are few: the head is fitted `first`, while all else stands still
-(Kumar et al. 2022).
+stands beside them, where labels are few, as does another seed: the head is fitted `first`, while
+all else stands still (Kumar et al. 2022).
 Each seed is a shop of its own, with its own warm-up; that of seed 18 is the package's recorded one.
 Beside both stand the warm start itself, the untrained bi-encoder, and sums with words and bi-
 encoder, whose weights the same validation pairs choose. A run that is started again goes on where
@@ -47,11 +50,14 @@ LABELS = (50, 200, 1000, 4500)
 MIN_STEPS = 150
 FREE, START = "bi-encoder, untrained", "the warm start, no label"
 DRAWN, SPREAD = "drawn", "spread"
-FIRST = "fitted first"
+FIRST, OTHER = "fitted first", "drawn from another seed"
+FURTHER = 1_000
+"""From a seed to that other one."""
+DRAWS = 20
 FEW = LABELS[:3]
 HEADS = {DRAWN: False, SPREAD: True}
 JUDGED = ("train", "validation", "test")
-WANTED = ("spread against drawn", "spread, against a head that was fitted first")
+WANTED = ("spread against drawn", f"spread, against {FIRST}", f"spread, against {OTHER}")
 
 
 def row(system: str, labels: int) -> str:
@@ -110,6 +116,32 @@ def head_first(data: DatasetDict, profile: Profile, folder: Path) -> Path:
     return folder
 
 
+def another_seed(data: DatasetDict, profile: Profile, folder: Path) -> Path:
+    """Write the warm start under a head that is drawn from a seed which nothing else had."""
+    classes, seed = data["train"].features["label"].names, profile.seed + FURTHER
+    models.build_teacher(stages.origin(data, profile), classes, seed).save_pretrained(folder)
+    models.load_tokenizer(profile.teacher).save_pretrained(folder)
+    return folder
+
+
+BEGUN = {FIRST: head_first, OTHER: another_seed}
+
+
+def by_luck(data: DatasetDict, profile: Profile) -> list[float]:
+    """The lift of the warm start on the test pairs under heads of DRAWS other seeds, untaught."""
+    test, start = data["test"], stages.origin(data, profile)
+    classes, gains = test.features["label"].names, judge.gains(test)
+    states = torch.from_numpy(pooled(models.load(Path(start)), test, profile))
+    found = []
+    for seed in range(profile.seed + FURTHER, profile.seed + FURTHER + DRAWS):
+        head = models.build_teacher(start, classes, seed).classifier
+        with torch.inference_mode():
+            chances = head(states).softmax(dim=1).numpy()
+        ranking = metrics.ranking(judge.frame(test, metrics.expected_gain(chances, gains)), gains)
+        found.append(ranking["lift@10"])
+    return found
+
+
 def measured(seed: int) -> dict:
     """All systems of a seed on its test queries: per query, and in classes."""
     profile = Profile.named(seed=seed)
@@ -141,9 +173,9 @@ def measured(seed: int) -> dict:
         ordered(row(UNTRAINED_SUM, labels), scores, weights=weights)
         pairs = {split: len(some[split]) for split in JUDGED}
         own = measure_learning_curve.long_enough(profile, pairs["train"], MIN_STEPS)
-        for head in (DRAWN, SPREAD, *([FIRST] if labels in FEW else [])):
+        for head in (DRAWN, SPREAD, *(BEGUN if labels in FEW else ())):
             with TemporaryDirectory(prefix="ecomkd-") as place:
-                start = head_first(some, own, Path(place)) if head == FIRST else None
+                start = BEGUN[head](some, own, Path(place)) if head in BEGUN else None
                 settings = replace(own, spread_head=HEADS.get(head, False))
                 folder = stages.teacher(some, settings, checkpoint=start)
             said = {split: judge.predict(folder, some[split], profile) for split in JUDGED[1:]}
@@ -158,6 +190,7 @@ def measured(seed: int) -> dict:
         "precision": runtime.precision(profile),
         "generator": shop.generator_hash(),
         "systems": systems,
+        "by_luck": by_luck(data, profile),
     }
 
 
@@ -183,8 +216,11 @@ COMPARED = {
         )
     },
     **{
-        (row(SPREAD, n), row(FIRST, n)): "spread, against a head that was fitted first" for n in FEW
+        (row(SPREAD, labels), row(head, labels)): f"spread, against {head}"
+        for labels in FEW
+        for head in (FIRST, OTHER)
     },
+    **{(row(OTHER, labels), START): f"{OTHER}, against the warm start" for labels in FEW},
 }
 
 
@@ -213,7 +249,14 @@ def summary(parts: Sequence[dict]) -> dict:
         }
         for part in parts
     }
-    return {"labels": LABELS, "rows": rows, "differences": differences, "runs": told}
+    luck = {part["seed"]: part["by_luck"] for part in parts}
+    return {
+        "labels": LABELS,
+        "rows": rows,
+        "differences": differences,
+        "by_luck": luck,
+        "runs": told,
+    }
 
 
 def merge(folder: Path, out: Path) -> None:

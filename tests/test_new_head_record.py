@@ -40,12 +40,12 @@ def test_both_heads_see_the_same_few_labels(tiny, monkeypatch):
 
     monkeypatch.setattr(script.stages, "teacher", seen)
     found = script.measured(900)
-    alone = {script.row(script.in_sum(script.FIRST), labels) for labels in script.FEW}
+    alone = {script.row(script.in_sum(head), n) for head in script.BEGUN for n in script.FEW}
     assert set(found["systems"]) == NAMES | alone | {script.row(script.SPREAD, 0)}
-    heads = [(False, False), (True, False), (False, True)]
+    heads = [(False, False), (True, False), (False, True), (False, True)]
     assert [one[3:] for one in trained] == heads * len(script.FEW) + heads[:2]
     for n in range(len(script.LABELS)):
-        drawn, *others = trained[3 * n : 3 * n + 3]
+        drawn, *others = trained[4 * n : 4 * n + 4]
         assert all(one[:3] == drawn[:3] for one in others)
     fewest = found["systems"][script.row(script.SPREAD, 50)]["pairs"]
     assert 0 < fewest["train"] <= 50 and 0 < fewest["validation"] <= 50
@@ -89,6 +89,22 @@ def test_the_head_that_is_fitted_first_answers_as_its_regression(tiny, tmp_path,
     assert np.allclose(states, script.pooled(start, data["test"], tiny))
 
 
+def test_the_seed_of_the_warm_up_turns_its_order_round_and_another_one_does_so_by_luck(tiny):
+    data = load("shop", tiny)
+    start = script.models.build_teacher("minilm", script.models.WARMED, tiny.seed)
+    same, other = (
+        script.models.build_teacher("minilm", "ESCI", seed).classifier.weight
+        for seed in (tiny.seed, tiny.seed + script.FURTHER)
+    )
+    assert script.torch.equal(same[:2], start.classifier.weight)
+    assert not script.torch.equal(other[:2], start.classifier.weight)
+    lifts = script.by_luck(data, tiny)
+    assert len(lifts) == script.DRAWS
+    folder = script.another_seed(data, tiny, tiny.artifacts / "other")
+    answers = judge.predict(folder, data["test"], tiny)
+    assert judge.evaluate(data["test"], answers)["ranking"]["lift@10"] == pytest.approx(lifts[0])
+
+
 def test_the_goals_are_those_of_each_number_of_labels(tmp_path):
     gains = {script.row(script.SPREAD, n): [0.03, 0.02, 0.04] for n in (50, 200)}
     for place, seed in enumerate((18, 19, 20)):
@@ -98,7 +114,7 @@ def test_the_goals_are_those_of_each_number_of_labels(tmp_path):
             f1 = {} if name in (script.FREE, script.START) else {"macro_f1": 0.5}
             systems[name] = {"ndcg@10": order, "random_ndcg@10": dict.fromkeys(order, 0.7), **f1}
         part = {"seed": seed, "profile": {}, "hardware": {}, "generator": "of all"}
-        part |= {"precision": "bf16", "systems": systems}
+        part |= {"precision": "bf16", "systems": systems, "by_luck": [0.1]}
         (tmp_path / f"seed{seed}.json").write_text(json.dumps(part), encoding="utf-8")
     script.merge(tmp_path, tmp_path / "record.json")
     record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
