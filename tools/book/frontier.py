@@ -119,7 +119,7 @@ def where_it_fails(found: dict[str, dict]) -> str:
         f"nobody trained {lists['rows'][free]['ndcg@10']:.2f}, and the teacher's own network, "
         "which had learnt without labels to copy that encoder, "
         f"{others['rows'][start]['ndcg@10']:.2f} before its first label. By the book's recipe and "
-        "three others [nothing that was fine-tuned](#sec-esci-lists) is shown to beat the "
+        "five others [nothing that was fine-tuned](#sec-esci-lists) is shown to beat the "
         "untrained encoder. On the films above it pays a little: added to words, the teacher, "
         "trained once, is "
         f"{paid['value']:.3f} [{paid['low']:.3f}, {paid['high']:.3f}] above the same sum without "
