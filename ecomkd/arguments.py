@@ -69,8 +69,8 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     )
     _number(run, "--max-length", text, 4, 512)
     text = (
-        "begin the teacher's head from that of its warm-up, so that few labels do not cost it the "
-        "order that it has without any"
+        "begin the teacher's head from that of its warm-up, so that it has the warm-up's order "
+        "before it sees a label; without it a new head is drawn, which may turn that order round"
     )
     run.add_argument("--spread-head", action="store_true", help=text)
     text = (

@@ -46,9 +46,9 @@ class Profile:
     under them, which students leave alone too; None trains everything. With few labels, words that
     training shows would move away from their neighbours that it does not show."""
     spread_head: bool = False
-    """Whether the teacher's head begins from that of its warm-up, whose two classes, apart and
-    alike, it lays the labels between by their gains, so that the warm-up's order is kept until
-    labels move it. Else the head is drawn at random, which may turn that order round."""
+    """Whether the teacher's head begins between the two rows of its warm-up's head, each label at
+    its gain, so that training starts from the warm-up's order. Else it is drawn from the seed, as
+    that head was, which was seen to turn the order round; the recorded teachers began so."""
     teacher_dropout: float = 0.1
     """Share of activations that fine-tuning the teacher drops. It reads few labels many times."""
     student_dropout: float = 0.0

@@ -86,11 +86,12 @@ def build_teacher(
     As a cross-encoder it reads a query and a product in one sequence and gives logits (N, C).
     The head is drawn from `seed`; the encoder's weights are the checkpoint's.
 
-    `gains` (C,), if given, make the head of that of a warm-up, which has the classes apart and
-    alike: row c is w_apart + g_c (w_alike - w_apart), and so are the biases. With z the logit of
-    alike minus that of apart, the probabilities are then p_c ~ e^(g_c z). The expected gain rises
-    with z, for its slope is the variance of the gains under p: pairs keep the order of the warm-up
-    until training moves them. Raises ModelError for a checkpoint without that head.
+    `gains` (C,), if given, lay the head's rows between the two rows of a warm-up's head, which has
+    the classes apart and alike: row c is w_apart + g_c (w_alike - w_apart), and so are the biases.
+    With u the logit of alike minus that of apart, the probabilities are then p_c ~ e^(g_c u). The
+    expected gain rises with u, for its slope is the variance of the gains under p: pairs keep the
+    order of the warm-up until training moves them. Raises ModelError for a checkpoint without that
+    head.
     """
     with seeded(seed):
         model = from_checkpoint(
@@ -105,7 +106,7 @@ def build_teacher(
         if tuple(two.config.id2label.values()) != WARMED:
             raise ModelError(
                 f"{name}: no head of the classes {' and '.join(WARMED)} can be spread: start from "
-                "a warm-up, which needs unlabelled pairs and warm_up_pairs above 0."
+                "a warm-up, which needs 10 unlabelled pairs and warm_up_pairs above 0."
             )
         _spread(_head(two), _head(model), torch.tensor(gains))
     return model

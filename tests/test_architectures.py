@@ -367,5 +367,5 @@ def test_a_head_of_other_classes_is_not_spread(kind, tmp_path):
         models.build_teacher(str(start), "ESCI", gains=(1.0, 0.1, 0.01, 0.0))
     assert str(error.value) == (
         f"{start}: no head of the classes apart and alike can be spread: start from a warm-up, "
-        "which needs unlabelled pairs and warm_up_pairs above 0."
+        "which needs 10 unlabelled pairs and warm_up_pairs above 0."
     )

@@ -28,7 +28,7 @@ def tiny(tmp_path, monkeypatch):
     return profile
 
 
-def test_both_heads_see_the_same_few_labels(tiny, monkeypatch):
+def test_all_heads_see_the_same_few_labels(tiny, monkeypatch):
     trained = []
     teacher = stages.teacher
 
@@ -72,32 +72,56 @@ def test_an_untaught_spread_head_has_the_warm_starts_order(tiny):
     assert np.corrcoef(np.argsort(np.argsort(alike)), np.argsort(np.argsort(worth)))[0, 1] > 0.999
 
 
-def test_the_head_that_is_fitted_first_answers_as_its_regression(tiny, tmp_path, monkeypatch):
-    fitted, kind = [], script.LogisticRegression
-    monkeypatch.setattr(script.measure_methods, "STRENGTHS", (1.0,))
-    monkeypatch.setattr(
-        script, "LogisticRegression", lambda **how: fitted.append(kind(**how)) or fitted[-1]
-    )
+def test_the_head_that_is_fitted_first_answers_as_the_regression_that_validation_takes(
+    tiny, tmp_path, monkeypatch
+):
+    fitted, kind = {}, script.LogisticRegression
+
+    def regression(C, **how):
+        fitted[C] = kind(C=C, **how)
+        return fitted[C]
+
+    monkeypatch.setattr(script.measure_methods, "STRENGTHS", (1e-6, 10.0))
+    monkeypatch.setattr(script, "LogisticRegression", regression)
     data = script.measure_methods.few(load("shop", tiny), 200)
     folder = script.head_first(data, tiny, tmp_path / "first")
     network = script.models.load(folder, 4)
-    wanted = np.zeros((len(data["test"]), 4))
-    states = script.pooled(network, data["test"], tiny)
-    wanted[:, fitted[0].classes_] = fitted[0].predict_proba(states)
+
+    def answers(probe, split):
+        found = np.zeros((len(data[split]), 4))
+        states = script.pooled(network, data[split], tiny)
+        found[:, probe.classes_] = probe.predict_proba(states)
+        return found
+
+    def quality(probe):
+        found = judge.evaluate(data["validation"], answers(probe, "validation"))
+        return script.measure_methods.quality(found)
+
+    best = max(fitted.values(), key=quality)
+    assert len({quality(probe) for probe in fitted.values()}) == 2
+    wanted = answers(best, "test")
     assert np.allclose(judge.predict(folder, data["test"], tiny), wanted, atol=1e-3)
     start = script.models.load(stages.warm_up(data, tiny))
-    assert np.allclose(states, script.pooled(start, data["test"], tiny))
+    states = (script.pooled(one, data["test"], tiny) for one in (start, network))
+    assert np.allclose(*states)
+    one_class = script.DatasetDict({**data, "train": data["train"].select([0])})
+    with pytest.raises(ValueError, match="1 pairs show too few classes"):
+        script.head_first(one_class, tiny, tmp_path / "none")
 
 
-def test_the_seed_of_the_warm_up_turns_its_order_round_and_another_one_does_so_by_luck(tiny):
-    data = load("shop", tiny)
-    start = script.models.build_teacher("minilm", script.models.WARMED, tiny.seed)
+def test_a_head_of_the_warm_ups_seed_begins_with_the_numbers_of_its_rows(tmp_path):
+    pretrained = script.models.build_teacher("minilm", script.models.WARMED, 5)
+    pretrained.save_pretrained(tmp_path / "warmed")
     same, other = (
-        script.models.build_teacher("minilm", "ESCI", seed).classifier.weight
-        for seed in (tiny.seed, tiny.seed + script.FURTHER)
+        script.models.build_teacher(str(tmp_path / "warmed"), "ESCI", seed).classifier.weight
+        for seed in (5, 5 + script.FURTHER)
     )
-    assert script.torch.equal(same[:2], start.classifier.weight)
-    assert not script.torch.equal(other[:2], start.classifier.weight)
+    assert script.torch.equal(same[:2], pretrained.classifier.weight)
+    assert not script.torch.equal(other[:2], pretrained.classifier.weight)
+
+
+def test_the_first_of_the_untaught_heads_is_the_one_that_is_trained(tiny):
+    data = load("shop", tiny)
     lifts = script.by_luck(data, tiny)
     assert len(lifts) == script.DRAWS
     folder = script.another_seed(data, tiny, tiny.artifacts / "other")

@@ -140,7 +140,7 @@ def test_the_first_page_says_where_fine_tuning_fails_as_long_as_it_does():
     pairs = [(one["system"], one["against"])
              for one in found["whole_lists"]["data"]["comparisons"]
              if one["against"] in ("bi-encoder, untrained", begun)]  # fmt: skip
-    assert len(pairs) == 10
+    assert len(pairs) == 14
     pairs.remove((begun, "bi-encoder, untrained"))
     denied += [changed("whole_lists", *pair, low=0.001) for pair in pairs]
     level = changed("whole_lists", begun, "bi-encoder, untrained", low=0.001)

@@ -139,6 +139,7 @@ def test_what_the_page_says_of_other_recipes():
     assert told[gentle, "random"]["high"] < 0
     assert said(gently_spread, gentle) == ["0.184", "0.137", "0.232"]
     assert said(last_spread, last) == ["0.019", "-0.014", "0.052"]
+    assert said(last_spread, script.START) == ["-0.022", "-0.053", "0.008"]
     assert said(gently_spread, script.START) == ["0.003", "-0.023", "0.030"]
     added = script.added(script.CHOSEN)
     assert said(added, script.UNTRAINED_SUM) == ["0.004", "-0.019", "0.025"]
@@ -146,15 +147,18 @@ def test_what_the_page_says_of_other_recipes():
     (folds,) = data["choices"].values()
     chosen = [fold["chosen"] for fold in folds]
     assert (chosen.count(gently_spread), chosen.count(last_spread)) == (4, 1)
-    f1 = [np.mean([fold[recipe]["macro_f1"] for fold in folds]) for recipe in script.RECIPES]
-    assert [f"{end:.2f}" for end in (min(f1), max(f1))] == ["0.21", "0.28"]
+    f1 = {
+        recipe: f"{np.mean([fold[recipe]['macro_f1'] for fold in folds]):.2f}"
+        for recipe in script.RECIPES
+    }
+    assert [f1[one] for one in (last_spread, gently_spread, last, gentle)] == [
+        "0.24", "0.21", "0.28", "0.25",
+    ]  # fmt: skip
     assert data["queries"] == 106 and list(data["choices"]) == ["18"]
-    for recipe in (last, last_spread):
+    for recipe, begin in ((last, "0.66"), (last_spread, "0.67")):
         looks = [fold[recipe]["looks"] for fold in folds]
-        begin, end = (np.mean([seen[at]["ndcg@10"] for seen in looks]) for at in (0, -1))
-        assert begin > 0.66 and f"{end:.2f}" == "0.60"
-    f1 = [np.mean([fold[last]["looks"][at]["macro_f1"] for fold in folds]) for at in (0, -1)]
-    assert [f"{end:.2f}" for end in f1] == ["0.25", "0.30"]
+        means = [f"{np.mean([seen[at]['ndcg@10'] for seen in looks]):.2f}" for at in (0, -1)]
+        assert means == [begin, "0.60"]
     # What is free is that of the table above.
     known = report.recorded("core_esci_150")["data"]["rows"]
     for name in (script.FREE, "words at their best", script.UNTRAINED_SUM):
