@@ -1,13 +1,14 @@
 """How a new head begins: what is measured, on tiny data, and what is recorded."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_models
 
 import measure_new_head as script
-from ecomkd import features, load
+from ecomkd import features, load, report
 from ecomkd.config import Profile
 from ecomkd.relevance import judge, stages
 
@@ -147,3 +148,63 @@ def test_the_goals_are_those_of_each_number_of_labels(tmp_path):
     assert record["goals"][0]["value"] == pytest.approx(0.03)
     assert record["hardware"]["precision"] == "bf16"
     assert record["data"]["rows"][script.START]["lift@10"] == pytest.approx(0.115)
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return report.recorded("new_head")["data"]
+
+
+def between(recorded, one: str, other: str, labels: int) -> dict:
+    pair = script.row(one, labels), other if other == script.START else script.row(other, labels)
+    (found,) = (row for row in recorded["differences"] if (row["system"], row["against"]) == pair)
+    return found
+
+
+def test_the_seed_of_the_warm_up_turns_the_order_round_in_each_shop(recorded):
+    """Chapter 2 and book/compared.md: that seed always, another one in about half of all draws."""
+    assert max(recorded["rows"][script.row(script.DRAWN, 0)]["lift@10 by_seed"]) < -0.1
+    start = recorded["rows"][script.START]["lift@10 by_seed"]
+    assert recorded["rows"][script.row(script.SPREAD, 0)]["lift@10 by_seed"] == start
+    drawn = np.array(list(recorded["by_luck"].values()))
+    assert drawn.shape == (5, script.DRAWS) and 1 / 3 < (drawn < 0).mean() < 2 / 3
+    assert list(recorded["labels"]) == list(script.LABELS)
+
+
+def test_a_head_that_begins_with_the_order_keeps_it(recorded):
+    """Chapter 2: what spreading is worth, and against what no difference is shown."""
+    for labels in (200, 1000):
+        apart = between(recorded, script.SPREAD, script.DRAWN, labels)
+        assert apart["seeds"]["low"] > 0 and apart["macro_f1"]["low"] > 0
+    for labels in script.FEW:
+        first = between(recorded, script.SPREAD, script.FIRST, labels)["seeds"]
+        assert first["low"] < 0 < first["high"]
+    whole = between(recorded, script.SPREAD, script.DRAWN, 4500)
+    assert whole["macro_f1"]["low"] < 0 < whole["macro_f1"]["high"]
+
+
+def test_up_to_200_labels_add_nothing_to_the_order_and_all_do(recorded):
+    """Chapter 2, and chapter 7 on the sum."""
+    for labels in (50, 200):
+        assert between(recorded, script.SPREAD, script.START, labels)["seeds"]["low"] < 0
+    assert between(recorded, script.SPREAD, script.START, 4500)["seeds"]["low"] > 0
+    sums = {
+        labels: between(recorded, script.in_sum(script.SPREAD), script.UNTRAINED_SUM, labels)
+        for labels in (200, 4500)
+    }
+    assert sums[200]["seeds"]["low"] < 0 < sums[200]["seeds"]["high"]
+    assert sums[4500]["seeds"]["low"] > 0
+
+
+def test_what_the_manual_says_of_the_option(recorded):
+    text = (Path(__file__).parent.parent / "book" / "running.md").read_text(encoding="utf-8")
+    told = " ".join(text.split())
+    rows = recorded["rows"]
+    drawn, spread = (
+        [f"{rows[script.row(head, labels)]['lift@10']:.3f}" for labels in (200, 4500)]
+        for head in (script.DRAWN, script.SPREAD)
+    )
+    assert (
+        f"200 labels left a lift over random of {drawn[0]} by default, and of {spread[0]} with the "
+        f"option; 4,500 left {drawn[1]} and {spread[1]}."
+    ) in told
