@@ -165,7 +165,8 @@ def test_the_seed_of_the_warm_up_turns_the_order_round_in_each_shop(recorded):
     """Chapter 2 and book/compared.md: that seed always, another one in about half of all draws."""
     assert max(recorded["rows"][script.row(script.DRAWN, 0)]["lift@10 by_seed"]) < -0.1
     start = recorded["rows"][script.START]["lift@10 by_seed"]
-    assert recorded["rows"][script.row(script.SPREAD, 0)]["lift@10 by_seed"] == start
+    spread = recorded["rows"][script.row(script.SPREAD, 0)]["lift@10 by_seed"]
+    assert spread == pytest.approx(start, abs=1e-4)  # bf16 rounds some pairs to the same score
     drawn = np.array(list(recorded["by_luck"].values()))
     assert drawn.shape == (5, script.DRAWS) and 1 / 3 < (drawn < 0).mean() < 2 / 3
     assert list(recorded["labels"]) == list(script.LABELS)
@@ -173,21 +174,20 @@ def test_the_seed_of_the_warm_up_turns_the_order_round_in_each_shop(recorded):
 
 def test_a_head_that_begins_with_the_order_keeps_it(recorded):
     """Chapter 2: what spreading is worth, and against what no difference is shown."""
-    for labels in (200, 1000):
-        apart = between(recorded, script.SPREAD, script.DRAWN, labels)
-        assert apart["seeds"]["low"] > 0 and apart["macro_f1"]["low"] > 0
+    apart = {n: between(recorded, script.SPREAD, script.DRAWN, n) for n in script.LABELS}
+    assert all(apart[n]["seeds"]["low"] > 0 for n in script.FEW)
+    assert apart[1000]["macro_f1"]["low"] > 0 > apart[4500]["macro_f1"]["high"]
+    assert apart[200]["macro_f1"]["low"] < 0 < apart[200]["macro_f1"]["high"]
     for labels in script.FEW:
         first = between(recorded, script.SPREAD, script.FIRST, labels)["seeds"]
         assert first["low"] < 0 < first["high"]
-    whole = between(recorded, script.SPREAD, script.DRAWN, 4500)
-    assert whole["macro_f1"]["low"] < 0 < whole["macro_f1"]["high"]
 
 
 def test_up_to_200_labels_add_nothing_to_the_order_and_all_do(recorded):
     """Chapter 2, and chapter 7 on the sum."""
-    for labels in (50, 200):
-        assert between(recorded, script.SPREAD, script.START, labels)["seeds"]["low"] < 0
-    assert between(recorded, script.SPREAD, script.START, 4500)["seeds"]["low"] > 0
+    ends = {n: between(recorded, script.SPREAD, script.START, n)["seeds"] for n in script.LABELS}
+    assert ends[50]["high"] < 0 and ends[200]["low"] < 0 < ends[200]["high"]
+    assert ends[1000]["low"] > 0 and ends[4500]["low"] > 0
     sums = {
         labels: between(recorded, script.in_sum(script.SPREAD), script.UNTRAINED_SUM, labels)
         for labels in (200, 4500)

@@ -142,7 +142,7 @@ def _methods(data: Records) -> tuple[str, bool]:
     return (
         f"Up to {fewer[-1]:,} labels, each of {leads[most].shape[1]} methods orders worse than the "
         f"encoder's own cosine, a lift of {cosine.mean():.3f}; with {most:,}, none is shown to "
-        "order better.",
+        f"order better in {len(cosine)} shops.",
         all((leads[n] < 0).all(axis=None) for n in fewer)
         and (metrics.simultaneous_intervals(leads[most])["low"] <= 0).all(),
     )
