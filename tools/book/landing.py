@@ -140,9 +140,9 @@ def _methods(data: Records) -> tuple[str, bool]:
     *fewer, most = sorted(set(runs.columns.get_level_values("labels")) - {0})
     leads = {n: runs[n].sub(cosine, axis=0) for n in (*fewer, most)}
     return (
-        f"Up to {fewer[-1]:,} labels, each of {leads[most].shape[1]} methods orders worse than the "
-        f"encoder's own cosine, a lift of {cosine.mean():.3f}; with {most:,}, none is shown to "
-        f"order better in {len(cosine)} shops.",
+        f"In {len(cosine)} shops, up to {fewer[-1]:,} labels, each of {leads[most].shape[1]} "
+        "methods orders worse, by its recipe there, than the encoder's own cosine, a lift of "
+        f"{cosine.mean():.3f}; with {most:,}, none is shown to order better.",
         all((leads[n] < 0).all(axis=None) for n in fewer)
         and (metrics.simultaneous_intervals(leads[most])["low"] <= 0).all(),
     )
