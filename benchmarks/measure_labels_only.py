@@ -24,7 +24,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
 from datasets import DatasetDict
 
 import classifiers
@@ -195,23 +194,8 @@ GOALS = {
 
 
 def summary(parts: Sequence[dict]) -> dict:
-    """Rows, differences and choices, as `shared.of_shops` has them, and what is told of classes."""
-    order, chance = (shared.by_query(parts, name) for name in ("ndcg@10", "random_ndcg@10"))
-    rows, differences = shared.of_shops(order, COMPARED)
-    f1 = pd.DataFrame(
-        {
-            name: [part["systems"][name]["macro_f1"] for part in parts]
-            for name in order
-            if name not in (FREE, UNTRAINED_SUM)
-        }
-    )
-    for name, row in rows.items():
-        row["lift@10"] = float((order[name] - chance[name]).mean())
-        if name in f1:
-            row |= {"macro_f1": float(f1[name].mean()), "macro_f1 by_seed": f1[name].tolist()}
-    for one in differences:
-        if {one["system"], one["against"]} <= set(f1):
-            one["macro_f1"] = metrics.seed_interval(f1[one["system"]] - f1[one["against"]])
+    """Rows and differences, as `shared.of_judged_shops` has them, and choices."""
+    rows, differences = shared.of_judged_shops(parts, COMPARED)
     tried = {part["seed"]: part["tried"] for part in parts}
     return {"rows": rows, "differences": differences, "tried": tried}
 

@@ -17,8 +17,7 @@ steps need.
 Each seed is a shop of its own, with its own warm-up; that of seed 18 is the package's recorded one.
 Beside the heads stand the warm start itself, the untrained bi-encoder, and sums with words and bi-
 encoder, whose weights the same validation pairs choose. The effect was found on the shop of seed
-18; the other shops confirm it. A run that is started again goes on where
-it stopped.
+18; the other shops confirm it. A run that is started again goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -30,7 +29,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import pandas as pd
 import torch
 from datasets import Dataset, DatasetDict
 from sklearn.linear_model import LogisticRegression
@@ -71,14 +69,6 @@ def in_sum(head: str) -> str:
     return f"{head}, in the sum"
 
 
-def untaught(data: DatasetDict, profile: Profile, spread: bool) -> np.ndarray:
-    """Class probabilities (N, C) of the test pairs by the warm start under a new head."""
-    gains, classes = judge.gains(data["test"]), data["test"].features["label"].names
-    worth = tuple(gains.values()) if spread else None
-    network = models.build_teacher(stages.origin(data, profile), classes, profile.seed, worth)
-    return judge.softmax(measure_whole_lists.logits(network, data, profile))
-
-
 @torch.inference_mode()
 def pooled(network: PreTrainedModel, pairs: Dataset, profile: Profile) -> np.ndarray:
     """What a network's head reads of the pairs, (N, H)."""
@@ -90,6 +80,13 @@ def pooled(network: PreTrainedModel, pairs: Dataset, profile: Profile) -> np.nda
         batch.pop("labels")
         found.append(network.base_model(**batch).pooler_output)
     return torch.cat(found).numpy()
+
+
+def saved(network: PreTrainedModel, profile: Profile, folder: Path) -> Path:
+    """The folder, with a network in it from which a teacher can start."""
+    network.save_pretrained(folder)
+    models.load_tokenizer(profile.teacher).save_pretrained(folder)
+    return folder
 
 
 def head_first(data: DatasetDict, profile: Profile, folder: Path) -> Path:
@@ -119,17 +116,14 @@ def head_first(data: DatasetDict, profile: Profile, folder: Path) -> Path:
     with torch.no_grad():
         network.classifier.weight.copy_(weight)
         network.classifier.bias.copy_(bias)
-    network.save_pretrained(folder)
-    models.load_tokenizer(profile.teacher).save_pretrained(folder)
-    return folder
+    return saved(network, profile, folder)
 
 
 def another_seed(data: DatasetDict, profile: Profile, folder: Path) -> Path:
     """Write the warm start under a head that is drawn from a seed which nothing else had."""
     classes, seed = data["train"].features["label"].names, profile.seed + FURTHER
-    models.build_teacher(stages.origin(data, profile), classes, seed).save_pretrained(folder)
-    models.load_tokenizer(profile.teacher).save_pretrained(folder)
-    return folder
+    network = models.build_teacher(stages.origin(data, profile), classes, seed)
+    return saved(network, profile, folder)
 
 
 BEGUN = {FIRST: head_first, OTHER: another_seed}
@@ -173,7 +167,7 @@ def measured(seed: int) -> dict:
     ordered(FREE, features.bi_encoder_scores(test, profile))
     ordered(START, measure_whole_lists.warm_start(data, profile))
     for head, spread in HEADS.items():
-        judged(row(head, 0), untaught(data, profile, spread))
+        judged(row(head, 0), measure_whole_lists.untaught(data, profile, spread))
     for labels in LABELS:
         some = measure_methods.few(data, labels)
         seen = rivals.signals(some, catalogue, profile, {})
@@ -233,22 +227,9 @@ COMPARED = {
 
 
 def summary(parts: Sequence[dict]) -> dict:
-    """Rows and differences, as `shared.of_shops` has them, what is told of classes, the untaught
-    heads, and what each run chose. Each interval is read by itself."""
-    order, chance = (shared.by_query(parts, name) for name in ("ndcg@10", "random_ndcg@10"))
-    rows, differences = shared.of_shops(order, COMPARED)
-    taught = [name for name, own in parts[0]["systems"].items() if "macro_f1" in own]
-    f1 = pd.DataFrame(
-        {name: [part["systems"][name]["macro_f1"] for part in parts] for name in taught}
-    )
-    for name, of in rows.items():
-        lifts = (order[name] - chance[name]).groupby(level=0).mean()
-        of |= {"lift@10": float(lifts.mean()), "lift@10 by_seed": lifts.tolist()}
-        if name in f1:
-            of |= {"macro_f1": float(f1[name].mean()), "macro_f1 by_seed": f1[name].tolist()}
-    for one in differences:
-        if {one["system"], one["against"]} <= set(f1):
-            one["macro_f1"] = metrics.seed_interval(f1[one["system"]] - f1[one["against"]])
+    """Rows and differences, as `shared.of_judged_shops` has them, the untaught heads, and what each
+    run chose. Each interval is read by itself."""
+    rows, differences = shared.of_judged_shops(parts, COMPARED)
     kept = ("pairs", "looks", "weights")
     told = {
         part["seed"]: {

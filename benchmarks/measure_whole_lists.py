@@ -72,13 +72,18 @@ def warm_start(data: DatasetDict, profile: Profile) -> np.ndarray:
     return alike - apart
 
 
+def untaught(data: DatasetDict, profile: Profile, spread: bool = False) -> np.ndarray:
+    """Class probabilities (N, C) of the test pairs by the warmed-up network, before any label,
+    under the head of classes that fine-tuning draws for it, or under a `spread` one."""
+    start, classes = str(stages.origin(data, profile)), data["test"].features["label"].names
+    gains = [tuple(judge.gains(data["test"]).values())] if spread else []
+    network = models.build_teacher(start, classes, profile.seed, *gains)
+    return judge.softmax(logits(network, data, profile))
+
+
 def new_head(data: DatasetDict, profile: Profile) -> np.ndarray:
-    """Expected gains, (N,), by the warmed-up network under the head of classes that fine-tuning
-    draws for it, before any label."""
-    classes = data["test"].features["label"].names
-    network = models.build_teacher(str(stages.origin(data, profile)), classes, profile.seed)
-    chances = judge.softmax(logits(network, data, profile))
-    return metrics.expected_gain(chances, judge.gains(data["test"]))
+    """Expected gains, (N,), by the warmed-up network under the head that fine-tuning draws."""
+    return metrics.expected_gain(untaught(data, profile), judge.gains(data["test"]))
 
 
 def looks(folder: Path) -> list[dict[str, float]]:

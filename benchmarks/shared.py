@@ -258,6 +258,28 @@ def of_shops(values: pd.DataFrame, asked: dict[tuple[str, str], str]) -> tuple[d
     return rows, differences
 
 
+def of_judged_shops(
+    parts: Sequence[dict], asked: dict[tuple[str, str], str]
+) -> tuple[dict, list[dict]]:
+    """`of_shops` of the nDCG@10 of all systems, with their lift, and, of those that name classes,
+    with macro-F1 and its differences over the seeds (Student's t)."""
+    order, chance = (by_query(parts, name) for name in ("ndcg@10", "random_ndcg@10"))
+    rows, differences = of_shops(order, asked)
+    naming = [name for name, own in parts[0]["systems"].items() if "macro_f1" in own]
+    f1 = pd.DataFrame(
+        {name: [part["systems"][name]["macro_f1"] for part in parts] for name in naming}
+    )
+    for name, row in rows.items():
+        lifts = (order[name] - chance[name]).groupby(level=0).mean()
+        row |= {"lift@10": float(lifts.mean()), "lift@10 by_seed": lifts.tolist()}
+        if name in f1:
+            row |= {"macro_f1": float(f1[name].mean()), "macro_f1 by_seed": f1[name].tolist()}
+    for one in differences:
+        if {one["system"], one["against"]} <= set(f1):
+            one["macro_f1"] = metrics.seed_interval(f1[one["system"]] - f1[one["against"]])
+    return rows, differences
+
+
 def exact_interval(right: int, of: int) -> dict[str, float]:
     """The exact 95 % interval of a share (Clopper & Pearson 1934)."""
     span = binomtest(right, of).proportion_ci()

@@ -68,7 +68,7 @@ def test_all_heads_see_the_same_few_labels(tiny, monkeypatch):
 def test_an_untaught_spread_head_has_the_warm_starts_order(tiny):
     data = load("shop", tiny)
     alike = script.measure_whole_lists.warm_start(data, tiny)
-    answers = script.untaught(data, tiny, spread=True)
+    answers = script.measure_whole_lists.untaught(data, tiny, spread=True)
     worth = answers @ list(judge.gains(data["test"]).values())
     assert np.corrcoef(np.argsort(np.argsort(alike)), np.argsort(np.argsort(worth)))[0, 1] > 0.999
 
