@@ -169,7 +169,8 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     export.add_argument("--out", type=Path, required=True, metavar="DIR", help="where files go")
 
     serve = command(
-        "Answer over HTTP: GET /search and POST /rerank, or GET /recommend; GET /health, /metrics.",
+        "Answer over HTTP: GET /search and POST /rerank, or GET /recommend; "
+        "GET /health, /live, /metrics.",
         "serve search/ --reference queries.txt",
     )
     text = "a folder that `index` or `recommend` wrote"

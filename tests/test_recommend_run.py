@@ -415,7 +415,7 @@ def test_recommend_gives_items_over_http(client, ran, shop):
         ("/recommend?user=", 422, "The user is empty: give an id."),
         ("/recommend?user=1&k=0", 422, "k is 0: give 1 to 100."),
         ("/recommend?user=1&new=perhaps", 422, "new: input should be a valid boolean"),
-        ("/search?q=sofa", 404, "ask /recommend, /health, /metrics"),
+        ("/search?q=sofa", 404, "ask /recommend, /health, /live, /metrics"),
     ],
 )
 def test_a_bad_request_gets_one_sentence(client, path, status, sentence):

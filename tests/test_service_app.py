@@ -82,7 +82,8 @@ def test_a_catalogue_out_of_reach_is_told_with_when_to_ask_again(kind, caplog):
         status, content, headers = one.ask("/search?q=red")
     assert (status, headers["Retry-After"]) == (503, "1")
     assert content["error"].startswith("The catalogue is out of reach")
-    assert caplog.messages == ["postgresql://127.0.0.1: nobody answers; start it."]
+    told = f"Request {headers['X-Request-Id']}: postgresql://127.0.0.1: nobody answers; start it."
+    assert caplog.messages == [told]
 
 
 def test_rerank_gives_scores_and_order(client):
@@ -211,7 +212,7 @@ REFUSED = {
         "/",
         None,
         404,
-        "There is nothing at this path: ask /search, /rerank, /health, /metrics.",
+        "There is nothing at this path: ask /search, /rerank, /health, /live, /metrics.",
     ),
     "large body": (
         "/rerank",
@@ -347,7 +348,7 @@ def test_k_is_given_in_full_or_refused():
 
 
 def test_a_head_is_answered_without_a_body(client):
-    for path in ("/health", "/metrics", "/search?q=red"):
+    for path in ("/health", "/live", "/metrics", "/search?q=red"):
         found = client.ask(path, method="HEAD")
         assert found.status == 200
         assert found.content == b"" and int(found.headers["Content-Length"]) > 0
@@ -367,6 +368,23 @@ def test_answers_name_the_index_they_come_from(client):
         assert one.ask("/health").content["index"] == "möbel, format 2, 3f9a"
         for found in (one.ask("/search?q=red"), one.ask("/search"), one.rerank()):
             assert found.headers["X-Ecomkd-Index"] == "m%C3%B6bel, format 2, 3f9a"
+
+
+def test_a_request_and_its_answer_have_one_name(client, caplog):
+    given = {"X-Request-Id": "basket-7/3"}
+    for found in (client.ask("/search?q=red", headers=given), client.ask("/away", headers=given)):
+        assert found.headers["X-Request-Id"] == "basket-7/3"
+    names = {client.ask("/live").headers["X-Request-Id"] for _ in range(3)}
+    assert len(names) == 3 and all(len(name) == 32 for name in names)
+    for unfit in ("two words", "", "n" * 129, "möbel"):
+        shown = client.ask("/search", headers={"X-Request-Id": unfit}).headers["X-Request-Id"]
+        assert len(shown) == 32 and shown != unfit
+    broken = Stub()
+    broken.search = lambda query, k: [][k]
+    with service(broken) as one:
+        found = one.ask("/search?q=red", headers=given)
+    assert (found.status, found.headers["X-Request-Id"]) == (500, "basket-7/3")
+    assert "Request basket-7/3 failed." in caplog.messages
 
 
 def test_the_description_states_limits_errors_and_kinds():

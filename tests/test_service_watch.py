@@ -298,6 +298,8 @@ def test_the_service_answers_before_it_is_ready():
     with service(shut, reference=["red mug"] * 100, drift_window=100) as one:
         found = one.ask("/health")
         assert (found.status, found.content["live"], found.content["ready"]) == (503, True, False)
+        alive = one.ask("/live")
+        assert (alive.status, alive.content) == (200, {"live": True})
         assert found.content["drift"] == "reading the reference"
         assert one.rerank().status == 200
         shut.gate.set()

@@ -15,10 +15,19 @@ from fastapi import FastAPI, Query, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 
 import ecomkd
-from ecomkd.service.bodies import Found, Health, Order, Recommended
+from ecomkd.service.bodies import (
+    NOTHING,
+    Found,
+    Health,
+    Live,
+    Order,
+    Recommended,
+    list_of_texts,
+    text_of,
+)
 from ecomkd.service.contract import Engine, Hit, Item, Recommender, Settings
 from ecomkd.service.limits import RECOMMEND, SEARCH, Door, Room, failure, index_header
 from ecomkd.service.refusals import REFUSALS, explain_errors
@@ -27,8 +36,6 @@ from ecomkd.service.watch import LEAST_REFERENCE, Drift, Shadow
 _LOG = logging.getLogger(__name__)
 _PAUSE = 10
 """So many times longer is the wait for the next look, where a newer engine was not taken."""
-_NOT_BLANK = r"[^\s\u001c-\u001f\u0085]"
-"""What `str.strip` leaves, as a regular expression of JSON Schema."""
 
 _K = (
     "How many products to give. So many come, unless the catalogue has fewer, or nothing of the "
@@ -340,6 +347,10 @@ def create_app(
         response.status_code = 200 if service.ready else 503
         return service.health()
 
+    @app.get("/live", responses=_UNKNOWN_HOST)
+    async def live() -> Live:
+        return Live(live=True)
+
     @app.get("/metrics", response_class=PlainTextResponse, responses=_UNKNOWN_HOST)
     async def metrics() -> Response:
         return Response(generate_latest(service.registry), media_type=CONTENT_TYPE_LATEST)
@@ -350,14 +361,14 @@ def create_app(
 def _search_paths(app: FastAPI, service: _Service) -> None:
     settings = service.settings
     # Types that depend on the settings: FastAPI could not look these up if annotations were text.
-    query_text, product_text = _text(settings.max_query), _text(settings.max_text)
+    query_text, product_text = text_of(settings.max_query), text_of(settings.max_text)
     most, engine = settings.max_products, service.engine
     # As they are described, for a newer index may have other fields.
     fields = list(getattr(engine, "fields", ()))
-    field_names = _names(
-        _FIELDS, {"items": {"type": "string", "enum": fields}} if fields else _NONE
+    field_names = list_of_texts(
+        _FIELDS, {"items": {"type": "string", "enum": fields}} if fields else NOTHING
     )
-    filters = _names(_FILTER, {} if hasattr(engine, "conditions") else _NONE)
+    filters = list_of_texts(_FILTER, {} if hasattr(engine, "conditions") else NOTHING)
 
     class Rerank(BaseModel):
         """The body of a request to /rerank."""
@@ -417,7 +428,7 @@ def _search_paths(app: FastAPI, service: _Service) -> None:
 
 
 def _recommend_paths(app: FastAPI, service: _Service) -> None:
-    user_id, most = _text(service.settings.max_query), service.settings.max_products
+    user_id, most = text_of(service.settings.max_query), service.settings.max_products
 
     @app.get("/recommend", response_model=Recommended, responses=REFUSALS)
     async def recommend(
@@ -433,16 +444,3 @@ def _recommend_paths(app: FastAPI, service: _Service) -> None:
         ]
         found = {"user": user, "known": known, "hits": shown}
         return JSONResponse(found, headers=index_header(_version(engine)))
-
-
-_NONE = {"maxItems": 0}
-
-
-def _names(description: str, described: dict) -> Any:
-    """The type of a list of texts in a request."""
-    return Annotated[list[str], Query(description=description, json_schema_extra=described)]
-
-
-def _text(longest: int) -> Any:
-    """The type of a text in a request: not blank, and of at most so many characters."""
-    return Annotated[str, StringConstraints(min_length=1, max_length=longest, pattern=_NOT_BLANK)]

@@ -1,6 +1,24 @@
-"""The bodies of the service's answers, as /openapi.json describes them. Chapter 9."""
+"""What requests and answers of the service hold, as /openapi.json describes it. Chapter 9."""
 
-from pydantic import BaseModel
+from typing import Annotated, Any
+
+from fastapi import Query
+from pydantic import BaseModel, StringConstraints
+
+NOTHING = {"maxItems": 0}
+"""What a list of texts is described by where the engine takes none."""
+_NOT_BLANK = r"[^\s\u001c-\u001f\u0085]"
+"""What `str.strip` leaves, as a regular expression of JSON Schema."""
+
+
+def list_of_texts(description: str, described: dict) -> Any:
+    """The type of a list of texts in a request."""
+    return Annotated[list[str], Query(description=description, json_schema_extra=described)]
+
+
+def text_of(longest: int) -> Any:
+    """The type of a text in a request: not blank, and of at most so many characters."""
+    return Annotated[str, StringConstraints(min_length=1, max_length=longest, pattern=_NOT_BLANK)]
 
 
 class Order(BaseModel):
@@ -56,6 +74,12 @@ class Health(BaseModel):
     shadow: bool
     drift: str
     drifting: list[str]
+
+
+class Live(BaseModel):
+    """The answer of /live, which comes for as long as the service answers at all."""
+
+    live: bool
 
 
 class Failure(BaseModel):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import re
 import time
+import uuid
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
@@ -21,10 +23,13 @@ SEARCH = {
 }
 RECOMMEND = {"/recommend": "GET /recommend?user=1234&k=10"}
 """The paths that make an engine of either kind work, and so have limits, with examples."""
-ALWAYS = ("/health", "/metrics")
+ALWAYS = ("/health", "/live", "/metrics")
 """The paths of every service."""
 INDEX = "x-ecomkd-index"
 """The header that names the index of an answer."""
+REQUEST = "x-request-id"
+"""The header that names a request and its answer, and a request's entry in the scope."""
+_NAME = re.compile(rb"[!-~]{1,128}")
 _HOSTS = ("localhost", "127.0.0.1", "[::1]")
 _CLIENTS = 10_000
 
@@ -187,6 +192,7 @@ class Door:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        own = scope[REQUEST] = request_id(scope["headers"])
         if scope["method"] == "HEAD":  # as GET; the server leaves the body out
             scope = {**scope, "method": "GET"}
         path = scope["path"] if scope["path"] in (*self.working, *ALWAYS) else "other"
@@ -196,10 +202,11 @@ class Door:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                more = {REQUEST: own}
                 if INDEX.encode() not in dict(message["headers"]):
-                    more = index_header(self.index())
-                    named = [(name.encode(), value.encode()) for name, value in more.items()]
-                    message = {**message, "headers": [*message["headers"], *named]}
+                    more |= index_header(self.index())
+                named = [(name.encode(), value.encode()) for name, value in more.items()]
+                message = {**message, "headers": [*message["headers"], *named]}
             await send(message)
 
         enter = self._admit if path in self.working else self.app
@@ -317,6 +324,13 @@ def index_header(version: str | None) -> dict[str, str]:
         return {}
     # A header is ASCII, and a folder's name need not be.
     return {INDEX: quote(version, " /:;,=@()+")}
+
+
+def request_id(headers: list[tuple[bytes, bytes]]) -> str:
+    """What names a request: the client's own `X-Request-Id`, where it is 1 to 128 visible ASCII
+    characters, which a log can hold in one line; else a new one."""
+    given = dict(headers).get(REQUEST.encode(), b"")
+    return given.decode() if _NAME.fullmatch(given) else uuid.uuid4().hex
 
 
 def failure(status: int, sentence: str, headers: dict | None = None) -> JSONResponse:

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from ecomkd.service.bodies import Failure
 from ecomkd.service.contract import Settings
-from ecomkd.service.limits import ALWAYS, failure
+from ecomkd.service.limits import ALWAYS, REQUEST, failure
 
 _LOG = logging.getLogger(__name__)
 
@@ -63,14 +63,18 @@ def explain_errors(app: FastAPI, settings: Settings, examples: dict[str, str]) -
 
     @app.exception_handler(ConnectionError)
     @app.exception_handler(PermissionError)  # from a store, whose credentials ran out meanwhile
-    async def away(_: Request, error: OSError) -> JSONResponse:
-        _LOG.error("%s", error)
+    async def away(request: Request, error: OSError) -> JSONResponse:
+        _LOG.error("Request %s: %s", request.scope[REQUEST], error)
         sentence = "The catalogue is out of reach: ask again in a second; the log says why."
         return failure(503, sentence, {"Retry-After": "1"})
 
     @app.exception_handler(Exception)
-    async def broken(_: Request, error: Exception) -> JSONResponse:
-        return failure(500, "The service failed on this request: its log says why.")
+    async def broken(request: Request, error: Exception) -> JSONResponse:
+        # This answer does not pass the door, and the server logs the error after this line.
+        own = request.scope[REQUEST]
+        _LOG.error("Request %s failed.", own)
+        sentence = "The service failed on this request: its log says why."
+        return failure(500, sentence, {REQUEST: own})
 
 
 def _beyond(error: dict, settings: Settings) -> str | None:
