@@ -104,12 +104,13 @@ def test_every_student_is_judged_on_every_test_query(table, monkeypatch, tmp_pat
             values = dict(found["values"][row])
             found["values"][row.replace(name, f"{name}, int8")] = values
     told = script.summary([found] * 3, script.compared(), script.kept())
-    times = {name: {"p50_ms": 1.0} for name in (*script.FLOATS, *script.INT8)}
+    times = {name: {"p50_ms": 1.0} for name in (*script.STUDENTS, *script.INT8)}
+    times["static"]["p50_ms"] = 0.01  # a table runs elsewhere, and is no answer to these goals
     times["teacher"] = {"p50_ms": 50.0}
     goals = script.goals(told, times)
     assert len(goals) == 8
     shares = {one["system"]: one["value"] for one in told["kept"]}
-    fast = max(shares[name] for name in script.FLOATS) >= 0.97
+    fast = max(shares[name] for name in script.NETWORKS) >= 0.97
     assert goals[3]["value"] == (50 if fast else 0) and goals[3]["met"] == fast
 
 
@@ -119,6 +120,26 @@ def test_every_student_is_judged_on_every_test_query(table, monkeypatch, tmp_pat
 @pytest.fixture(scope="module")
 def recorded():
     return report.recorded("frontier")["data"]
+
+
+def test_the_goals_are_those_of_the_data(recorded):
+    goals = script.goals(recorded["msrd"], recorded["clock"])
+    assert report.recorded("frontier")["goals"] == goals
+    assert all(28 < goals[n]["value"] < 29 and goals[n]["met"] for n in (3, 4))
+
+
+def test_the_best_rate_is_the_highest_where_the_page_says_so(recorded):
+    def at_the_top(name):
+        return sum(
+            one[name]["rate"] == max(map(float, one[name]["tried"])) for one in recorded["choices"]
+        )
+
+    names = [f"{name}{end}" for name in script.STUDENTS for end in ("", ", labels")]
+    counts = {name: at_the_top(name) for name in names}
+    always = {name for name, count in counts.items() if count == len(recorded["choices"])}
+    assert always == {"three layers, labels", "static, labels", "two layers"}
+    twice = [name for name, count in counts.items() if count == 2]
+    assert {name.endswith(", labels") for name in twice} == {True, False}
 
 
 def test_what_the_page_concludes_holds(recorded):
