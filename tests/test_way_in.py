@@ -15,6 +15,7 @@ from book import frontier, goals, landing
 from book import terms as book_terms
 from book.common import OPENING, chapters
 from book.pages import records
+from ecomkd.relevance.tables import UNTRAINED_SUM
 from measure_search_page import bm25_scores, static_scores
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -154,6 +155,31 @@ def test_the_first_page_says_where_fine_tuning_fails_as_long_as_it_does():
     added = "words and bi-encoder, added up"
     students = f"student, distilled, {added}", f"student, labels only, {added}"
     assert frontier.where_it_fails(changed("core_esci_150", *students, word="beats")) == said
+
+
+def test_the_first_page_says_how_many_labels_it_takes_as_long_as_the_records_do():
+    found = records()
+    said = frontier.labels_it_takes(found)
+    assert "with all 4,500 it [adds](#teacher-labels) 0.022 [0.017, 0.028]" in said
+    assert "with 50 and 800 not told from nothing, and those of 3,200 0.013 [0.009, 0.017]" in said
+
+    def changed(record, system, of, **values):
+        own = json.loads(json.dumps(found[record]))
+        rows = own["data"].get("msrd", own["data"]).get(of)
+        against = "words + untrained", f"{UNTRAINED_SUM}, {system.split(', ')[-1]}"
+        (one,) = (row for row in rows if row["system"] == system and row["against"] in against)
+        one.get("seeds", one).update(values)
+        return found | {record: own}
+
+    few, many = (f"spread, in the sum, {n} labels" for n in (1000, 4500))
+    denied = [
+        changed("new_head", few, "differences", low=0.001),
+        changed("new_head", many, "differences", low=-0.001),
+        changed("query_side", "words + teacher of 3200", "comparisons", low=-0.001),
+    ]
+    for one in denied:
+        with pytest.raises(SystemExit, match="deny what the first page says: How many labels"):
+            frontier.where_it_fails(one)
 
 
 def test_a_card_has_a_figure_of_its_chapter_in_the_colours_of_the_page():

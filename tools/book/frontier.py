@@ -9,7 +9,7 @@ import readme_picture
 from book.figures import inline, one_line
 from book.goals import folded
 from book.pages import ranked, table
-from ecomkd.relevance.tables import TEACHER, UNTRAINED
+from ecomkd.relevance.tables import TEACHER, UNTRAINED, UNTRAINED_SUM
 from ecomkd.relevance.verdict import BEATS
 
 NAMES = {
@@ -131,5 +131,44 @@ def where_it_fails(found: dict[str, dict]) -> str:
         if one["against"] in (free, start) and one["system"] != start
     )
     if beaten or told[TEACHER]["high"] >= 0 or paid["low"] <= 0:
+        raise SystemExit(f"The records deny what the first page says: {text}")
+    return f"{text} {labels_it_takes(found)}"
+
+
+def labels_it_takes(found: dict[str, dict]) -> str:
+    """At how many labels the sum with a teacher beats the sum that nobody trained, in sentences.
+
+    Exits where the records deny them.
+    """
+    name = "spread, in the sum, {:.0f} labels"
+    counts = found["new_head"]["data"]["labels"]
+    free = {name.format(n): f"{UNTRAINED_SUM}, {n:.0f} labels" for n in counts}
+    sums = {
+        one["system"]: one
+        for one in found["new_head"]["data"]["differences"]
+        if one["against"] == free.get(one["system"])
+    }
+    *few, many = (sums[name.format(n)]["seeds"] for n in counts)
+    curve = {
+        int(one["system"].removeprefix("words + teacher of ")): one
+        for one in found["query_side"]["data"]["msrd"]["comparisons"]
+        if one["system"].startswith("words + teacher of ") and one["against"] == "words + untrained"
+    }
+    *fewer, most = sorted(curve)
+    told = [n for n in curve if curve[n]["low"] > 0]
+    hidden = [n for n in fewer if n not in told]
+    gains = [curve[n]["value"] for n in fewer]
+    last = curve[most]
+    text = (
+        "How many labels does it take? In five simulated shops a cross-encoder of "
+        f"{counts[0]} to {counts[-2]:,} judged pairs is not shown to add anything to the sum of "
+        f"words and encoder that nobody trained; with all {counts[-1]:,} it "
+        f"[adds](#teacher-labels) {many['mean']:.3f} [{many['low']:.3f}, {many['high']:.3f}]. On "
+        f"the films the labels of {min(fewer)} to {max(fewer):,} queries add "
+        f"{min(gains):.3f} to {max(gains):.3f} to such a sum, with "
+        f"{' and '.join(map(str, hidden))} not told from nothing, and those of {most:,} "
+        f"{last['value']:.3f} [{last['low']:.3f}, {last['high']:.3f}]."
+    )
+    if any(one["low"] > 0 for one in few) or many["low"] <= 0 or last["low"] <= 0 or not hidden:
         raise SystemExit(f"The records deny what the first page says: {text}")
     return text
