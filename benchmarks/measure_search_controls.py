@@ -50,12 +50,17 @@ TABLE_LABELS = "table, labels"
 TABLE_UNTRAINED = "table, from the untrained bi-encoder"
 WORDS, MENDED = "BM25", "BM25, spelling mended"
 FIRST = "BM25 + bi-encoder"
+FREE_SUM, FREE_MENDED = f"{WORDS} + {UNTRAINED}", f"{MENDED} + {UNTRAINED}"
 READERS = ("teacher, fp32", "teacher, int8", "student, fp32", "student, int8")
 RATES = (1e-3, 3e-3, 1e-2)
 """Tried for the table of labels."""
 COMPARED = {
     (MENDED, WORDS): "spelling that is mended",
     (UNTRAINED, MENDED): "the untrained bi-encoder, against words that are mended",
+    (FREE_SUM, UNTRAINED): "words, added to the untrained bi-encoder",
+    (FREE_MENDED, FREE_SUM): "spelling that is mended, in that sum",
+    (FIRST, FREE_SUM): "all that training brings to the sum",
+    (FIRST, FREE_MENDED): "the trained sum, against the best that nobody trained",
     (DISTILLED, LABELS): "all that distillation brings",
     (CONTRAST, LABELS): "labels by contrast, against labels by margins",
     (JUDGED, LABELS): "the search's scores on judged pairs, in place of gains",
@@ -217,18 +222,21 @@ def measured(seed: int) -> dict:
     keep(WORDS, search.lexical(index, queries, DEPTH)[1])
     right = [words.mended(lexicon, query) for query in queries]
     keep(MENDED, search.lexical(index, right, DEPTH)[1])
-    made = folders(taught)
+    made, vectors = folders(taught), {}
     for name, folder in made.items():
         model = bi_encoders.encoder(folder, profile)
-        vectors = features.encode(model, texts)
-        keep(name, search.exact(vectors).search(features.encode(model, queries), DEPTH)[1])
-    model = bi_encoders.encoder(made[DISTILLED], profile)
-    vectors = features.encode(model, texts)
+        vectors[name] = features.encode(model, texts)
+        keep(name, search.exact(vectors[name]).search(features.encode(model, queries), DEPTH)[1])
 
-    def compare(asked: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        return features.encode(model, asked) @ vectors.T, search.word_scores(index, asked)
+    def compare(name: str, asked: list[str], worded: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        model = bi_encoders.encoder(made[name], profile)
+        return features.encode(model, asked) @ vectors[name].T, search.word_scores(index, worded)
 
-    own, there = compare(queries), compare(held)
+    for name, mend in ((FREE_SUM, str), (FREE_MENDED, partial(words.mended, lexicon))):
+        seen = [compare(UNTRAINED, asked, [*map(mend, asked)]) for asked in (queries, held)]
+        weights = search.choose_weights(*seen[1], quality, np.zeros_like, READ)
+        keep(name, search.weighted(*seen[0], weights.words, DEPTH)[1])
+    own, there = (compare(DISTILLED, asked, asked) for asked in (queries, held))
     for reader in READERS:
         name, precision = reader.split(", ")
         file = "model.onnx" if precision == "fp32" else "model.int8.onnx"
