@@ -5,14 +5,15 @@ shop.
     ECOMKD_PRECISION=bf16 python benchmarks/measure_pretraining.py --seeds 18
     ECOMKD_PRECISION=bf16 python benchmarks/measure_pretraining.py --merge
 
-The weights are the pretrained ones or random, and they have a warm-up or none. It is the same for
-both: on pairs without a label, `stages.warm_up` teaches a network what the pretrained bi-encoder
-says of them, so that some of what pretraining knows reaches random weights too. Then all labels of
-the shop, as many passes as the book's teacher makes. No weight is frozen, and all heads are drawn
-from a seed that nothing else had. `--once` chooses for each start the learning rate of its warm-up,
-on pairs that the warm-up holds out, and that of fine-tuning, on validation queries, both on shop
-TUNED_ON, which is not reported: it tries RATES, and goes on where the best lies at an end. Each
-seed is a shop of its own. A run that is started again goes on where it stopped.
+The weights are the pretrained ones or random, and they have a warm-up or none. Its pairs, answers
+and steps are the same for both: in one pass over pairs without a label, `stages.warm_up` teaches a
+network what the pretrained bi-encoder says of them, so that some of what pretraining knows reaches
+random weights too. Then all labels of the shop, as many passes as the book's teacher makes. No
+weight is frozen, and all heads are drawn from a seed that nothing else had. `--once` chooses for
+each start the learning rate of its warm-up, by how its logits agree with the bi-encoder's on pairs
+held out, and that of fine-tuning, by the mean of macro-F1 and nDCG@10 on validation queries, in one
+run a rate on shop TUNED_ON, which is not reported: it tries RATES, and goes on where the best lies
+at an end. Each seed is a shop of its own. A run that is started again goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from datasets import DatasetDict
 
 import measure_new_head
@@ -76,16 +78,16 @@ def fine_tuned(data: DatasetDict, profile: Profile, start: Start, place: Path) -
     return stages.teacher(data, own, checkpoint=begun)
 
 
-def best_rate(quality: Callable[[float], float]) -> tuple[float, list[dict]]:
-    """The rate of the highest quality, and all that were tried: RATES, and then on beyond the end
-    at which the best lies, FURTHEST times at most."""
+def best_rate(quality: Callable[[float], float], name: str = "quality") -> tuple[float, list[dict]]:
+    """The rate of the highest quality, and all that were tried, with their quality under a name:
+    RATES, and then on beyond the end at which the best lies, FURTHEST times at most."""
     tried: dict[float, float] = {}
     rates = list(RATES)
     for _ in range(FURTHEST + 1):
         tried |= {rate: quality(rate) for rate in rates if rate not in tried}
         best = max(tried, key=tried.__getitem__)
         rates = [best / 2] if best == min(tried) else [2 * best] if best == max(tried) else []
-    return best, [{"rate": rate, "quality": tried[rate]} for rate in sorted(tried)]
+    return best, [{"rate": rate, name: tried[rate]} for rate in sorted(tried)]
 
 
 def tuned(name: str) -> dict:
@@ -100,7 +102,10 @@ def tuned(name: str) -> dict:
         own = first(profile, start, Path(place))
         if start.warmed:
             rate, found["tried warm-up"] = best_rate(
-                lambda rate: quality(stages.warm_up(data, replace(own, student_learning_rate=rate)))
+                lambda rate: quality(
+                    stages.warm_up(data, replace(own, student_learning_rate=rate))
+                ),
+                "agreement",
             )
             own = replace(own, student_learning_rate=rate)
             found["warm-up"] = rate
@@ -115,17 +120,19 @@ def tuned(name: str) -> dict:
 
 def measured(seed: int, folder: Path) -> dict:
     """All systems of a seed on its test queries: per query, by kind of query, and in classes."""
-    rates = shared.sizes(folder, "once")
     profile = Profile.named(seed=seed)
-    data = load("shop", profile)
+    once = shared.sizes(folder, "once")
+    made_of = {"precision": runtime.precision(profile), "generator": shop.generator_hash()}
+    if any(once[name] != made_of[name] for name in made_of):
+        raise SystemExit(f"{folder}/once.json: of another precision or shop; remove it.")
+    rates, data = once["rates"], load("shop", profile)
     test, systems = data["test"], {}
     kinds = dict(zip(test["query_id"], test["query_kind"], strict=True))
 
     def keep(name: str, ranking: dict, **further: object) -> None:
         per_query = ranking["per_query"]
-        lifts = per_query["lift@10"].groupby(per_query.index.map(kinds)).mean()
         kept = {of: per_query[of].to_dict() for of in ("ndcg@10", "random_ndcg@10")}
-        systems[name] = kept | {"lift@10 by kind": lifts.to_dict()} | further
+        systems[name] = kept | further
         print(f"seed {seed}, {name}: lift {ranking['lift@10']:.3f}", flush=True)
 
     def ordered(name: str, scores: np.ndarray) -> None:
@@ -147,12 +154,7 @@ def measured(seed: int, folder: Path) -> dict:
         classes = found["classification"]
         f1 = classes["per_class"]["f1"].tolist()
         keep(name, found["ranking"], macro_f1=classes["macro_f1"], f1=f1)
-    return {
-        "precision": runtime.precision(profile),
-        "generator": shop.generator_hash(),
-        "rates": rates,
-        "systems": systems,
-    }
+    return made_of | {"rates": rates, "kinds": kinds, "systems": systems}
 
 
 COMPARED = {
@@ -168,18 +170,24 @@ WANTED = ((PLAIN, RANDOM), (WARMED, RANDOM_WARMED), (WARMED, PLAIN), (RANDOM_WAR
 
 
 def summary(parts: Sequence[dict]) -> dict:
-    """Rows and differences, as `shared.of_judged_shops` has them, lifts by kind of query, and the
-    rates."""
+    """Rows and differences, as `shared.of_judged_shops` has them, lifts by kind of query with the
+    number of such queries in all shops, and the rates."""
     rows, differences = shared.of_judged_shops(parts, COMPARED)
+    order, chance = (shared.by_query(parts, of) for of in ("ndcg@10", "random_ndcg@10"))
+    asked = {(part["seed"], *one) for part in parts for one in part["kinds"].items()}
+    kinds = pd.Series({(seed, query): kind for seed, query, kind in asked})
+    by_kind = (order - chance).groupby(kinds.reindex(order.index).to_numpy()).mean()
     for name, row in rows.items():
-        of_shops = [part["systems"][name] for part in parts]
-        row["lift@10 by kind"] = {
-            kind: sum(one["lift@10 by kind"][kind] for one in of_shops) / len(parts)
-            for kind in of_shops[0]["lift@10 by kind"]
-        }
-        if "f1" in of_shops[0]:
-            row["f1"] = np.mean([one["f1"] for one in of_shops], axis=0).tolist()
-    return {"rows": rows, "differences": differences, "rates": parts[0]["rates"]}
+        row["lift@10 by kind"] = by_kind[name].to_dict()
+        if "f1" in parts[0]["systems"][name]:
+            f1 = [part["systems"][name]["f1"] for part in parts]
+            row["f1"] = np.mean(f1, axis=0).tolist()
+    return {
+        "rows": rows,
+        "differences": differences,
+        "queries by kind": kinds.reindex(order.index).value_counts().to_dict(),
+        "rates": parts[0]["rates"],
+    }
 
 
 def merge(folder: Path, out: Path) -> None:
@@ -198,6 +206,15 @@ def merge(folder: Path, out: Path) -> None:
     print(f"Wrote {out}.")
 
 
+def rates() -> dict:
+    """The learning rates of all starts, and what they were chosen in."""
+    return {
+        "precision": runtime.precision(Profile.named(seed=TUNED_ON)),
+        "generator": shop.generator_hash(),
+        "rates": {name: tuned(name) for name in STARTS},
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="What pretraining is worth, and a warm-up.")
     arguments = shared.arguments_of(parser, "pretraining", scaled=False, once=True)
@@ -205,7 +222,7 @@ def main() -> None:
         shared.resumed(arguments),
         partial(measured, folder=arguments.folder),
         merge,
-        once=lambda: {name: tuned(name) for name in STARTS},
+        once=rates,
     )
 
 

@@ -138,6 +138,8 @@ def test_the_best_rate_is_the_highest_where_the_page_says_so(recorded):
     counts = {name: at_the_top(name) for name in names}
     always = {name for name, count in counts.items() if count == len(recorded["choices"])}
     assert always == {"three layers, labels", "static, labels", "two layers"}
+    narrow = [one[f"{script.NARROW}, labels"] for one in recorded["choices"]]
+    assert sum(one["rate"] == min(map(float, one["tried"])) for one in narrow) == 2
     twice = [name for name, count in counts.items() if count == 2]
     assert {name.endswith(", labels") for name in twice} == {True, False}
 

@@ -197,18 +197,6 @@ def test_up_to_200_labels_add_nothing_to_the_order_and_all_do(recorded):
     assert sums[4500]["seeds"]["low"] > 0
 
 
-def test_the_other_seed_that_turned_the_order_is_soon_mended(recorded):
-    """Chapter 2: it kept the order in four shops of five, and in the fifth 50 labels mend it."""
-    first = np.array(list(recorded["by_luck"].values()))[:, 0]
-    assert (first > 0).sum() == 4
-    (at,) = np.flatnonzero(first < 0)
-    lift = {
-        head: recorded["rows"][script.row(head, 50)]["lift@10 by_seed"][at]
-        for head in (script.OTHER, script.DRAWN)
-    }
-    assert lift[script.OTHER] > 0.09 and lift[script.DRAWN] < 0
-
-
 def test_what_the_manual_says_of_the_option(recorded):
     text = (Path(__file__).parent.parent / "book" / "running.md").read_text(encoding="utf-8")
     told = " ".join(text.split())

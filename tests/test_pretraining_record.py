@@ -60,7 +60,8 @@ def test_each_start_is_taught_at_its_own_rates_and_judged_on_the_same_queries(
     found = {name: script.tuned(name) for name in script.STARTS}
     assert {name for name, own in found.items() if "warm-up" in own} == set(script.UNTAUGHT)
     found[script.RANDOM]["rate"], found[script.WARMED]["warm-up"] = 0.125, 0.25
-    (tmp_path / "once.json").write_text(json.dumps(found))
+    chosen = {"precision": "fp32", "generator": script.shop.generator_hash(), "rates": found}
+    (tmp_path / "once.json").write_text(json.dumps(chosen))
     taught, warmed = [], []
     teacher, warm_up = script.stages.teacher, script.stages.warm_up
 
@@ -84,4 +85,33 @@ def test_each_start_is_taught_at_its_own_rates_and_judged_on_the_same_queries(
     told = {(one["system"], one["against"]) for one in whole["differences"] if "macro_f1" in one}
     assert told == {pair for pair in script.COMPARED if set(pair) <= set(script.STARTS)}
     assert len(whole["rows"][script.PLAIN]["f1"]) == 4
-    assert set(script.WANTED) <= set(script.COMPARED)
+    assert sum(whole["queries by kind"].values()) == 3 * len(*asked)
+    (tmp_path / "once.json").write_text(json.dumps(chosen | {"precision": "bf16"}))
+    with pytest.raises(SystemExit, match="of another precision or shop; remove it"):
+        script.measured(900, tmp_path)
+
+
+def test_goals_are_told_over_seeds_and_lifts_over_the_queries_of_all(tmp_path):
+    gains = {script.PLAIN: [0.1, 0.2, 0.15], script.WARMED: [0.1, 0.3, 0.1]}
+    names = {name for pair in script.COMPARED for name in pair}
+    for place, seed in enumerate((18, 19, 20)):
+        systems = {}
+        for name in names:
+            own = gains.get(name, [0] * 3)[place]
+            order = {f"q{n}": 0.7 + own * n for n in range(place + 2)}
+            f1 = {"macro_f1": 0.5, "f1": [0.5] * 4} if name in script.STARTS else {}
+            systems[name] = {"ndcg@10": order, "random_ndcg@10": dict.fromkeys(order, 0.7), **f1}
+        kinds = {query: "plain" if query == "q0" else "typo" for query in order}
+        part = {"seed": seed, "profile": {}, "hardware": {}, "generator": "of all", "rates": {}}
+        part |= {"precision": "bf16", "systems": systems, "kinds": kinds}
+        (tmp_path / f"seed{seed}.json").write_text(json.dumps(part), encoding="utf-8")
+    script.merge(tmp_path, tmp_path / "record.json")
+    record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
+    assert [goal["met"] for goal in record["goals"]] == [False] * 4
+    assert record["goals"][0]["value"] == pytest.approx((0.05 + 0.2 + 0.225) / 3)
+    assert record["goals"][0]["low"] < 0 < record["goals"][0]["high"]
+    assert "--once --seeds 18 19 20 --merge" in record["command"]
+    kinds = record["data"]["rows"][script.PLAIN]["lift@10 by kind"]
+    assert kinds["plain"] == 0
+    assert kinds["typo"] == pytest.approx((0.1 + 0.2 + 0.4 + 0.15 + 0.3 + 0.45) / 6)
+    assert record["data"]["queries by kind"] == {"typo": 6, "plain": 3}

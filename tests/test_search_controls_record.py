@@ -86,9 +86,11 @@ def test_readers_order_the_first_twenty_of_one_search(tiny, monkeypatch):
     found = script.measured(900)
     systems = found["systems"]
     readers = {f"{script.FIRST}, {reader}" for reader in script.READERS}
-    sums = {script.FREE_SUM, script.FREE_MENDED, script.FIRST}
+    sums = {script.FREE_SUM, script.FREE_MENDED, script.FIRST, script.FIRST_MENDED}
+    assert set(found["words"]) == sums
     assert set(systems) == {script.WORDS, script.MENDED, *names, *sums, *readers}
     assert systems[script.FREE_SUM] == systems[script.FIRST] != systems[script.FREE_MENDED]
+    assert systems[script.FREE_MENDED] == systems[script.FIRST_MENDED]
     assert systems[script.UNTRAINED] == systems[script.DISTILLED]
     # Who reads twenty of a hundred changes their order, and not what is among the hundred.
     assert (

@@ -220,7 +220,9 @@ def test_only_known_hosts_are_answered():
         port = one.port
         for host in (f"127.0.0.1:{port}", "LOCALHOST", "[::1]:80", "shop.example.com:8443"):
             assert one.ask("/health", headers={"Host": host}).status == 200
-        for path in ("/health", "/metrics", "/search?q=red", "/openapi.json", "/elsewhere"):
+        for path in (
+            "/health", "/live", "/metrics", "/search?q=red", "/openapi.json", "/elsewhere"
+        ):  # fmt: skip
             found = one.ask(path, headers={"Host": f"rebound.example:{port}"})
             assert (found.status, found.content) == (
                 400,

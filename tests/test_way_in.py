@@ -160,8 +160,9 @@ def test_the_first_page_says_where_fine_tuning_fails_as_long_as_it_does():
 def test_the_first_page_says_how_many_labels_it_takes_as_long_as_the_records_do():
     found = records()
     said = frontier.labels_it_takes(found)
-    assert "with all 4,500 it [adds](#teacher-labels) 0.022 [0.017, 0.028]" in said
-    assert "with 50 and 800 not told from nothing, and those of 3,200 0.013 [0.009, 0.017]" in said
+    assert "by all 4,500 pairs it [adds](#teacher-labels) 0.022 [0.017, 0.028]" in said
+    assert "(with 50 and with 800 it is not told from nothing)" in said
+    assert "3,200 labelled queries taught adds 0.013 [0.009, 0.017]" in said
 
     def changed(record, system, of, **values):
         own = json.loads(json.dumps(found[record]))

@@ -160,14 +160,16 @@ def labels_it_takes(found: dict[str, dict]) -> str:
     gains = [curve[n]["value"] for n in fewer]
     last = curve[most]
     text = (
-        "How many labels does it take? In five simulated shops a cross-encoder of "
-        f"{counts[0]} to {counts[-2]:,} judged pairs is not shown to add anything to the sum of "
-        f"words and encoder that nobody trained; with all {counts[-1]:,} it "
-        f"[adds](#teacher-labels) {many['mean']:.3f} [{many['low']:.3f}, {many['high']:.3f}]. On "
-        f"the films the labels of {min(fewer)} to {max(fewer):,} queries add "
-        f"{min(gains):.3f} to {max(gains):.3f} to such a sum, with "
-        f"{' and '.join(map(str, hidden))} not told from nothing, and those of {most:,} "
-        f"{last['value']:.3f} [{last['low']:.3f}, {last['high']:.3f}]."
+        "How many labels does it take? In five simulated shops a network that reads query and "
+        f"product together and was taught by {counts[0]} to {counts[-2]:,} judged pairs is not "
+        "shown to add anything to the sum of words and encoder that nobody trained; taught by all "
+        f"{counts[-1]:,} pairs it [adds](#teacher-labels) {many['mean']:.3f} "
+        f"[{many['low']:.3f}, {many['high']:.3f}]. On the films, whose queries have up to 24 "
+        f"judged pairs each, an encoder of queries that {min(fewer)} to {max(fewer):,} labelled "
+        f"queries taught adds {min(gains):.3f} to {max(gains):.3f} to such a sum (with "
+        f"{' and with '.join(map(str, hidden))} it is not told from nothing), and one that "
+        f"{most:,} labelled queries taught adds {last['value']:.3f} [{last['low']:.3f}, "
+        f"{last['high']:.3f}]."
     )
     if any(one["low"] > 0 for one in few) or many["low"] <= 0 or last["low"] <= 0 or not hidden:
         raise SystemExit(f"The records deny what the first page says: {text}")
