@@ -49,34 +49,10 @@ def test_freezing_costs_classes_and_saves_nothing_on_unseen_words(recorded):
     assert abs(unseen[0] - unseen[1]) < 0.01
 
 
-def test_on_other_shops_too_it_is_the_pretraining():
-    summary = pd.DataFrame(report.recorded("methods")["data"]["summary"])
-    whole = summary[summary["labels"] == 4500].set_index("method")["lift@10"]
-    assert whole["full"]["low"] > whole["scratch"]["high"]
-    assert whole["full"]["high"] > whole["warmed"]["low"]
-
-
-def test_pretraining_is_worth_more_than_the_warm_up_between_any_ends_of_the_intervals():
-    summary = pd.DataFrame(report.recorded("methods")["data"]["summary"])
-    whole = summary[summary["labels"] == 4500].set_index("method")["lift@10"]
-    least = whole["full"]["low"] - whole["scratch"]["high"]
-    assert least > max(0, whole["warmed"]["high"] - whole["full"]["low"])
-
-
 def number(name: str) -> float:
     """What the stored chapter recorded under `name`."""
     text = values.values(nbformat.read(CHAPTER, as_version=4))[name]
     return float(text.split()[0].replace("−", "-"))
-
-
-def test_the_warm_start_is_ahead_where_the_untrained_encoder_is_ahead_of_the_teacher():
-    known = values.values(nbformat.read(CHAPTER, as_version=4))
-    kinds = report.recorded("core_shop")["data"]["by_kind"]
-    easy = [kind for kind, row in kinds.items() if row["bi-encoder, untrained"] > row["teacher"]]
-    assert known["free_kinds"] == ", ".join(sorted(easy))
-    assert (len(easy), len(kinds)) == (3, 7)
-    assert number("free_low") < 0 < number("free_high")
-    assert number("paid_low") > 0
 
 
 def test_balancing_finds_complements_and_costs_accuracy():

@@ -1,14 +1,19 @@
 """What pretraining is worth: how rates are chosen, and what is measured, on tiny data."""
 
 import json
+from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import tiny_models
 
 import measure_pretraining as script
-from ecomkd import features, load, models
+from book import values
+from ecomkd import features, load, models, report
 from ecomkd.config import Profile
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -115,3 +120,64 @@ def test_goals_are_told_over_seeds_and_lifts_over_the_queries_of_all(tmp_path):
     assert kinds["plain"] == 0
     assert kinds["typo"] == pytest.approx((0.1 + 0.2 + 0.4 + 0.15 + 0.3 + 0.45) / 6)
     assert record["data"]["queries by kind"] == {"typo": 6, "plain": 3}
+
+
+# The record ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return report.recorded("pretraining")["data"]
+
+
+def ahead(recorded, one, other):
+    (found,) = (d for d in recorded["differences"] if (d["system"], d["against"]) == (one, other))
+    return found
+
+
+def test_pretraining_is_nearly_all_and_one_pass_of_warm_up_does_not_stand_in_for_it(recorded):
+    """Chapter 2, and its exercise on claims."""
+    rows = recorded["rows"]
+    shops = len(rows[script.PLAIN]["by_seed"])
+    assert shops == len(report.recorded("pretraining")["seeds"]) >= 5
+    alone, warmed = (ahead(recorded, *pair)["seeds"] for pair in script.WANTED[:2])
+    warm_up, of_random = (ahead(recorded, *pair)["seeds"] for pair in script.WANTED[2:])
+    assert min(alone["low"], warmed["low"]) > 0.1 > warm_up["high"] > warm_up["low"] > 0
+    assert of_random["low"] < 0 < of_random["high"]
+    lifts = [np.array(rows[name]["lift@10 by_seed"]) for name in (script.PLAIN, script.WARMED)]
+    assert max(lifts[0]) > min(lifts[1])  # their rows overlap, and the difference is told
+    no_label = script.UNTAUGHT[script.RANDOM_WARMED]
+    assert abs(rows[no_label]["lift@10"]) < 0.02
+    assert max(rows[script.RANDOM]["lift@10"], rows[script.RANDOM_WARMED]["lift@10"]) < 0.03
+    assert max(rows[script.RANDOM]["lift@10 by kind"].values()) < 0.05
+    tried = {name: recorded["rates"][name]["tried warm-up"] for name in script.UNTAUGHT}
+    agreed = {name: max(one["agreement"] for one in own) for name, own in tried.items()}
+    assert agreed[script.RANDOM_WARMED] < 0.4 < 0.85 < agreed[script.WARMED]
+
+
+def test_labels_bring_the_pretrained_network_above_what_is_free_without_a_warm_up(recorded):
+    """Chapters 2 and 7: in twice the passes, at a rate that was chosen with all labels."""
+    assert ahead(recorded, script.PLAIN, script.FREE)["seeds"]["low"] > 0
+    chosen = recorded["rates"][script.PLAIN]["rate"]
+    before = report.recorded("methods_rates")["data"]
+    assert before["chosen"]["full"] == 2 * chosen and before["labels"] <= 1000
+    methods = report.recorded("methods")["data"]["summary"]
+    (full,) = (m for m in methods if (m["method"], m["labels"]) == ("full", 4500))
+    assert recorded["rows"][script.PLAIN]["macro_f1"] > full["macro_f1"]["high"] + 0.05
+
+
+def test_all_rates_lie_inside_those_that_were_tried(recorded):
+    for own in recorded["rates"].values():
+        for rate, tried in (("rate", "tried"), ("warm-up", "tried warm-up")):
+            if rate in own:
+                assert min(t["rate"] for t in own[tried]) < own[rate]
+                assert own[rate] < max(t["rate"] for t in own[tried])
+
+
+def test_the_kinds_on_which_the_cosine_is_ahead_are_those_that_the_chapter_names(recorded):
+    chapter = nbformat.read(ROOT / "notebooks" / "02_teacher.ipynb", as_version=4)
+    taught, free = (
+        recorded["rows"][name]["lift@10 by kind"] for name in (script.WARMED, script.FREE)
+    )
+    easy = [kind.replace("_", " ") for kind in free if free[kind] > taught[kind]]
+    assert values.values(chapter)["free_kinds"] == ", ".join(sorted(easy))

@@ -125,10 +125,12 @@ def test_a_record_has_all_rows_and_the_times_of_readers(tmp_path):
         values = {of: {"q1": 0.5, "q2": 0.7 + seed / 1000} for of in ("ndcg@10", "recall@100")}
         part = {"seed": seed, "profile": {}, "hardware": {}, "generator": "of all"}
         part |= {"precision": "bf16", "systems": dict.fromkeys(names, values)}
+        part["words"] = {script.FREE_SUM: seed / 100}
         part["ms"] = {reader: float(seed) for reader in script.READERS}
         (tmp_path / f"seed{seed}.json").write_text(json.dumps(part), encoding="utf-8")
     script.merge(tmp_path, tmp_path / "record.json")
     data = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))["data"]
     assert set(data["rows"]) == names and len(data["differences"]) == len(script.COMPARED)
+    assert data["weights_of_words"]["22"] == {script.FREE_SUM: 0.22}
     assert data["ms_for_twenty"] == dict.fromkeys(script.READERS, 22.0)
     assert data["rows"][script.TABLE]["recall@100"] == pytest.approx(0.611)

@@ -19,7 +19,8 @@ class Source(NamedTuple):
 
 
 SOURCES = (
-    Source("learning_curve", "What pretraining is worth", "notebooks/02_teacher"),
+    Source("pretraining", "Pretraining and warm-up, apart", "notebooks/02_teacher"),
+    Source("learning_curve", "What pretraining is worth by labels", "notebooks/02_teacher"),
     Source("new_head", "How a new head begins", "notebooks/02_teacher"),
     Source("kd_throughput", "Speed of training, against other packages", "notebooks/04_student"),
     Source("core_shop", "Distillation, on the simulated shop", "notebooks/05_evaluation"),

@@ -71,18 +71,14 @@ def _concepts(data: Records) -> tuple[str, bool]:
 
 
 def _teacher(data: Records) -> tuple[str, bool]:
-    curve, unseen = data["learning_curve"]["curve"], data["core_shop"]["by_kind"]["unseen_synonym"]
-    (fresh,) = (
-        row["lift@10 by kind"]["unseen_synonym"]
-        for row in curve
-        if row["start"] == "scratch" and row["pairs"] == max(one["pairs"] for one in curve)
-    )
-    read, free = (unseen[name] for name in ("teacher", "bi-encoder, untrained"))
+    rows = data["pretraining"]["rows"]
+    names = "pretrained, warmed up", "bi-encoder, untrained", "random weights"
+    read, free, fresh = (rows[name]["lift@10 by kind"]["unseen_synonym"] for name in names)
     return (
-        f"For words that no training query has, the fine-tuned teacher lifts nDCG@10 by "
-        f"{read:.3f}, the pretrained encoder as it comes by {free:.3f}, and, in one run, the "
-        f"teacher's network from random numbers by {_signed(fresh)}.",
-        read > free > 0.05 and abs(fresh) < 0.01,
+        f"For words that no training query has, the fine-tuned network lifts nDCG@10 by "
+        f"{read:.3f}, the pretrained encoder as it comes by {free:.3f}, and the same network, "
+        f"taught the same labels from random numbers, by {_signed(fresh)}.",
+        min(read, free) > 0.05 and abs(fresh) < 0.02,
     )
 
 
