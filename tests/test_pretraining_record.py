@@ -10,7 +10,7 @@ import tiny_models
 
 import measure_pretraining as script
 from book import values
-from ecomkd import features, load, models, report
+from ecomkd import features, load, metrics, models, report
 from ecomkd.config import Profile
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -164,6 +164,19 @@ def test_labels_bring_the_pretrained_network_above_what_is_free_without_a_warm_u
     methods = report.recorded("methods")["data"]["summary"]
     (full,) = (m for m in methods if (m["method"], m["labels"]) == ("full", 4500))
     assert recorded["rows"][script.PLAIN]["macro_f1"] > full["macro_f1"]["high"] + 0.05
+
+
+def test_freezing_cost_order_in_the_same_shops_and_no_class_that_shows(recorded):
+    """Chapter 2, "One doubt": the book's recipe keeps three layers and the embeddings still."""
+    heads = report.recorded("new_head")
+    assert heads["seeds"] == report.recorded("pretraining")["seeds"]
+    frozen, freed = heads["data"]["rows"]["drawn, 4500 labels"], recorded["rows"][script.WARMED]
+    gains = {
+        of: metrics.seed_interval(np.subtract(freed[f"{of} by_seed"], frozen[f"{of} by_seed"]))
+        for of in ("lift@10", "macro_f1")
+    }
+    assert gains["lift@10"]["low"] > 0
+    assert gains["macro_f1"]["low"] < 0 < gains["macro_f1"]["high"]
 
 
 def test_all_rates_lie_inside_those_that_were_tried(recorded):
