@@ -132,7 +132,7 @@ def where_it_fails(found: dict[str, dict]) -> str:
     )
     if beaten or told[TEACHER]["high"] >= 0 or paid["low"] <= 0:
         raise SystemExit(f"The records deny what the first page says: {text}")
-    return f"{text} {labels_it_takes(found)}"
+    return f"{text}\n\n{labels_it_takes(found)}"
 
 
 def labels_it_takes(found: dict[str, dict]) -> str:
