@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 import re
 import time
@@ -17,8 +16,6 @@ from urllib.parse import quote, unquote_to_bytes
 from fastapi.responses import JSONResponse
 
 from ecomkd.service.contract import Settings, host_name
-
-_LOG = logging.getLogger(__name__)
 
 SEARCH = {
     "/search": "GET /search?q=red+sofa&k=10",
@@ -273,7 +270,6 @@ class Door:
             except TimeoutError:
                 if started or not deadline.expired():
                     raise
-                _LOG.warning("Request %s: no answer in time.", scope[REQUEST])
                 late = failure(
                     504,
                     f"No answer within {settings.timeout:g} s: ask for fewer products, or again "
