@@ -148,19 +148,17 @@ def measured(seed: int, logs: Path) -> dict:
     teacher = stages.teacher(data, profile)
     test, systems, tried = data["test"], {}, {}
 
-    def ordered(ranking: dict) -> dict:
-        per_query = ranking["per_query"]
-        return {name: per_query[name].to_dict() for name in ("ndcg@10", "random_ndcg@10")}
-
     def judged(folder: Path) -> dict:
         found = judge.evaluate(test, judge.predict(folder, test, profile))
-        return {"macro_f1": found["classification"]["macro_f1"], **ordered(found["ranking"])}
+        kept = shared.kept_by_query(found["ranking"])
+        return {"macro_f1": found["classification"]["macro_f1"], **kept}
 
     systems[TEACHER] = judged(teacher)
     seen = rivals.signals(data, sources.catalogue("shop", profile), profile, {})
     ((_, _, added, _),) = rivals.sums(data, seen, [UNTRAINED_SUM])
     for name, scores in ((FREE, seen["test"].cosine), (UNTRAINED_SUM, added)):
-        systems[name] = ordered(metrics.ranking(judge.frame(test, scores), judge.gains(test)))
+        ranking = metrics.ranking(judge.frame(test, scores), judge.gains(test))
+        systems[name] = shared.kept_by_query(ranking)
     for name, folder, search in students(data, profile, teacher, logs):
         systems[name] = judged(folder)
         if search:
@@ -208,8 +206,7 @@ def merge(folder: Path, out: Path) -> None:
     goals = []
     for pair, name in GOALS.items():
         (one,) = (d for d in found["differences"] if (d["system"], d["against"]) == pair)
-        span = {"difference": one["seeds"]["mean"], **one["seeds"]}
-        goals.append(shared.above(f"nDCG@10: {name} (interval over seeds)", span))
+        goals.append(shared.above_over_seeds(f"nDCG@10: {name} (interval over seeds)", one))
     report.write_recorded(out, **shared.origin("labels_only", parts), data=found, goals=goals)
     print(f"Wrote {out}.")
 

@@ -151,9 +151,7 @@ def measured(seed: int) -> dict:
     test, systems = data["test"], {}
 
     def keep(name: str, ranking: dict, **further: object) -> None:
-        per_query = ranking["per_query"]
-        kept = {of: per_query[of].to_dict() for of in ("ndcg@10", "random_ndcg@10")}
-        systems[name] = kept | further
+        systems[name] = shared.kept_by_query(ranking) | further
         print(f"seed {seed}, {name}: lift {ranking['lift@10']:.3f}", flush=True)
 
     def ordered(name: str, scores: np.ndarray, **further: object) -> None:
@@ -258,9 +256,8 @@ def merge(folder: Path, out: Path) -> None:
     goals = []
     for one in found["differences"]:
         if one["what"] in WANTED:
-            span = {"difference": one["seeds"]["mean"], **one["seeds"]}
             name = f"nDCG@10: {one['system']}, minus {one['against']} (interval over seeds)"
-            goals.append(shared.above(name, span))
+            goals.append(shared.above_over_seeds(name, one))
     report.write_recorded(out, **shared.origin("new_head", parts), data=found, goals=goals)
     print(f"Wrote {out}.")
 

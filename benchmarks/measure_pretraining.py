@@ -130,9 +130,7 @@ def measured(seed: int, folder: Path) -> dict:
     kinds = dict(zip(test["query_id"], test["query_kind"], strict=True))
 
     def keep(name: str, ranking: dict, **further: object) -> None:
-        per_query = ranking["per_query"]
-        kept = {of: per_query[of].to_dict() for of in ("ndcg@10", "random_ndcg@10")}
-        systems[name] = kept | further
+        systems[name] = shared.kept_by_query(ranking) | further
         print(f"seed {seed}, {name}: lift {ranking['lift@10']:.3f}", flush=True)
 
     def ordered(name: str, scores: np.ndarray) -> None:
@@ -174,9 +172,9 @@ def summary(parts: Sequence[dict]) -> dict:
     number of such queries in all shops, and the rates."""
     rows, differences = shared.of_judged_shops(parts, COMPARED)
     order, chance = (shared.by_query(parts, of) for of in ("ndcg@10", "random_ndcg@10"))
-    asked = {(part["seed"], *one) for part in parts for one in part["kinds"].items()}
-    kinds = pd.Series({(seed, query): kind for seed, query, kind in asked})
-    by_kind = (order - chance).groupby(kinds.reindex(order.index).to_numpy()).mean()
+    told = {(part["seed"], query): of for part in parts for query, of in part["kinds"].items()}
+    kinds = pd.Series([told[asked] for asked in order.index], order.index)
+    by_kind = (order - chance).groupby(kinds).mean()
     for name, row in rows.items():
         row["lift@10 by kind"] = by_kind[name].to_dict()
         if "f1" in parts[0]["systems"][name]:
@@ -185,7 +183,7 @@ def summary(parts: Sequence[dict]) -> dict:
     return {
         "rows": rows,
         "differences": differences,
-        "queries by kind": kinds.reindex(order.index).value_counts().to_dict(),
+        "queries by kind": kinds.value_counts().to_dict(),
         "rates": parts[0]["rates"],
     }
 
@@ -198,8 +196,8 @@ def merge(folder: Path, out: Path) -> None:
     goals = []
     for pair in WANTED:
         (one,) = (d for d in found["differences"] if (d["system"], d["against"]) == pair)
-        span = {"difference": one["seeds"]["mean"], **one["seeds"]}
-        goals.append(shared.above(f"nDCG@10: {one['what']} (interval over seeds)", span))
+        name = f"nDCG@10: {one['what']} (interval over seeds)"
+        goals.append(shared.above_over_seeds(name, one))
     origin = shared.origin("pretraining", parts)
     origin["command"] = origin["command"].replace("--seeds", "--once --seeds")
     report.write_recorded(out, **origin, data=found, goals=goals)

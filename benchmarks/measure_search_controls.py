@@ -225,27 +225,26 @@ def measured(seed: int) -> dict:
     keep(WORDS, search.lexical(index, queries, DEPTH)[1])
     right = [words.mended(lexicon, query) for query in queries]
     keep(MENDED, search.lexical(index, right, DEPTH)[1])
-    made, vectors = folders(taught), {}
-    for name, folder in made.items():
+    cosines = {}
+    for name, folder in folders(taught).items():
         model = bi_encoders.encoder(folder, profile)
-        vectors[name] = features.encode(model, texts)
-        keep(name, search.exact(vectors[name]).search(features.encode(model, queries), DEPTH)[1])
-
-    def compare(name: str, asked: list[str], worded: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        model = bi_encoders.encoder(made[name], profile)
-        return features.encode(model, asked) @ vectors[name].T, search.word_scores(index, worded)
-
-    mend = partial(words.mended, lexicon)
+        vectors, asked = features.encode(model, texts), features.encode(model, queries)
+        keep(name, search.exact(vectors).search(asked, DEPTH)[1])
+        if name in (UNTRAINED, DISTILLED):
+            cosines[name] = asked @ vectors.T, features.encode(model, held) @ vectors.T
+    forms = {WORDS: (queries, held)}
+    forms[MENDED] = right, [words.mended(lexicon, query) for query in held]
+    scores = {name: [search.word_scores(index, asked) for asked in forms[name]] for name in forms}
     for name, encoder, worded in (
-        (FREE_SUM, UNTRAINED, str),
-        (FREE_MENDED, UNTRAINED, mend),
-        (FIRST_MENDED, DISTILLED, mend),
+        (FREE_SUM, UNTRAINED, WORDS),
+        (FREE_MENDED, UNTRAINED, MENDED),
+        (FIRST_MENDED, DISTILLED, MENDED),
     ):
-        seen = [compare(encoder, asked, [*map(worded, asked)]) for asked in (queries, held)]
-        weights = search.choose_weights(*seen[1], quality, np.zeros_like, READ)
+        own, there = zip(cosines[encoder], scores[worded], strict=True)
+        weights = search.choose_weights(*there, quality, np.zeros_like, READ)
         result["words"][name] = weights.words
-        keep(name, search.weighted(*seen[0], weights.words, DEPTH)[1])
-    own, there = (compare(DISTILLED, asked, asked) for asked in (queries, held))
+        keep(name, search.weighted(*own, weights.words, DEPTH)[1])
+    own, there = zip(cosines[DISTILLED], scores[WORDS], strict=True)
     for reader in READERS:
         name, precision = reader.split(", ")
         file = "model.onnx" if precision == "fp32" else "model.int8.onnx"

@@ -210,6 +210,12 @@ def by_query(parts: Sequence[dict], column: str) -> pd.DataFrame:
     return pd.concat(tables, keys=[part["seed"] for part in parts], names=["seed", "query_id"])
 
 
+def kept_by_query(ranking: dict) -> dict[str, dict[str, float]]:
+    """What a part keeps of a ranking: by query its nDCG@10, and that of a random order."""
+    per_query = ranking["per_query"]
+    return {of: per_query[of].to_dict() for of in ("ndcg@10", "random_ndcg@10")}
+
+
 def origin(name: str, parts: Sequence[dict]) -> dict[str, Any]:
     """Where the record of this name comes from, as `report.write_recorded` takes it: from these
     parts of single seeds, all computed in one precision."""
@@ -315,6 +321,11 @@ def exact(name: str, value: float, wanted: str, met: bool) -> dict:
 def above(name: str, found: dict) -> dict:
     """The goal that a measured value lies above 0 with its whole interval."""
     return report.goal(name, *ends(found), "above 0, interval excluding 0", bool(found["low"] > 0))
+
+
+def above_over_seeds(name: str, found: dict) -> dict:
+    """The same of a difference that `of_shops` gives, by its interval over seeds."""
+    return above(name, {"difference": found["seeds"]["mean"], **found["seeds"]})
 
 
 def below(name: str, found: dict) -> dict:

@@ -17,12 +17,7 @@ NAMES = {name for pair in script.COMPARED for name in pair}
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
-    """A profile with a teacher of two random layers, and the smallest shop."""
-    start = tiny_models.save(tiny_models.bert(), tmp_path / "pretrained")
-    profile = Profile.named(
-        "smoke", teacher=str(start), warm_up_pairs=16, device="cpu", precision="fp32",
-        frozen_layers=1, artifacts=tmp_path / "artifacts", queries=24,
-    )  # fmt: skip
+    profile = tiny_models.warming_up(tmp_path)
     monkeypatch.setattr(Profile, "named", lambda seed: profile)
     monkeypatch.setattr(script, "MIN_STEPS", 2)
     monkeypatch.setattr(features, "bi_encoder_scores", lambda pairs, _: np.arange(len(pairs)))

@@ -133,3 +133,12 @@ def profile(folder: Path, **changes) -> Profile:
         "warm_up_pairs": 0,
     }
     return Profile.named("smoke", artifacts=folder, **{**settings, **changes})
+
+
+def warming_up(place: Path) -> Profile:
+    """A profile with a teacher of two random layers, which has a warm-up, and the smallest shop."""
+    start = save(bert(), place / "pretrained")
+    return Profile.named(
+        "smoke", teacher=str(start), warm_up_pairs=16, device="cpu", precision="fp32",
+        frozen_layers=1, artifacts=place / "artifacts", queries=24,
+    )  # fmt: skip

@@ -155,8 +155,7 @@ def labels_it_takes(found: dict[str, dict]) -> str:
         if one["system"].startswith("words + teacher of ") and one["against"] == "words + untrained"
     }
     *fewer, most = sorted(curve)
-    told = [n for n in curve if curve[n]["low"] > 0]
-    hidden = [n for n in fewer if n not in told]
+    hidden = [n for n in fewer if curve[n]["low"] <= 0]
     gains = [curve[n]["value"] for n in fewer]
     last = curve[most]
     text = (
