@@ -1,6 +1,6 @@
 """The goals that this project sets itself for distillation, on what `ecomkd run` has found.
 
-    ecomkd run shop --profile book --seeds 3 --first-seed 18 --out core_shop
+    ecomkd run shop --profile book --seeds 5 --first-seed 18 --out core_shop
     python benchmarks/measure_core.py core_shop
 
 writes the recorded result `core_shop`: the report of the run, and its goals. A shop's own report
@@ -36,9 +36,8 @@ RECORDED = Path(report.__file__).parent / "recorded"
 def goals(results: Sequence[dict], clock: pd.DataFrame) -> list[dict]:
     """What distillation is to show, each with its interval, met or not.
 
-    Intervals come from 10,000 resamples of seeds and queries together, where three seeds or more
-    share their test queries. Otherwise they come from as many of the queries of all seeds; a query
-    that two seeds share counts once, with its mean over them.
+    Intervals are as `tables.interval` gives them: of three seeds or more, over seeds and queries
+    together where they share their test queries, and over the seeds where each has its own.
     """
     entries = []
     for other, label in ((PLAIN, "without distillation"), (HARD, "on hard pseudo-labels")):

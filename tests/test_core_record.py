@@ -2,12 +2,14 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 from tiny_results import result, without_ranking
 
 import measure_core
-from ecomkd import report
+from ecomkd import metrics, report
+from ecomkd.relevance import tables
 from ecomkd.relevance.tables import NAME_OF_ROW
 
 CLOCK = pd.DataFrame(
@@ -70,6 +72,30 @@ def test_macro_f1_by_hand():
     assert hard["value"] == pytest.approx(1 - 11 / 15)
     assert hard["low"] == 0  # q1 drawn twice: no difference
     assert not hard["met"]
+
+
+def test_shops_of_their_own_have_intervals_over_the_seeds():
+    """Three shops, no query in two of them: Student's t of what each of them says."""
+    gains = (0.02, 0.04, 0.12)
+    shops = []
+    for place, gain in enumerate(gains):
+        own = {"student, distilled": [0.7 + gain, 0.8 + gain], "student, labels only": [0.7, 0.8]}
+        shop = result(900 + place, "abc"[place], ndcg=own)
+        shop["systems"]["student, distilled"]["classification"]["macro_f1"] = 0.5 - gain
+        shops.append(shop)
+    entries = goals(*shops)
+    wanted = metrics.seed_interval(gains)
+    found = find(entries, "nDCG@10", "without distillation")
+    ends = [found[end] for end in ("value", "low", "high")]
+    assert ends == pytest.approx([wanted[end] for end in ("mean", "low", "high")])
+    assert not found["met"]  # over six queries, all of them above 0, it would be
+    found = find(entries, "macro-F1", "without distillation")
+    ends = [found[end] for end in ("value", "high", "low")]
+    assert ends == pytest.approx([-wanted[end] for end in ("mean", "low", "high")])
+    kept = find(entries, "lift over random")
+    assert kept["value"] == pytest.approx(np.mean([0.25 + gain for gain in gains]) / 0.4)
+    (row,) = tables.table(shops).loc[["student, distilled"]].to_dict("records")
+    assert row["ndcg@10 high"] - row["ndcg@10"] == pytest.approx(wanted["high"] - wanted["mean"])
 
 
 def test_what_int8_costs_is_in_points_and_the_right_way_round():

@@ -47,7 +47,7 @@ SUM_OF = {TEACHER: TEACHER_SUM, PLAIN: PLAIN_SUM, DISTILLED: DISTILLED_SUM}
 """The models that are served in a sum with words and bi-encoder, too, and the row of each sum."""
 
 LEAST_SEEDS = 3
-"""From so many seeds that share their test queries, intervals are over seeds and queries."""
+"""From so many seeds on, intervals are not over queries alone, but over seeds too."""
 
 UNTRAINED = {
     "BM25": "BM25",
@@ -112,10 +112,14 @@ def per_query(results: Sequence[dict], names: list[str], column: str = "ndcg@10"
 def interval(values: pd.DataFrame, statistic: Callable[[pd.DataFrame], pd.Series]) -> dict:
     """A statistic of the mean values of `by_seed`, with a 95 % interval: `value`, `low`, `high`.
 
-    It is over seeds and queries together, as `metrics.two_way_bootstrap`, where there are
-    LEAST_SEEDS or more and all of them have the same queries. Otherwise it is over queries, as
+    With LEAST_SEEDS or more it is over seeds and queries together, as `metrics.two_way_bootstrap`,
+    where all of them have the same queries, and over the seeds, as `metrics.seed_interval`, where
+    each has queries of its own, as the simulated shops have. Otherwise it is over queries, as
     `metrics.bootstrap_of_means`, each of them with its mean over the seeds that share it.
     """
+    if _apart(values.index):
+        found = metrics.seed_interval(statistic(values.groupby(level=0).mean()))
+        return {"value": found.pop("mean"), **found}
     if not _crossed(values.index):
         return metrics.bootstrap_of_means(values.groupby(level=1).mean(), statistic)
     queries = values.index.get_level_values(1).unique()
@@ -131,12 +135,18 @@ def _crossed(units: pd.MultiIndex) -> bool:
     return len(seeds) >= LEAST_SEEDS and len(units.unique()) == len(seeds) * len(queries)
 
 
+def _apart(units: pd.MultiIndex) -> bool:
+    """Whether there are LEAST_SEEDS seeds or more, and no two share a query; of seeds, queries."""
+    seeds, queries = (units.unique(level) for level in (0, 1))
+    return len(seeds) >= LEAST_SEEDS and len(units.unique()) == len(queries)
+
+
 def difference(values: pd.DataFrame, a: str, b: str) -> dict:
     """System `a` minus system `b` in `by_seed`'s values, with an interval as `interval` gives it.
 
     Over queries alone it is that of `metrics.paired_bootstrap`.
     """
-    if _crossed(values.index):
+    if _crossed(values.index) or _apart(values.index):
         found = interval(values, lambda means: means[a] - means[b])
         return {"difference": found.pop("value"), **found}
     means = values.groupby(level=1).mean()
@@ -144,9 +154,10 @@ def difference(values: pd.DataFrame, a: str, b: str) -> dict:
 
 
 def f1_difference(results: Sequence[dict], a: str, b: str) -> dict:
-    """Macro-F1 of system `a` minus that of `b`, as `metrics.macro_f1_difference` gives it.
+    """Macro-F1 of system `a` minus that of `b`: `difference`, `low`, `high`.
 
-    The interval is over seeds and queries together where `interval` takes both.
+    The interval is over what `interval` takes: over seeds as `metrics.seed_interval`, otherwise as
+    `metrics.macro_f1_difference`.
     """
     labels, first, second, units, seeds = [], [], [], [], []
     for seed, result in enumerate(results):
@@ -155,10 +166,15 @@ def f1_difference(results: Sequence[dict], a: str, b: str) -> dict:
         second += result["systems"][b]["predicted"]
         units += query_keys(result, result["query_id"])
         seeds += [seed] * len(result["label"])
+    index = pd.MultiIndex.from_arrays([seeds, units])
+    if _apart(index):
+        f1 = [{name: mean([result], name, "classification", "macro_f1") for name in (a, b)}
+              for result in results]  # fmt: skip
+        found = metrics.seed_interval(pd.Series([own[a] - own[b] for own in f1]))
+        return {"difference": found.pop("mean"), **found}
     classes = len(results[0]["systems"][a]["per_class"])
-    both = _crossed(pd.MultiIndex.from_arrays([seeds, units]))
     return metrics.macro_f1_difference(
-        labels, first, second, units, classes, seeds=seeds if both else None
+        labels, first, second, units, classes, seeds=seeds if _crossed(index) else None
     )
 
 
