@@ -166,6 +166,7 @@ def measured(seed: int, logs: Path) -> dict:
     return {
         "precision": runtime.precision(profile),
         "generator": shop.generator_hash(),
+        "kinds": dict(zip(test["query_id"], test["query_kind"], strict=True)),
         "systems": systems,
         "tried": tried,
     }
@@ -191,11 +192,30 @@ GOALS = {
 }
 
 
+UNSEEN = "unseen_synonym"
+"""Queries with a word that no labelled query has: a third of the test, and none of validation."""
+
+
 def summary(parts: Sequence[dict]) -> dict:
-    """Rows and differences, as `shared.of_judged_shops` has them, and choices."""
+    """Rows and differences, as `shared.of_judged_shops` has them, lifts by kind of query, what
+    distillation adds on UNSEEN queries and on the others (intervals over queries), and choices."""
     rows, differences = shared.of_judged_shops(parts, COMPARED)
-    tried = {part["seed"]: part["tried"] for part in parts}
-    return {"rows": rows, "differences": differences, "tried": tried}
+    by_kind, counts = shared.lift_by_kind(parts)
+    for name, row in rows.items():
+        row["lift@10 by kind"] = by_kind[name].to_dict()
+    order = shared.by_query(parts, "ndcg@10")
+    unseen = shared.kinds_of(parts, order) == UNSEEN
+    order.index = [f"{seed} {query}" for seed, query in order.index]
+    return {
+        "rows": rows,
+        "differences": differences,
+        "queries by kind": counts,
+        "added on": {
+            name: metrics.paired_bootstrap(order.loc[those, MORE], order.loc[those, LABELS])
+            for name, those in ((UNSEEN, unseen.to_numpy()), ("other", ~unseen.to_numpy()))
+        },
+        "tried": {part["seed"]: part["tried"] for part in parts},
+    }
 
 
 def merge(folder: Path, out: Path) -> None:

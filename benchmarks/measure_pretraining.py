@@ -27,7 +27,6 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from datasets import DatasetDict
 
 import measure_new_head
@@ -171,10 +170,7 @@ def summary(parts: Sequence[dict]) -> dict:
     """Rows and differences, as `shared.of_judged_shops` has them, lifts by kind of query with the
     number of such queries in all shops, and the rates."""
     rows, differences = shared.of_judged_shops(parts, COMPARED)
-    order, chance = (shared.by_query(parts, of) for of in ("ndcg@10", "random_ndcg@10"))
-    told = {(part["seed"], query): of for part in parts for query, of in part["kinds"].items()}
-    kinds = pd.Series([told[asked] for asked in order.index], order.index)
-    by_kind = (order - chance).groupby(kinds).mean()
+    by_kind, counts = shared.lift_by_kind(parts)
     for name, row in rows.items():
         row["lift@10 by kind"] = by_kind[name].to_dict()
         if "f1" in parts[0]["systems"][name]:
@@ -183,7 +179,7 @@ def summary(parts: Sequence[dict]) -> dict:
     return {
         "rows": rows,
         "differences": differences,
-        "queries by kind": kinds.value_counts().to_dict(),
+        "queries by kind": counts,
         "rates": parts[0]["rates"],
     }
 

@@ -286,6 +286,19 @@ def of_judged_shops(
     return rows, differences
 
 
+def kinds_of(parts: Sequence[dict], values: pd.DataFrame) -> pd.Series:
+    """The kind of each query of `by_query`'s values, of parts that tell it under `kinds`."""
+    told = {(part["seed"], query): of for part in parts for query, of in part["kinds"].items()}
+    return pd.Series([told[asked] for asked in values.index], values.index)
+
+
+def lift_by_kind(parts: Sequence[dict]) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Mean lift@10 by kind of query (rows) of all systems, and how many queries are of each."""
+    order, chance = (by_query(parts, name) for name in ("ndcg@10", "random_ndcg@10"))
+    kinds = kinds_of(parts, order)
+    return (order - chance).groupby(kinds).mean(), kinds.value_counts().to_dict()
+
+
 def exact_interval(right: int, of: int) -> dict[str, float]:
     """The exact 95 % interval of a share (Clopper & Pearson 1934)."""
     span = binomtest(right, of).proportion_ci()

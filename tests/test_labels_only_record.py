@@ -109,11 +109,17 @@ def test_goals_are_told_over_seeds(tmp_path):
             f1 = {} if name in (script.FREE, script.UNTRAINED_SUM) else {"macro_f1": 0.5}
             systems[name] = {"ndcg@10": order, "random_ndcg@10": dict.fromkeys(order, 0.7), **f1}
         part = {"seed": seed, "profile": {}, "hardware": {}, "generator": "of all"}
-        part |= {"precision": "bf16", "systems": systems, "tried": {}}
+        kinds = {"q0": script.UNSEEN, "q1": "plain", "q2": "plain", "q3": script.UNSEEN}
+        part |= {"precision": "bf16", "systems": systems, "tried": {}, "kinds": kinds}
         (tmp_path / f"seed{seed}.json").write_text(json.dumps(part), encoding="utf-8")
     script.merge(tmp_path, tmp_path / "record.json")
     record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
     assert [goal["met"] for goal in record["goals"]] == [True, False]
     assert record["goals"][0]["value"] == pytest.approx(0.03)
     assert record["seeds"] == [18, 19, 20] and record["hardware"]["precision"] == "bf16"
-    assert record["data"]["rows"][script.MORE]["lift@10"] == pytest.approx(0.145)
+    row = record["data"]["rows"][script.MORE]
+    assert row["lift@10"] == pytest.approx(0.145)
+    assert row["lift@10 by kind"] == pytest.approx({script.UNSEEN: 0.145, "plain": 0.145})
+    assert record["data"]["queries by kind"] == {script.UNSEEN: 6, "plain": 6}
+    added = record["data"]["added on"]
+    assert [added[of]["difference"] for of in (script.UNSEEN, "other")] == pytest.approx([0.03] * 2)
