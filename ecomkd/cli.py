@@ -279,6 +279,7 @@ def _serve(options: argparse.Namespace) -> None:
         "timeout": options.timeout,
         "rate": options.rate,
         "shadow_share": options.shadow,
+        "keep": options.keep,
         "trusted_proxies": tuple(options.proxy),
         "allowed_hosts": tuple(options.allowed_host),
     }
@@ -287,7 +288,7 @@ def _serve(options: argparse.Namespace) -> None:
 
     name = options.folder.resolve().name
     if (options.folder / "recommender.json").is_file():
-        for option in ("reference", "shadow", "depth"):
+        for option in ("reference", "shadow", "depth", "keep"):
             if getattr(options, option) is not None:
                 raise ValueError(
                     f"--{option} is about searches, and {options.folder} recommends: leave it out."

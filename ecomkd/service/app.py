@@ -29,6 +29,7 @@ from ecomkd.service.bodies import (
     text_of,
 )
 from ecomkd.service.contract import Engine, Hit, Item, Recommender, Settings
+from ecomkd.service.kept import Kept
 from ecomkd.service.limits import RECOMMEND, SEARCH, Door, Room, failure, index_header
 from ecomkd.service.refusals import REFUSALS, explain_errors
 from ecomkd.service.watch import LEAST_REFERENCE, Drift, Shadow
@@ -95,10 +96,9 @@ class _Service:
             ("feature",),
             **held,
         )
-        self.swaps = Counter(
-            "ecomkd_swaps", "Newer engines that have taken the place of older ones.", **held
-        )
+        self.swaps = Counter("ecomkd_swaps", "Engines that took an older one's place.", **held)
         self.alarm = Gauge("ecomkd_drift_alarm", "1 while the last window had drifted.", **held)
+        self.kept = Kept(settings.keep, self.registry)
 
     @property
     def index(self) -> str | None:
@@ -387,10 +387,10 @@ def _search_paths(app: FastAPI, service: _Service) -> None:
         filter: filters = [],  # noqa: B006
     ) -> JSONResponse:
         engine: Any = service.engine
-        known = getattr(engine, "fields", ())
+        there = getattr(engine, "fields", ())
         for name in fields:
-            if name not in known:
-                told = f"has {', '.join(known)}" if known else "has none"
+            if name not in there:
+                told = f"has {', '.join(there)}" if there else "has none"
                 return failure(422, f"There is no field {name[:100]!r}: this index {told}.")
         where = []
         if filter:
@@ -403,9 +403,13 @@ def _search_paths(app: FastAPI, service: _Service) -> None:
         last, reach = offset + k, getattr(engine, "reach", offset + k)
         if last > reach:
             return failure(422, f"offset and k are {last:,} together: give {reach:,} or less.")
-        with service.room.work():
-            found = await service.search(engine, q, offset + k, *where)
-        hits, version = found[offset:], getattr(found, "version", _version(engine))
+        known, asked = _version(engine), (q, last, *filter)
+        found = service.kept.find(known, asked)
+        if found is None:
+            with service.room.work():
+                found = await service.search(engine, q, last, *where)
+            service.kept.keep(known, asked, found)
+        hits, version = found[offset:], getattr(found, "version", known)
         shown = [
             {"product_id": hit.product_id, "title": hit.title, "score": float(hit.score)}
             | ({"fields": {name: hit.fields.get(name) for name in fields}} if fields else {})

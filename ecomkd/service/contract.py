@@ -18,6 +18,7 @@ _RANGES = {
     "look": (0.001, math.inf),
     "read_timeout": (0.001, math.inf),
     "rate": (0, math.inf),
+    "keep": (0, math.inf),
     "workers": (1, _MOST_WORKERS),
     "shadow_share": (0, 1),
     "drift_level": (0, 1),
@@ -121,6 +122,9 @@ class Settings:
     told apart: no limit on one client holds, only those on all of them."""
     workers: int = min(os.cpu_count() or 1, _MOST_WORKERS)
     """Threads that call the engine."""
+    keep: int = 0
+    """Answers to searches that are kept for whoever asks the same, in the same words, again. They
+    are of the index that answers now; where that is a catalogue in a store, none is kept."""
     look: float = 1.0
     """Seconds between two looks for a newer engine, where one may come."""
     shadow_share: float = 0.05
