@@ -1,6 +1,6 @@
 """The goals that this project sets itself for distillation, on what `ecomkd run` has found.
 
-    ecomkd run shop --profile book --seeds 5 --first-seed 18 --out core_shop
+    ecomkd run shop --profile book --seeds 3 --first-seed 18 --out core_shop
     python benchmarks/measure_core.py core_shop
 
 writes the recorded result `core_shop`: the report of the run, and its goals. A shop's own report

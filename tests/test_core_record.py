@@ -94,6 +94,10 @@ def test_shops_of_their_own_have_intervals_over_the_seeds():
     assert ends == pytest.approx([-wanted[end] for end in ("mean", "low", "high")])
     kept = find(entries, "lift over random")
     assert kept["value"] == pytest.approx(np.mean([0.25 + gain for gain in gains]) / 0.4)
+    # One shop has no gap to close: a share of means is told all the same.
+    shops[0]["systems"]["teacher"]["per_query"]["ndcg@10"] = [0.7, 0.8]
+    gap = find(goals(*shops), "gap")
+    assert gap["value"] == pytest.approx(0.06 / 0.1) and gap["low"] < 0.6 < gap["high"]
     (row,) = tables.table(shops).loc[["student, distilled"]].to_dict("records")
     assert row["ndcg@10 high"] - row["ndcg@10"] == pytest.approx(wanted["high"] - wanted["mean"])
 

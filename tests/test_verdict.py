@@ -117,7 +117,7 @@ VERDICTS = {
     "the same difference on every query": (
         {"teacher": [0.8, 0.7]},
         "No verdict: from the untrained bi-encoder the teacher differs by the same +0.100 nDCG@10 "
-        "on every test query, so the interval has no width",
+        "on every test query, or in every seed, so the interval has no width",
     ),
 }
 
@@ -221,10 +221,10 @@ def test_three_seeds_that_share_their_queries_are_drawn_with_them():
     of_both = tables.table(shared).loc["teacher", columns]
     # One seed thrice has a chance of 1/27: the interval reaches from the worst to the best.
     assert list(of_both) == pytest.approx([0.71, 0.9], abs=0.005)
-    of_queries = tables.table(apart).loc["teacher", columns]
-    means = tables.per_query(apart, ["teacher"])
-    plain = metrics.bootstrap_of_means(means, lambda means: means["teacher"])
-    assert list(of_queries) == [plain["low"], plain["high"]]
+    # Of other queries in each, what is told is how much the seeds differ.
+    of_seeds = tables.table(apart).loc["teacher", columns]
+    plain = metrics.seed_interval([0.9, 0.8, 0.71])
+    assert list(of_seeds) == pytest.approx([plain["low"], plain["high"]])
     assert tables.table(shared)["ndcg@10"]["teacher"] == pytest.approx(
         tables.table(apart)["ndcg@10"]["teacher"]
     )
@@ -258,11 +258,12 @@ def test_macro_f1_of_three_seeds_is_drawn_with_them():
         one["systems"][PLAIN]["predicted"] = right
     both = tables.f1_difference(found, DISTILLED, PLAIN)
     assert both["low"] == 0 and both["high"] > 0.5
+    gains = (0.0, 0.1, 0.5)
     for seed, one in enumerate(found):
         one["data"] = str(seed)
-    alone = tables.f1_difference(found, DISTILLED, PLAIN)
-    assert alone["difference"] == pytest.approx(both["difference"])
-    assert alone["high"] - alone["low"] < both["high"] - both["low"]
+        one["systems"][DISTILLED]["classification"]["macro_f1"] = 0.5 + gains[seed]
+    alone, wanted = tables.f1_difference(found, DISTILLED, PLAIN), metrics.seed_interval(gains)
+    assert list(alone.values()) == pytest.approx(list(wanted.values()))
 
 
 # The three words

@@ -113,13 +113,12 @@ def interval(values: pd.DataFrame, statistic: Callable[[pd.DataFrame], pd.Series
     """A statistic of the mean values of `by_seed`, with a 95 % interval: `value`, `low`, `high`.
 
     With LEAST_SEEDS or more it is over seeds and queries together, as `metrics.two_way_bootstrap`,
-    where all of them have the same queries, and over the seeds, as `metrics.seed_interval`, where
-    each has queries of its own, as the simulated shops have. Otherwise it is over queries, as
+    where all of them have the same queries, and over the seeds, as `over_seeds`, where each has
+    queries of its own, as the simulated shops have. Otherwise it is over queries, as
     `metrics.bootstrap_of_means`, each of them with its mean over the seeds that share it.
     """
     if _apart(values.index):
-        found = metrics.seed_interval(statistic(values.groupby(level=0).mean()))
-        return {"value": found.pop("mean"), **found}
+        return over_seeds(values.groupby(level=0).mean(), statistic)
     if not _crossed(values.index):
         return metrics.bootstrap_of_means(values.groupby(level=1).mean(), statistic)
     queries = values.index.get_level_values(1).unique()
@@ -127,6 +126,20 @@ def interval(values: pd.DataFrame, statistic: Callable[[pd.DataFrame], pd.Series
     return metrics.two_way_bootstrap(
         table, lambda means: np.asarray(statistic(pd.DataFrame(means, columns=values.columns)))
     )
+
+
+def over_seeds(means: pd.DataFrame, statistic: Callable[[pd.DataFrame], pd.Series]) -> dict:
+    """A statistic of the mean of `means` (seeds × systems), with Student's interval over the seeds:
+    `value`, `low`, `high`.
+
+    It is that of the jackknife's pseudo-values (Tukey 1958), one a seed: of a mean or a difference
+    these are the seeds' own, and a ratio stays one of means, and is none of single seeds' ratios.
+    """
+    seeds = len(means)
+    left_out = pd.DataFrame([means.drop(seed).mean() for seed in means.index])
+    value = float(np.asarray(statistic(means.mean().to_frame().T))[0])
+    found = metrics.seed_interval(seeds * value - (seeds - 1) * np.asarray(statistic(left_out)))
+    return {"value": value, "low": found["low"], "high": found["high"]}
 
 
 def _crossed(units: pd.MultiIndex) -> bool:
@@ -156,8 +169,9 @@ def difference(values: pd.DataFrame, a: str, b: str) -> dict:
 def f1_difference(results: Sequence[dict], a: str, b: str) -> dict:
     """Macro-F1 of system `a` minus that of `b`: `difference`, `low`, `high`.
 
-    The interval is over what `interval` takes: over seeds as `metrics.seed_interval`, otherwise as
-    `metrics.macro_f1_difference`.
+    The interval is over what `interval` takes. Over seeds it is `metrics.seed_interval` of each
+    seed's own macro-F1; otherwise the pairs of all seeds are counted at once, as
+    `metrics.macro_f1_difference` does.
     """
     labels, first, second, units, seeds = [], [], [], [], []
     for seed, result in enumerate(results):

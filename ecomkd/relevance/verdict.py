@@ -69,7 +69,7 @@ def verdict(results: Sequence[dict]) -> str:
 
     It is to distil, to train the student on labels alone, to keep the teacher, or to stay with what
     needs no training. With fewer than LEAST_QUERIES test queries, or where a difference is the same
-    on each of them, it says that there is no verdict.
+    on each of them or in each seed, it says that there is no verdict.
 
     What needs no training is BM25 or the untrained bi-encoder, whichever ranks better. Where most
     queries have a single candidate or none has a relevant one, the verdict goes by macro-F1.
@@ -87,8 +87,8 @@ def verdict(results: Sequence[dict]) -> str:
         if _without_width(found):
             return (
                 f"No verdict: from {by.rival_name} the {name} differs by the same "
-                f"{found['difference']:+.3f} {by.name} on every test query, so the interval has no "
-                "width; look whether the test queries are really different ones."
+                f"{found['difference']:+.3f} {by.name} on every test query, or in every seed, so "
+                "the interval has no width; look whether they are really different ones."
             )
     plain_is_close = above_chance["low"] <= 0 or _close(by, PLAIN)
     if over[PLAIN]["low"] > 0 and plain_is_close and gain["low"] <= 0:
