@@ -183,7 +183,7 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     text = "seconds until a request is given up"
     _number(serve, "--timeout", text, 0.001, kind=float, metavar="S")
     _number(serve, "--rate", "requests a second of one client; 0 for no limit", 0, kind=float)
-    _number(serve, "--keep", "answers kept for who asks the same again (default: 0)", 0)
+    _number(serve, "--keep", "answers kept for whoever asks the same again (default: 0)", 0)
     text = "share of the answers the teacher judges too"
     _number(serve, "--shadow", text, 0, 1, kind=float, metavar="SHARE")
     for option, metavar, text in (

@@ -322,6 +322,11 @@ def _serve(options: argparse.Namespace) -> None:
             f"{options.folder} holds no teacher to compare with: leave out --shadow, or write the "
             "folder with `ecomkd index --with-teacher`."
         )
+    if options.keep and not hasattr(engine, "products"):
+        raise ValueError(
+            f"{options.folder}: its catalogue lies in a store and changes under the service, so no "
+            "answer can be kept: leave out --keep."
+        )
     app = service.create_app(
         engine, settings, name=name, reference=reference, newer=lambda: _newer(changed, load)
     )

@@ -286,6 +286,12 @@ def test_an_export_needs_the_catalogue_in_the_folder(parts, tmp_path, capsys):
     assert (tmp_path / "out" / "services.xml").is_file()
 
 
+def test_no_answer_of_a_catalogue_in_a_store_is_kept(parts, tmp_path, capsys):
+    folder = search.write(tmp_path / "served", **parts, store=str(tmp_path / "lance"))
+    assert cli.main(["serve", str(folder), "--keep", "10", "--port", "0"]) == 1
+    assert "changes under the service, so no answer can be kept" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("value", "kind", "kept"),
     [("9.5", "number", 9.5), (" ", "number", None), (None, "text", None), (float("nan"), "number",

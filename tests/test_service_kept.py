@@ -9,7 +9,7 @@ from ecomkd.service.contract import Settings
 from ecomkd.service.kept import Kept
 from ecomkd.service.server import background
 
-GIVEN = ("ecomkd_kept_answers_total",)
+GIVEN = ("ecomkd_answered_again_total",)
 
 
 class Counting(Stub):
@@ -56,9 +56,9 @@ def test_conditions_belong_to_what_was_asked():
     assert [where for *_, where in engine.asked[1:]] == [("price<5",), ("price<9",)]
 
 
-def test_a_kept_answer_needs_no_room():
+def test_a_kept_answer_needs_no_thread_of_the_engine():
     engine = Counting()
-    with service(engine, keep=10, max_waiting=1, timeout=0.5) as one:
+    with service(engine, keep=10, workers=1, timeout=0.5) as one:
         assert one.ask("/search?q=red").status == 200
         engine.gate.clear()
         assert one.ask("/search?q=blue").status == 504
@@ -97,10 +97,16 @@ def test_a_newer_index_answers_anew():
 
 
 def test_what_was_asked_longest_ago_goes_first():
-    kept, hits = Kept(2, CollectorRegistry()), [Hit("p", "mug", 1.0)]
+    engine, newer, hits = Counting(), Counting("index 2"), [Hit("p", "mug", 1.0)]
+    kept = Kept(2, 1, CollectorRegistry())
     for query in ("a", "b"):
-        kept.keep("1", query, hits)
-    assert kept.find("1", "a") is hits  # now b is the older one
-    kept.keep("1", "c", hits)
-    assert [kept.find("1", query) is hits for query in "abc"] == [True, False, True]
-    assert kept.find("2", "a") is None
+        assert kept.find(engine, query) is None
+        kept.keep(engine, query, hits)
+    assert kept.find(engine, "a") is hits  # now b is the older one
+    kept.keep(engine, "c", hits)
+    assert [kept.find(engine, query) is hits for query in "abc"] == [True, False, True]
+    kept.keep(engine, "d", 2 * hits)
+    assert kept.find(engine, "d") is None  # too deep
+    assert kept.find(newer, "a") is None
+    kept.keep(engine, "a", hits)  # an answer of the older one, come late
+    assert kept.find(newer, "a") is kept.find(engine, "a") is None

@@ -98,7 +98,7 @@ class _Service:
         )
         self.swaps = Counter("ecomkd_swaps", "Engines that took an older one's place.", **held)
         self.alarm = Gauge("ecomkd_drift_alarm", "1 while the last window had drifted.", **held)
-        self.kept = Kept(settings.keep, self.registry)
+        self.kept = Kept(settings.keep, settings.max_products, self.registry)
 
     @property
     def index(self) -> str | None:
@@ -403,13 +403,13 @@ def _search_paths(app: FastAPI, service: _Service) -> None:
         last, reach = offset + k, getattr(engine, "reach", offset + k)
         if last > reach:
             return failure(422, f"offset and k are {last:,} together: give {reach:,} or less.")
-        known, asked = _version(engine), (q, last, *filter)
-        found = service.kept.find(known, asked)
+        asked = (q, last, *filter)
+        found = service.kept.find(engine, asked)
         if found is None:
             with service.room.work():
                 found = await service.search(engine, q, last, *where)
-            service.kept.keep(known, asked, found)
-        hits, version = found[offset:], getattr(found, "version", known)
+            service.kept.keep(engine, asked, found)
+        hits, version = found[offset:], getattr(found, "version", _version(engine))
         shown = [
             {"product_id": hit.product_id, "title": hit.title, "score": float(hit.score)}
             | ({"fields": {name: hit.fields.get(name) for name in fields}} if fields else {})

@@ -43,11 +43,12 @@ class Engine(Protocol):
 
     An engine may have further attributes. `shadow`, where it is not None, is a callable like
     `score` that gives the teacher's gains, 0 or more. `version`, where it is not None, is a text
-    that names the index, and goes with every answer; what a search returns may have a `version` of
-    its own. `fields` names what each hit has in its mapping `fields`. `conditions` makes of texts
-    such as price<20 what `search` takes as a third argument, or raises ValueError. `reach` is how
-    many products of a search can be paged through. An engine that another one has replaced is told
-    to `close`, once it is not asked any more.
+    that names the index, and goes with every answer; under the same one the same search has to have
+    the same answer, for answers may be kept. What a search returns may have a `version` of its own.
+    `fields` names what each hit has in its mapping `fields`. `conditions` makes of texts such as
+    price<20 what `search` takes as a third argument, or raises ValueError. `reach` is how many
+    products of a search can be paged through. An engine that another one has replaced is told to
+    `close`, once it is not asked any more.
     """
 
     def search(self, query: str, k: int) -> Sequence[Hit]:
@@ -123,8 +124,9 @@ class Settings:
     workers: int = min(os.cpu_count() or 1, _MOST_WORKERS)
     """Threads that call the engine."""
     keep: int = 0
-    """Answers to searches that are kept for whoever asks the same, in the same words, again. They
-    are of the index that answers now; where that is a catalogue in a store, none is kept."""
+    """Answers to searches that are kept for whoever asks the same, in the same words, again: those
+    that reach no further than `max_products`, of an engine that tells its `version`. None of a
+    catalogue in a store is kept, for it changes under the engine."""
     look: float = 1.0
     """Seconds between two looks for a newer engine, where one may come."""
     shadow_share: float = 0.05

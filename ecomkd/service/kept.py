@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter
 
@@ -11,34 +12,43 @@ from ecomkd.service.contract import Hit
 
 
 class Kept:
-    """The last answers to searches; where there is no more room, the one asked longest ago goes.
+    """The last answers of an engine, under what was asked; those asked longest ago go first.
 
-    An answer is kept under what was asked and under the version of the engine. It is not kept where
-    the engine tells no version, or where its hits come from another one, as those of a catalogue
-    that changes under the engine do: there an old answer would be given for a new catalogue.
+    They are forgotten where another engine, or another version of it, has come into its place. An
+    answer is not kept where the engine tells no version, or where its hits come from another one,
+    as those of a catalogue that changes under the engine do.
     """
 
-    def __init__(self, room: int, registry: CollectorRegistry):
-        self._room = room
-        self._answers: OrderedDict[tuple[str, Hashable], Sequence[Hit]] = OrderedDict()
-        self._given = Counter(
-            "ecomkd_kept_answers",
+    def __init__(self, room: int, most: int, registry: CollectorRegistry):
+        self._room, self._most = room, most
+        self._of: tuple[Any, str | None] = (None, None)
+        self._answers: OrderedDict[Hashable, Sequence[Hit]] = OrderedDict()
+        self._again = Counter(
+            "ecomkd_answered_again",
             "Searches that were answered without the engine.",
             registry=registry,
         )
 
-    def find(self, version: str | None, asked: Hashable) -> Sequence[Hit] | None:
-        """The hits of an earlier answer of this version, or None."""
-        if version is None or (version, asked) not in self._answers:
+    def find(self, engine: Any, asked: Hashable) -> Sequence[Hit] | None:
+        """The hits that this engine, the one that answers now, has given before, or None."""
+        now = engine, getattr(engine, "version", None)
+        if now != self._of:
+            self._of = now
+            self._answers.clear()
+        if asked not in self._answers:
             return None
-        self._answers.move_to_end((version, asked))
-        self._given.inc()
-        return self._answers[version, asked]
+        self._answers.move_to_end(asked)
+        self._again.inc()
+        return self._answers[asked]
 
-    def keep(self, version: str | None, asked: Hashable, hits: Sequence[Hit]) -> None:
-        """Remember an answer that the engine of this version gave."""
-        if self._room == 0 or version is None or getattr(hits, "version", version) != version:
+    def keep(self, engine: Any, asked: Hashable, hits: Sequence[Hit]) -> None:
+        """Remember an answer of this engine, unless another one has taken its place meanwhile."""
+        version = getattr(engine, "version", None)
+        if version is None or getattr(hits, "version", version) != version:
             return
-        self._answers[version, asked] = hits
-        while len(self._answers) > self._room:
+        # Deep pages are rarely asked again, and hold many products.
+        if self._room == 0 or len(hits) > self._most or (engine, version) != self._of:
+            return
+        self._answers[asked] = hits
+        if len(self._answers) > self._room:
             self._answers.popitem(last=False)
