@@ -174,7 +174,7 @@ COMPARED = (
 )
 
 
-def summary(parts: Sequence[dict]) -> dict:
+def summary(parts: Sequence[dict], compared: Sequence[tuple[str, str]] = COMPARED) -> dict:
     """A row for each system, the differences that are asked, and what was chosen.
 
     Intervals are over queries, and from three seeds on over seeds too. Fewer leave out the luck of
@@ -191,7 +191,7 @@ def summary(parts: Sequence[dict]) -> dict:
             "ndcg@10 high": span["high"],
         }
     differences = []
-    for one, other in COMPARED:
+    for one, other in compared:
         span = interval(values[[one, other]], lambda m, a=one, b=other: m[a] - m[b])
         differences.append({"system": one, "against": other, **shared.difference(span)})
     return {

@@ -1,0 +1,113 @@
+"""Students of a sum that nobody trained: what they learn from, on tiny data."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny_models
+from test_run import judgments, shop
+
+import measure_sum_students as script
+from ecomkd import features
+from ecomkd.config import Profile
+from ecomkd.data import sources
+from ecomkd.data.folds import divided
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*judged products have more than one title"),
+    pytest.mark.filterwarnings("ignore:.*too few to conclude"),
+]
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """Three folds of a small shop, and a profile with a start of two random layers."""
+    checkpoint = tiny_models.save(tiny_models.bert(), tmp_path / "pretrained")
+    profile = Profile.named(
+        "smoke", teacher=str(checkpoint), student_layers=(0,), device="cpu",
+        precision="fp32", frozen_layers=1, artifacts=tmp_path / "artifacts",
+    )  # fmt: skip
+    folder = shop(tmp_path / "shoes", judgments())
+    data, catalogue = sources.load(folder, profile), sources.catalogue(folder, profile)
+    monkeypatch.setattr(script.Profile, "named", lambda *_, **__: profile)
+    monkeypatch.setattr(
+        script.measure_untrained, "parts_of", lambda *_: (divided(data, 3, seed=1), catalogue)
+    )
+    monkeypatch.setattr(features, "bi_encoder_scores", lambda pairs, *_: np.arange(len(pairs)))
+    return profile, catalogue, divided(data, 3, seed=1)[0]
+
+
+def test_an_answer_rises_with_the_score_by_each_classs_gain(tiny):
+    profile, catalogue, data = tiny
+    (_, _, seen), *_ = script.measure_untrained.folds([data], catalogue, profile)
+    told = script.answers(data, catalogue, seen, profile)
+    assert {split: len(own) for split, own in told.items()} == {
+        split: len(data[split]) for split in ("train", "unlabelled")
+    }
+    gains = np.asarray(list(script.judge.gains(data["test"]).values()))
+    z = told["unlabelled"][:, 0] / (2 * gains[0])
+    assert [z.mean(), z.std()] == pytest.approx([0, 1])
+    assert told["unlabelled"] == pytest.approx(2 * np.outer(z, gains))
+
+
+def test_a_warmed_start_keeps_the_order_of_the_warm_up(tiny):
+    profile, _, data = tiny
+    warmed = script.stages.origin(data, profile)
+    learner = script.start_of(data, profile, warmed)
+    assert len(learner.bert.encoder.layer) == 1 and learner.config.num_labels == 4
+    two = script.models.load(warmed).classifier.weight
+    gains = np.asarray(list(script.judge.gains(data["train"]).values()))
+    spread = two[0].detach().numpy() + np.outer(gains, (two[1] - two[0]).detach().numpy())
+    assert learner.classifier.weight.detach().numpy() == pytest.approx(spread, abs=1e-6)
+    fresh = script.start_of(data, profile, None)
+    assert fresh.classifier.weight.shape == learner.classifier.weight.shape
+
+
+def test_each_system_is_judged_on_the_queries_of_all_folds(tiny, monkeypatch):
+    learned = []
+    fit = script.distill.fit
+
+    def watched(model, train, *rest, steps, alpha, learning_rate, **options):
+        taught = "teacher_logits" in train.column_names
+        learned.append((len(train), taught, steps, alpha, learning_rate))
+        return fit(model, train, *rest, steps=2, alpha=alpha, learning_rate=1e-4, **options)
+
+    _, *others = script.TRIED
+    monkeypatch.setattr(script, "TRIED", (script.BOOK, others[0]))
+    script.stages.origin(tiny[2], tiny[0])  # a warm-up is no student
+    monkeypatch.setattr(script.distill, "fit", watched)
+    monkeypatch.setattr(script.stages, "origin", lambda *_: None)
+    found = script.measured(18)
+    rows = {name for pair in script.COMPARED for name in pair}
+    assert set(found["systems"]) == rows
+    asked = {tuple(own["ndcg@10"]) for own in found["systems"].values()}
+    assert len(asked) == 1 and len(found["choices"]) == 3
+    for one in found["choices"]:
+        names = [run["system"] for run in one]
+        three = (script.LABELS, script.SOFT, script.MORE)
+        assert [names.count(name) for name in three] == [2, 1, 1]
+    # The same start twice is trained once, and in a fold all take as many steps.
+    steps = [steps for _, _, steps, *_ in learned]
+    assert len(steps) == 3 * 4
+    assert all(len(set(steps[fold : fold + 4])) == 1 for fold in (0, 4, 8))
+    for _, taught, _, alpha, rate in learned:
+        assert taught == (alpha > 0)
+        assert rate == tiny[0].student_learning_rate or not taught
+    assert len({pairs for pairs, *_ in learned}) > 1
+
+
+def test_goals_are_what_the_mined_pairs_add_from_each_start(tmp_path):
+    names = {name for pair in script.COMPARED for name in pair}
+    systems = {}
+    for name in names:
+        gain = 0.1 * (name == script.MORE)
+        order = {f"0: q{n}": 0.5 + gain + n / 100 for n in range(4)}
+        systems[name] = {"ndcg@10": order, "random_ndcg@10": dict.fromkeys(order, 0.4)}
+    part = {"seed": 18, "profile": {}, "hardware": {}, "generator": None, "precision": "bf16"}
+    part |= {"systems": systems, "choices": []}
+    (tmp_path / "seed18.json").write_text(json.dumps(part), encoding="utf-8")
+    script.merge(tmp_path, tmp_path / "record.json")
+    record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
+    assert [goal["met"] for goal in record["goals"]] == [True, False]
+    assert record["goals"][0]["value"] == pytest.approx(0.1)
+    assert record["data"]["rows"][script.MORE]["lift@10"] == pytest.approx(0.215)
