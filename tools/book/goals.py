@@ -23,6 +23,9 @@ SOURCES = (
     Source("learning_curve", "What pretraining is worth by labels", "notebooks/02_teacher"),
     Source("new_head", "How a new head begins", "notebooks/02_teacher"),
     Source("kd_throughput", "Speed of training, against other packages", "notebooks/04_student"),
+    Source(
+        "labels_only", "Distillation, against labels alone at their best", "notebooks/04_student"
+    ),
     Source("core_shop", "Distillation, on the simulated shop", "notebooks/05_evaluation"),
     Source("core_icecat", "Distillation, on Icecat", "notebooks/05_evaluation"),
     Source("core_esci_150", "Distillation, on the ESCI lists", "book/compared"),
