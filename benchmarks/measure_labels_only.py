@@ -185,6 +185,9 @@ COMPARED = {
     (LABELS, UNTRAINED_SUM): "labels alone, against words and bi-encoder, untrained",
     (MORE, UNTRAINED_SUM): "distilled, against words and bi-encoder, untrained",
     (MORE, TEACHER): "distilled, against its teacher",
+    (MORE + BOOK, SOFT): "more pairs in the book's settings, against soft targets",
+    (MORE + BOOK, LABELS + BOOK): "what distillation adds, in the book's settings",
+    (MORE + CUT, MORE): "what the teacher's layers add to the distilled student",
 }
 GOALS = {
     (MORE, LABELS): "distilled minus labels alone, each with settings of its own",

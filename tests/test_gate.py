@@ -105,6 +105,15 @@ def command(model: Path, data: Path, *further) -> list:
 # What passes
 
 
+@pytest.mark.parametrize(("folds", "told"), [("--folds 5", True), ("--folds", False), ("", False)])
+def test_a_student_of_drawn_folds_has_met_some_of_the_pairs(tmp_path, folds, told):
+    (tmp_path / "student").mkdir()
+    command = f"ecomkd run shoes --seeds 1 {folds} --out report"
+    (tmp_path / "report.json").write_text(json.dumps({"command": command}))
+    notes = gating._overlap(tmp_path / "student")
+    assert [("has met some of these pairs" in note) for note in notes] == [True] * told
+
+
 def test_the_gate_passes_and_writes_what_the_table_says(
     checkpoint, shop, tmp_path, capsys, own_artifacts
 ):

@@ -96,17 +96,56 @@ def test_a_newer_index_answers_anew():
     assert len(first.asked) == len(second.asked) == 1
 
 
+def test_an_answer_of_an_older_version_of_the_same_engine_is_not_kept():
+    engine, hits = Counting("1"), [Hit("p", "mug", 1.0)]
+    kept = Kept(2, 1, CollectorRegistry())
+    assert kept.find(engine, "a") is None
+    engine.version = "2"
+    assert kept.find(engine, "b") is None
+    kept.keep(engine, "1", "a", hits)  # what was asked before the change
+    assert kept.find(engine, "a") is None
+
+
+def test_drift_and_shadow_see_a_kept_answer():
+    engine, judged = Counting(), []
+    engine.shadow = lambda queries, texts: judged.append(queries) or [1.0] * len(texts)
+    reference = ["red mug"] * 100
+    given = {"keep": 10, "shadow_share": 1.0, "drift_window": 100, "reference": reference}
+    with service(engine, **given) as one:
+        until(lambda: one.ask("/health").content["drift"] == "collecting")
+        for _ in range(100):
+            assert one.ask("/search?q=red").status == 200
+        assert engine.asked.count(("red", 10)) == 1
+        assert one.metrics()[GIVEN] == 99
+        assert one.ask("/health").content["drift"] != "collecting"  # a window is full
+        until(lambda: len(judged) > 1)
+
+
+def test_fields_of_a_kept_answer():
+    class Fielded(Counting):
+        fields = ("price",)
+
+        def search(self, query, k):
+            hits = super().search(query, k)
+            return [type("H", (), {**hit._asdict(), "fields": {"price": 5.0}})() for hit in hits]
+
+    with service(Fielded(), keep=10) as one:
+        assert "fields" not in one.ask("/search?q=red&k=1").content["hits"][0]
+        again = one.ask("/search?q=red&k=1&fields=price").content["hits"][0]
+        assert again["fields"] == {"price": 5.0} and one.metrics()[GIVEN] == 1
+
+
 def test_what_was_asked_longest_ago_goes_first():
     engine, newer, hits = Counting(), Counting("index 2"), [Hit("p", "mug", 1.0)]
     kept = Kept(2, 1, CollectorRegistry())
     for query in ("a", "b"):
         assert kept.find(engine, query) is None
-        kept.keep(engine, query, hits)
+        kept.keep(engine, engine.version, query, hits)
     assert kept.find(engine, "a") is hits  # now b is the older one
-    kept.keep(engine, "c", hits)
+    kept.keep(engine, engine.version, "c", hits)
     assert [kept.find(engine, query) is hits for query in "abc"] == [True, False, True]
-    kept.keep(engine, "d", 2 * hits)
+    kept.keep(engine, engine.version, "d", 2 * hits)
     assert kept.find(engine, "d") is None  # too deep
     assert kept.find(newer, "a") is None
-    kept.keep(engine, "a", hits)  # an answer of the older one, come late
+    kept.keep(engine, engine.version, "a", hits)  # an answer of the older one, come late
     assert kept.find(newer, "a") is kept.find(engine, "a") is None

@@ -40,7 +40,8 @@ def tiny(tmp_path, monkeypatch):
 def test_an_answer_rises_with_the_score_by_each_classs_gain(tiny):
     profile, catalogue, data = tiny
     (_, _, seen), *_ = script.measure_untrained.folds([data], catalogue, profile)
-    told = script.answers(data, catalogue, seen, profile)
+    told, weighed = script.answers(data, catalogue, seen, profile)
+    assert len(weighed) == 3 * 4
     assert {split: len(own) for split, own in told.items()} == {
         split: len(data[split]) for split in ("train", "unlabelled")
     }
@@ -50,7 +51,7 @@ def test_an_answer_rises_with_the_score_by_each_classs_gain(tiny):
     assert told["unlabelled"] == pytest.approx(2 * np.outer(z, gains))
 
 
-def test_a_warmed_start_keeps_the_order_of_the_warm_up(tiny):
+def test_a_warmed_start_has_a_head_between_the_rows_of_the_warm_ups(tiny):
     profile, _, data = tiny
     warmed = script.stages.origin(data, profile)
     learner = script.start_of(data, profile, warmed)

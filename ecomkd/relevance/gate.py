@@ -6,6 +6,7 @@ Chapter 5.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -102,7 +103,7 @@ def gate(
         notes = _quantise(folder)
         table = like_for_like({model.name: folder}, pairs, length)
         taken = winner(table, max_loss)
-        notes += _cautions(table, taken)
+        notes += _cautions(table, taken) + _overlap(model)
         found = Gate(table, notes, taken, _said(table, taken, max_loss, split, len(pairs)))
         if out is not None and taken is not None:
             with outputs.replaced(out, "quantize") as working:
@@ -206,6 +207,18 @@ def _cautions(table: pd.DataFrame, taken: Variant | None) -> list[str]:
             quickest = next(one for one in VARIANTS if one[:2] == floats.idxmin())
             notes.append(f"{quickest} is quicker on this machine, and loses nothing.")
     return notes
+
+
+def _overlap(model: Path) -> list[str]:
+    """A caution where the model is the student of a run that drew folds, which are not `load`'s."""
+    path = model.parent / "report.json"
+    command = json.loads(path.read_text(encoding="utf-8"))["command"] if path.is_file() else ""
+    if not re.search(r"--folds \d", command):
+        return []
+    return [
+        "The student learnt from folds that its run drew, and has met some of these pairs in "
+        "training: what is lost on new pairs may be more."
+    ]
 
 
 def _said(

@@ -403,13 +403,13 @@ def _search_paths(app: FastAPI, service: _Service) -> None:
         last, reach = offset + k, getattr(engine, "reach", offset + k)
         if last > reach:
             return failure(422, f"offset and k are {last:,} together: give {reach:,} or less.")
-        asked = (q, last, *filter)
+        asked, version = (q, last, *filter), _version(engine)
         found = service.kept.find(engine, asked)
         if found is None:
             with service.room.work():
                 found = await service.search(engine, q, last, *where)
-            service.kept.keep(engine, asked, found)
-        hits, version = found[offset:], getattr(found, "version", _version(engine))
+            service.kept.keep(engine, version, asked, found)
+        hits, version = found[offset:], getattr(found, "version", version)
         shown = [
             {"product_id": hit.product_id, "title": hit.title, "score": float(hit.score)}
             | ({"fields": {name: hit.fields.get(name) for name in fields}} if fields else {})

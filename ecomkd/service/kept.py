@@ -41,9 +41,9 @@ class Kept:
         self._again.inc()
         return self._answers[asked]
 
-    def keep(self, engine: Any, asked: Hashable, hits: Sequence[Hit]) -> None:
-        """Remember an answer of this engine, unless another one has taken its place meanwhile."""
-        version = getattr(engine, "version", None)
+    def keep(self, engine: Any, version: str | None, asked: Hashable, hits: Sequence[Hit]) -> None:
+        """Remember an answer that this engine gave, asked when it was of this version, unless
+        another one has taken its place meanwhile."""
         if version is None or getattr(hits, "version", version) != version:
             return
         # Deep pages are rarely asked again, and hold many products.

@@ -23,14 +23,24 @@ SOURCES = (
     Source("learning_curve", "What pretraining is worth by labels", "notebooks/02_teacher"),
     Source("new_head", "How a new head begins", "notebooks/02_teacher"),
     Source("kd_throughput", "Speed of training, against other packages", "notebooks/04_student"),
+    Source("labels_only", "Distillation, each side with its own settings", "notebooks/04_student"),
     Source(
-        "labels_only", "Distillation, against labels alone at their best", "notebooks/04_student"
+        "core_shop",
+        "Distillation, on the simulated shop, with shared settings",
+        "notebooks/05_evaluation",
     ),
-    Source("core_shop", "Distillation, on the simulated shop", "notebooks/05_evaluation"),
-    Source("core_icecat", "Distillation, on Icecat", "notebooks/05_evaluation"),
-    Source("core_esci_150", "Distillation, on the ESCI lists", "book/compared"),
+    Source(
+        "core_icecat", "Distillation, on Icecat, with shared settings", "notebooks/05_evaluation"
+    ),
+    Source(
+        "core_esci_150", "Distillation, on the ESCI lists, with shared settings", "book/compared"
+    ),
     Source("whole_lists", "Recipes of fine-tuning, on the ESCI lists", "book/compared"),
-    Source("core_esci_sample", "Distillation, on the ESCI sample", "notebooks/05_evaluation"),
+    Source(
+        "core_esci_sample",
+        "Distillation, on the ESCI sample, with shared settings",
+        "notebooks/05_evaluation",
+    ),
     Source("search_shop", "Search over the simulated shop", "notebooks/08_search"),
     Source("search_icecat", "Search over Icecat", "notebooks/08_search"),
     Source("search_page", "Search in the page", "notebooks/08_search"),

@@ -87,8 +87,8 @@ def _loss(data: Records) -> tuple[str, bool]:
     plain, soft = rows["labels only"]["ndcg@10"], rows["soft targets"]["ndcg@10"]
     told = _over_shops(data, "soft targets", "labels only")
     return (
-        f"On the same labelled pairs, in settings that suit labels alone, the teacher's opinion "
-        f"beside the label takes a student from {plain:.3f} to {soft:.3f} nDCG@10.",
+        f"On the same labelled pairs of {len(told['by_seed'])} shops, the teacher's opinion beside "
+        f"the label takes a student from {plain:.3f} to {soft:.3f} nDCG@10.",
         told["low"] > 0,
     )
 
@@ -96,20 +96,19 @@ def _loss(data: Records) -> tuple[str, bool]:
 def _student(data: Records) -> tuple[str, bool]:
     more = "soft targets, more pairs"
     added = _over_shops(data, more, "labels only")
-    rest = _over_shops(data, more, "soft targets")
     free = _over_shops(data, more, "words and bi-encoder, added up")
     return (
-        f"With settings of its own on each side, the teacher's answers win {added['mean']:.3f} "
-        f"nDCG@10 over labels alone, {rest['mean']:.3f} of it by pairs that nobody labelled; over "
-        f"words and encoder that nobody trained here it is {free['mean']:.3f}.",
-        min(added["low"], rest["low"]) > 0 and free["mean"] > 0.01,
+        f"Each with settings chosen for it, a distilled student is {added['mean']:.3f} nDCG@10 "
+        f"above one on labels alone, and {free['mean']:.3f}, in the mean, above words and encoder "
+        "that nobody trained.",
+        added["low"] > 0 and min(free["by_seed"]) > 0,
     )
 
 
-def _over_shops(data: Records, system: str, against: str) -> dict[str, float]:
-    """The difference of two systems in nDCG@10, over shops, each side with its own settings."""
+def _over_shops(data: Records, system: str, against: str) -> dict:
+    """The difference of two systems in nDCG@10: its interval over shops, and that of each."""
     return next(
-        one["seeds"]
+        one["seeds"] | {"by_seed": one["by_seed"]}
         for one in data["labels_only"]["differences"]
         if (one["system"], one["against"]) == (system, against)
     )
