@@ -72,7 +72,7 @@ def answers(
     mean, deviation = scores["unlabelled"].mean(), scores["unlabelled"].std()
     gains = np.asarray(list(judge.gains(data["test"]).values()))
     told = {split: 2 * np.outer((own - mean) / deviation, gains) for split, own in scores.items()}
-    return told, [*fused.weights, *fused.means, *fused.deviations]
+    return told, [*fused.weights, *fused.means, *fused.deviations, mean, deviation]
 
 
 def start_of(data: DatasetDict, profile: Profile, warmed: str | None) -> PreTrainedModel:

@@ -105,13 +105,23 @@ def command(model: Path, data: Path, *further) -> list:
 # What passes
 
 
-@pytest.mark.parametrize(("folds", "told"), [("--folds 5", True), ("--folds", False), ("", False)])
-def test_a_student_of_drawn_folds_has_met_some_of_the_pairs(tmp_path, folds, told):
+@pytest.mark.parametrize(
+    ("folds", "data", "told"),
+    [("--folds 5", "shoes", True), ("--folds", "shoes", False), ("--folds 5", "hats", False)],
+)
+def test_a_student_of_drawn_folds_has_met_some_of_the_pairs(tmp_path, folds, data, told):
     (tmp_path / "student").mkdir()
     command = f"ecomkd run shoes --seeds 1 {folds} --out report"
-    (tmp_path / "report.json").write_text(json.dumps({"command": command}))
-    notes = gating._overlap(tmp_path / "student")
-    assert [("has met some of these pairs" in note) for note in notes] == [True] * told
+    report = {"command": command, "data": {"source": "shoes"}}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    notes = gating._overlap(tmp_path / "student", tmp_path / data)
+    assert ["has met some of these pairs" in note for note in notes] == [True] * told
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "no JSON", '{"command": 3, "data": null}'])
+def test_another_programs_report_says_nothing_of_folds(tmp_path, text):
+    (tmp_path / "report.json").write_text(text)
+    assert gating._overlap(tmp_path / "student", "shoes") == []
 
 
 def test_the_gate_passes_and_writes_what_the_table_says(

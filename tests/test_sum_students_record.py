@@ -41,7 +41,7 @@ def test_an_answer_rises_with_the_score_by_each_classs_gain(tiny):
     profile, catalogue, data = tiny
     (_, _, seen), *_ = script.measure_untrained.folds([data], catalogue, profile)
     told, weighed = script.answers(data, catalogue, seen, profile)
-    assert len(weighed) == 3 * 4
+    assert len(weighed) == 3 * 4 + 2
     assert {split: len(own) for split, own in told.items()} == {
         split: len(data[split]) for split in ("train", "unlabelled")
     }

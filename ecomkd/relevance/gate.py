@@ -103,7 +103,7 @@ def gate(
         notes = _quantise(folder)
         table = like_for_like({model.name: folder}, pairs, length)
         taken = winner(table, max_loss)
-        notes += _cautions(table, taken) + _overlap(model)
+        notes += _cautions(table, taken) + _overlap(model, source)
         found = Gate(table, notes, taken, _said(table, taken, max_loss, split, len(pairs)))
         if out is not None and taken is not None:
             with outputs.replaced(out, "quantize") as working:
@@ -209,11 +209,15 @@ def _cautions(table: pd.DataFrame, taken: Variant | None) -> list[str]:
     return notes
 
 
-def _overlap(model: Path) -> list[str]:
-    """A caution where the model is the student of a run that drew folds, which are not `load`'s."""
-    path = model.parent / "report.json"
-    command = json.loads(path.read_text(encoding="utf-8"))["command"] if path.is_file() else ""
-    if not re.search(r"--folds \d", command):
+def _overlap(model: Path, source: str | Path) -> list[str]:
+    """A caution where the model is the student of a run on these data that drew folds."""
+    try:
+        told = json.loads((model.parent / "report.json").read_text(encoding="utf-8"))
+        command, data = told["command"], told["data"]["source"]
+    except (OSError, ValueError, KeyError, TypeError):  # not the report of a run
+        return []
+    same = data == ("shop" if source == "shop" else Path(source).name)
+    if not same or not re.search(r"--folds \d", command):
         return []
     return [
         "The student learnt from folds that its run drew, and has met some of these pairs in "
