@@ -203,19 +203,17 @@ def summary(parts: Sequence[dict]) -> dict:
     """Rows and differences, as `shared.of_judged_shops` has them, lifts by kind of query, what
     distillation adds on UNSEEN queries and on the others (intervals over queries), and choices."""
     rows, differences = shared.of_judged_shops(parts, COMPARED)
-    by_kind, counts = shared.lift_by_kind(parts)
-    for name, row in rows.items():
-        row["lift@10 by kind"] = by_kind[name].to_dict()
+    counts = shared.add_lift_by_kind(rows, parts)
     order = shared.by_query(parts, "ndcg@10")
-    unseen = shared.kinds_of(parts, order) == UNSEEN
-    order.index = [f"{seed} {query}" for seed, query in order.index]
+    unseen = (shared.kinds_of(parts, order) == UNSEEN).to_numpy()
+    order = shared.one_level(order)
     return {
         "rows": rows,
         "differences": differences,
         "queries by kind": counts,
         "added on": {
             name: metrics.paired_bootstrap(order.loc[those, MORE], order.loc[those, LABELS])
-            for name, those in ((UNSEEN, unseen.to_numpy()), ("other", ~unseen.to_numpy()))
+            for name, those in ((UNSEEN, unseen), ("other", ~unseen))
         },
         "tried": {part["seed"]: part["tried"] for part in parts},
     }

@@ -170,9 +170,8 @@ def summary(parts: Sequence[dict]) -> dict:
     """Rows and differences, as `shared.of_judged_shops` has them, lifts by kind of query with the
     number of such queries in all shops, and the rates."""
     rows, differences = shared.of_judged_shops(parts, COMPARED)
-    by_kind, counts = shared.lift_by_kind(parts)
+    counts = shared.add_lift_by_kind(rows, parts)
     for name, row in rows.items():
-        row["lift@10 by kind"] = by_kind[name].to_dict()
         if "f1" in parts[0]["systems"][name]:
             f1 = [part["systems"][name]["f1"] for part in parts]
             row["f1"] = np.mean(f1, axis=0).tolist()

@@ -18,7 +18,6 @@ checkpoint. A run that is started again goes on where it stopped.
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,17 +25,16 @@ import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from transformers import PreTrainedModel
 
-import measure_untrained
 import measure_whole_lists
 import shared
 from ecomkd import distill, features, keys, metrics, models, report, runtime
 from ecomkd.artifacts import stage
 from ecomkd.config import Profile
-from ecomkd.relevance import judge, mining, rivals, stages
+from ecomkd.relevance import judge, rivals, stages
 from ecomkd.relevance.fusion import choose_fusion
 from ecomkd.relevance.lexical import lexical_signals
 from ecomkd.relevance.tables import UNTRAINED_SUM
-from measure_whole_lists import DATA, FREE, TOKENS
+from measure_whole_lists import FREE, TOKENS
 
 MINED = 4_000
 """So many of the book's 20,000 mined pairs a student learns from, as in `core_esci_150`."""
@@ -183,20 +181,15 @@ def measured(seed: int) -> dict:
     profile = Profile.named("book", seed=seed, max_length=TOKENS)
     systems: dict[str, dict[str, dict[str, float]]] = {}
     choices = []
-    with tempfile.TemporaryDirectory(prefix="ecomkd-") as scratch:
-        parts, catalogue = measure_untrained.parts_of(DATA, profile, Path(scratch), 0, 0)
-        for number, (data, _, seen) in enumerate(
-            measure_untrained.folds(parts, catalogue, profile)
-        ):
-            whole = mining.with_unlabelled(data, catalogue, profile)
-            found, tried = fold(whole, catalogue, seen, profile)
-            choices.append(tried)
-            print(f"seed {seed}, fold {number}: {tried}", flush=True)
-            for name, columns in found.items():
-                for of, values in columns.items():
-                    systems.setdefault(name, {}).setdefault(of, {}).update(
-                        {f"{number}: {query}": value for query, value in values.items()}
-                    )
+    for number, (data, catalogue, seen) in enumerate(measure_whole_lists.folds(profile)):
+        found, tried = fold(data, catalogue, seen, profile)
+        choices.append(tried)
+        print(f"seed {seed}, fold {number}: {tried}", flush=True)
+        for name, columns in found.items():
+            for of, values in columns.items():
+                systems.setdefault(name, {}).setdefault(of, {}).update(
+                    {f"{number}: {query}": value for query, value in values.items()}
+                )
     return {
         "precision": runtime.precision(profile),
         "generator": None,

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -134,24 +134,27 @@ def fold(
     return found, told | {"chosen": best}
 
 
+def folds(profile: Profile) -> Iterator[measure_untrained.Case]:
+    """The case of each fold of DATA, with the unlabelled pairs mined for it."""
+    with tempfile.TemporaryDirectory(prefix="ecomkd-") as scratch:
+        parts, catalogue = measure_untrained.parts_of(DATA, profile, Path(scratch), 0, 0)
+        for data, _, seen in measure_untrained.folds(parts, catalogue, profile):
+            yield mining.with_unlabelled(data, catalogue, profile), catalogue, seen
+
+
 def measured(seed: int) -> dict:
     """All systems of a seed on the test queries of all folds."""
     profile = Profile.named("book", seed=seed, max_length=TOKENS)
     systems: dict[str, dict[str, float]] = {}
     choices = []
-    with tempfile.TemporaryDirectory(prefix="ecomkd-") as scratch:
-        parts, catalogue = measure_untrained.parts_of(DATA, profile, Path(scratch), 0, 0)
-        for number, (data, _, seen) in enumerate(
-            measure_untrained.folds(parts, catalogue, profile)
-        ):
-            whole = mining.with_unlabelled(data, catalogue, profile)
-            found, told = fold(whole, seen, profile)
-            choices.append(told)
-            print(f"seed {seed}, fold {number}: {told}", flush=True)
-            for name, values in found.items():
-                systems.setdefault(name, {}).update(
-                    {f"{number}: {query}": value for query, value in values.items()}
-                )
+    for number, (data, _, seen) in enumerate(folds(profile)):
+        found, told = fold(data, seen, profile)
+        choices.append(told)
+        print(f"seed {seed}, fold {number}: {told}", flush=True)
+        for name, values in found.items():
+            systems.setdefault(name, {}).update(
+                {f"{number}: {query}": value for query, value in values.items()}
+            )
     return {
         "precision": runtime.precision(profile),
         "generator": None,

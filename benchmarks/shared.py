@@ -210,6 +210,11 @@ def by_query(parts: Sequence[dict], column: str) -> pd.DataFrame:
     return pd.concat(tables, keys=[part["seed"] for part in parts], names=["seed", "query_id"])
 
 
+def one_level(values: pd.DataFrame) -> pd.DataFrame:
+    """The same values as `by_query` gives, a row's name being seed and query in one text."""
+    return values.set_axis([f"{seed} {query}" for seed, query in values.index])
+
+
 def kept_by_query(ranking: dict) -> dict[str, dict[str, float]]:
     """What a part keeps of a ranking: by query its nDCG@10, and that of a random order."""
     per_query = ranking["per_query"]
@@ -237,7 +242,7 @@ def of_shops(values: pd.DataFrame, asked: dict[tuple[str, str], str]) -> tuple[d
     shops (`low`, `high`), and over the seeds' means (`seeds`, Student's t), which holds the luck of
     shops and of training.
     """
-    flat = values.set_axis([f"{seed} {query}" for seed, query in values.index])
+    flat = one_level(values)
     means = values.groupby(level=0).mean()
     rows = {}
     for name in values:
@@ -292,11 +297,15 @@ def kinds_of(parts: Sequence[dict], values: pd.DataFrame) -> pd.Series:
     return pd.Series([told[asked] for asked in values.index], values.index)
 
 
-def lift_by_kind(parts: Sequence[dict]) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Mean lift@10 by kind of query (rows) of all systems, and how many queries are of each."""
+def add_lift_by_kind(rows: dict[str, dict], parts: Sequence[dict]) -> dict[str, int]:
+    """Put each system's mean lift@10 by kind of query into its row; how many queries are of each
+    kind."""
     order, chance = (by_query(parts, name) for name in ("ndcg@10", "random_ndcg@10"))
     kinds = kinds_of(parts, order)
-    return (order - chance).groupby(kinds).mean(), kinds.value_counts().to_dict()
+    by_kind = (order - chance).groupby(kinds).mean()
+    for name, row in rows.items():
+        row["lift@10 by kind"] = by_kind[name].to_dict()
+    return kinds.value_counts().to_dict()
 
 
 def exact_interval(right: int, of: int) -> dict[str, float]:

@@ -99,11 +99,11 @@ def test_a_newer_index_answers_anew():
 def test_an_answer_of_an_older_version_of_the_same_engine_is_not_kept():
     engine, hits = Counting("1"), [Hit("p", "mug", 1.0)]
     kept = Kept(2, 1, CollectorRegistry())
-    assert kept.find(engine, "a") is None
+    assert kept.find(engine, engine.version, "a") is None
     engine.version = "2"
-    assert kept.find(engine, "b") is None
+    assert kept.find(engine, engine.version, "b") is None
     kept.keep(engine, "1", "a", hits)  # what was asked before the change
-    assert kept.find(engine, "a") is None
+    assert kept.find(engine, engine.version, "a") is None
 
 
 def test_drift_and_shadow_see_a_kept_answer():
@@ -139,13 +139,14 @@ def test_what_was_asked_longest_ago_goes_first():
     engine, newer, hits = Counting(), Counting("index 2"), [Hit("p", "mug", 1.0)]
     kept = Kept(2, 1, CollectorRegistry())
     for query in ("a", "b"):
-        assert kept.find(engine, query) is None
+        assert kept.find(engine, engine.version, query) is None
         kept.keep(engine, engine.version, query, hits)
-    assert kept.find(engine, "a") is hits  # now b is the older one
+    assert kept.find(engine, engine.version, "a") is hits  # now b is the older one
     kept.keep(engine, engine.version, "c", hits)
-    assert [kept.find(engine, query) is hits for query in "abc"] == [True, False, True]
+    known = [kept.find(engine, engine.version, query) is hits for query in "abc"]
+    assert known == [True, False, True]
     kept.keep(engine, engine.version, "d", 2 * hits)
-    assert kept.find(engine, "d") is None  # too deep
-    assert kept.find(newer, "a") is None
+    assert kept.find(engine, engine.version, "d") is None  # too deep
+    assert kept.find(newer, newer.version, "a") is None
     kept.keep(engine, engine.version, "a", hits)  # an answer of the older one, come late
-    assert kept.find(newer, "a") is kept.find(engine, "a") is None
+    assert kept.find(newer, newer.version, "a") is kept.find(engine, engine.version, "a") is None

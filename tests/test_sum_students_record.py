@@ -8,6 +8,7 @@ import tiny_models
 from test_run import judgments, shop
 
 import measure_sum_students as script
+import measure_untrained
 from ecomkd import features
 from ecomkd.config import Profile
 from ecomkd.data import sources
@@ -31,7 +32,7 @@ def tiny(tmp_path, monkeypatch):
     data, catalogue = sources.load(folder, profile), sources.catalogue(folder, profile)
     monkeypatch.setattr(script.Profile, "named", lambda *_, **__: profile)
     monkeypatch.setattr(
-        script.measure_untrained, "parts_of", lambda *_: (divided(data, 3, seed=1), catalogue)
+        measure_untrained, "parts_of", lambda *_: (divided(data, 3, seed=1), catalogue)
     )
     monkeypatch.setattr(features, "bi_encoder_scores", lambda pairs, *_: np.arange(len(pairs)))
     return profile, catalogue, divided(data, 3, seed=1)[0]
@@ -39,7 +40,7 @@ def tiny(tmp_path, monkeypatch):
 
 def test_an_answer_rises_with_the_score_by_each_classs_gain(tiny):
     profile, catalogue, data = tiny
-    (_, _, seen), *_ = script.measure_untrained.folds([data], catalogue, profile)
+    (_, _, seen), *_ = measure_untrained.folds([data], catalogue, profile)
     told, weighed = script.answers(data, catalogue, seen, profile)
     assert len(weighed) == 3 * 4 + 2
     assert {split: len(own) for split, own in told.items()} == {

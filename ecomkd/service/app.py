@@ -404,7 +404,7 @@ def _search_paths(app: FastAPI, service: _Service) -> None:
         if last > reach:
             return failure(422, f"offset and k are {last:,} together: give {reach:,} or less.")
         asked, version = (q, last, *filter), _version(engine)
-        found = service.kept.find(engine, asked)
+        found = service.kept.find(engine, version, asked)
         if found is None:
             with service.room.work():
                 found = await service.search(engine, q, last, *where)

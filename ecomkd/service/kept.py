@@ -29,11 +29,10 @@ class Kept:
             registry=registry,
         )
 
-    def find(self, engine: Any, asked: Hashable) -> Sequence[Hit] | None:
-        """The hits that this engine, the one that answers now, has given before, or None."""
-        now = engine, getattr(engine, "version", None)
-        if now != self._of:
-            self._of = now
+    def find(self, engine: Any, version: str | None, asked: Hashable) -> Sequence[Hit] | None:
+        """The hits that this engine, which answers now, has given in this version, or None."""
+        if (engine, version) != self._of:
+            self._of = engine, version
             self._answers.clear()
         if asked not in self._answers:
             return None
