@@ -24,7 +24,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 
 import classifiers
 import shared
@@ -141,26 +141,27 @@ def students(
     yield SOFT, found[SOFT].folder(*(alone[of] for of in SETTINGS)), []
 
 
+def judged(folder: Path, pairs: Dataset, profile: Profile) -> dict:
+    """What a part keeps of a classifier on labelled pairs: by query, and its macro-F1."""
+    found = judge.evaluate(pairs, judge.predict(folder, pairs, profile))
+    kept = shared.kept_by_query(found["ranking"])
+    return {"macro_f1": found["classification"]["macro_f1"], **kept}
+
+
 def measured(seed: int, logs: Path) -> dict:
     """All systems of a seed on its test queries: per query, and in classes."""
     profile = Profile.named(seed=seed)
     data = load("shop", profile)
     teacher = stages.teacher(data, profile)
     test, systems, tried = data["test"], {}, {}
-
-    def judged(folder: Path) -> dict:
-        found = judge.evaluate(test, judge.predict(folder, test, profile))
-        kept = shared.kept_by_query(found["ranking"])
-        return {"macro_f1": found["classification"]["macro_f1"], **kept}
-
-    systems[TEACHER] = judged(teacher)
+    systems[TEACHER] = judged(teacher, test, profile)
     seen = rivals.signals(data, sources.catalogue("shop", profile), profile, {})
     ((_, _, added, _),) = rivals.sums(data, seen, [UNTRAINED_SUM])
     for name, scores in ((FREE, seen["test"].cosine), (UNTRAINED_SUM, added)):
         ranking = metrics.ranking(judge.frame(test, scores), judge.gains(test))
         systems[name] = shared.kept_by_query(ranking)
     for name, folder, search in students(data, profile, teacher, logs):
-        systems[name] = judged(folder)
+        systems[name] = judged(folder, test, profile)
         if search:
             tried[name] = search
     return {

@@ -1,0 +1,153 @@
+"""Students of a teacher of which no weight stood still, on the simulated shop.
+
+    ECOMKD_PRECISION=bf16 python benchmarks/measure_freed_teacher.py --seeds 18
+    ECOMKD_PRECISION=bf16 python benchmarks/measure_freed_teacher.py --seeds 19 20
+    ECOMKD_PRECISION=bf16 python benchmarks/measure_freed_teacher.py --merge
+
+The book's recorded teacher keeps its word vectors and its lower layers as they were pretrained. The
+one of `pretraining` does not, in its warm-up neither, and is better for it. What does its student
+keep of that? The shops are those of `labels_only`, and so are the settings: what validation chose
+there for labels alone has the student of soft targets on the labelled pairs, and what it chose for
+the student with more pairs has that one here too, though its teacher was another. All students
+start from the book's warm-up. Beside them stand both teachers, the recorded one's student and
+labels alone. A run that is started again goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pandas as pd
+from datasets import DatasetDict
+
+import measure_labels_only
+import measure_pretraining
+import shared
+from ecomkd import load, report, runtime
+from ecomkd.config import Profile
+from ecomkd.data import shop
+from ecomkd.relevance import stages
+from ecomkd.relevance.tables import over_seeds
+from measure_labels_only import LABELS, MORE, ROWS, SETTINGS, SOFT, TEACHER
+
+FREED = "teacher, no weight frozen"
+SOFT_FREED, MORE_FREED = f"{SOFT}, of it", f"{MORE}, of it"
+COMPARED = {
+    (FREED, TEACHER): "what freeing the teacher adds to it",
+    (MORE_FREED, LABELS): "what distillation from it adds",
+    (SOFT_FREED, LABELS): "its soft targets on the labelled pairs, in the settings of labels alone",
+    (MORE_FREED, SOFT_FREED): "then more pairs, in settings of their own",
+    (MORE_FREED, MORE): "what its freedom adds to the distilled student",
+    (MORE_FREED, FREED): "distilled, against its teacher",
+    (MORE, FREED): "the recorded teacher's student, against the freed teacher",
+}
+KEPT = (MORE_FREED, MORE)
+"""Students of whose lift a share of the freed teacher's is told."""
+
+
+def chosen(seed: int) -> dict[str, dict[str, float]]:
+    """What validation chose on a shop of `labels_only`, for labels alone and for more pairs."""
+    tried = report.recorded("labels_only")["data"]["tried"][str(seed)]
+    best = {name: max(runs, key=lambda run: run["quality"]) for name, runs in tried.items()}
+    return {name: {of: run[of] for of in SETTINGS} for name, run in best.items()}
+
+
+def freed(data: DatasetDict, profile: Profile) -> Path:
+    """The folder of the teacher that `pretraining` calls pretrained and warmed up."""
+    name = measure_pretraining.WARMED
+    start, rates = measure_pretraining.STARTS[name], report.recorded("pretraining")["data"]["rates"]
+    with TemporaryDirectory(prefix="ecomkd-") as place:
+        own = replace(
+            measure_pretraining.first(profile, start, Path(place)),
+            student_learning_rate=rates[name]["warm-up"],
+            teacher_learning_rate=rates[name]["rate"],
+        )
+        return measure_pretraining.fine_tuned(data, own, start, Path(place))
+
+
+def measured(seed: int) -> dict:
+    """All systems of a seed on its test queries: per query, and in classes."""
+    profile = Profile.named(seed=seed)
+    data, settings = load("shop", profile), chosen(seed)
+    recorded, free = stages.teacher(data, profile), freed(data, profile)
+    test, systems = data["test"], {}
+
+    def judged(name: str, folder: Path) -> None:
+        systems[name] = measure_labels_only.judged(folder, test, profile)
+
+    def student(row: str, teacher: Path, of: str) -> Path:
+        # Its settings are known: nothing is tried, and no log is read.
+        search = measure_labels_only.Search(data, profile, teacher, ROWS[row], Path())
+        return search.folder(**settings[of])
+
+    judged(TEACHER, recorded)
+    judged(FREED, free)
+    judged(LABELS, student(LABELS, recorded, LABELS))
+    judged(MORE, student(MORE, recorded, MORE))
+    judged(SOFT_FREED, student(SOFT, free, LABELS))
+    judged(MORE_FREED, student(MORE, free, MORE))
+    return {
+        "precision": runtime.precision(profile),
+        "generator": shop.generator_hash(),
+        "kinds": dict(zip(test["query_id"], test["query_kind"], strict=True)),
+        "systems": systems,
+        "settings": settings,
+    }
+
+
+def summary(parts: Sequence[dict]) -> dict:
+    """Rows and differences, as `shared.of_judged_shops` has them, lifts by kind of query, the
+    settings of each shop, and of each of KEPT its share of the freed teacher's lift."""
+    rows, differences = shared.of_judged_shops(parts, COMPARED)
+    counts = shared.add_lift_by_kind(rows, parts)
+    lifts = pd.DataFrame({name: row["lift@10 by_seed"] for name, row in rows.items()})
+    return {
+        "rows": rows,
+        "differences": differences,
+        "queries by kind": counts,
+        "kept": {
+            name: over_seeds(lifts, lambda mean, name=name: mean[name] / mean[FREED])
+            for name in KEPT
+        },
+        "settings": {part["seed"]: part["settings"] for part in parts},
+    }
+
+
+def merge(folder: Path, out: Path) -> None:
+    """Write the recorded result from the files of single seeds."""
+    parts = shared.read(folder, ("profile", "generator", "precision"))
+    found = summary(parts)
+    told = {(one["system"], one["against"]): one for one in found["differences"]}
+    share = found["kept"][MORE_FREED]
+    goals = [
+        shared.above_over_seeds(f"nDCG@10: {name} (interval over seeds)", told[pair])
+        for pair, name in {
+            (MORE_FREED, LABELS): "distilled from a teacher without frozen weights, minus labels "
+            "alone",
+            (MORE_FREED, MORE): "the same, minus distilled from the recorded teacher",
+        }.items()
+    ]
+    goals.append(
+        report.goal(
+            "share that the student keeps of that teacher's lift (interval over seeds)",
+            *shared.ends(share),
+            "at least 0.97",
+            bool(share["value"] >= 0.97),
+        )
+    )
+    report.write_recorded(out, **shared.origin("freed_teacher", parts), data=found, goals=goals)
+    print(f"Wrote {out}.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Students of a teacher without frozen weights.")
+    arguments = shared.arguments_of(parser, "freed_teacher", scaled=False)
+    shared.run(shared.resumed(arguments), measured, merge)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Students of a teacher without frozen weights: what is compared, on tiny data."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny_models
+
+import measure_freed_teacher as script
+from ecomkd import load, models, report
+from ecomkd.config import Profile
+from ecomkd.relevance import stages
+
+SETTINGS = {"rate": 3e-4, "dropout": 0.0, "steps": 1.0, "warmed": 0.0}
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """A teacher of two random layers, the lower one frozen, and the smallest shop."""
+    teacher = tiny_models.save(tiny_models.bert(), tmp_path / "pretrained")
+    profile = Profile.named(
+        "smoke", teacher=str(teacher), student_layers=(0,), unlabelled_pairs=16, device="cpu",
+        precision="fp32", frozen_layers=1, artifacts=tmp_path / "artifacts", queries=24,
+    )  # fmt: skip
+    monkeypatch.setattr(Profile, "named", lambda seed: profile)
+    settings = {script.LABELS: SETTINGS, script.MORE: SETTINGS | {"steps": 2.0}}
+    monkeypatch.setattr(script, "chosen", lambda _: settings)
+    return profile
+
+
+def test_the_settings_are_those_that_validation_chose():
+    tried = report.recorded("labels_only")["data"]["tried"]
+    for seed, of_shop in tried.items():
+        found = script.chosen(int(seed))
+        assert set(found) == {script.LABELS, script.MORE}
+        for name, settings in found.items():
+            (run,) = (one for one in of_shop[name] if settings.items() <= one.items())
+            assert run["quality"] == max(one["quality"] for one in of_shop[name])
+
+
+def test_no_weight_of_the_freed_teacher_stands_still(tiny):
+    data = load("shop", tiny)
+    begun = models.load(stages.origin(data, tiny)).state_dict()
+    for make, frozen in ((stages.teacher, True), (script.freed, False)):
+        there = models.load(make(data, tiny)).state_dict()
+        words = "bert.embeddings.word_embeddings.weight"
+        layer = "bert.encoder.layer.0.attention.self.query.weight"
+        for name in (words, layer):
+            assert np.array_equal(there[name], begun[name]) == frozen
+
+
+def test_all_systems_of_a_seed_are_judged_on_the_same_queries(tiny):
+    learnt = []
+    whole = stages.student
+
+    def watched(data, own, row, *, teacher_folder, steps):
+        learnt.append((row, teacher_folder, steps))
+        return whole(data, own, row, teacher_folder=teacher_folder, steps=steps)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(script.stages, "student", watched)
+        found = script.measured(900)
+    assert set(found["systems"]) == {name for pair in script.COMPARED for name in pair}
+    assert len({tuple(own["ndcg@10"]) for own in found["systems"].values()}) == 1
+    assert [row for row, *_ in learnt] == ["none", "kd_unlabelled", "kd", "kd_unlabelled"]
+    recorded, free = learnt[0][1], learnt[2][1]
+    assert [teacher for _, teacher, _ in learnt] == [recorded, recorded, free, free]
+    assert recorded != free
+    few, many = learnt[0][2], learnt[1][2]
+    assert many == 2 * few and [steps for *_, steps in learnt] == [few, many, few, many]
+    assert found["settings"][script.MORE]["steps"] == 2.0
+
+
+def test_shares_and_goals_are_told_over_seeds(tmp_path):
+    names = {name for pair in script.COMPARED for name in pair}
+    gains = {
+        script.FREED: [0.10, 0.10, 0.10],
+        script.MORE_FREED: [0.10, 0.09, 0.11],
+        script.MORE: [0.09, 0.05, 0.12],
+    }
+    for place, seed in enumerate((18, 19, 20)):
+        systems = {}
+        for name in names:
+            gain = gains.get(name, [0.02] * 3)[place]
+            order = {f"q{n}": 0.7 + gain + n / 100 for n in range(3)}
+            chance = {query: 0.7 + n / 100 for n, query in enumerate(order)}
+            systems[name] = {"ndcg@10": order, "random_ndcg@10": chance, "macro_f1": 0.5}
+        part = {"seed": seed, "profile": {}, "hardware": {}, "generator": "of all"}
+        part |= {"precision": "bf16", "systems": systems, "settings": {}}
+        part["kinds"] = dict.fromkeys(order, "plain")
+        (tmp_path / f"seed{seed}.json").write_text(json.dumps(part), encoding="utf-8")
+    script.merge(tmp_path, tmp_path / "record.json")
+    record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
+    added, freedom, share = record["goals"]
+    assert added["value"] == pytest.approx(0.08) and added["met"]
+    assert freedom["value"] == pytest.approx(0.04 / 3) and not freedom["met"]
+    assert share["value"] == pytest.approx(1.0) and share["met"]
+    assert record["data"]["kept"][script.MORE]["value"] == pytest.approx(0.26 / 0.30)
+    assert record["seeds"] == [18, 19, 20]
