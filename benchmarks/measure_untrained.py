@@ -5,8 +5,10 @@ simulated shop.
 
 needs ECOMKD_REAL_DATA for all but `shop`; the record keeps what is not named. Of each catalogue: a
 random order, BM25, words at their best, the untrained bi-encoder, the sum of words and bi-encoder,
-the same signals joined in other ways, and LambdaMART, which learns from labels, over them. Weights,
-constants and trees are chosen on validation queries. Of `shop` it is the test queries of the three
+the same signals joined in other ways, and LambdaMART, which learns from labels, over them. The
+bi-encoder reads a product whole, up to 256 tokens, and once more only what a network sees that
+reads query and product together in 32 tokens, or in 96. Weights, constants and trees are chosen on
+validation queries. Of `shop` it is the test queries of the three
 seeds of `core_shop`. `esci_150` has so few queries that each is tested once, in five folds; of
 `msrd` all test queries are read, and 400 training queries by LambdaMART. No network is trained, and
 nothing else is drawn at random.
@@ -25,9 +27,10 @@ from datasets import Dataset, DatasetDict
 
 import msrd_part
 import shared
-from ecomkd import bench, metrics, report
+from ecomkd import bench, features, metrics, models, report
 from ecomkd.config import Profile
 from ecomkd.data import sources
+from ecomkd.data.contract import product_text
 from ecomkd.data.folds import divided, judged
 from ecomkd.relevance import baselines, judge, rivals
 from ecomkd.relevance.fusion import Fusion, choose_fusion
@@ -41,11 +44,15 @@ PLAIN_RANKS = "the same signals by ranks, nothing chosen"
 """Reciprocal ranks of all signals with the constant 60, all alike, as search engines have them."""
 JOINED = {"min-max": "the same signals, min–max", "rrf": "the same signals by ranks"}
 """Ways to join the signals of UNTRAINED_SUM, in `fusion.FUSIONS`, and their rows."""
+SHORT = {tokens: f"bi-encoder, untrained, {tokens} tokens a pair" for tokens in (32, 96)}
+"""As many as the book's networks read of query and product together in the shop and on Icecat, and
+on the ESCI lists."""
 ROWS = (
     "random",
     "BM25",
     BEST_WORDS,
     "bi-encoder, untrained",
+    *SHORT.values(),
     UNTRAINED_SUM,
     *JOINED.values(),
     PLAIN_RANKS,
@@ -61,6 +68,7 @@ COMPARED = (
     (UNTRAINED_SUM, BEST_WORDS),
     (LAMBDAMART, UNTRAINED_SUM),
     *((name, UNTRAINED_SUM) for name in (*JOINED.values(), PLAIN_RANKS)),
+    *((name, "bi-encoder, untrained") for name in SHORT.values()),
 )
 
 
@@ -124,7 +132,33 @@ def joined(
     yield PLAIN_RANKS, Fusion("rrf", ones, ones, ones).scores(signals["test"], test), None
 
 
-def measured(cases: Iterable[Case]) -> dict:
+def cut(pairs: Dataset, tokens: int) -> tuple[list[str], list[str]]:
+    """The queries and the products' texts of pairs, as far as a network sees them that reads so
+    many tokens of both together."""
+    texts = list(pairs["query"]), product_text(pairs[:])
+    read = models.load_tokenizer("minilm")(
+        *texts, truncation="longest_first", max_length=tokens, return_offsets_mapping=True
+    )
+    ends = np.zeros((2, len(pairs)), int)
+    for row, offsets in enumerate(read["offset_mapping"]):
+        for of, (_, end) in zip(read.sequence_ids(row), offsets, strict=True):
+            if of is not None:
+                ends[of, row] = end
+    queries, products = (
+        [text[:end] for text, end in zip(*both, strict=True)]
+        for both in zip(texts, ends, strict=True)
+    )
+    return queries, products
+
+
+def short_scores(pairs: Dataset, profile: Profile, tokens: int) -> np.ndarray:
+    """Cosine between query and product of `cut` under the untrained bi-encoder, (N,)."""
+    queries, products = cut(pairs, tokens)
+    asked = features.embed(queries, profile, role="query")
+    return (asked * features.embed(products, profile)).sum(axis=1)
+
+
+def measured(cases: Iterable[Case], profile: Profile) -> dict:
     """Of one catalogue: its sizes, a row for each system, comparisons, and what was chosen."""
     values, choices, pairs, queries = [], [], 0, []
     for part, (data, catalogue, seen) in enumerate(cases):
@@ -134,6 +168,7 @@ def measured(cases: Iterable[Case]) -> dict:
         scores = {
             "BM25": baselines.bm25_scores(test, catalogue),
             "bi-encoder, untrained": seen["test"].cosine,
+            **{name: short_scores(test, profile, tokens) for tokens, name in SHORT.items()},
         }
         chosen = {}
         for name, _, scored, how in rivals.rivals(data, seen):
@@ -194,11 +229,11 @@ def main() -> None:
     found, _ = shared.kept(arguments.out, names)
     for name in names:
         if name == SHOP:
-            found[name] = measured(shops())
+            found[name] = measured(shops(), profile)
             continue
         with tempfile.TemporaryDirectory(prefix="ecomkd-") as scratch:
             parts = parts_of(name, profile, Path(scratch), LABELLED, 0)
-            found[name] = measured(folds(*parts, profile))
+            found[name] = measured(folds(*parts, profile), profile)
     report.write_recorded(
         arguments.out,
         command="python benchmarks/measure_untrained.py",

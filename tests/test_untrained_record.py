@@ -7,7 +7,7 @@ import pytest
 from test_run import judgments, shop
 
 import measure_untrained as script
-from ecomkd import features, report
+from ecomkd import distill, features, models, report
 from ecomkd.config import Profile
 from ecomkd.data import sources
 from ecomkd.data.folds import divided, judged
@@ -32,7 +32,7 @@ def shoes(tmp_path, monkeypatch):
 def test_every_row_is_about_the_test_queries_of_all_parts(shoes):
     data, catalogue, profile = shoes
     parts = divided(data, 3, seed=1)
-    found = script.measured(script.folds(parts, catalogue, profile))
+    found = script.measured(script.folds(parts, catalogue, profile), profile)
     asked = {query for part in parts for query in part["test"]["query_id"]}
     assert found["queries"] == len(asked)
     assert found["pairs"] == len(judged(data))
@@ -56,7 +56,7 @@ def test_each_seed_of_the_shop_has_queries_of_its_own(tmp_path, monkeypatch):
         Profile, "named", lambda name, seed: named("smoke", seed=seed, artifacts=tmp_path)
     )
     monkeypatch.setattr(features, "bi_encoder_scores", lambda pairs, _: judge.worth(pairs))
-    found = script.measured(script.shops())
+    found = script.measured(script.shops(), named("smoke", artifacts=tmp_path))
     asked = [
         len(
             set(
@@ -70,8 +70,22 @@ def test_each_seed_of_the_shop_has_queries_of_its_own(tmp_path, monkeypatch):
     assert found["rows"]["bi-encoder, untrained"]["ndcg@10"] == 1
 
 
+def test_the_short_bi_encoder_reads_what_a_network_sees(shoes):
+    data, *_ = shoes
+    pairs = data["test"]
+    tokenizer = models.load_tokenizer("minilm")
+    for tokens in (12, 64):
+        queries, products = script.cut(pairs, tokens)
+        seen = distill.encode(pairs, tokenizer, tokens)["input_ids"]
+        again = tokenizer(queries, products)["input_ids"]
+        assert again == list(seen)
+        texts = sources.product_text(pairs[:])
+        assert all(whole.startswith(part) for whole, part in zip(texts, products, strict=True))
+        assert (products == texts) == (tokens == 64)
+
+
 def test_without_names_all_are_measured_and_with_some_the_others_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(script, "measured", lambda cases: {"of": cases})
+    monkeypatch.setattr(script, "measured", lambda cases, _: {"of": cases})
     monkeypatch.setattr(script, "shops", lambda: "seeds")
     monkeypatch.setattr(script, "folds", lambda *parts: "folds")
     monkeypatch.setattr(script, "parts_of", lambda *given: ())
@@ -84,7 +98,7 @@ def test_without_names_all_are_measured_and_with_some_the_others_are_kept(tmp_pa
 
     whole = call()
     assert list(whole) == list(script.NAMES) and whole[script.SHOP] == {"of": "seeds"}
-    monkeypatch.setattr(script, "measured", lambda cases: {"of": "again"})
+    monkeypatch.setattr(script, "measured", lambda cases, _: {"of": "again"})
     again = call(script.SHOP)
     assert again == {**whole, script.SHOP: {"of": "again"}}
     with pytest.raises(SystemExit):
