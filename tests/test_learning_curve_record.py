@@ -59,23 +59,3 @@ def test_balancing_finds_complements_and_costs_accuracy():
     assert number("balanced_found") > 2 * number("c_found")
     assert 0 < number("balanced_c") - number("f1_C") < 0.1
     assert number("balanced_accuracy") < number("accuracy") - 0.01
-
-
-def test_the_teacher_promises_more_than_it_keeps_and_one_temperature_mends_most_of_it():
-    """The chapter calls it far too sure, and says that T changes neither classes nor order."""
-    found = values.values(nbformat.read(CHAPTER, as_version=4))
-    names = ("promised", "kept", "promise_T", "promise_chance")
-    number = {name: float(found[name].removesuffix("%")) for name in names}
-    assert number["promised"] > number["kept"] + 10
-    tables = [
-        output.data["text/plain"]
-        for cell in nbformat.read(CHAPTER, as_version=4).cells
-        for output in cell.get("outputs", [])
-        if "calibration error" in output.get("data", {}).get("text/plain", "")
-    ]
-    (table,) = tables
-    before, after = (line.split()[3:] for line in table.splitlines()[-2:])
-    _, right, error, order = map(float, before)
-    assert (right, order) == (float(after[1]), float(after[3]))
-    assert number["promise_T"] > 1
-    assert number["promise_chance"] < float(after[2]) < error / 2

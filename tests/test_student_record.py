@@ -162,6 +162,26 @@ def test_the_student_that_never_met_a_complement_is_not_shown_to_beat_its_contro
     assert number["kd-wrong-train"] < number["kd-wrong-mass"]
 
 
+def test_the_teacher_promises_more_than_it_keeps_and_one_temperature_mends_most_of_it():
+    """The chapter calls it far too sure, and says that T changes neither classes nor order."""
+    found = values.values(nbformat.read(LOSS, as_version=4))
+    names = ("promised", "kept", "promise-T", "promise-chance")
+    number = {name: float(found[f"kd-{name}"].removesuffix("%")) for name in names}
+    assert number["promised"] > number["kept"] + 10
+    tables = [
+        output.data["text/plain"]
+        for cell in nbformat.read(LOSS, as_version=4).cells
+        for output in cell.get("outputs", [])
+        if "calibration error" in output.get("data", {}).get("text/plain", "")
+    ]
+    (table,) = tables
+    before, after = (line.split()[3:] for line in table.splitlines()[-2:])
+    _, right, error, order = map(float, before)
+    assert (right, order) == (float(after[1]), float(after[3]))
+    assert number["promise-T"] > 1
+    assert number["promise-chance"] < float(after[2]) < error / 2
+
+
 def test_with_shared_settings_the_lead_over_what_nobody_trained_is_not_shown():
     runs = pd.DataFrame(report.recorded("core_shop")["data"]["per_seed"])
     runs = runs.map(lambda row: row["ndcg@10"])
