@@ -24,6 +24,7 @@ SOURCES = (
     Source("new_head", "How a new head begins", "notebooks/02_teacher"),
     Source("kd_throughput", "Speed of training, against other packages", "notebooks/04_student"),
     Source("labels_only", "Distillation, each side with its own settings", "notebooks/04_student"),
+    Source("freed_teacher", "Students of a teacher without frozen weights", "notebooks/04_student"),
     Source(
         "core_shop",
         "Distillation, on the simulated shop, with shared settings",
