@@ -67,7 +67,8 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         "tokens of a query and a product that teacher and students read at most; longer texts "
         "take more time (default: the profile's, 32 in book)"
     )
-    _number(run, "--max-length", text, 4, 512)
+    for made in (run, index):
+        _number(made, "--max-length", text, 4, 512)
     text = (
         "begin the teacher's head from that of its warm-up, so that it has the warm-up's order "
         "before it sees a label; without it a new head is drawn, which may turn that order round"

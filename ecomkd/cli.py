@@ -213,6 +213,8 @@ def _score(options: argparse.Namespace) -> None:
 
 def _index(options: argparse.Namespace) -> None:
     profile = Profile.named(options.profile)
+    if options.max_length is not None:
+        profile = replace(profile, max_length=options.max_length)
     source = _source(options.data)
     outputs.claim(options.out, "index")
 

@@ -240,6 +240,10 @@ USAGE = {
     "5,000 digits": ([*RUN, "--first-seed", "9" * 5_000], "9…: give a whole number from 0 to"),
     "no unlabelled": ([*RUN, "--unlabelled", "0"], "0: give a whole number of at least 1"),
     "a long pair": ([*RUN, "--max-length", "513"], "513: give a whole number from 4 to 512"),
+    "a long pair of an index": (
+        ["index", "shop", "--out", "out", "--max-length", "513"],
+        "513: give a whole number from 4 to 512",
+    ),
     "two folds": ([*RUN, "--folds", "2"], "2: give a whole number of at least 3"),
     "folds before the data": (
         ["run", "--folds", "shop", "--out", "x"],
@@ -495,6 +499,13 @@ def test_the_length_that_models_read_is_handed_on_and_recorded(tmp_path, capsys,
     ((_, profile, *_, command, _, _),) = called
     assert profile == replace(Profile.named("book"), max_length=96)
     assert command.endswith("--first-seed 18 --max-length 96 --out out")
+
+
+def test_an_index_reads_as_many_tokens_as_a_run(tmp_path, capsys, called):
+    given = ["index", "esci", "--max-length", "96", "--out", tmp_path / "out"]
+    assert tried(given, capsys)[0] == 0
+    ((_, profile, *_),) = called
+    assert profile == replace(Profile.named("book"), max_length=96)
 
 
 def test_a_spread_head_is_handed_on_and_recorded(tmp_path, capsys, called):

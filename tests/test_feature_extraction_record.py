@@ -132,6 +132,7 @@ def test_the_cross_encoder_ends_highest_here_and_ahead_of_pair_features_on_other
     for measure in ("f1", "ndcg"):
         best = max(stored[f"pairs-{name}-{measure}"] for name in rest)
         assert stored[f"pairs-tuned-{measure}"] > best
+    assert stored["some-spread-ndcg"] > stored["some-tuned-ndcg"] + 0.05
     assert ahead(stored, "warmed-frozen")
     assert cannot_be_told(stored, "warmed-cosine")
     recorded = report.recorded("methods")
