@@ -1,6 +1,7 @@
 """Students of a teacher without frozen weights: what is compared, on tiny data."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from ecomkd import load, models, report
 from ecomkd.config import Profile
 from ecomkd.relevance import stages
 
+ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = {"rate": 3e-4, "dropout": 0.0, "steps": 1.0, "warmed": 0.0}
 
 
@@ -97,3 +99,52 @@ def test_shares_and_goals_are_told_over_seeds(tmp_path):
     assert share["value"] == pytest.approx(1.0) and share["met"]
     assert record["data"]["kept"][script.MORE]["value"] == pytest.approx(0.26 / 0.30)
     assert record["seeds"] == [18, 19, 20]
+
+
+# The record
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return report.recorded("freed_teacher")["data"]
+
+
+def over_shops(recorded, system, against):
+    (one,) = (
+        one
+        for one in recorded["differences"]
+        if (one["system"], one["against"]) == (system, against)
+    )
+    return one
+
+
+def test_a_better_teacher_is_better_and_its_gain_is_in_the_pairs_that_nobody_judged(recorded):
+    """Chapter 4, and book/compared.md with the same numbers."""
+    assert over_shops(recorded, script.FREED, script.TEACHER)["seeds"]["low"] > 0
+    assert over_shops(recorded, script.MORE_FREED, script.LABELS)["seeds"]["low"] > 0
+    soft = over_shops(recorded, script.SOFT_FREED, script.LABELS)["seeds"]
+    more = over_shops(recorded, script.MORE_FREED, script.SOFT_FREED)["seeds"]
+    assert soft["low"] < 0 < soft["high"] and more["low"] > 0
+    page = " ".join((ROOT / "book" / "compared.md").read_text(encoding="utf-8").split())
+    spans = ["{mean:.3f} [{low:.3f}, {high:.3f}]".format(**one) for one in (soft, more)]
+    assert " and ".join(spans).replace("-", "−") in page
+
+
+def test_no_student_is_shown_to_pass_it_and_two_cannot_be_told_apart(recorded):
+    """Chapters 4 and 5, and the FAQ."""
+    for system in script.KEPT:
+        behind = over_shops(recorded, system, script.FREED)["seeds"]
+        assert behind["mean"] < 0 < behind["high"]
+    apart = over_shops(recorded, script.MORE_FREED, script.MORE)["seeds"]
+    assert apart["low"] < 0 < apart["high"]
+    shares = [recorded["kept"][name]["value"] for name in script.KEPT]
+    assert 0.97 < shares[0] < 1 and shares[1] < shares[0]
+    for name, share in zip(script.KEPT, shares, strict=True):
+        of = [recorded["rows"][system]["lift@10"] for system in (name, script.FREED)]
+        assert share == pytest.approx(of[0] / of[1], abs=1e-3)
+
+
+def test_rows_that_both_records_have_are_the_same(recorded):
+    others = report.recorded("labels_only")["data"]["rows"]
+    for name in (script.TEACHER, script.LABELS, script.MORE):
+        assert recorded["rows"][name]["by_seed"] == pytest.approx(others[name]["by_seed"], abs=1e-6)
