@@ -70,6 +70,15 @@ def first(profile: Profile, start: Start, place: Path) -> Profile:
     return replace(own, teacher=str(measure_new_head.saved(network, profile, place / "random")))
 
 
+def settled(profile: Profile, name: str, rates: dict, place: Path) -> Profile:
+    """The profile of one of STARTS, with the rates that were chosen for it."""
+    return replace(
+        first(profile, STARTS[name], place),
+        student_learning_rate=rates.get("warm-up", profile.student_learning_rate),
+        teacher_learning_rate=rates["rate"],
+    )
+
+
 def fine_tuned(data: DatasetDict, profile: Profile, start: Start, place: Path) -> Path:
     """The folder of a network that all labels taught, from the warm-up of `profile` or without."""
     own = profile if start.warmed else replace(profile, warm_up_pairs=0)
@@ -137,13 +146,8 @@ def measured(seed: int, folder: Path) -> dict:
 
     ordered(FREE, features.bi_encoder_scores(test, profile))
     for name, start in STARTS.items():
-        chosen = rates[name]
         with TemporaryDirectory(prefix="ecomkd-") as place:
-            own = replace(
-                first(profile, start, Path(place)),
-                student_learning_rate=chosen.get("warm-up", profile.student_learning_rate),
-                teacher_learning_rate=chosen["rate"],
-            )
+            own = settled(profile, name, rates[name], Path(place))
             if start.warmed:
                 ordered(UNTAUGHT[name], measure_whole_lists.warm_start(data, own))
             network = fine_tuned(data, own, start, Path(place))

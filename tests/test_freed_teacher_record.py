@@ -40,15 +40,21 @@ def test_the_settings_are_those_that_validation_chose():
             assert run["quality"] == max(one["quality"] for one in of_shop[name])
 
 
-def test_no_weight_of_the_freed_teacher_stands_still(tiny):
-    data = load("shop", tiny)
+def test_no_weight_of_the_freed_teacher_stands_still(tiny, monkeypatch):
+    data, frozen = load("shop", tiny), []
     begun = models.load(stages.origin(data, tiny)).state_dict()
-    for make, frozen in ((stages.teacher, True), (script.freed, False)):
+    freeze = models.freeze
+    monkeypatch.setattr(
+        models, "freeze", lambda model, layers: frozen.append(layers) or freeze(model, layers)
+    )
+    for make, layers in ((stages.teacher, 1), (script.freed, None)):
         there = models.load(make(data, tiny)).state_dict()
         words = "bert.embeddings.word_embeddings.weight"
         layer = "bert.encoder.layer.0.attention.self.query.weight"
         for name in (words, layer):
-            assert np.array_equal(there[name], begun[name]) == frozen
+            assert np.array_equal(there[name], begun[name]) == (layers is not None)
+    # The recorded teacher's warm-up was there already; the other has one of its own.
+    assert frozen == [1, None, None]
 
 
 def test_all_systems_of_a_seed_are_judged_on_the_same_queries(tiny):
@@ -64,12 +70,13 @@ def test_all_systems_of_a_seed_are_judged_on_the_same_queries(tiny):
         found = script.measured(900)
     assert set(found["systems"]) == {name for pair in script.COMPARED for name in pair}
     assert len({tuple(own["ndcg@10"]) for own in found["systems"].values()}) == 1
-    assert [row for row, *_ in learnt] == ["none", "kd_unlabelled", "kd", "kd_unlabelled"]
-    recorded, free = learnt[0][1], learnt[2][1]
-    assert [teacher for _, teacher, _ in learnt] == [recorded, recorded, free, free]
+    rows = ["none", *["kd", "kd_unlabelled"] * 2]
+    assert [row for row, *_ in learnt] == rows
+    recorded, free = learnt[0][1], learnt[-1][1]
+    assert [teacher for _, teacher, _ in learnt] == [recorded] * 3 + [free] * 2
     assert recorded != free
-    few, many = learnt[0][2], learnt[1][2]
-    assert many == 2 * few and [steps for *_, steps in learnt] == [few, many, few, many]
+    few, many = learnt[0][2], learnt[-1][2]
+    assert many == 2 * few and [steps for *_, steps in learnt] == [few, few, many, few, many]
     assert found["settings"][script.MORE]["steps"] == 2.0
 
 
@@ -125,6 +132,8 @@ def test_a_better_teacher_is_better_and_its_gain_is_in_the_pairs_that_nobody_jud
     soft = over_shops(recorded, script.SOFT_FREED, script.LABELS)["seeds"]
     more = over_shops(recorded, script.MORE_FREED, script.SOFT_FREED)["seeds"]
     assert soft["low"] < 0 < soft["high"] and more["low"] > 0
+    apart = over_shops(recorded, script.SOFT_FREED, script.SOFT)["seeds"]
+    assert apart["low"] < 0 < apart["high"]
     page = " ".join((ROOT / "book" / "compared.md").read_text(encoding="utf-8").split())
     spans = ["{mean:.3f} [{low:.3f}, {high:.3f}]".format(**one) for one in (soft, more)]
     assert " and ".join(spans).replace("-", "−") in page
@@ -146,5 +155,7 @@ def test_no_student_is_shown_to_pass_it_and_two_cannot_be_told_apart(recorded):
 
 def test_rows_that_both_records_have_are_the_same(recorded):
     others = report.recorded("labels_only")["data"]["rows"]
-    for name in (script.TEACHER, script.LABELS, script.MORE):
+    for name in (script.TEACHER, script.LABELS, script.SOFT, script.MORE):
         assert recorded["rows"][name]["by_seed"] == pytest.approx(others[name]["by_seed"], abs=1e-6)
+    teacher = report.recorded("pretraining")["data"]["rows"]["pretrained, warmed up"]["by_seed"]
+    assert recorded["rows"][script.FREED]["by_seed"] == pytest.approx(teacher[:3], abs=1e-6)

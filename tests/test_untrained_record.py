@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 from test_run import judgments, shop
@@ -70,8 +71,9 @@ def test_each_seed_of_the_shop_has_queries_of_its_own(tmp_path, monkeypatch):
     assert found["rows"]["bi-encoder, untrained"]["ndcg@10"] == 1
 
 
-def test_the_short_bi_encoder_reads_what_a_network_sees(shoes):
-    data, *_ = shoes
+def test_the_short_bi_encoder_reads_what_a_network_sees(shoes, monkeypatch):
+    data, _, profile = shoes
+    monkeypatch.undo()
     pairs = data["test"]
     tokenizer = models.load_tokenizer("minilm")
     for tokens in (12, 64):
@@ -79,6 +81,9 @@ def test_the_short_bi_encoder_reads_what_a_network_sees(shoes):
         seen = distill.encode(pairs, tokenizer, tokens)["input_ids"]
         again = tokenizer(queries, products)["input_ids"]
         assert again == list(seen)
+        whole = script.features.bi_encoder_scores(pairs, profile)
+        short = script.short_scores(pairs, profile, tokens)
+        assert np.allclose(short, whole, atol=1e-4) == (tokens == 64)
         texts = sources.product_text(pairs[:])
         assert all(whole.startswith(part) for whole, part in zip(texts, products, strict=True))
         assert (products == texts) == (tokens == 64)
@@ -158,6 +163,23 @@ def test_what_the_page_concludes_holds(recorded):
         if name != "random":
             assert row["ndcg@10 low"] > lists["rows"]["random"]["ndcg@10"]
             assert 0.08 < row["ndcg@10 high"] - row["ndcg@10 low"] < 0.1
+
+
+def test_what_the_page_concludes_of_length_holds(recorded):
+    """book/compared.md, and chapters 2 and 4: what 32 tokens cost, and that 96 cost nothing."""
+
+    def lost(name, tokens):
+        (one,) = (c for c in recorded[name]["comparisons"] if c["system"] == script.SHORT[tokens])
+        return [round(-one[end], 3) for end in ("difference", "high", "low")]
+
+    assert lost(script.SHOP, 32) == [0.009, 0.004, 0.014]
+    assert lost("msrd", 32) == [0.019, 0.013, 0.026]
+    for name, tokens in (("icecat", 32), ("esci_150", 32), *((name, 96) for name in recorded)):
+        _, low, high = lost(name, tokens)
+        assert low <= 0 <= high
+    icecat = recorded["icecat"]["rows"][script.SHORT[32]]["ndcg@10"]
+    teacher = report.recorded("core_icecat")["data"]["rows"]["teacher"]["ndcg@10"]
+    assert [round(value, 3) for value in (icecat, teacher)] == [0.876, 0.815]
 
 
 def test_what_the_page_concludes_of_ranks_holds(recorded):
