@@ -6,11 +6,11 @@
 
 The book's recorded teacher keeps its word vectors and its lower layers as they were pretrained. The
 one of `pretraining` is better: no weight of it stands still, nor did one in its warm-up, which had
-another learning rate, and its head is drawn from another seed. What does its student keep of that?
-The shops are those of `labels_only`, and so are the settings: soft targets on the labelled pairs
-have what validation chose there for labels alone, more pairs what it chose for more pairs, though
-under the other teacher. All students start from the book's warm-up and keep its word vectors. A run
-that is started again goes on where it stopped.
+another learning rate, and its head is drawn from another seed. What does its student keep of its
+lift? The shops are those of `labels_only`, and so are the settings: soft targets on the labelled
+pairs have what validation chose there for labels alone, more pairs what it chose for more pairs,
+though under the other teacher. All students start from the book's warm-up and keep its word
+vectors. A run that is started again goes on where it stopped.
 """
 
 from __future__ import annotations
