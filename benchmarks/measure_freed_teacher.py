@@ -52,7 +52,7 @@ KEPT = (MORE_FREED, MORE)
 def chosen(seed: int) -> dict[str, dict[str, float]]:
     """What validation chose on a shop of `labels_only`, for labels alone and for more pairs."""
     tried = report.recorded("labels_only")["data"]["tried"][str(seed)]
-    best = {name: max(runs, key=lambda run: run["quality"]) for name, runs in tried.items()}
+    best = {name: measure_labels_only.best_of(runs) for name, runs in tried.items()}
     return {name: {of: run[of] for of in SETTINGS} for name, run in best.items()}
 
 
@@ -77,9 +77,7 @@ def measured(seed: int) -> dict:
         systems[name] = measure_labels_only.judged(folder, test, profile)
 
     def student(row: str, teacher: Path, of: str) -> Path:
-        # Its settings are known: nothing is tried, and no log is read.
-        search = measure_labels_only.Search(data, profile, teacher, ROWS[row], Path())
-        return search.folder(**settings[of])
+        return measure_labels_only.trained(data, profile, teacher, ROWS[row], settings[of])
 
     judged(TEACHER, recorded)
     judged(FREED, free)

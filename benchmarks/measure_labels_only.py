@@ -50,31 +50,45 @@ WIDER = (("rate", 1 / 3, 4), ("rate", 3, 4), ("steps", 1 / 2, 2), ("steps", 2, 2
 """Settings that are multiplied by a factor, so many times at most."""
 
 
+def trained(
+    data: DatasetDict,
+    profile: Profile,
+    teacher: Path,
+    row: str,
+    settings: dict[str, float],
+    cut: bool = False,
+) -> Path:
+    """A student with these SETTINGS, from the warm-up's layers or, if `cut`, the teacher's."""
+    # Else each rate would have a warm-up of its own to start from.
+    start = stages.origin(data, replace(profile, student_dropout=settings["warmed"]))
+    own = replace(
+        profile,
+        student_learning_rate=settings["rate"],
+        student_dropout=settings["dropout"],
+        student_start="teacher" if cut else "checkpoint",
+        teacher=profile.teacher if cut else str(start),
+    )
+    pairs = len(data["train"]) + len(data["unlabelled"])
+    steps = round(settings["steps"] * profile.student_epochs * keys.batches(pairs, profile))
+    return stages.student(data, own, row, teacher_folder=teacher, steps=steps)
+
+
+def best_of(tried: Sequence[dict]) -> dict:
+    """What validation takes; of equals the one that was tried first."""
+    return max(tried, key=lambda one: one["quality"])
+
+
 class Search:
     """One kind of student on one shop: what was tried, and what validation chose."""
 
     def __init__(self, data: DatasetDict, profile: Profile, teacher: Path, row: str, log: Path):
-        pairs = len(data["train"]) + len(data["unlabelled"])
         self.data, self.profile, self.teacher, self.row = data, profile, teacher, row
-        self.steps = profile.student_epochs * keys.batches(pairs, profile)
         self.tried: list[dict] = []
         self.log = log
 
-    def folder(
-        self, rate: float, dropout: float, steps: float, warmed: float, cut: bool = False
-    ) -> Path:
-        """A student with these settings, from the warm-up's layers or, if `cut`, the teacher's."""
-        # Else each rate would have a warm-up of its own to start from.
-        start = stages.origin(self.data, replace(self.profile, student_dropout=warmed))
-        own = replace(
-            self.profile,
-            student_learning_rate=rate,
-            student_dropout=dropout,
-            student_start="teacher" if cut else "checkpoint",
-            teacher=self.profile.teacher if cut else str(start),
-        )
-        steps = round(steps * self.steps)
-        return stages.student(self.data, own, self.row, teacher_folder=self.teacher, steps=steps)
+    def folder(self, settings: dict[str, float], cut: bool = False) -> Path:
+        """The student that `trained` makes with these settings."""
+        return trained(self.data, self.profile, self.teacher, self.row, settings, cut)
 
     def validate(self, **changed: float) -> None:
         """What validation says of the best settings with some `changed`, or of the book's where
@@ -92,14 +106,13 @@ class Search:
         name = ", ".join(f"{of} {settings[of]:.6g}" for of in SETTINGS)
         found = json.loads(self.log.read_text(encoding="utf-8")) if self.log.exists() else {}
         if name not in found:
-            folder = self.folder(**settings)
+            folder = self.folder(settings)
             found[name] = classifiers.judged(folder, self.data["validation"], self.profile)
             write_text(self.log, json.dumps(found, indent=1) + "\n")
         return found[name]
 
     def best(self) -> dict:
-        """Of equals the one that was tried first."""
-        return max(self.tried, key=lambda one: one["quality"])
+        return best_of(self.tried)
 
     def run(self) -> None:
         """Try one setting after the other, from the book's on."""
@@ -133,12 +146,11 @@ def students(
     for name in SEARCHED:
         search = found[name]
         search.run()
-        best, book = ([one[of] for of in SETTINGS] for one in (search.best(), search.tried[0]))
-        yield name, search.folder(*best), search.tried
-        yield name + BOOK, search.folder(*book), []
-        yield name + CUT, search.folder(*best, cut=True), []
-    alone = found[LABELS].best()
-    yield SOFT, found[SOFT].folder(*(alone[of] for of in SETTINGS)), []
+        best, book = search.best(), search.tried[0]
+        yield name, search.folder(best), search.tried
+        yield name + BOOK, search.folder(book), []
+        yield name + CUT, search.folder(best, cut=True), []
+    yield SOFT, found[SOFT].folder(found[LABELS].best()), []
 
 
 def judged(folder: Path, pairs: Dataset, profile: Profile) -> dict:

@@ -32,6 +32,7 @@ from ecomkd.config import Profile
 from ecomkd.data import sources
 from ecomkd.data.contract import product_text
 from ecomkd.data.folds import divided, judged
+from ecomkd.data.schema import TEXT
 from ecomkd.relevance import baselines, judge, rivals
 from ecomkd.relevance.fusion import Fusion, choose_fusion
 from ecomkd.relevance.lexical import LEXICAL
@@ -132,9 +133,9 @@ def joined(
     yield PLAIN_RANKS, Fusion("rrf", ones, ones, ones).scores(signals["test"], test), None
 
 
-def cut(pairs: Dataset, tokens: int) -> tuple[list[str], list[str]]:
-    """The queries and the products' texts of pairs, as far as a network sees them that reads so
-    many tokens of both together."""
+def cut(pairs: Dataset, tokens: int) -> Dataset:
+    """The pairs, with query and product as far as a network sees them that reads so many tokens of
+    both together. What is left of a product's text stands in its title."""
     texts = list(pairs["query"]), product_text(pairs[:])
     read = models.load_tokenizer("minilm")(
         *texts, truncation="longest_first", max_length=tokens, return_offsets_mapping=True
@@ -148,14 +149,12 @@ def cut(pairs: Dataset, tokens: int) -> tuple[list[str], list[str]]:
         [text[:end] for text, end in zip(*both, strict=True)]
         for both in zip(texts, ends, strict=True)
     )
-    return queries, products
-
-
-def short_scores(pairs: Dataset, profile: Profile, tokens: int) -> np.ndarray:
-    """Cosine between query and product of `cut` under the untrained bi-encoder, (N,)."""
-    queries, products = cut(pairs, tokens)
-    asked = features.embed(queries, profile, role="query")
-    return (asked * features.embed(products, profile)).sum(axis=1)
+    title, *rest = TEXT
+    columns = {"query": queries, title: products} | {name: [""] * len(pairs) for name in rest}
+    left = pairs.remove_columns(list(columns))
+    for name, texts in columns.items():
+        left = left.add_column(name, texts)
+    return left
 
 
 def measured(cases: Iterable[Case], profile: Profile) -> dict:
@@ -168,7 +167,10 @@ def measured(cases: Iterable[Case], profile: Profile) -> dict:
         scores = {
             "BM25": baselines.bm25_scores(test, catalogue),
             "bi-encoder, untrained": seen["test"].cosine,
-            **{name: short_scores(test, profile, tokens) for tokens, name in SHORT.items()},
+            **{
+                name: features.bi_encoder_scores(cut(test, tokens), profile)
+                for tokens, name in SHORT.items()
+            },
         }
         chosen = {}
         for name, _, scored, how in rivals.rivals(data, seen):

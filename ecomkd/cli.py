@@ -106,8 +106,16 @@ def _reached(address: str) -> Any:
     return scale
 
 
+def _profile(options: argparse.Namespace) -> Profile:
+    """That of the name, with the length of a pair that was given, if one was."""
+    profile = Profile.named(options.profile)
+    if options.max_length is None:
+        return profile
+    return replace(profile, max_length=options.max_length)
+
+
 def _run(options: argparse.Namespace) -> None:
-    profile, seeds = Profile.named(options.profile), _seeds(options)
+    profile, seeds = _profile(options), _seeds(options)
     source = _source(options.data)
     outputs.claim(options.out, "run")
     workers: dict[str, Any] = {}
@@ -122,7 +130,6 @@ def _run(options: argparse.Namespace) -> None:
     if options.unlabelled is not None:
         arguments += f" --unlabelled {options.unlabelled}"
     if options.max_length is not None:
-        profile = replace(profile, max_length=options.max_length)
         arguments += f" --max-length {options.max_length}"
     if options.spread_head:
         profile = replace(profile, spread_head=True)
@@ -212,9 +219,7 @@ def _score(options: argparse.Namespace) -> None:
 
 
 def _index(options: argparse.Namespace) -> None:
-    profile = Profile.named(options.profile)
-    if options.max_length is not None:
-        profile = replace(profile, max_length=options.max_length)
+    profile = _profile(options)
     source = _source(options.data)
     outputs.claim(options.out, "index")
 

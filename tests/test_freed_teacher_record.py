@@ -19,11 +19,7 @@ SETTINGS = {"rate": 3e-4, "dropout": 0.0, "steps": 1.0, "warmed": 0.0}
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
     """A teacher of two random layers, the lower one frozen, and the smallest shop."""
-    teacher = tiny_models.save(tiny_models.bert(), tmp_path / "pretrained")
-    profile = Profile.named(
-        "smoke", teacher=str(teacher), student_layers=(0,), unlabelled_pairs=16, device="cpu",
-        precision="fp32", frozen_layers=1, artifacts=tmp_path / "artifacts", queries=24,
-    )  # fmt: skip
+    profile = tiny_models.distilling(tmp_path)
     monkeypatch.setattr(Profile, "named", lambda seed: profile)
     settings = {script.LABELS: SETTINGS, script.MORE: SETTINGS | {"steps": 2.0}}
     monkeypatch.setattr(script, "chosen", lambda _: settings)

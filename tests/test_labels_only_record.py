@@ -14,11 +14,7 @@ from ecomkd.config import Profile
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
     """A profile with a teacher of two random layers, and the smallest shop."""
-    teacher = tiny_models.save(tiny_models.bert(), tmp_path / "pretrained")
-    profile = Profile.named(
-        "smoke", teacher=str(teacher), student_layers=(0,), unlabelled_pairs=16, device="cpu",
-        precision="fp32", frozen_layers=1, artifacts=tmp_path / "artifacts", queries=24,
-    )  # fmt: skip
+    profile = tiny_models.distilling(tmp_path)
     monkeypatch.setattr(Profile, "named", lambda seed: profile)
     return profile
 
@@ -59,7 +55,7 @@ def ranks(pairs, profile):
 
 def test_what_validation_said_is_read_from_the_log_and_nothing_trained_again(tmp_path, monkeypatch):
     judged = iter([{"quality": 0.5}, {"quality": 0.7}])
-    monkeypatch.setattr(script.Search, "folder", lambda self, **settings: tmp_path)
+    monkeypatch.setattr(script.Search, "folder", lambda self, settings: tmp_path)
     monkeypatch.setattr(script.classifiers, "judged", lambda *_: next(judged))
     data = {"train": range(64), "unlabelled": range(64), "validation": None}
     profile = Profile.named("smoke")

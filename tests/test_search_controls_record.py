@@ -18,12 +18,7 @@ from ecomkd.relevance import stages
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """A profile with a teacher of two random layers, and the smallest shop."""
-    place = tmp_path_factory.mktemp("controls")
-    teacher = tiny_models.save(tiny_models.bert(), place / "pretrained")
-    return Profile.named(
-        "smoke", teacher=str(teacher), student_layers=(0,), unlabelled_pairs=16, device="cpu",
-        precision="fp32", frozen_layers=1, artifacts=place / "artifacts", queries=24,
-    )  # fmt: skip
+    return tiny_models.distilling(tmp_path_factory.mktemp("controls"))
 
 
 @pytest.fixture(autouse=True)

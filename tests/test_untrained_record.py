@@ -77,12 +77,13 @@ def test_the_short_bi_encoder_reads_what_a_network_sees(shoes, monkeypatch):
     pairs = data["test"]
     tokenizer = models.load_tokenizer("minilm")
     for tokens in (12, 64):
-        queries, products = script.cut(pairs, tokens)
+        left = script.cut(pairs, tokens)
+        queries, products = list(left["query"]), sources.product_text(left[:])
         seen = distill.encode(pairs, tokenizer, tokens)["input_ids"]
         again = tokenizer(queries, products)["input_ids"]
         assert again == list(seen)
         whole = script.features.bi_encoder_scores(pairs, profile)
-        short = script.short_scores(pairs, profile, tokens)
+        short = script.features.bi_encoder_scores(left, profile)
         assert np.allclose(short, whole, atol=1e-4) == (tokens == 64)
         texts = sources.product_text(pairs[:])
         assert all(whole.startswith(part) for whole, part in zip(texts, products, strict=True))

@@ -135,6 +135,16 @@ def profile(folder: Path, **changes) -> Profile:
     return Profile.named("smoke", artifacts=folder, **{**settings, **changes})
 
 
+def distilling(place: Path) -> Profile:
+    """A profile with a teacher of two random layers, the lower one frozen, students of one, and the
+    smallest shop."""
+    start = save(bert(), place / "pretrained")
+    return Profile.named(
+        "smoke", teacher=str(start), student_layers=(0,), unlabelled_pairs=16, device="cpu",
+        precision="fp32", frozen_layers=1, artifacts=place / "artifacts", queries=24,
+    )  # fmt: skip
+
+
 def warming_up(place: Path) -> Profile:
     """A profile with a teacher of two random layers, which has a warm-up, and the smallest shop."""
     start = save(bert(), place / "pretrained")
