@@ -10,7 +10,8 @@ student with more pairs, one setting after the other: its dropout; that of the w
 starts; the rate, in steps of three, and the number of steps, up to four times the book's and down
 to a quarter, for as long as the best one lies at an end of those tried. Soft targets on the
 labelled pairs have the settings that were chosen for labels alone; students from the teacher's
-layers, and its head, those that were chosen for the other start. The test queries are for the
+layers, and its head, those that were chosen for the other start. Beside the untrained bi-encoder
+stands the same one on no more tokens of a pair than the students read. The test queries are for the
 report. A run that is started again goes on where it stopped: what validation said of each setting
 stands in the folder too, so that it need not be trained once more where its student is gone.
 """
@@ -28,12 +29,13 @@ from datasets import Dataset, DatasetDict
 
 import classifiers
 import shared
-from ecomkd import keys, load, metrics, report, runtime
+from ecomkd import features, keys, load, metrics, report, runtime
 from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
 from ecomkd.data import shop, sources
 from ecomkd.relevance import judge, rivals, stages
 from ecomkd.relevance.tables import UNTRAINED_SUM
+from measure_untrained import SHORT, cut
 
 FREE, TEACHER = "bi-encoder, untrained", "teacher"
 LABELS, SOFT, MORE = "labels only", "soft targets", "soft targets, more pairs"
@@ -169,7 +171,9 @@ def measured(seed: int, logs: Path) -> dict:
     systems[TEACHER] = judged(teacher, test, profile)
     seen = rivals.signals(data, sources.catalogue("shop", profile), profile, {})
     ((_, _, added, _),) = rivals.sums(data, seen, [UNTRAINED_SUM])
-    for name, scores in ((FREE, seen["test"].cosine), (UNTRAINED_SUM, added)):
+    short = features.bi_encoder_scores(cut(test, profile.max_length), profile)
+    free = {FREE: seen["test"].cosine, UNTRAINED_SUM: added, SHORT[profile.max_length]: short}
+    for name, scores in free.items():
         ranking = metrics.ranking(judge.frame(test, scores), judge.gains(test))
         systems[name] = shared.kept_by_query(ranking)
     for name, folder, search in students(data, profile, teacher, logs):
@@ -195,6 +199,8 @@ COMPARED = {
     (MORE, MORE + BOOK): "what settings of its own add to the distilled student",
     (LABELS, FREE): "labels alone, against the untrained bi-encoder",
     (MORE, FREE): "distilled, against the untrained bi-encoder",
+    (LABELS, SHORT[32]): "labels alone, against the same on as many tokens",
+    (MORE, SHORT[32]): "distilled, against the same on as many tokens",
     (LABELS, UNTRAINED_SUM): "labels alone, against words and bi-encoder, untrained",
     (MORE, UNTRAINED_SUM): "distilled, against words and bi-encoder, untrained",
     (MORE, TEACHER): "distilled, against its teacher",

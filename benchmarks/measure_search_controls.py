@@ -9,9 +9,11 @@ they learn from, and take the same steps at the same rate. The one of contrast t
 rows of its own, at the better of two rates. A table that imitates takes eight passes, that of
 labels the bi-encoders' steps at the best of three rates. The untrained encoder reads 256 tokens of
 a product, trained ones the profile's. Sums of words and an encoder, trained or not, have the weight
-that validation chooses, with the words as they come and mended. Readers order the first twenty
-products of one search, all in ONNX Runtime, on one thread and pair by pair. A run that is started
-again goes on where it stopped.
+that validation chooses, with the words as they come and mended. LambdaMART, trained on the judged
+pairs, reads what is known of a pair without any training, its words and the untrained cosine, and
+orders the first products of the untrained sum. Readers order the first twenty products of one
+search, all in ONNX Runtime, on one thread and pair by pair. A run that is started again goes on
+where it stopped.
 """
 
 from __future__ import annotations
@@ -28,12 +30,26 @@ from datasets import Dataset, DatasetDict
 from sentence_transformers.sentence_transformer.losses import MarginMSELoss
 
 import shared
-from ecomkd import bench, export, features, keys, metrics, models, report, runtime, search, words
+from ecomkd import (
+    bench,
+    export,
+    features,
+    keys,
+    load,
+    metrics,
+    models,
+    report,
+    runtime,
+    search,
+    words,
+)
 from ecomkd.artifacts import stage
 from ecomkd.config import Profile
 from ecomkd.data import shop, sources, truth
 from ecomkd.data.schema import TEXT
-from ecomkd.relevance import bi_encoders, judge, mining, stages
+from ecomkd.relevance import baselines, bi_encoders, judge, mining, stages
+from ecomkd.relevance.lambdamart import lambdamart
+from ecomkd.relevance.lexical import lexical_signals
 from ecomkd.score import Scorer
 from ecomkd.search import encoders
 
@@ -54,6 +70,7 @@ WORDS, MENDED = "BM25", "BM25, spelling mended"
 FIRST = "BM25 + bi-encoder"
 FIRST_MENDED = f"{MENDED} + bi-encoder"
 FREE_SUM, FREE_MENDED = f"{WORDS} + {UNTRAINED}", f"{MENDED} + {UNTRAINED}"
+TREES = {depth: f"{FREE_MENDED}, LambdaMART orders {depth}" for depth in (READ, DEPTH)}
 READERS = ("teacher, fp32", "teacher, int8", "student, fp32", "student, int8")
 RATES = (1e-3, 3e-3, 1e-2)
 """Tried for the table of labels."""
@@ -62,6 +79,8 @@ COMPARED = {
     (UNTRAINED, MENDED): "the untrained bi-encoder, against words that are mended",
     (FREE_SUM, UNTRAINED): "words, added to the untrained bi-encoder",
     (FREE_MENDED, FREE_SUM): "spelling that is mended, in that sum",
+    **{(name, FREE_MENDED): f"{depth} ordered by LambdaMART" for depth, name in TREES.items()},
+    (FIRST_MENDED, TREES[DEPTH]): "the trained encoder, against LambdaMART without one",
     (FIRST, FREE_SUM): "all that training brings to the sum",
     (FIRST_MENDED, FREE_MENDED): "the same, with words that are mended",
     (DISTILLED, LABELS): "all that distillation brings",
@@ -198,6 +217,19 @@ def folders(taught: Taught) -> dict[str, Path]:
     return found
 
 
+def trees(data: DatasetDict, catalogue: Dataset, profile: Profile) -> Callable:
+    """LambdaMART of the judged pairs: a function from pairs to scores (N,)."""
+    by_words, of_words = lexical_signals(catalogue), baselines.word_features(catalogue)
+
+    def read(pairs: Dataset) -> np.ndarray:
+        cosine = features.bi_encoder_scores(pairs, profile)
+        return np.column_stack([of_words(pairs), by_words(pairs), cosine])
+
+    shown, held = data["train"], data["validation"]
+    chosen = lambdamart(read(shown), shown, read(held), held)
+    return lambda pairs: chosen.scores(read(pairs))
+
+
 def measured(seed: int) -> dict:
     """All systems of one shop: nDCG@10 and recall@100 by query, and what readers take."""
     torch.set_num_threads(1)
@@ -235,6 +267,7 @@ def measured(seed: int) -> dict:
     forms = {WORDS: (queries, held)}
     forms[MENDED] = right, [words.mended(lexicon, query) for query in held]
     scores = {name: [search.word_scores(index, asked) for asked in forms[name]] for name in forms}
+    found: dict[str, np.ndarray] = {}
     for name, encoder, worded in (
         (FREE_SUM, UNTRAINED, WORDS),
         (FREE_MENDED, UNTRAINED, MENDED),
@@ -243,7 +276,13 @@ def measured(seed: int) -> dict:
         own, there = zip(cosines[encoder], scores[worded], strict=True)
         weights = search.choose_weights(*there, quality, np.zeros_like, READ)
         result["words"][name] = weights.words
-        keep(name, search.weighted(*own, weights.words, DEPTH)[1])
+        found[name] = search.weighted(*own, weights.words, DEPTH)[1]
+        keep(name, found[name])
+    score_pairs, asked = trees(data, catalogue, profile), Dataset.from_pandas(shown)
+    for depth, name in TREES.items():
+        first = found[FREE_MENDED][:, :depth]
+        said = score_pairs(search.candidates(asked, catalogue, first))
+        keep(name, np.hstack([search.rerank(first, said)[1], found[FREE_MENDED][:, depth:]]))
     own, there = zip(cosines[DISTILLED], scores[WORDS], strict=True)
     for reader in READERS:
         name, precision = reader.split(", ")
@@ -269,16 +308,29 @@ def measured(seed: int) -> dict:
     return result | {"generator": shop.generator_hash()}
 
 
+def kinds(seed: int) -> dict[str, str]:
+    """The kind of each test query of a shop."""
+    test = load("shop", Profile.named(seed=seed))["test"]
+    return dict(zip(test["query_id"], test["query_kind"], strict=True))
+
+
 def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds."""
     parts = shared.read(folder, ("profile", "generator", "precision"))
-    rows, differences = shared.of_shops(shared.by_query(parts, "ndcg@10"), COMPARED)
+    parts = [part | {"kinds": kinds(part["seed"])} for part in parts]
+    order = shared.by_query(parts, "ndcg@10")
+    rows, differences = shared.of_shops(order, COMPARED)
     recall = shared.by_query(parts, "recall@100").mean()
+    by_kind = order.groupby(shared.kinds_of(parts, order)).mean()
     report.write_recorded(
         out,
         **shared.origin("search_controls", parts),
         data={
-            "rows": {name: row | {"recall@100": float(recall[name])} for name, row in rows.items()},
+            "rows": {
+                name: row
+                | {"recall@100": float(recall[name]), "ndcg@10 by kind": by_kind[name].to_dict()}
+                for name, row in rows.items()
+            },
             "differences": differences,
             "weights_of_words": {part["seed"]: part["words"] for part in parts},
             "ms_for_twenty": {

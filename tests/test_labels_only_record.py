@@ -49,6 +49,9 @@ def test_steps_are_halved_and_doubled_at_the_best_rate():
     assert sorted({one["steps"] for one in fewer.tried}) == [0.25, 0.5, 1.0]
 
 
+UNTRAINED = (script.FREE, script.SHORT[32], script.UNTRAINED_SUM)
+
+
 def ranks(pairs, profile):
     return np.arange(len(pairs))
 
@@ -87,11 +90,10 @@ def test_all_systems_of_a_seed_are_judged_on_the_same_queries(tiny, tmp_path, mo
     parts = [found | {"seed": seed} for seed in (1, 2, 3)]
     whole = script.summary(parts)
     assert set(whole["rows"]) == set(found["systems"])
-    free = (script.FREE, script.UNTRAINED_SUM)
-    assert not any("macro_f1" in whole["rows"][name] for name in free)
+    assert not any("macro_f1" in whole["rows"][name] for name in UNTRAINED)
     for one in whole["differences"]:
         assert one["difference"] == pytest.approx(one["seeds"]["mean"])
-        assert ("macro_f1" in one) == (one["against"] not in free)
+        assert ("macro_f1" in one) == (one["against"] not in UNTRAINED)
         assert one["by_seed"] == pytest.approx([one["difference"]] * 3)
 
 
@@ -102,7 +104,7 @@ def test_goals_are_told_over_seeds(tmp_path):
         systems = {}
         for name in names:
             order = {f"q{n}": 0.8 + gains.get(name, [0] * 3)[place] + n / 100 for n in range(4)}
-            f1 = {} if name in (script.FREE, script.UNTRAINED_SUM) else {"macro_f1": 0.5}
+            f1 = {} if name in UNTRAINED else {"macro_f1": 0.5}
             systems[name] = {"ndcg@10": order, "random_ndcg@10": dict.fromkeys(order, 0.7), **f1}
         part = {"seed": seed, "profile": {}, "hardware": {}, "generator": "of all"}
         kinds = {"q0": script.UNSEEN, "q1": "plain", "q2": "plain", "q3": script.UNSEEN}

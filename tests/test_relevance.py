@@ -2,8 +2,12 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
+import nbformat
+import numpy as np
 import pytest
+import torch
 
 import ecomkd
 from ecomkd import features, relevance, words
@@ -34,3 +38,15 @@ def test_the_part_is_light_until_a_name_is_asked_for():
     assert done.stdout.strip() == "[]"
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         relevance.nothing  # noqa: B018
+
+
+def test_chapter_2_asks_of_a_warm_up_what_the_package_asks():
+    path = Path(__file__).parent.parent / "notebooks" / "02_teacher.ipynb"
+    cells = nbformat.read(path, as_version=4).cells
+    (source,) = (cell.source for cell in cells if "wanted = torch.stack" in cell.source)
+    lines = [line for line in source.splitlines() if line.startswith(("d = ", "wanted = "))]
+    known = {"torch": torch, "cosine": torch.tensor([0.1, 0.9, 0.4, 0.3, -0.2])}
+    exec("\n".join(lines), known)
+    odds = torch.from_numpy(stages._odds(known["cosine"].numpy()))
+    asked = torch.stack([torch.zeros_like(odds), odds], dim=1).softmax(dim=1)
+    assert np.allclose(known["wanted"], asked, atol=1e-6) and len(lines) == 2

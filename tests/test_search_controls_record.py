@@ -12,7 +12,7 @@ import shared
 from ecomkd import load, models, search
 from ecomkd.config import Profile
 from ecomkd.data import sources
-from ecomkd.relevance import stages
+from ecomkd.relevance import lambdamart, stages
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +78,15 @@ def test_readers_order_the_first_twenty_of_one_search(tiny, monkeypatch):
         script, "folders", lambda _: dict.fromkeys(names, models.checkpoint("minilm"))
     )
     monkeypatch.setattr(script, "TIMED", 2)
+    monkeypatch.setattr(lambdamart, "LEAVES", (4,))
+    monkeypatch.setattr(lambdamart, "LEAST_PAIRS", (5,))
     found = script.measured(900)
     systems = found["systems"]
     readers = {f"{script.FIRST}, {reader}" for reader in script.READERS}
     sums = {script.FREE_SUM, script.FREE_MENDED, script.FIRST, script.FIRST_MENDED}
     assert set(found["words"]) == sums
-    assert set(systems) == {script.WORDS, script.MENDED, *names, *sums, *readers}
+    trees = set(script.TREES.values())
+    assert set(systems) == {script.WORDS, script.MENDED, *names, *sums, *trees, *readers}
     assert systems[script.FREE_SUM] == systems[script.FIRST] != systems[script.FREE_MENDED]
     assert systems[script.FREE_MENDED] == systems[script.FIRST_MENDED]
     assert systems[script.UNTRAINED] == systems[script.DISTILLED]
@@ -91,6 +94,10 @@ def test_readers_order_the_first_twenty_of_one_search(tiny, monkeypatch):
     assert (
         len({tuple(systems[name]["recall@100"].values()) for name in {script.FIRST} | readers}) == 1
     )
+    hundred = {tuple(systems[name]["recall@100"].values()) for name in {script.FREE_MENDED} | trees}
+    assert len(hundred) == 1
+    orders = [tuple(systems[name]["ndcg@10"].values()) for name in (script.FREE_MENDED, *trees)]
+    assert len(set(orders)) == 3
     assert all(found["ms"][reader] > 0 for reader in script.READERS)
 
 
@@ -114,7 +121,8 @@ def test_differences_are_told_over_queries_and_over_shops():
     assert np.isclose(apart["seeds"]["low"], 0.15)
 
 
-def test_a_record_has_all_rows_and_the_times_of_readers(tmp_path):
+def test_a_record_has_all_rows_and_the_times_of_readers(tmp_path, monkeypatch):
+    monkeypatch.setattr(script, "kinds", lambda seed: {"q1": "typo", "q2": "plain"})
     names = {name for pair in script.COMPARED for name in pair}
     for seed in (21, 22, 23):
         values = {of: {"q1": 0.5, "q2": 0.7 + seed / 1000} for of in ("ndcg@10", "recall@100")}
@@ -128,4 +136,13 @@ def test_a_record_has_all_rows_and_the_times_of_readers(tmp_path):
     assert set(data["rows"]) == names and len(data["differences"]) == len(script.COMPARED)
     assert data["weights_of_words"]["22"] == {script.FREE_SUM: 0.22}
     assert data["ms_for_twenty"] == dict.fromkeys(script.READERS, 22.0)
-    assert data["rows"][script.TABLE]["recall@100"] == pytest.approx(0.611)
+    row = data["rows"][script.TABLE]
+    assert row["recall@100"] == pytest.approx(0.611)
+    assert row["ndcg@10 by kind"] == pytest.approx({"typo": 0.5, "plain": 0.722})
+
+
+def test_each_test_query_has_its_kind(tiny):
+    test = load("shop", tiny)["test"]
+    found = script.kinds(900)
+    assert found == dict(zip(test["query_id"], test["query_kind"], strict=True))
+    assert len(set(found.values())) > 3

@@ -231,6 +231,18 @@ def test_the_alarm_names_what_has_changed(change, feature):
     assert windows(drift, traffic(200, seed=6)) == [[]]
 
 
+def test_the_alarm_waits_for_as_many_windows_as_asked():
+    queries, scores = zip(*traffic(600, seed=1), strict=True)
+    drift = Drift(queries, scores[:300], 200, 0.001, in_a_row=2)
+    assert windows(drift, traffic(200, seed=4, more=1)) == [[]]
+    assert drift.statistic["length"] > 0.25
+    assert windows(drift, traffic(200, seed=5)) == [[]]
+    assert windows(drift, traffic(200, seed=6, score=0.3)) == [[]]
+    # Each number counts for itself.
+    assert windows(drift, traffic(200, seed=7, more=1)) == [[]]
+    assert windows(drift, traffic(400, seed=8, more=1)) == [["length"]] * 2
+
+
 def test_queries_without_an_answer_are_lower_than_any_score():
     drift = watcher()
     live = ((query, -np.inf) for query, _ in traffic(200, seed=7))
@@ -272,6 +284,9 @@ def test_the_service_raises_the_alarm_and_calls_it_off():
             return health["drift"], health["drifting"], one.metrics()
 
         assert live()[:2] == ("none", [])
+        # The service waits for a second window.
+        state, features, found = live(more=2)
+        assert (state, features, found["ecomkd_drift_alarm",]) == ("none", [], 0)
         state, features, found = live(more=2)
         assert (state, features) == ("alarm", ["length"])
         assert found["ecomkd_drift_alarm",] == 1

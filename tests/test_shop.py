@@ -17,6 +17,10 @@ from ecomkd.data import schema, shop
 SMALL = {"products": 600, "queries": 120, "judged_per_query": 8, "unlabelled_pairs": 500}
 RAW = tomllib.loads(shop.VOCABULARY.read_text(encoding="utf-8"))
 TYPES = {key: entry for entries in RAW["types"].values() for key, entry in entries.items()}
+HASH = "f5ac0f410dc4bd100ac6393beae852e604b307c55109fc27141c854fa3105d59"
+"""The generator's, which stands in every record on the shop."""
+CONTENT = "b4c864c094e1d6bd1e655ffa97b4c02fc2ae6f8f505927ce425508ad7fa91c8c"
+"""SHA-256 of what that generator makes of one seed, as text."""
 STYLES = {"plain", "tail", "pipes", "terse", "shout", "stuffed"}
 
 
@@ -233,6 +237,14 @@ def test_the_same_seed_gives_the_same_bytes_in_another_process(tmp_path):
         assert len(files) == 3
         digests.append([hashlib.sha256(path.read_bytes()).hexdigest() for path in files])
     assert digests[0] == digests[1]
+
+
+def test_the_shop_is_the_one_that_the_records_are_about():
+    # The hash covers module and vocabulary; this covers whatever else decides the data.
+    made, content = shop.generate(900, 300, 60, 10, 200), hashlib.sha256()
+    for name in ("products", "judgments", "unlabelled", "queries", "shoppers"):
+        content.update(getattr(made, name).to_csv(index=False, lineterminator="\n").encode())
+    assert (shop.generator_hash(), content.hexdigest()) == (HASH, CONTENT)
 
 
 def test_another_seed_gives_another_shop(small):

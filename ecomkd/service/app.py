@@ -97,7 +97,7 @@ class _Service:
             **held,
         )
         self.swaps = Counter("ecomkd_swaps", "Engines that took an older one's place.", **held)
-        self.alarm = Gauge("ecomkd_drift_alarm", "1 while the last window had drifted.", **held)
+        self.alarm = Gauge("ecomkd_drift_alarm", "1 while the last windows had drifted.", **held)
         self.kept = Kept(settings.keep, settings.max_products, self.registry)
 
     @property
@@ -152,17 +152,17 @@ class _Service:
 
     async def _learn(self, queries: list[str]) -> None:
         """Ask the reference queries; meanwhile requests are answered."""
-        queries = random.Random(0).sample(queries, len(queries))
-        window, level = self.settings.drift_window, self.settings.drift_level
+        queries, own = random.Random(0).sample(queries, len(queries)), self.settings
+        how = own.drift_window, own.drift_level, own.drift_in_a_row
         try:
-            engine, some = self.engine, queries[:window]
+            engine, some = self.engine, queries[: own.drift_window]
             scores = [_best(await self.search(engine, query, 10)) for query in some]
         except Exception:  # nobody awaits this task, so it would fail in silence
             state = "drift is not watched" if self.ready else "the service stays not ready"
             _LOG.exception("The engine failed on a reference query: %s.", state)
             return
         loop = asyncio.get_running_loop()
-        self.drift = await loop.run_in_executor(self.pool, Drift, queries, scores, window, level)
+        self.drift = await loop.run_in_executor(self.pool, Drift, queries, scores, *how)
         self.ready = True
 
     def stop(self) -> None:

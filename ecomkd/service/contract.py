@@ -134,7 +134,9 @@ class Settings:
     drift_window: int = 500
     """Queries that are compared with the reference at a time."""
     drift_level: float = 0.001
-    """Share of windows that may raise the alarm although nothing has changed."""
+    """Share of windows that may be found changed although nothing has changed."""
+    drift_in_a_row: int = 2
+    """Windows, one after the other, that the same number has to change in to raise the alarm."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses, or networks such as 10.0.0.0/8, whose header X-Forwarded-For is believed: a client
     is then the last address in it that is not among these. From others the header is ignored."""

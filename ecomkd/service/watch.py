@@ -186,7 +186,9 @@ class Drift:
         scores: scores (M,) of the best answer to the first M of them, with which live queries are
             compared; −inf for a query without an answer.
         window: live queries in one comparison. The smaller, the larger a change must be to be seen.
-        level: share of windows that may raise the alarm although nothing has changed.
+        level: share of windows that may be found changed although nothing has changed.
+        in_a_row: windows, one after the other, that the same number has to change in to raise the
+            alarm; a change that shows in fewer is not told.
 
     Raises:
         ValueError: fewer than 100 queries or scores, or more scores than queries.
@@ -194,7 +196,14 @@ class Drift:
 
     FEATURES = ("length", "unknown", "score")
 
-    def __init__(self, queries: Sequence[str], scores: Sequence[float], window: int, level: float):
+    def __init__(
+        self,
+        queries: Sequence[str],
+        scores: Sequence[float],
+        window: int,
+        level: float,
+        in_a_row: int = 1,
+    ):
         if len(queries) < LEAST_REFERENCE:
             raise ValueError(
                 f"Drift needs at least {LEAST_REFERENCE} reference queries, and there are "
@@ -212,12 +221,14 @@ class Drift:
         compared = zip(queries[: len(scores)], scores, strict=True)
         self._reference = np.array([self._features(*one, own=1) for one in compared])
         self._live: list[tuple[float, float, float]] = []
-        self._window, self._level = window, level
+        self._window, self._level, self._in_a_row = window, level, in_a_row
+        self._changed = dict.fromkeys(self.FEATURES, 0)
         self.windows = 0
         self.statistic: dict[str, float] = {}
         """The largest distance of the two distribution functions, 0 to 1, in the last window."""
         self.drifting: list[str] = []
-        """The features whose change in the last window is too large for chance."""
+        """The features whose change was too large for chance in each of the last windows, as many
+        as have to come in a row."""
 
     def see(self, query: str, score: float) -> bool:
         """Add a live query; True where it completes a window, which is then compared."""
@@ -229,7 +240,9 @@ class Drift:
         for column, name in enumerate(self.FEATURES):
             test = self._test(self._reference[:, column], live[:, column], method="asymp")
             self.statistic[name] = float(test.statistic)
-            if test.pvalue < self._level / len(self.FEATURES):
+            changed = test.pvalue < self._level / len(self.FEATURES)
+            self._changed[name] = self._changed[name] + 1 if changed else 0
+            if self._changed[name] >= self._in_a_row:
                 self.drifting.append(name)
         self._live = []
         self.windows += 1

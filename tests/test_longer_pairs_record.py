@@ -1,0 +1,74 @@
+"""Pairs that are read whole: what is trained, and what they are held against."""
+
+import json
+
+import pytest
+import tiny_models
+
+import measure_longer_pairs as script
+from ecomkd import load, report
+from ecomkd.config import Profile
+
+SETTINGS = {"rate": 3e-4, "dropout": 0.0, "steps": 1.0, "warmed": 0.0}
+SYSTEMS = {script.TEACHER, *script.SETTLED}
+
+
+def test_the_share_of_pairs_that_are_cut_falls_with_their_length(tmp_path):
+    data = load("shop", Profile.named("smoke", seed=900, artifacts=tmp_path))
+    shares = [script.cut_share(data["test"], tokens) for tokens in (32, script.TOKENS, 200)]
+    assert shares[0] > 0.8 and shares[1] < 0.1 and shares[2] == 0
+
+
+def test_teacher_and_students_read_whole_pairs_in_the_settings_that_were_chosen(
+    tmp_path, monkeypatch
+):
+    profile = tiny_models.distilling(tmp_path)
+    monkeypatch.setattr(Profile, "named", lambda seed: profile)
+    monkeypatch.setattr(script, "TOKENS", 36)  # the tiny network has forty places
+    settings = {script.LABELS: SETTINGS, script.MORE: SETTINGS | {"steps": 2.0}}
+    monkeypatch.setattr(script, "chosen", lambda _: settings)
+    lengths, learnt = [], []
+    teacher, trained = script.stages.teacher, script.trained
+
+    def taught(data, own):
+        lengths.append(own.max_length)
+        return teacher(data, own)
+
+    def watched(data, own, folder, row, chosen):
+        lengths.append(own.max_length)
+        learnt.append((row, chosen["steps"]))
+        return trained(data, own, folder, row, chosen)
+
+    monkeypatch.setattr(script.stages, "teacher", taught)
+    monkeypatch.setattr(script, "trained", watched)
+    found = script.measured(900)
+    assert set(found["systems"]) == SYSTEMS and set(lengths) == {script.TOKENS}
+    assert learnt == [("none", 1.0), ("kd", 1.0), ("kd_unlabelled", 2.0)]
+    assert set(found["cut"]) == {profile.max_length, script.TOKENS}
+
+
+def test_rows_are_held_against_those_of_32_tokens_shop_by_shop(tmp_path, monkeypatch):
+    others = (*SYSTEMS, script.FREE, script.UNTRAINED_SUM)
+    before = {
+        "seeds": [18, 19, 20],
+        "data": {"rows": {of: {"by_seed": [0.7, 0.75, 0.8]} for of in others}},
+    }
+    monkeypatch.setattr(report, "recorded", lambda name: before)
+    for place, seed in enumerate((19, 20, 18)):
+        systems = {}
+        for name in SYSTEMS:
+            # Each shop is 0.1 above what it had; the distilled student 0.02 more.
+            base = {18: 0.8, 19: 0.85, 20: 0.9}[seed] + 0.02 * (name == script.MORE)
+            order = {f"q{n}": base + (n - 1) / 100 for n in range(3)}
+            systems[name] = {"ndcg@10": order, "random_ndcg@10": order, "macro_f1": 0.5}
+        part = {"seed": seed, "profile": {}, "hardware": {}, "generator": "of all"}
+        part |= {"precision": "bf16", "systems": systems, "cut": {"32": 0.9 + place / 100}}
+        (tmp_path / f"seed{seed}.json").write_text(json.dumps(part), encoding="utf-8")
+    script.merge(tmp_path, tmp_path / "record.json")
+    record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
+    longer = record["data"]["against 32 tokens"]
+    assert longer[script.TEACHER]["mean"] == pytest.approx(0.1) == longer[script.TEACHER]["low"]
+    assert longer[script.MORE]["mean"] == pytest.approx(0.12)
+    free = record["data"]["against what is free"][script.FREE]
+    assert free[script.MORE]["mean"] == pytest.approx(0.12)
+    assert record["goals"][0]["value"] == pytest.approx(0.02) and record["goals"][0]["met"]
