@@ -38,6 +38,8 @@ from ecomkd.relevance.tables import UNTRAINED_SUM
 from measure_untrained import SHORT, cut
 
 FREE, TEACHER = "bi-encoder, untrained", "teacher"
+READ = 32
+"""Tokens of a pair that teacher and students read."""
 LABELS, SOFT, MORE = "labels only", "soft targets", "soft targets, more pairs"
 CUT = ", from the teacher's layers"
 ROWS = {LABELS: "none", SOFT: "kd", MORE: "kd_unlabelled"}
@@ -171,8 +173,8 @@ def measured(seed: int, logs: Path) -> dict:
     systems[TEACHER] = judged(teacher, test, profile)
     seen = rivals.signals(data, sources.catalogue("shop", profile), profile, {})
     ((_, _, added, _),) = rivals.sums(data, seen, [UNTRAINED_SUM])
-    short = features.bi_encoder_scores(cut(test, profile.max_length), profile)
-    free = {FREE: seen["test"].cosine, UNTRAINED_SUM: added, SHORT[profile.max_length]: short}
+    short = features.bi_encoder_scores(cut(test, READ), profile)
+    free = {FREE: seen["test"].cosine, UNTRAINED_SUM: added, SHORT[READ]: short}
     for name, scores in free.items():
         ranking = metrics.ranking(judge.frame(test, scores), judge.gains(test))
         systems[name] = shared.kept_by_query(ranking)
@@ -199,8 +201,8 @@ COMPARED = {
     (MORE, MORE + BOOK): "what settings of its own add to the distilled student",
     (LABELS, FREE): "labels alone, against the untrained bi-encoder",
     (MORE, FREE): "distilled, against the untrained bi-encoder",
-    (LABELS, SHORT[32]): "labels alone, against the same on as many tokens",
-    (MORE, SHORT[32]): "distilled, against the same on as many tokens",
+    (LABELS, SHORT[READ]): "labels alone, against the untrained bi-encoder on 32 tokens of a pair",
+    (MORE, SHORT[READ]): "distilled, against the untrained bi-encoder on 32 tokens of a pair",
     (LABELS, UNTRAINED_SUM): "labels alone, against words and bi-encoder, untrained",
     (MORE, UNTRAINED_SUM): "distilled, against words and bi-encoder, untrained",
     (MORE, TEACHER): "distilled, against its teacher",

@@ -2,6 +2,7 @@
 
     ECOMKD_PRECISION=bf16 python benchmarks/measure_search_controls.py --seeds 21
     ECOMKD_PRECISION=bf16 python benchmarks/measure_search_controls.py --seeds 22 23
+    ECOMKD_PRECISION=bf16 python benchmarks/measure_search_controls.py --once
     ECOMKD_PRECISION=bf16 python benchmarks/measure_search_controls.py --merge
 
 On the shops of `search_shop`, over whole catalogues. Bi-encoders that learn margins differ in what
@@ -9,9 +10,11 @@ they learn from, and take the same steps at the same rate. The one of contrast t
 rows of its own, at the better of two rates. A table that imitates takes eight passes, that of
 labels the bi-encoders' steps at the best of three rates. The untrained encoder reads 256 tokens of
 a product, trained ones the profile's. Sums of words and an encoder, trained or not, have the weight
-that validation chooses, with the words as they come and mended. LambdaMART, trained on the judged
-pairs, reads what is known of a pair without any training, its words and the untrained cosine, and
-orders the first products of the untrained sum. Readers order the first twenty products of one
+that validation chooses, with the words as they come and mended. LambdaMART learns from the judged
+pairs, by signals that need no label (words and the untrained cosine), and puts the first 20 or 100
+products of the untrained sum with mended words into an order of its own, which takes the place of
+the sum's. It never learns from the products that such a search finds, so it may be worth more than
+it shows. Readers order the first twenty products of one
 search, all in ONNX Runtime, on one thread and pair by pair. A run that is started again goes on
 where it stopped.
 """
@@ -35,7 +38,6 @@ from ecomkd import (
     export,
     features,
     keys,
-    load,
     metrics,
     models,
     report,
@@ -53,7 +55,8 @@ from ecomkd.relevance.lexical import lexical_signals
 from ecomkd.score import Scorer
 from ecomkd.search import encoders
 
-DEPTH, READ, TIMED = 100, 20, 40
+DEPTH, READ, TIMED, ROUNDS, CLOCKED = 100, 20, 40, 5, 21
+"""CLOCKED is the shop of the times: TIMED times READ pairs, in ROUNDS of all readers in turn."""
 UNTRAINED, LABELS, DISTILLED = (
     f"bi-encoder, {row}" for row in ("untrained", "labels", "distilled")
 )
@@ -80,7 +83,10 @@ COMPARED = {
     (FREE_SUM, UNTRAINED): "words, added to the untrained bi-encoder",
     (FREE_MENDED, FREE_SUM): "spelling that is mended, in that sum",
     **{(name, FREE_MENDED): f"{depth} ordered by LambdaMART" for depth, name in TREES.items()},
-    (FIRST_MENDED, TREES[DEPTH]): "the trained encoder, against LambdaMART without one",
+    **{
+        (FIRST_MENDED, name): f"the trained sum, against the untrained one, {depth} by LambdaMART"
+        for depth, name in TREES.items()
+    },
     (FIRST, FREE_SUM): "all that training brings to the sum",
     (FIRST_MENDED, FREE_MENDED): "the same, with words that are mended",
     (DISTILLED, LABELS): "all that distillation brings",
@@ -230,8 +236,46 @@ def trees(data: DatasetDict, catalogue: Dataset, profile: Profile) -> Callable:
     return lambda pairs: chosen.scores(read(pairs))
 
 
+def reader_of(name: str, teacher: Path, student: Path, profile: Profile, gains) -> Scorer:
+    """One of READERS in ONNX Runtime, from the folders of its models."""
+    model, precision = name.split(", ")
+    file = "model.onnx" if precision == "fp32" else "model.int8.onnx"
+    exported = export.exports(teacher if model == "teacher" else student, profile)
+    return Scorer(exported / file, profile.max_length, gains)
+
+
+def clocked() -> dict:
+    """Milliseconds in which a reader reads READ pairs, and how many times as long as the student
+    its teacher takes, in fp32 and in int8; over ROUNDS of all readers in turn."""
+    torch.set_num_threads(1)
+    profile = Profile.named(seed=CLOCKED)
+    catalogue = sources.catalogue("shop", profile)
+    data = mining.with_unlabelled(sources.load("shop", profile), catalogue, profile)
+    teacher = stages.teacher(data, profile)
+    live = profile.live_pairs
+    student = stages.student(data, profile, teacher_folder=teacher, unlabelled=live)
+    gains = np.asarray(list(judge.gains(data["test"]).values()))
+    asked, texts = list(data["test"]["query"]), sources.product_text(data["test"][:])
+    starts = range(0, READ * min(TIMED, len(asked) // READ), READ)
+    each = [(asked[start : start + READ], texts[start : start + READ]) for start in starts]
+    scorers = {name: reader_of(name, teacher, student, profile, gains) for name in READERS}
+    rounds: list[dict[str, float]] = []
+    for _ in range(ROUNDS):
+        took = {
+            name: bench.latency(lambda one, score=score: score(*one), each, 2, 1, 1)["p50_ms"]
+            for name, score in scorers.items()
+        }
+        times = {
+            f"teacher over student, {precision}": took[f"teacher, {precision}"]
+            / took[f"student, {precision}"]
+            for precision in ("fp32", "int8")
+        }
+        rounds.append(took | times)
+    return {name: shared.over_rounds([one[name] for one in rounds]) for name in rounds[0]}
+
+
 def measured(seed: int) -> dict:
-    """All systems of one shop: nDCG@10 and recall@100 by query, and what readers take."""
+    """All systems of one shop: nDCG@10 and recall@100 by query."""
     torch.set_num_threads(1)
     profile = Profile.named(seed=seed)
     catalogue = sources.catalogue("shop", profile)
@@ -244,7 +288,7 @@ def measured(seed: int) -> dict:
     shown = data["test"].to_pandas().drop_duplicates("query_id")
     names, queries = shown["query_id"].tolist(), shown["query"].tolist()
     held, quality = search.quality_on(data["validation"], catalogue["product_id"])
-    result: dict = {"precision": runtime.precision(profile), "systems": {}, "ms": {}, "words": {}}
+    result: dict = {"precision": runtime.precision(profile), "systems": {}, "words": {}}
 
     def keep(name: str, rows: np.ndarray) -> None:
         frame = search.ranked(names, catalogue["product_id"], rows)
@@ -278,17 +322,15 @@ def measured(seed: int) -> dict:
         result["words"][name] = weights.words
         found[name] = search.weighted(*own, weights.words, DEPTH)[1]
         keep(name, found[name])
-    score_pairs, asked = trees(data, catalogue, profile), Dataset.from_pandas(shown)
+    score_pairs = trees(data, catalogue, profile)
+    asked = Dataset.from_pandas(shown, preserve_index=False)
     for depth, name in TREES.items():
         first = found[FREE_MENDED][:, :depth]
         said = score_pairs(search.candidates(asked, catalogue, first))
         keep(name, np.hstack([search.rerank(first, said)[1], found[FREE_MENDED][:, depth:]]))
     own, there = zip(cosines[DISTILLED], scores[WORDS], strict=True)
     for reader in READERS:
-        name, precision = reader.split(", ")
-        file = "model.onnx" if precision == "fp32" else "model.int8.onnx"
-        exported = export.exports(teacher if name == "teacher" else student, profile)
-        score = Scorer(exported / file, profile.max_length, taught.gains)
+        score = reader_of(reader, teacher, student, profile, taught.gains)
 
         def read(asked: list[str], rows: np.ndarray, score: Scorer = score) -> np.ndarray:
             repeated = [query for query, row in zip(asked, rows, strict=True) for _ in row]
@@ -302,29 +344,22 @@ def measured(seed: int) -> dict:
         said = weights.reranker * read(queries, rows[:, :READ]).reshape(-1, READ)
         first = search.rerank(rows[:, :READ], (sums[:, :READ] + said).ravel())[1]
         keep(f"{FIRST}, {reader}", np.hstack([first, rows[:, READ:]]))
-        each = list(zip(([query] for query in queries), rows[:TIMED, None, :READ], strict=False))
-        clock = bench.latency(lambda one, read=read: read(*one), each, repeats=3, threads=1)
-        result["ms"][reader] = clock["p50_ms"]
-    return result | {"generator": shop.generator_hash()}
-
-
-def kinds(seed: int) -> dict[str, str]:
-    """The kind of each test query of a shop."""
-    test = load("shop", Profile.named(seed=seed))["test"]
-    return dict(zip(test["query_id"], test["query_kind"], strict=True))
+    kinds = dict(zip(names, shown["query_kind"], strict=True))
+    return result | {"generator": shop.generator_hash(), "kinds": kinds}
 
 
 def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds."""
     parts = shared.read(folder, ("profile", "generator", "precision"))
-    parts = [part | {"kinds": kinds(part["seed"])} for part in parts]
     order = shared.by_query(parts, "ndcg@10")
     rows, differences = shared.of_shops(order, COMPARED)
     recall = shared.by_query(parts, "recall@100").mean()
     by_kind = order.groupby(shared.kinds_of(parts, order)).mean()
+    origin = shared.origin("search_controls", parts)
+    origin["command"] = origin["command"].replace("--seeds", "--once --seeds")
     report.write_recorded(
         out,
-        **shared.origin("search_controls", parts),
+        **origin,
         data={
             "rows": {
                 name: row
@@ -333,10 +368,7 @@ def merge(folder: Path, out: Path) -> None:
             },
             "differences": differences,
             "weights_of_words": {part["seed"]: part["words"] for part in parts},
-            "ms_for_twenty": {
-                reader: float(np.median([part["ms"][reader] for part in parts]))
-                for reader in READERS
-            },
+            "ms_for_twenty": shared.sizes(folder, "once"),
         },
         goals=[],
     )
@@ -345,8 +377,8 @@ def merge(folder: Path, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What each part of the distilled search is worth.")
-    arguments = shared.arguments_of(parser, "search_controls", scaled=False)
-    shared.run(shared.resumed(arguments), measured, merge)
+    arguments = shared.arguments_of(parser, "search_controls", scaled=False, once=True)
+    shared.run(shared.resumed(arguments), measured, merge, once=clocked)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Weight and temperature beyond the first grid: what is trained, and what is recorded."""
+"""Larger weights and temperatures: what is trained, and what is recorded."""
 
 import json
 
@@ -9,7 +9,7 @@ import measure_alpha as script
 from ecomkd import load, report
 from ecomkd.config import Profile
 
-ROWS = {script.FIRST} | {one for one, _ in script.COMPARED}
+ROWS = {script.FIRST} | {one for one, _ in script.COMPARED} - set(script.TAKEN.values())
 
 
 def test_one_value_at_a_time_moves_away_from_the_books():
@@ -47,6 +47,7 @@ def test_all_students_of_a_shop_take_the_same_steps(tmp_path, monkeypatch):
 
 
 def test_a_record_has_differences_from_the_book_and_what_validation_says(tmp_path):
+    favourite = ["α = 16, T = 1", "α = 256, T = 1", "α = 4, T = 16"]
     for place, seed in enumerate((18, 19, 20)):
         systems = {}
         for number, name in enumerate(sorted(ROWS)):
@@ -57,19 +58,27 @@ def test_a_record_has_differences_from_the_book_and_what_validation_says(tmp_pat
                 "macro_f1": 0.5,
             }
         part = {"seed": seed, "profile": {}, "hardware": {}, "generator": "of all"}
-        told = {"ndcg@10": 0.8 + place / 10, "quality": 0.7, "macro_f1": 0.6, "lift@10": 0.1}
-        part |= {"precision": "bf16", "systems": systems, "validation": dict.fromkeys(ROWS, told)}
+        told = {
+            name: {"ndcg@10": 0.8 + place / 10, "quality": 0.7 + 0.1 * (name == favourite[place])}
+            for name in ROWS
+        }
+        part |= {"precision": "bf16", "systems": systems, "validation": told}
         (tmp_path / f"seed{seed}.json").write_text(json.dumps(part), encoding="utf-8")
     script.merge(tmp_path, tmp_path / "record.json")
     data = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))["data"]
     place = {name: number / 100 for number, name in enumerate(sorted(ROWS))}
     assert len(data["differences"]) == len(script.COMPARED)
     for one in data["differences"]:
-        apart = place[one["system"]] - place[script.FIRST]
-        assert one["seeds"]["mean"] == pytest.approx(apart)
+        if one["system"] in ROWS:
+            apart = place[one["system"]] - place[script.FIRST]
+            assert one["seeds"]["mean"] == pytest.approx(apart)
     row = data["rows"][script.FIRST]
     assert row["validation ndcg@10 by_seed"] == pytest.approx([0.8, 0.9, 1.0])
     assert row["validation quality by_seed"] == [0.7] * 3
-
-
-# The record
+    assert data["chosen"] == {
+        "18": {"alpha": favourite[0], "temperature": script.FIRST},
+        "19": {"alpha": favourite[1], "temperature": script.FIRST},
+        "20": {"alpha": script.FIRST, "temperature": favourite[2]},
+    }
+    apart = sum(place[name] - place[script.FIRST] for name in favourite[:2]) / 3
+    assert data["differences"][-2]["seeds"]["mean"] == pytest.approx(apart)

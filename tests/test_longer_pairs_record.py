@@ -1,4 +1,4 @@
-"""Pairs that are read whole: what is trained, and what they are held against."""
+"""Pairs of 72 tokens: what is trained, and what it is held against."""
 
 import json
 
@@ -19,7 +19,7 @@ def test_the_share_of_pairs_that_are_cut_falls_with_their_length(tmp_path):
     assert shares[0] > 0.8 and shares[1] < 0.1 and shares[2] == 0
 
 
-def test_teacher_and_students_read_whole_pairs_in_the_settings_that_were_chosen(
+def test_teacher_and_students_read_longer_pairs_in_the_settings_that_were_chosen(
     tmp_path, monkeypatch
 ):
     profile = tiny_models.distilling(tmp_path)
@@ -49,10 +49,9 @@ def test_teacher_and_students_read_whole_pairs_in_the_settings_that_were_chosen(
 
 def test_rows_are_held_against_those_of_32_tokens_shop_by_shop(tmp_path, monkeypatch):
     others = (*SYSTEMS, script.FREE, script.UNTRAINED_SUM)
-    before = {
-        "seeds": [18, 19, 20],
-        "data": {"rows": {of: {"by_seed": [0.7, 0.75, 0.8]} for of in others}},
-    }
+    rows = {of: {"by_seed": [0.8, 0.7, 0.75]} for of in others}
+    gain = {"system": script.MORE, "against": script.LABELS, "by_seed": [0.0, 0.01, 0.02]}
+    before = {"seeds": [20, 18, 19], "data": {"rows": rows, "differences": [gain]}}
     monkeypatch.setattr(report, "recorded", lambda name: before)
     for place, seed in enumerate((19, 20, 18)):
         systems = {}
@@ -72,3 +71,5 @@ def test_rows_are_held_against_those_of_32_tokens_shop_by_shop(tmp_path, monkeyp
     free = record["data"]["against what is free"][script.FREE]
     assert free[script.MORE]["mean"] == pytest.approx(0.12)
     assert record["goals"][0]["value"] == pytest.approx(0.02) and record["goals"][0]["met"]
+    gain = record["data"]["gain against 32 tokens"]
+    assert gain["mean"] == pytest.approx(0.01) and gain["low"] < 0 < gain["high"]

@@ -175,6 +175,27 @@ def test_drift_is_told_from_the_scores_of_the_newer_engine():
     assert asked >= 100
 
 
+def test_a_newer_engine_ends_the_alarm_and_the_comparison_begins_anew():
+    queries = [f"red {number}" for number in range(120)]
+    waiting: list[Numbered] = []
+    app = create_app(
+        Numbered(0),
+        Settings(rate=0, look=0.01, drift_window=100, drift_in_a_row=1),
+        reference=queries,
+        newer=lambda: waiting.pop() if waiting else None,
+    )
+    with background(app) as port:
+        one = Client(port)
+        until(lambda: one.ask("/health").content["drift"] == "collecting")
+        for number in range(100):
+            one.ask(f"/search?q=never+seen+before+{number}")
+        assert one.metrics()["ecomkd_drift_alarm",] == 1
+        waiting.append(Numbered(1))
+        until(lambda: one.metrics()["ecomkd_swaps_total",] == 1)
+        until(lambda: one.ask("/health").content["drift"] == "collecting")
+        assert one.metrics()["ecomkd_drift_alarm",] == 0
+
+
 # Folders ------------------------------------------------------------------------------------------
 
 

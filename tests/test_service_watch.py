@@ -192,7 +192,7 @@ def traffic(count: int, seed: int, words=WORDS, more=0, score=0.6):
 
 def watcher(window=200, level=0.001) -> Drift:
     queries, scores = zip(*traffic(600, seed=1), strict=True)
-    return Drift(queries, scores[:300], window, level)
+    return Drift(queries, scores[:300], window, level, in_a_row=1)
 
 
 def windows(drift: Drift, live) -> list[list[str]]:
@@ -252,7 +252,7 @@ def test_queries_without_an_answer_are_lower_than_any_score():
 
 def test_words_count_as_unknown_by_the_other_queries():
     queries = ["red mug"] * 99 + ["Blue mug"]
-    drift = Drift(queries, [0.5] * 100, window=100, level=0.001)
+    drift = Drift(queries, [0.5] * 100, window=100, level=0.001, in_a_row=1)
     assert drift._reference[-1].tolist() == [2, 0.5, 0.5]
     assert drift._reference[0].tolist() == [2, 0, 0.5]
     drift.see("BLUE pot", 0.5)
@@ -261,9 +261,9 @@ def test_words_count_as_unknown_by_the_other_queries():
 
 def test_too_few_reference_queries_are_refused():
     with pytest.raises(ValueError, match="at least 100 reference queries, and there are 99"):
-        Drift(["red"] * 99, [0.5] * 99, 200, 0.001)
+        Drift(["red"] * 99, [0.5] * 99, 200, 0.001, 1)
     with pytest.raises(ValueError, match="got 99 scores for 100 reference queries"):
-        Drift(["red"] * 100, [0.5] * 99, 200, 0.001)
+        Drift(["red"] * 100, [0.5] * 99, 200, 0.001, 1)
     with pytest.raises(ValueError, match="99 reference queries and a window of 500"):
         create_app(Stub(), reference=["red"] * 99 + [" "])
 

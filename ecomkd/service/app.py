@@ -147,8 +147,8 @@ class _Service:
             if self.reference is not None:  # scores of another index are other scores
                 if self._learning is not None:
                     self._learning.cancel()
-                self.drift = None
-                self._learning = asyncio.create_task(self._learn(self.reference))
+                self.alarm.set(0)
+                self.drift, self._learning = None, asyncio.create_task(self._learn(self.reference))
 
     async def _learn(self, queries: list[str]) -> None:
         """Ask the reference queries; meanwhile requests are answered."""

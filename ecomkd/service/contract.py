@@ -134,7 +134,7 @@ class Settings:
     drift_window: int = 500
     """Queries that are compared with the reference at a time."""
     drift_level: float = 0.001
-    """Share of windows that may be found changed although nothing has changed."""
+    """Share of windows in which a number is found changed although nothing has changed."""
     drift_in_a_row: int = 2
     """Windows, one after the other, that the same number has to change in to raise the alarm."""
     trusted_proxies: tuple[str, ...] = ()

@@ -186,9 +186,10 @@ class Drift:
         scores: scores (M,) of the best answer to the first M of them, with which live queries are
             compared; −inf for a query without an answer.
         window: live queries in one comparison. The smaller, the larger a change must be to be seen.
-        level: share of windows that may be found changed although nothing has changed.
-        in_a_row: windows, one after the other, that the same number has to change in to raise the
-            alarm; a change that shows in fewer is not told.
+        level: share of windows in which some number is found changed although nothing has changed,
+            in the mean over references.
+        in_a_row: windows, one after the other, in which the same number has to have changed before
+            it counts as drifting; at least 1.
 
     Raises:
         ValueError: fewer than 100 queries or scores, or more scores than queries.
@@ -202,7 +203,7 @@ class Drift:
         scores: Sequence[float],
         window: int,
         level: float,
-        in_a_row: int = 1,
+        in_a_row: int,
     ):
         if len(queries) < LEAST_REFERENCE:
             raise ValueError(
