@@ -13,8 +13,8 @@ a product, trained ones the profile's. Sums of words and an encoder, trained or 
 that validation chooses, with the words as they come and mended. LambdaMART learns from the judged
 pairs, by signals that need no label (words and the untrained cosine), and puts the first 20 or 100
 products of the untrained sum with mended words into an order of its own, which takes the place of
-the sum's. It never learns from the products that such a search finds, so it may be worth more than
-it shows. Readers order the first twenty products of one
+the sum's, while what readers say is added to theirs. It never learns from the products that such a
+search finds, so it may be worth more than it shows. Readers order the first twenty products of one
 search, all in ONNX Runtime, on one thread and pair by pair. A run that is started again goes on
 where it stopped.
 """
@@ -69,12 +69,15 @@ TABLE = "table, distilled"
 TABLE_BEFORE = "table, before it learns"
 TABLE_LABELS = "table, labels"
 TABLE_UNTRAINED = "table, from the untrained bi-encoder"
+TABLE_CONTRAST = "table, from labels by contrast"
 WORDS, MENDED = "BM25", "BM25, spelling mended"
 FIRST = "BM25 + bi-encoder"
 FIRST_MENDED = f"{MENDED} + bi-encoder"
 FREE_SUM, FREE_MENDED = f"{WORDS} + {UNTRAINED}", f"{MENDED} + {UNTRAINED}"
+CONTRAST_SUM = f"{WORDS} + {CONTRAST}"
 TREES = {depth: f"{FREE_MENDED}, LambdaMART orders {depth}" for depth in (READ, DEPTH)}
 READERS = ("teacher, fp32", "teacher, int8", "student, fp32", "student, int8")
+CONTRAST_READ = f"{CONTRAST_SUM}, {READERS[3]}"
 RATES = (1e-3, 3e-3, 1e-2)
 """Tried for the table of labels."""
 COMPARED = {
@@ -98,6 +101,16 @@ COMPARED = {
     (NO_TEACHER, LABELS): "words and first vectors alone, on more pairs",
     (DISTILLED, AT_RANDOM): "mined products in place of random ones",
     (DISTILLED, CONTRAST): "distilled, against labels by contrast",
+    (CONTRAST_SUM, CONTRAST): "words, added to labels by contrast",
+    (CONTRAST_SUM, FIRST): "labels by contrast in the place of the distilled encoder, with words",
+    (
+        CONTRAST,
+        f"{FIRST}, {READERS[0]}",
+    ): "labels by contrast alone, against the search with teacher",
+    (CONTRAST_SUM, f"{FIRST}, {READERS[0]}"): "the same, with words",
+    (CONTRAST_READ, CONTRAST_SUM): "twenty of these, read by the student",
+    (TABLE_CONTRAST, TABLE): "labels by contrast to imitate, in place of the distilled encoder",
+    (TABLE_CONTRAST, CONTRAST): "a table of labels by contrast, against it",
     (TABLE, DISTILLED): "the table, against its teacher",
     (TABLE, TABLE_BEFORE): "what the table learns",
     (TABLE, TABLE_LABELS): "the table distilled, against one of labels with another start and loss",
@@ -211,6 +224,7 @@ def folders(taught: Taught) -> dict[str, Path]:
     }
     found[TABLE] = search.static_encoder(data, catalogue, profile, found[DISTILLED])
     found[TABLE_UNTRAINED] = search.static_encoder(data, catalogue, profile, found[UNTRAINED])
+    found[TABLE_CONTRAST] = search.static_encoder(data, catalogue, profile, found[CONTRAST])
     found[TABLE_BEFORE] = taught.table(found[DISTILLED], None)
     by_rate = {rate: taught.table(found[LABELS], rate) for rate in RATES}
     held = data["validation"]
@@ -306,7 +320,7 @@ def measured(seed: int) -> dict:
         model = bi_encoders.encoder(folder, profile)
         vectors, asked = features.encode(model, texts), features.encode(model, queries)
         keep(name, search.exact(vectors).search(asked, DEPTH)[1])
-        if name in (UNTRAINED, DISTILLED):
+        if name in (UNTRAINED, DISTILLED, CONTRAST):
             cosines[name] = asked @ vectors.T, features.encode(model, held) @ vectors.T
     forms = {WORDS: (queries, held)}
     forms[MENDED] = right, [words.mended(lexicon, query) for query in held]
@@ -316,6 +330,8 @@ def measured(seed: int) -> dict:
         (FREE_SUM, UNTRAINED, WORDS),
         (FREE_MENDED, UNTRAINED, MENDED),
         (FIRST_MENDED, DISTILLED, MENDED),
+        (FIRST, DISTILLED, WORDS),
+        (CONTRAST_SUM, CONTRAST, WORDS),
     ):
         own, there = zip(cosines[encoder], scores[worded], strict=True)
         weights = search.choose_weights(*there, quality, np.zeros_like, READ)
@@ -328,8 +344,11 @@ def measured(seed: int) -> dict:
         first = found[FREE_MENDED][:, :depth]
         said = score_pairs(search.candidates(asked, catalogue, first))
         keep(name, np.hstack([search.rerank(first, said)[1], found[FREE_MENDED][:, depth:]]))
-    own, there = zip(cosines[DISTILLED], scores[WORDS], strict=True)
-    for reader in READERS:
+    for first, encoder, reader in (
+        *((FIRST, DISTILLED, reader) for reader in READERS),
+        (CONTRAST_SUM, CONTRAST, READERS[3]),
+    ):
+        own, there = zip(cosines[encoder], scores[WORDS], strict=True)
         score = reader_of(reader, teacher, student, profile, taught.gains)
 
         def read(asked: list[str], rows: np.ndarray, score: Scorer = score) -> np.ndarray:
@@ -338,12 +357,9 @@ def measured(seed: int) -> dict:
 
         weights = search.choose_weights(*there, quality, partial(read, held), READ)
         sums, rows = search.weighted(*own, weights.words, DEPTH)
-        if FIRST not in result["systems"]:
-            result["words"][FIRST] = weights.words
-            keep(FIRST, rows)
         said = weights.reranker * read(queries, rows[:, :READ]).reshape(-1, READ)
-        first = search.rerank(rows[:, :READ], (sums[:, :READ] + said).ravel())[1]
-        keep(f"{FIRST}, {reader}", np.hstack([first, rows[:, READ:]]))
+        best = search.rerank(rows[:, :READ], (sums[:, :READ] + said).ravel())[1]
+        keep(f"{first}, {reader}", np.hstack([best, rows[:, READ:]]))
     kinds = dict(zip(names, shown["query_kind"], strict=True))
     return result | {"generator": shop.generator_hash(), "kinds": kinds}
 
@@ -355,6 +371,7 @@ def merge(folder: Path, out: Path) -> None:
     rows, differences = shared.of_shops(order, COMPARED)
     recall = shared.by_query(parts, "recall@100").mean()
     by_kind = order.groupby(shared.kinds_of(parts, order)).mean()
+    told = {(one["system"], one["against"]): one for one in differences}
     origin = shared.origin("search_controls", parts)
     origin["command"] = origin["command"].replace("--seeds", "--once --seeds")
     report.write_recorded(
@@ -370,7 +387,14 @@ def merge(folder: Path, out: Path) -> None:
             "weights_of_words": {part["seed"]: part["words"] for part in parts},
             "ms_for_twenty": shared.sizes(folder, "once"),
         },
-        goals=[],
+        goals=[
+            shared.above_over_seeds(
+                f"nDCG@10 over the catalogue: bi-encoder, distilled, minus {what} (interval over "
+                "seeds)",
+                told[DISTILLED, other],
+            )
+            for other, what in ((LABELS, "labels by margins"), (CONTRAST, "labels by contrast"))
+        ],
     )
     print(f"Wrote {out}.")
 

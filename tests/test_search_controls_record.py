@@ -9,7 +9,7 @@ import tiny_models
 
 import measure_search_controls as script
 import shared
-from ecomkd import load, models, search
+from ecomkd import load, models, report, search
 from ecomkd.config import Profile
 from ecomkd.data import sources, truth
 from ecomkd.relevance import lambdamart, stages
@@ -73,24 +73,34 @@ def test_each_control_has_an_artefact_of_its_own(taught):
 
 
 def test_readers_order_the_first_twenty_of_one_search(tiny, monkeypatch):
-    names = (script.UNTRAINED, script.DISTILLED)
+    names = (script.UNTRAINED, script.DISTILLED, script.CONTRAST)
     monkeypatch.setattr(
         script, "folders", lambda _: dict.fromkeys(names, models.checkpoint("minilm"))
     )
+    gains = script.judge.gains(load("shop", tiny)["test"])
     true = truth.judgments(tiny).set_index(["query_id", "product_id"])["esci_label"].to_dict()
 
     def known(pairs):
         both = zip(pairs["query_id"], pairs["product_id"], strict=True)
-        return np.array([script.judge.gains(pairs)[true.get(one, "I")] for one in both])
+        return np.array([gains[true.get(one, "I")] for one in both])
 
     monkeypatch.setattr(script, "trees", lambda *given: known)
     found = script.measured(900)
     systems = found["systems"]
     readers = {f"{script.FIRST}, {reader}" for reader in script.READERS}
     sums = {script.FREE_SUM, script.FREE_MENDED, script.FIRST, script.FIRST_MENDED}
+    sums.add(script.CONTRAST_SUM)
     assert set(found["words"]) == sums
     trees = tuple(script.TREES.values())
-    assert set(systems) == {script.WORDS, script.MENDED, *names, *sums, *trees, *readers}
+    assert set(systems) == {
+        script.WORDS,
+        script.MENDED,
+        *names,
+        *sums,
+        *trees,
+        *readers,
+        script.CONTRAST_READ,
+    }
     assert systems[script.FREE_SUM] == systems[script.FIRST] != systems[script.FREE_MENDED]
     assert systems[script.FREE_MENDED] == systems[script.FIRST_MENDED]
     assert systems[script.UNTRAINED] == systems[script.DISTILLED]
@@ -158,7 +168,10 @@ def test_a_record_has_all_rows_and_the_times_of_readers(tmp_path):
     times = {"student, int8": {"value": 22.0, "low": 21.0, "high": 23.0}}
     (tmp_path / "once.json").write_text(json.dumps(times), encoding="utf-8")
     script.merge(tmp_path, tmp_path / "record.json")
-    data = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))["data"]
+    record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
+    data, goals = record["data"], record["goals"]
+    assert [goal["met"] for goal in goals] == [False, False]
+    assert [goal["value"] for goal in goals] == [0, 0]
     assert set(data["rows"]) == names and len(data["differences"]) == len(script.COMPARED)
     assert data["weights_of_words"]["22"] == {script.FREE_SUM: 0.22}
     assert data["ms_for_twenty"] == times
@@ -176,3 +189,49 @@ def test_trees_learn_from_the_judged_pairs_and_score_any_other(tiny, taught, mon
     pairs = search.candidates(queries, taught.catalogue, np.tile(np.arange(50), (len(asked), 1)))
     scores = score(pairs)
     assert scores.shape == (50 * len(asked),) and len(set(scores)) > 1
+
+
+# The record
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return report.recorded("search_controls")["data"]
+
+
+def over_shops(recorded, system, against) -> dict:
+    (one,) = (
+        one["seeds"]
+        for one in recorded["differences"]
+        if (one["system"], one["against"]) == (system, against)
+    )
+    return one
+
+
+def test_distilled_is_above_labels_on_two_shops_and_contrast_above_it_on_all(recorded):
+    """Chapter 8, the FAQ, and `search.bi_encoder`."""
+    rows = recorded["rows"]
+    apart = {
+        name: np.subtract(rows[name]["by_seed"], rows[script.LABELS]["by_seed"])
+        for name in (script.DISTILLED, script.CONTRAST)
+    }
+    distilled, contrast = apart.values()
+    assert sorted(distilled > 0) == [False, True, True] and distilled.min() < -0.05
+    assert (contrast > np.maximum(distilled, 0)).all()
+    assert over_shops(recorded, script.DISTILLED, script.LABELS)["low"] < 0
+    assert rows[script.CONTRAST]["recall@100"] > rows[script.LABELS]["recall@100"]
+
+
+def test_in_one_runtime_distillation_is_a_factor_of_two(recorded):
+    times = recorded["ms_for_twenty"]
+    for precision in ("fp32", "int8"):
+        assert 1.9 < times[f"teacher over student, {precision}"]["value"] < 2.2
+    for who in ("teacher", "student"):
+        assert times[f"{who}, int8"]["high"] < times[f"{who}, fp32"]["low"] / 2
+
+
+def test_mended_spelling_helps_words_on_typos(recorded):
+    words, mended = (
+        recorded["rows"][name]["ndcg@10 by kind"]["typo"] for name in (script.WORDS, script.MENDED)
+    )
+    assert mended > words + 0.05
