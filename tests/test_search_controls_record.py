@@ -222,6 +222,12 @@ def test_distilled_is_above_labels_on_two_shops_and_contrast_above_it_on_all(rec
     assert rows[script.CONTRAST]["recall@100"] > rows[script.LABELS]["recall@100"]
 
 
+def test_contrast_comes_as_far_as_the_search_with_the_teacher(recorded):
+    """The first lines of chapter 8, whose other numbers are those of `search_shop`."""
+    read = report.recorded("search_shop")["data"]["rows"]["BM25 + bi-encoder, teacher reads 100"]
+    assert recorded["rows"][script.CONTRAST]["ndcg@10"] > read["ndcg@10"] - 0.005
+
+
 def test_in_one_runtime_distillation_is_a_factor_of_two(recorded):
     times = recorded["ms_for_twenty"]
     for precision in ("fp32", "int8"):
