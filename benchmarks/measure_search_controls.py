@@ -258,16 +258,22 @@ def reader_of(name: str, teacher: Path, student: Path, profile: Profile, gains) 
     return Scorer(exported / file, profile.max_length, gains)
 
 
-def clocked() -> dict:
-    """Milliseconds in which a reader reads READ pairs, and how many times as long as the student
-    its teacher takes, in fp32 and in int8; over ROUNDS of all readers in turn."""
-    torch.set_num_threads(1)
-    profile = Profile.named(seed=CLOCKED)
+def made(seed: int) -> tuple[Profile, Dataset, DatasetDict, Path, Path]:
+    """Profile, catalogue, data, teacher and student of a shop."""
+    profile = Profile.named(seed=seed)
     catalogue = sources.catalogue("shop", profile)
     data = mining.with_unlabelled(sources.load("shop", profile), catalogue, profile)
     teacher = stages.teacher(data, profile)
     live = profile.live_pairs
     student = stages.student(data, profile, teacher_folder=teacher, unlabelled=live)
+    return profile, catalogue, data, teacher, student
+
+
+def clocked() -> dict:
+    """Milliseconds in which a reader reads READ pairs, and how many times as long as the student
+    its teacher takes, in fp32 and in int8; over ROUNDS of all readers in turn."""
+    torch.set_num_threads(1)
+    profile, _, data, teacher, student = made(CLOCKED)
     gains = np.asarray(list(judge.gains(data["test"]).values()))
     asked, texts = list(data["test"]["query"]), sources.product_text(data["test"][:])
     starts = range(0, READ * min(TIMED, len(asked) // READ), READ)
@@ -291,12 +297,7 @@ def clocked() -> dict:
 def measured(seed: int) -> dict:
     """All systems of one shop: nDCG@10 and recall@100 by query."""
     torch.set_num_threads(1)
-    profile = Profile.named(seed=seed)
-    catalogue = sources.catalogue("shop", profile)
-    data = mining.with_unlabelled(sources.load("shop", profile), catalogue, profile)
-    teacher = stages.teacher(data, profile)
-    live = profile.live_pairs
-    student = stages.student(data, profile, teacher_folder=teacher, unlabelled=live)
+    profile, catalogue, data, teacher, student = made(seed)
     taught = Taught(data, catalogue, profile, teacher)
     texts, labels = sources.product_text(catalogue[:]), truth.judgments(profile)
     shown = data["test"].to_pandas().drop_duplicates("query_id")

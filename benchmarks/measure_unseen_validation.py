@@ -27,7 +27,7 @@ from datasets import Dataset
 
 import measure_labels_only
 import shared
-from ecomkd import load, metrics, report, runtime
+from ecomkd import load, report, runtime
 from ecomkd.config import Profile
 from ecomkd.data import shop
 from ecomkd.data.schema import TEXT, normalise_query
@@ -170,14 +170,11 @@ def chosen(parts: Sequence[dict], validation: str, measure: str) -> tuple[dict, 
 def moved(order: pd.DataFrame, before: pd.DataFrame) -> dict:
     """What distillation adds by one choice, minus what it adds by the other: over queries (`low`,
     `high`) and over shops (`seeds`)."""
-    one, other = (
-        shared.one_level(of)[MORE] - shared.one_level(of)[LABELS] for of in (order, before)
+    gains = pd.DataFrame(
+        {name: of[MORE] - of[LABELS] for name, of in (("now", order), ("before", before))}
     )
-    apart = (order[MORE] - order[LABELS]) - (before[MORE] - before[LABELS])
-    return {
-        **metrics.paired_bootstrap(one, other),
-        "seeds": metrics.seed_interval(apart.groupby(level=0).mean()),
-    }
+    _, (apart,) = shared.of_shops(gains, {("now", "before"): "what another choice moves"})
+    return apart
 
 
 def summary(parts: Sequence[dict]) -> dict:
