@@ -7,10 +7,13 @@
 
 On the shops of `search_shop`, over whole catalogues. Bi-encoders that learn margins differ in what
 they learn from, and take the same steps at the same rate. The one of contrast takes six passes over
-rows of its own, at the better of two rates. A table that imitates takes eight passes, that of
-labels the bi-encoders' steps at the best of three rates. The untrained encoder reads 256 tokens of
-a product, trained ones the profile's. Sums of words and an encoder, trained or not, have the weight
-that validation chooses, with the words as they come and mended. LambdaMART learns from the judged
+rows of its own, at the better of two rates. Those that learn by contrast from further labels take
+two passes over all rows at the higher of these rates, and labels alone, once more, as many steps. A
+label that an encoder gives itself goes by its cosines, so many of each as judged pairs have. A
+table that imitates takes eight passes, that of labels the bi-encoders' steps at the best of three
+rates. The untrained encoder reads 256 tokens of a product, trained ones the profile's. Sums of
+words and an encoder, trained or not, have the weight that validation chooses, with the words as
+they come and mended. LambdaMART learns from the judged
 pairs, by signals that need no label (words and the untrained cosine), and puts the first 20 or 100
 products of the untrained sum with mended words into an order of its own, which takes the place of
 the sum's, while what readers say is added to theirs. It never learns from the products that such a
@@ -61,6 +64,10 @@ UNTRAINED, LABELS, DISTILLED = (
     f"bi-encoder, {row}" for row in ("untrained", "labels", "distilled")
 )
 CONTRAST = "bi-encoder, labels by contrast"
+TOLD = "bi-encoder, contrast, the teacher's labels too"
+UNMINED = "bi-encoder, contrast, the teacher's labels too, none mined"
+SELF = "bi-encoder, contrast, labels of its own too"
+LONGER = "bi-encoder, labels by contrast, as many steps"
 JUDGED = "bi-encoder, distilled on judged pairs alone"
 CHOICES = "bi-encoder, distilled from the teacher's first choices"
 NO_TEACHER = "bi-encoder, from the search without the teacher"
@@ -70,14 +77,19 @@ TABLE_BEFORE = "table, before it learns"
 TABLE_LABELS = "table, labels"
 TABLE_UNTRAINED = "table, from the untrained bi-encoder"
 TABLE_CONTRAST = "table, from labels by contrast"
+TABLE_TOLD = "table, from contrast with the teacher's labels"
 WORDS, MENDED = "BM25", "BM25, spelling mended"
 FIRST = "BM25 + bi-encoder"
 FIRST_MENDED = f"{MENDED} + bi-encoder"
 FREE_SUM, FREE_MENDED = f"{WORDS} + {UNTRAINED}", f"{MENDED} + {UNTRAINED}"
 CONTRAST_SUM = f"{WORDS} + {CONTRAST}"
+TOLD_SUM = f"{WORDS} + {TOLD}"
 TREES = {depth: f"{FREE_MENDED}, LambdaMART orders {depth}" for depth in (READ, DEPTH)}
 READERS = ("teacher, fp32", "teacher, int8", "student, fp32", "student, int8")
 CONTRAST_READ = f"{CONTRAST_SUM}, {READERS[3]}"
+TOLD_READ = f"{TOLD_SUM}, {READERS[3]}"
+PASSES = 2
+"""Over the judged pairs and those that the teacher labels."""
 RATES = (1e-3, 3e-3, 1e-2)
 """Tried for the table of labels."""
 COMPARED = {
@@ -109,6 +121,19 @@ COMPARED = {
     ): "labels by contrast alone, against the search with teacher",
     (CONTRAST_SUM, f"{FIRST}, {READERS[0]}"): "the same, with words",
     (CONTRAST_READ, CONTRAST_SUM): "twenty of these, read by the student",
+    (TOLD, LONGER): "the teacher's labels beside the judged ones, in as many steps",
+    (LONGER, CONTRAST): "more steps by contrast",
+    (TOLD, CONTRAST): "the teacher's labels, and more steps",
+    (TOLD, SELF): "the teacher's labels in place of the encoder's own",
+    (SELF, LONGER): "the encoder's own labels, in as many steps",
+    (TOLD, UNMINED): "mined products among those that the teacher labels",
+    (TOLD, DISTILLED): "the teacher's labels by contrast, against the search's margins",
+    (TOLD_SUM, TOLD): "words, added to the encoder of the teacher's labels",
+    (TOLD_SUM, CONTRAST_SUM): "the teacher's labels, with words",
+    (TOLD_READ, TOLD_SUM): "twenty of these, read by the student",
+    (TOLD_READ, CONTRAST_READ): "the teacher's labels, with words and the student",
+    (TABLE_TOLD, TABLE_CONTRAST): "the teacher's labels, in the encoder that a table imitates",
+    (TABLE_TOLD, TOLD): "a table of the teacher's labels, against the encoder",
     (TABLE_CONTRAST, TABLE): "labels by contrast to imitate, in place of the distilled encoder",
     (TABLE_CONTRAST, CONTRAST): "a table of labels by contrast, against it",
     (TABLE, DISTILLED): "the table, against its teacher",
@@ -199,6 +224,45 @@ class Taught:
         parts = self.parts("table", keys.identity(begin), rate)
         return stage("search_control", parts, write, self.profile.artifacts)
 
+    def contrasts(self) -> dict[str, Path]:
+        """Encoders by contrast: of labels for as many steps, and of further pairs with labels."""
+        train, unlabelled, mined = self.pairs.values()
+        data, profile = self.data, self.profile
+        first = bi_encoders.contrastive(data, profile)
+        told = search.told(data, self.catalogue, profile, self.teacher)
+
+        def batches(pairs: Sequence[Dataset]) -> int:
+            columns = ["query_id", "product_id", "query", *TEXT, "label"]
+            joined = datasets.concatenate_datasets([one.select_columns(columns) for one in pairs])
+            return keys.batches(len(bi_encoders.contrastive_rows(joined, profile.seed)), profile)
+
+        steps = PASSES * batches([train, told])
+
+        def learn(further: Dataset | None) -> Path:
+            shown = [train] if further is None else [train, further]
+            passes = steps / batches(shown)
+            return bi_encoders.contrastive(data, profile, further, passes, bi_encoders.RATES[-1:])
+
+        unread = told.select(range(len(unlabelled)))
+        own = self.labelled(first, [unlabelled, mined])
+        given = {TOLD: told, LONGER: None, SELF: own, UNMINED: unread}
+        return {CONTRAST: first} | {name: learn(further) for name, further in given.items()}
+
+    def labelled(self, first: Path, parts: Sequence[Dataset]) -> Dataset:
+        """Pairs with labels by the cosine of an encoder: as many of each as judged pairs have."""
+        columns = ["query_id", "product_id", "query", *TEXT]
+        pairs = datasets.concatenate_datasets([part.select_columns(columns) for part in parts])
+        order = np.argsort(-bi_encoders.cosine_scores(first, pairs, self.profile), kind="stable")
+        best_first = np.argsort(-self.gains, kind="stable")
+        judged = np.asarray(self.data["train"]["label"])
+        shares = np.array([(judged == label).mean() for label in best_first])
+        ends = np.round(shares.cumsum() * len(pairs)).astype(int)
+        found = np.empty(len(pairs), dtype=int)
+        for label, own in zip(best_first, np.split(order, ends[:-1]), strict=True):
+            found[own] = label
+        pairs = pairs.add_column("label", found.tolist())
+        return pairs.cast_column("label", self.data["train"].features["label"])
+
     def parts(self, name: str, *further: object) -> list:
         """What the key of a control is made of."""
         own = keys.settings_of(self.profile, "frozen_layers", "student_learning_rate")
@@ -213,7 +277,7 @@ def folders(taught: Taught) -> dict[str, Path]:
     whole = [train, unlabelled, mined]
     found = {UNTRAINED: Path(models.checkpoint("minilm")), LABELS: taught.first}
     found[DISTILLED] = search.bi_encoder(data, catalogue, profile, "distilled", taught.teacher)
-    found[CONTRAST] = bi_encoders.contrastive(data, profile)
+    found |= taught.contrasts()
     found |= {
         JUDGED: taught.bi_encoder("judged", partial(taught.searched, [train])),
         CHOICES: taught.bi_encoder("choices", partial(taught.searched, whole, "choice")),
@@ -225,6 +289,7 @@ def folders(taught: Taught) -> dict[str, Path]:
     found[TABLE] = search.static_encoder(data, catalogue, profile, found[DISTILLED])
     found[TABLE_UNTRAINED] = search.static_encoder(data, catalogue, profile, found[UNTRAINED])
     found[TABLE_CONTRAST] = search.static_encoder(data, catalogue, profile, found[CONTRAST])
+    found[TABLE_TOLD] = search.static_encoder(data, catalogue, profile, found[TOLD])
     found[TABLE_BEFORE] = taught.table(found[DISTILLED], None)
     by_rate = {rate: taught.table(found[LABELS], rate) for rate in RATES}
     held = data["validation"]
@@ -303,13 +368,18 @@ def measured(seed: int) -> dict:
     shown = data["test"].to_pandas().drop_duplicates("query_id")
     names, queries = shown["query_id"].tolist(), shown["query"].tolist()
     held, quality = search.quality_on(data["validation"], catalogue["product_id"])
+    gains = judge.gains(data["test"])
+    ten = judge.frame(data["test"], np.zeros(len(data["test"]))).drop(columns="score")
     result: dict = {"precision": runtime.precision(profile), "systems": {}, "words": {}}
+    result["judged"] = {}
 
     def keep(name: str, rows: np.ndarray) -> None:
         frame = search.ranked(names, catalogue["product_id"], rows)
-        values = metrics.retrieval(frame, labels, judge.gains(data["test"]))["per_query"]
+        values = metrics.retrieval(frame, labels, gains)["per_query"]
         columns = {of: values[of].to_dict() for of in ("ndcg@10", "recall@100")}
         result["systems"][name] = columns
+        # What a shop would measure that knows the label of ten products a query, and of no other.
+        result["judged"][name] = metrics.retrieval(frame, ten, gains)["ndcg@10"]
         print(f"seed {seed}: {name}: {values['ndcg@10'].mean():.3f}", flush=True)
 
     index, lexicon = words.bm25(texts), words.spelling(texts)
@@ -321,7 +391,7 @@ def measured(seed: int) -> dict:
         model = bi_encoders.encoder(folder, profile)
         vectors, asked = features.encode(model, texts), features.encode(model, queries)
         keep(name, search.exact(vectors).search(asked, DEPTH)[1])
-        if name in (UNTRAINED, DISTILLED, CONTRAST):
+        if name in (UNTRAINED, DISTILLED, CONTRAST, TOLD):
             cosines[name] = asked @ vectors.T, features.encode(model, held) @ vectors.T
     forms = {WORDS: (queries, held)}
     forms[MENDED] = right, [words.mended(lexicon, query) for query in held]
@@ -333,6 +403,7 @@ def measured(seed: int) -> dict:
         (FIRST_MENDED, DISTILLED, MENDED),
         (FIRST, DISTILLED, WORDS),
         (CONTRAST_SUM, CONTRAST, WORDS),
+        (TOLD_SUM, TOLD, WORDS),
     ):
         own, there = zip(cosines[encoder], scores[worded], strict=True)
         weights = search.choose_weights(*there, quality, np.zeros_like, READ)
@@ -348,6 +419,7 @@ def measured(seed: int) -> dict:
     for first, encoder, reader in (
         *((FIRST, DISTILLED, reader) for reader in READERS),
         (CONTRAST_SUM, CONTRAST, READERS[3]),
+        (TOLD_SUM, TOLD, READERS[3]),
     ):
         own, there = zip(cosines[encoder], scores[WORDS], strict=True)
         score = reader_of(reader, teacher, student, profile, taught.gains)
@@ -372,6 +444,7 @@ def merge(folder: Path, out: Path) -> None:
     rows, differences = shared.of_shops(order, COMPARED)
     recall = shared.by_query(parts, "recall@100").mean()
     by_kind = order.groupby(shared.kinds_of(parts, order)).mean()
+    ten = {name: np.mean([part["judged"][name] for part in parts]) for name in rows}
     told = {(one["system"], one["against"]): one for one in differences}
     origin = shared.origin("search_controls", parts)
     origin["command"] = origin["command"].replace("--seeds", "--once --seeds")
@@ -382,6 +455,7 @@ def merge(folder: Path, out: Path) -> None:
             "rows": {
                 name: row
                 | {"recall@100": float(recall[name]), "ndcg@10 by kind": by_kind[name].to_dict()}
+                | {"ndcg@10, ten judged": float(ten[name])}
                 for name, row in rows.items()
             },
             "differences": differences,
@@ -395,6 +469,13 @@ def merge(folder: Path, out: Path) -> None:
                 told[DISTILLED, other],
             )
             for other, what in ((LABELS, "labels by margins"), (CONTRAST, "labels by contrast"))
+        ]
+        + [
+            shared.above_over_seeds(
+                "nDCG@10 over the catalogue: bi-encoder by contrast, the teacher's labels beside "
+                "the judged ones minus these alone in as many steps (interval over seeds)",
+                told[TOLD, LONGER],
+            )
         ],
     )
     print(f"Wrote {out}.")

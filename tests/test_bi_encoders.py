@@ -1,5 +1,6 @@
 """The contrastive bi-encoder: the rows that it learns from, and a tiny one that learns."""
 
+import json
 import warnings
 from dataclasses import replace
 
@@ -113,6 +114,26 @@ def test_a_contrast_moves_good_products_to_their_queries(tiny):
     assert not [path.name for path in folder.iterdir() if path.name.startswith(("rate", "check"))]
     assert bi_encoders.contrastive(data, tiny) == folder
     assert bi_encoders.contrastive(data, replace(tiny, seed=901)) != folder
+
+
+def test_a_contrast_learns_from_pairs_that_a_model_has_labelled(tiny):
+    half = THINGS[: len(THINGS) // 2]
+    pairs = shop()
+    judged_rows = [row for row, query in enumerate(pairs["query"]) if query in half]
+    data = DatasetDict(train=pairs.select(judged_rows), validation=pairs)
+    told = pairs.select([row for row in range(len(pairs)) if row not in judged_rows])
+    rates = (5e-3,)
+    alone = bi_encoders.contrastive(data, tiny, passes=20, rates=rates)
+    both = bi_encoders.contrastive(data, tiny, told, passes=20, rates=rates)
+    assert margin(both, tiny) > margin(alone, tiny) + 0.1
+    looks = bi_encoders.contrastive_choices(both)
+    assert looks["learning_rate"].tolist() == [0.0, *[5e-3] * tiny.teacher_epochs]
+    assert bi_encoders.contrastive(data, tiny, told, passes=20, rates=rates) == both
+    # Who asks for what is there by default gets what was made without asking.
+    asked = bi_encoders.contrastive(data, tiny, None, tiny.teacher_epochs, bi_encoders.RATES)
+    assert asked == bi_encoders.contrastive(data, tiny)
+    steps = json.loads((both / "training.json").read_text(encoding="utf-8"))[-1]["step"]
+    assert steps == 20 * -(-len(THINGS) // tiny.batch_size)
 
 
 def test_a_contrast_that_helps_nothing_leaves_the_encoder_as_it_was(tiny, monkeypatch):

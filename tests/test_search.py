@@ -242,6 +242,19 @@ def test_mined_pairs_are_new_to_their_query(smoke):
     assert set(mined["query_id"]) <= asked
 
 
+def test_what_nobody_judged_has_the_label_that_the_teacher_gives(smoke, folders):
+    profile, data, catalogue = smoke
+    few = search.told(data, catalogue, profile, folders["teacher"], unlabelled=20)
+    assert few["product_id"][:20] == data["unlabelled"]["product_id"][:20]
+    assert few.features["label"].names == data["train"].features["label"].names
+    lesson = DatasetDict({**data, "unlabelled": data["unlabelled"].select(range(20))})
+    mined = search.hard_negatives(lesson, catalogue, profile)
+    assert len(mined) and few["product_id"][20:] == mined["product_id"][:]
+    shown = lesson["unlabelled"], mined
+    chances = np.concatenate([judge.predict(folders["teacher"], one, profile) for one in shown])
+    assert np.asarray(few["label"]).tolist() == chances.argmax(axis=1).tolist()
+
+
 def test_bi_encoder_refuses_an_unknown_row(smoke):
     profile, data, catalogue = smoke
     with pytest.raises(ValueError, match="Unknown row 'soft': choose one of labels, distilled"):
@@ -356,6 +369,7 @@ def test_a_shop_of_one_product_has_encoders(tmp_path):
         }
     )
     assert len(search.hard_negatives(data, catalogue, profile)) == 0
+    assert len(search.told(data, catalogue, profile, teacher)) == 3
     with pytest.warns(UserWarning, match="No query has two products to compare"):
         wide = search.bi_encoder(data, catalogue, profile, teacher_folder=teacher)
     teacher = search.encoder(wide, profile)

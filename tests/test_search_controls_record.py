@@ -67,13 +67,50 @@ def test_a_control_and_a_table_of_labels_learn(taught):
     assert script.bi_encoders.encoder(made, taught.profile).max_seq_length == 32
 
 
+def test_contrasts_differ_in_what_they_see_and_not_in_steps(taught, monkeypatch):
+    learnt, start = [], Path(models.checkpoint("minilm"))
+    monkeypatch.setattr(
+        script.bi_encoders, "contrastive", lambda *given: learnt.append(given) or start
+    )
+    told, rows_of = [], script.bi_encoders.contrastive_rows
+    names = (script.CONTRAST, script.TOLD, script.LONGER, script.SELF, script.UNMINED)
+    assert set(taught.contrasts()) == set(names)
+    train, unlabelled, mined = taught.pairs.values()
+    assert learnt[0] == (taught.data, taught.profile)
+    columns, steps = ["query_id", "product_id", "query", *script.TEXT, "label"], []
+    for _, profile, further, passes, rates in learnt[1:]:
+        assert rates == script.bi_encoders.RATES[-1:]
+        told.append(0 if further is None else len(further))
+        shown = [train] if further is None else [train, further]
+        shown = [one.select_columns(columns) for one in shown]
+        rows = rows_of(script.datasets.concatenate_datasets(shown), profile.seed)
+        steps.append(passes * script.keys.batches(len(rows), profile))
+    whole = len(unlabelled) + len(mined)
+    assert told == [whole, 0, whole, len(unlabelled)]
+    assert steps == pytest.approx([steps[0]] * 4) and learnt[1][3] == script.PASSES
+
+
+def test_an_encoder_labels_pairs_as_judges_do(taught):
+    parts = [taught.pairs["unlabelled"], taught.pairs["mined"]]
+    start = Path(models.checkpoint("minilm"))
+    own = taught.labelled(start, parts)
+    assert len(own) == sum(map(len, parts))
+    cosines = script.bi_encoders.cosine_scores(start, own, taught.profile)
+    labels, judged = np.asarray(own["label"]), np.asarray(taught.pairs["train"]["label"])
+    assert own.features["label"].names == list("ESCI")
+    for one in range(4):
+        assert (labels == one).mean() == pytest.approx((judged == one).mean(), abs=1 / len(own))
+    for better, worse in zip(range(3), range(1, 4), strict=True):
+        assert cosines[labels == better].min() >= cosines[labels == worse].max()
+
+
 def test_each_control_has_an_artefact_of_its_own(taught):
     keys = [str(taught.parts(*name)) for name in [("a",), ("b",), ("b", 1e-3), ("b", 3e-3)]]
     assert len(set(keys)) == 4
 
 
 def test_readers_order_the_first_twenty_of_one_search(tiny, monkeypatch):
-    names = (script.UNTRAINED, script.DISTILLED, script.CONTRAST)
+    names = (script.UNTRAINED, script.DISTILLED, script.CONTRAST, script.TOLD)
     monkeypatch.setattr(
         script, "folders", lambda _: dict.fromkeys(names, models.checkpoint("minilm"))
     )
@@ -89,7 +126,7 @@ def test_readers_order_the_first_twenty_of_one_search(tiny, monkeypatch):
     systems = found["systems"]
     readers = {f"{script.FIRST}, {reader}" for reader in script.READERS}
     sums = {script.FREE_SUM, script.FREE_MENDED, script.FIRST, script.FIRST_MENDED}
-    sums.add(script.CONTRAST_SUM)
+    sums |= {script.CONTRAST_SUM, script.TOLD_SUM}
     assert set(found["words"]) == sums
     trees = tuple(script.TREES.values())
     assert set(systems) == {
@@ -100,7 +137,9 @@ def test_readers_order_the_first_twenty_of_one_search(tiny, monkeypatch):
         *trees,
         *readers,
         script.CONTRAST_READ,
+        script.TOLD_READ,
     }
+    assert set(found["judged"]) == set(systems)
     assert systems[script.FREE_SUM] == systems[script.FIRST] != systems[script.FREE_MENDED]
     assert systems[script.FREE_MENDED] == systems[script.FIRST_MENDED]
     assert systems[script.UNTRAINED] == systems[script.DISTILLED]
@@ -163,6 +202,7 @@ def test_a_record_has_all_rows_and_the_times_of_readers(tmp_path):
         part = {"seed": seed, "profile": {}, "hardware": {}, "generator": "of all"}
         part |= {"precision": "bf16", "systems": dict.fromkeys(names, values)}
         part["words"] = {script.FREE_SUM: seed / 100}
+        part["judged"] = dict.fromkeys(names, seed / 100)
         part["kinds"] = {"q1": "typo", "q2": "plain"}
         (tmp_path / f"seed{seed}.json").write_text(json.dumps(part), encoding="utf-8")
     times = {"student, int8": {"value": 22.0, "low": 21.0, "high": 23.0}}
@@ -170,13 +210,14 @@ def test_a_record_has_all_rows_and_the_times_of_readers(tmp_path):
     script.merge(tmp_path, tmp_path / "record.json")
     record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
     data, goals = record["data"], record["goals"]
-    assert [goal["met"] for goal in goals] == [False, False]
-    assert [goal["value"] for goal in goals] == [0, 0]
+    assert [goal["met"] for goal in goals] == [False] * 3
+    assert [goal["value"] for goal in goals] == [0] * 3
     assert set(data["rows"]) == names and len(data["differences"]) == len(script.COMPARED)
     assert data["weights_of_words"]["22"] == {script.FREE_SUM: 0.22}
     assert data["ms_for_twenty"] == times
     row = data["rows"][script.TABLE]
     assert row["recall@100"] == pytest.approx(0.611)
+    assert row["ndcg@10, ten judged"] == pytest.approx(0.22)
     assert row["ndcg@10 by kind"] == pytest.approx({"typo": 0.5, "plain": 0.722})
 
 

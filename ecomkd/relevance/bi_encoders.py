@@ -9,13 +9,13 @@ import itertools
 import json
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from ecomkd.extras import needed
 
@@ -33,6 +33,7 @@ with needed("ecomkd.relevance.bi_encoders", "run"):
 from ecomkd import features, keys, metrics, models, runtime, trainer
 from ecomkd.artifacts import stage, write_text
 from ecomkd.config import Profile
+from ecomkd.data.schema import TEXT
 from ecomkd.data.sources import product_text
 from ecomkd.relevance import judge
 
@@ -44,38 +45,57 @@ _QUALITY = "ndcg@10"
 _CHOICES = "choices.json"
 
 
-def contrastive(data: DatasetDict, profile: Profile) -> Path:
+def contrastive(
+    data: DatasetDict,
+    profile: Profile,
+    told: Dataset | None = None,
+    passes: float | None = None,
+    rates: Sequence[float] | None = None,
+) -> Path:
     """The folder of a bi-encoder that was fine-tuned on the labels of `data["train"]`, by contrast.
 
     Of a batch of queries each one's product is to be nearer to it than the products of all others
     (MultipleNegativesRankingLoss of sentence-transformers; Henderson et al. 2017); the rows are
     those of `contrastive_rows`, and no batch has a text twice. It starts from the pretrained
-    sentence encoder; embeddings and the lowest `profile.frozen_layers` layers stay. Each of RATES
-    is tried for as many steps as `profile.teacher_epochs` passes in full batches have, with so many
-    looks at the validation pairs. (Where few queries have many rows, batches are smaller.)
+    sentence encoder; embeddings and the lowest `profile.frozen_layers` layers stay. Each rate is
+    tried for as many steps as the passes in full batches have, with `profile.teacher_epochs` looks
+    at the validation pairs. (Where few queries have many rows, batches are smaller.)
     The look with the highest nDCG@10 is kept, and the pretrained encoder itself where none is
     better: `contrastive_choices` gives them all.
 
     A warning says where there is nothing to learn from, or nothing to choose by, and the encoder
     stays as pretrained.
+
+    Args:
+        told: further pairs, with columns as the training pairs have them, whose labels a model has
+            given, such as `search.told`: they make rows as the judged ones do.
+        passes: over all rows; `profile.teacher_epochs` by default.
+        rates: the learning rates that are tried; RATES by default.
     """
+    rates = RATES if rates is None else rates
+    passes = profile.teacher_epochs if passes is None else passes
+    own = ["query_id", "product_id", "query", *TEXT, "label"]
+    pairs = data["train"]
+    if told is not None:
+        pairs = concatenate_datasets([part.select_columns(own) for part in (pairs, told)])
 
     def make(folder: Path) -> None:
-        rows = contrastive_rows(data["train"], profile.seed)
+        rows = contrastive_rows(pairs, profile.seed)
         start = _start(profile)
         found = [{"learning_rate": 0.0, "epoch": 0.0, **Validation(data["validation"])(start)}]
         if _can_learn(rows, found[0][_QUALITY]):
-            for number, rate in enumerate(RATES):
-                found += _looks(data, rows, profile, folder / f"rate-{number}", rate)
+            steps = round(passes * keys.batches(len(rows), profile))
+            for number, rate in enumerate(rates):
+                found += _looks(data, rows, profile, folder / f"rate-{number}", rate, steps)
         best = max(found, key=lambda look: np.nan_to_num(look[_QUALITY]))  # the first of equals
         if best["learning_rate"]:
-            chosen = folder / f"rate-{RATES.index(best['learning_rate'])}"
+            chosen = folder / f"rate-{list(rates).index(best['learning_rate'])}"
             # A run that was killed after its last step may have left its checkpoints.
             unkept = shutil.ignore_patterns("checkpoints")
             shutil.copytree(chosen, folder, ignore=unkept, dirs_exist_ok=True)
         else:
             start.save_pretrained(str(folder), create_model_card=False)
-        for number in range(len(RATES)):
+        for number in range(len(rates)):
             shutil.rmtree(folder / f"rate-{number}", ignore_errors=True)
         write_text(folder / _CHOICES, json.dumps(found, indent=1))
 
@@ -83,8 +103,10 @@ def contrastive(data: DatasetDict, profile: Profile) -> Path:
         keys.known_as(PRETRAINED),
         keys.digests(data["train"], data["validation"]),
         keys.settings_of(profile, "frozen_layers", "teacher_epochs"),
-        list(RATES),
+        list(rates),
     ]
+    if told is not None or passes != profile.teacher_epochs:
+        parts += [passes, None if told is None else keys.digests(told)]
     return stage("contrastive", parts, make, profile.artifacts, recipe=1)
 
 
@@ -134,7 +156,7 @@ def _from(rows: np.ndarray, start: int) -> Iterator[int]:
 
 
 def _looks(
-    data: DatasetDict, rows: Dataset, profile: Profile, folder: Path, rate: float
+    data: DatasetDict, rows: Dataset, profile: Profile, folder: Path, rate: float, steps: int
 ) -> list[dict[str, float]]:
     """Train at one rate into `folder`, and say what validation found after each pass."""
     log = folder / "training.json"
@@ -146,7 +168,7 @@ def _looks(
             data["validation"],
             profile,
             folder,
-            profile.teacher_epochs * keys.batches(len(rows), profile),
+            steps,
             rate,
             MultipleNegativesRankingLoss(model),
             evaluations=profile.teacher_epochs,

@@ -106,6 +106,36 @@ def _near(splits: Sequence[Dataset], catalogue: Dataset, profile: Profile) -> Da
     return candidates(queries, catalogue, rows)
 
 
+def told(
+    data: DatasetDict,
+    catalogue: Dataset,
+    profile: Profile,
+    teacher_folder: Path,
+    unlabelled: int | None = None,
+    outputs_of: stages.Outputs | None = None,
+) -> Dataset:
+    """The first `unlabelled` pairs without a label (all by default), and those that are mined for
+    their queries and the training ones, each with the label that the teacher takes for likeliest.
+
+    What a contrast learns from beside the judged pairs (`bi_encoders.contrastive`): of products
+    that nobody judged the teacher says which are good and which only look it. `outputs_of` computes
+    the teacher's outputs, as `stages.student` has it.
+    """
+    taught = _taught(data, catalogue, profile, unlabelled)
+    shared = ["query_id", "product_id", "query", *TEXT, "label"]
+    parts = [data["train"].select([])]
+    for name in ("unlabelled", "mined"):
+        # Of a tiny catalogue a query may have all products already, and nothing is mined.
+        if len(pairs := taught[name]):
+            answers = stages.teacher_pairs(
+                taught, profile, teacher_folder, name, outputs_of=outputs_of
+            )
+            likeliest = np.asarray(answers["teacher_logits"]).argmax(axis=1).tolist()
+            pairs = pairs.remove_columns("label").add_column("label", likeliest)
+            parts.append(pairs.cast_column("label", data["train"].features["label"]))
+    return datasets.concatenate_datasets([part.select_columns(shared) for part in parts])
+
+
 def margin_rows(pairs: Dataset, scores: np.ndarray, seed: int) -> Dataset:
     """Rows for a margin loss, one for each query of pairs with scores (N,): its best and rivals.
 
