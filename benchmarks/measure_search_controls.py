@@ -35,6 +35,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from sentence_transformers.sentence_transformer.losses import MarginMSELoss
 
+import margins
 import shared
 from ecomkd import (
     bench,
@@ -155,7 +156,7 @@ class Taught:
         mined = search.hard_negatives(data, catalogue, profile)
         self.pairs = {name: data[name] for name in ("train", "unlabelled")} | {"mined": mined}
         self.gains = np.asarray(list(judge.gains(data["train"]).values()))
-        self.first = search.bi_encoder(data, catalogue, profile, "labels", teacher)
+        self.first = margins.bi_encoder(data, catalogue, profile, "labels", teacher)
         asked = sum(len(set(data[name]["query_id"])) for name in ("train", "unlabelled"))
         self.steps = profile.student_epochs * keys.batches(asked, profile)
 
@@ -186,23 +187,20 @@ class Taught:
             "choice": self.gains[chances.argmax(axis=1)],
             "nothing": np.zeros(len(pairs)),
         }[read]
-        model = bi_encoders.encoder(self.first, self.profile)
-        scores = encoders._by_search(
+        scores = margins.by_search(
             pairs, expected, self.data["validation"], self.catalogue, self.profile,
-            self.first, self.teacher, partial(features.encode, model),
+            self.first, self.teacher,
         )  # fmt: skip
-        return pairs, encoders._SCALE * scores
+        return pairs, margins.SCALE * scores
 
     def bi_encoder(self, name: str, make: Callable[[], tuple[Dataset, np.ndarray]]) -> Path:
-        """One that learns margins of these scores, as `search.bi_encoder` does of its own."""
+        """One that learns margins of these scores, as those of the search do."""
 
         def write(folder: Path) -> None:
-            rows = encoders.margin_rows(*make(), self.profile.seed)
+            rows = margins.rows_of(*make(), self.profile.seed)
             model = bi_encoders._start(self.profile)
-            encoders._fit(
-                model, rows, self.data["validation"], self.profile, folder, self.steps,
-                self.profile.student_learning_rate,
-            )  # fmt: skip
+            held = self.data["validation"]
+            margins.learn(model, rows, held, self.profile, folder, self.steps)
 
         return stage("search_control", self.parts(name), write, self.profile.artifacts)
 
@@ -216,8 +214,8 @@ class Taught:
                 model.save_pretrained(str(folder), create_model_card=False)
                 return
             pairs = self.data["train"]
-            rows = encoders.margin_rows(pairs, self.gains[pairs["label"]], self.profile.seed)
-            loss = MarginMSELoss(model, encoders._scaled)
+            rows = margins.rows_of(pairs, self.gains[pairs["label"]], self.profile.seed)
+            loss = MarginMSELoss(model, margins.scaled)
             held = self.data["validation"]
             bi_encoders.fit(model, rows, held, self.profile, folder, self.steps, rate, loss)
 
@@ -276,7 +274,7 @@ def folders(taught: Taught) -> dict[str, Path]:
     train, unlabelled, mined = taught.pairs.values()
     whole = [train, unlabelled, mined]
     found = {UNTRAINED: Path(models.checkpoint("minilm")), LABELS: taught.first}
-    found[DISTILLED] = search.bi_encoder(data, catalogue, profile, "distilled", taught.teacher)
+    found[DISTILLED] = margins.bi_encoder(data, catalogue, profile, "distilled", taught.teacher)
     found |= taught.contrasts()
     found |= {
         JUDGED: taught.bi_encoder("judged", partial(taught.searched, [train])),

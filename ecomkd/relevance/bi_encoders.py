@@ -73,7 +73,7 @@ def contrastive(
         rates: the learning rates that are tried; RATES by default.
     """
     rates = RATES if rates is None else rates
-    passes = profile.teacher_epochs if passes is None else passes
+    passes = float(profile.teacher_epochs if passes is None else passes)
     own = ["query_id", "product_id", "query", *TEXT, "label"]
     pairs = data["train"]
     if told is not None:

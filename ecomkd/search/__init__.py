@@ -18,8 +18,7 @@ __getattr__, __dir__ = lazy.names(
         ),
         ".tune": "candidates choose_weights model_scores quality_on ranked RERANKER WORDS",
         ".encoders": (
-            "bi_encoder BI_ENCODERS encoder hard_negatives imitation_loss margin_rows "
-            "static_encoder told"
+            "bi_encoder BI_ENCODERS encoder hard_negatives imitation_loss static_encoder told"
         ),
         ".sparse": "load_sparse sparse_encoder sparse_loss SparseHead SparseStudent",
         ".engine": "Hit load SearchEngine SparseEngine",

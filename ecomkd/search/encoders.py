@@ -5,47 +5,36 @@ What is compared here are all products of a catalogue: memory grows with their n
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import datasets
 import numpy as np
-import pandas as pd
 import torch
 from datasets import Dataset, DatasetDict
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.losses import MarginMSELoss
 from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
-from sentence_transformers.util import pairwise_dot_score
 from sklearn.decomposition import PCA
 from transformers import PreTrainedTokenizerBase
 
-from ecomkd import features, keys, losses, models, words
+from ecomkd import features, keys, losses, models
 from ecomkd.artifacts import data_digest, stage
 from ecomkd.config import Profile
 from ecomkd.data.schema import TEXT
 from ecomkd.data.sources import product_text
-from ecomkd.relevance import judge, mining, stages
-from ecomkd.relevance.bi_encoders import PRETRAINED, encoder, fit
-from ecomkd.search.engine import DEPTH
-from ecomkd.search.retrieve import exact, word_scores
-from ecomkd.search.tune import RERANKER, WORDS, candidates, model_scores, weights_on
+from ecomkd.relevance import bi_encoders, mining, stages
+from ecomkd.relevance.bi_encoders import PRETRAINED, encoder
+from ecomkd.search.retrieve import exact
+from ecomkd.search.tune import candidates
 
 BI_ENCODERS = ("labels", "distilled")
-"""How a bi-encoder learns: from the gains of labelled pairs, or from the scores of a whole search
-(the first row, BM25 and the teacher) on labelled, unlabelled and mined pairs."""
+"""What a bi-encoder learns from: the judged pairs alone, or with pairs that the teacher labels."""
 
-_RIVALS = 4
-"""Products that a query's best one is compared with in a training step."""
-_SCALE = 4.0
-"""A student's score is this times the cosine, so that a margin of 1 is within its reach."""
 _MINED = 4
 """Hard negatives of each query."""
 _NEAREST = 50
 """Products nearest to a query, from which its hard negatives are drawn."""
-_TAUGHT = ("train", "unlabelled", "mined")
 _WIDTH = 96
 """Numbers in the vector of a token of a static student."""
 _TEMPERATURE = 0.05
@@ -136,32 +125,6 @@ def told(
     return datasets.concatenate_datasets([part.select_columns(shared) for part in parts])
 
 
-def margin_rows(pairs: Dataset, scores: np.ndarray, seed: int) -> Dataset:
-    """Rows for a margin loss, one for each query of pairs with scores (N,): its best and rivals.
-
-    Columns are `query`, `product_0` (the best), `product_1` … and `label`, the margins of the best
-    over each rival. Rivals are drawn without replacement where there are enough of them. Queries
-    with one product teach nothing and are left out.
-    """
-    rng = np.random.default_rng(seed)
-    texts = product_text(pairs[:])
-    columns: dict[str, list] = {"query": [], "label": []}
-    columns |= {f"product_{number}": [] for number in range(_RIVALS + 1)}
-    groups = pd.Series(np.arange(len(pairs))).groupby(np.asarray(pairs["query_id"]), sort=False)
-    queries = pairs["query"]
-    for _, group in groups:
-        if len(group) < 2:
-            continue
-        best, *rest = group.iloc[np.argsort(-scores[group], kind="stable")]
-        rivals = rng.choice(rest, _RIVALS, replace=len(rest) < _RIVALS)
-        columns["query"].append(queries[int(best)])
-        columns["label"].append((scores[best] - scores[rivals]).tolist())
-        for number, row in enumerate((best, *rivals)):
-            columns[f"product_{number}"].append(texts[row])
-    names = ["query", *(f"product_{number}" for number in range(_RIVALS + 1)), "label"]
-    return Dataset.from_dict({name: columns[name] for name in names})
-
-
 def bi_encoder(
     data: DatasetDict,
     catalogue: Dataset,
@@ -169,132 +132,26 @@ def bi_encoder(
     row: str = "distilled",
     teacher_folder: Path | None = None,
     unlabelled: int | None = None,
-    vectors_of: features.Vectors = features.in_turn,
     outputs_of: stages.Outputs | None = None,
 ) -> Path:
     """The folder of a bi-encoder that starts from the pretrained one and learns as `row` says.
 
-    Both rows (see `BI_ENCODERS`) take the same loss, margins in mean squared error (Hofstätter et
-    al. 2020), and the same number of steps: `profile.student_epochs` passes over all queries, those
-    of the training pairs and of the first `unlabelled` ones without a label (all by default). A
-    label counts as its gain. The search that is imitated adds up the first row's cosine, BM25 and
-    the teacher's expected gain with the weights that are best on the validation queries. Embeddings
-    and the lowest `profile.frozen_layers` layers stay. Of five looks at the validation queries the
-    one with the best nDCG@10 is kept. Nothing bounds the margins that are asked for: on one of
-    three shops validation gave the teacher a weight of 3, and the distilled encoder fell below the
-    first row. On all three one that learnt the labels by contrast, at the better of two rates and
-    in more steps (`bi_encoders.contrastive`), was above both (chapter 8).
-    `vectors_of` computes the vectors of the catalogue under the first row's encoder, and
-    `outputs_of` the teacher's outputs, as `stages.student` has it. Raises ValueError for an unknown
-    row.
+    Both rows (see `BI_ENCODERS`) learn by contrast (`bi_encoders.contrastive`). "labels" has the
+    judged pairs alone. "distilled" has those, and `told`: the first `unlabelled` pairs without a
+    label (all by default) and mined ones, with the labels that the teacher gives them. It takes
+    `profile.student_epochs` passes over all, at the higher of the rates that labels alone choose
+    from. `outputs_of` computes the teacher's outputs, as `stages.student` has it. Raises ValueError
+    for an unknown row.
     """
     if row not in BI_ENCODERS:
         raise ValueError(f"Unknown row {row!r}: choose one of {', '.join(BI_ENCODERS)}.")
+    if row == "labels":
+        return bi_encoders.contrastive(data, profile)
     if teacher_folder is None:
         teacher_folder = stages.teacher(data, profile)
-    weights = np.asarray(list(judge.gains(data["train"]).values()))
-    taught = _taught(data, catalogue, profile, unlabelled)
-    queries = sum(len(set(taught[name]["query_id"])) for name in ("train", "unlabelled"))
-    steps = profile.student_epochs * keys.batches(queries, profile)
-    first, imitated = None, None
-    if row == "distilled":
-        first = bi_encoder(data, catalogue, profile, "labels", teacher_folder, unlabelled)
-        imitated = [
-            keys.digests(taught["unlabelled"], taught["mined"]),
-            keys.identity(teacher_folder),
-            keys.identity(first),
-            data_digest(catalogue, ("product_id", *TEXT)),
-            [list(WORDS), list(RERANKER), DEPTH],
-        ]
-
-    def make(folder: Path) -> None:
-        if first is None:
-            pairs = data["train"]
-            rows = margin_rows(pairs, weights[pairs["label"]], profile.seed)
-        else:
-            # Of a tiny catalogue a query may have all products already, and nothing is mined.
-            names = [name for name in _TAUGHT if len(taught[name])]
-            told = [
-                stages.teacher_pairs(taught, profile, teacher_folder, name, outputs_of=outputs_of)
-                for name in names
-            ]
-            answers = [one["teacher_logits"] for one in told]
-            chances = judge.softmax(np.concatenate([np.asarray(part) for part in answers]))
-            columns = ["query_id", "product_id", "query", *TEXT]
-            shown = [taught[name].select_columns(columns) for name in names]
-            pairs = datasets.concatenate_datasets(shown)
-            scores = _by_search(
-                pairs, chances @ weights, data["validation"], catalogue, profile, first,
-                teacher_folder, _catalogues(first, profile, folder / "scratch", vectors_of),
-            )  # fmt: skip
-            rows = margin_rows(pairs, _SCALE * scores, profile.seed)
-        model = encoder(models.checkpoint(PRETRAINED), profile)
-        model.max_seq_length = profile.max_length
-        if not len(rows):
-            warnings.warn(
-                "No query has two products to compare, so the bi-encoder stays as pretrained; "
-                "judge two products or more for some queries.",
-                stacklevel=2,
-            )
-            model.save_pretrained(str(folder), create_model_card=False)
-            return
-        models.freeze(model[0].auto_model, profile.frozen_layers)
-        _fit(model, rows, data["validation"], profile, folder, steps, profile.student_learning_rate)
-
-    parts = [
-        row,
-        PRETRAINED,
-        steps,
-        keys.digests(data["train"], data["validation"]),
-        imitated,
-        keys.settings_of(profile, "frozen_layers", "student_learning_rate"),
-        [_RIVALS, _SCALE],
-    ]
-    return stage("bi_encoder", parts, make, profile.artifacts, recipe=1)
-
-
-def _by_search(
-    pairs: Dataset,
-    gains: np.ndarray,
-    validation: Dataset,
-    catalogue: Dataset,
-    profile: Profile,
-    first: Path,
-    teacher_folder: Path,
-    encode: features.Encode,
-) -> np.ndarray:
-    """Scores (N,) of pairs under the sum of a bi-encoder, BM25 and a teacher's expected gains.
-
-    `encode` is what the bi-encoder in `first` makes of many texts.
-    """
-    # A judged product need not stand in the catalogue; it is scored by its own text.
-    place = {product: row for row, product in enumerate(catalogue["product_id"])}
-    texts = product_text(catalogue[:])
-    for product, text in zip(pairs["product_id"], product_text(pairs[:]), strict=True):
-        if product not in place:
-            place[product] = len(texts)
-            texts.append(text)
-    index, model = words.bm25(texts), encoder(first, profile)
-    vectors = encode(texts)
-    labels, worth = validation.features["label"], judge.gains(validation)
-
-    def compare(queries: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        there = len(catalogue)
-        cosines = features.encode(model, queries) @ vectors[:there].T
-        return cosines, word_scores(index, queries)[:, :there]
-
-    def read(queries: Sequence[str], rows: np.ndarray) -> np.ndarray:
-        numbered = Dataset.from_dict({"query_id": queries, "query": queries})
-        shown = candidates(numbered, catalogue, rows)
-        return model_scores(teacher_folder, shown, labels, worth, profile)
-
-    weights = weights_on(validation, catalogue["product_id"], compare, read, DEPTH)
-    rows = np.array([place[product] for product in pairs["product_id"]])
-    scores = (features.encode(model, pairs["query"]) * vectors[rows]).sum(axis=1)
-    scores += weights.reranker * gains
-    for query, own in pd.Series(rows).groupby(np.asarray(pairs["query"])).indices.items():
-        scores[own] += weights.words * words.bm25_of(index, query)[rows[own]]
-    return scores
+    further = told(data, catalogue, profile, teacher_folder, unlabelled, outputs_of)
+    rates = bi_encoders.RATES[-1:]
+    return bi_encoders.contrastive(data, profile, further, profile.student_epochs, rates)
 
 
 def _catalogues(
@@ -446,21 +303,3 @@ def _shown(cosines: torch.Tensor, rng: np.random.Generator) -> np.ndarray:
     near = cosines.topk(_NEAREST, dim=1).indices.numpy()
     drawn = rng.choice(products, _SHOWN, replace=False)
     return np.union1d(near, drawn)
-
-
-def _fit(
-    model: SentenceTransformer,
-    rows: Dataset,
-    validation: Dataset,
-    profile: Profile,
-    folder: Path,
-    steps: int,
-    learning_rate: float,
-) -> None:
-    """Train on the rows of `margin_rows` and save the best of five looks into `folder`."""
-    loss = MarginMSELoss(model, _scaled)
-    fit(model, rows, validation, profile, folder, steps, learning_rate, loss)
-
-
-def _scaled(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    return _SCALE * pairwise_dot_score(a, b)

@@ -326,7 +326,6 @@ def build(
         catalogue,
         profile,
         teacher_folder=teacher,
-        vectors_of=vectors_of,
         outputs_of=outputs_of,
     )
     if first_stage == "sparse":
