@@ -8,18 +8,18 @@
 On the shops of `search_shop`, over whole catalogues. Bi-encoders that learn margins differ in what
 they learn from, and take the same steps at the same rate. The one of contrast takes six passes over
 rows of its own, at the better of two rates. Those that learn by contrast from further labels take
-two passes over all rows at the higher of these rates, and labels alone, once more, as many steps. A
-label that an encoder gives itself goes by its cosines, so many of each as judged pairs have. A
-table that imitates takes eight passes, that of labels the bi-encoders' steps at the best of three
-rates. The untrained encoder reads 256 tokens of a product, trained ones the profile's. Sums of
-words and an encoder, trained or not, have the weight that validation chooses, with the words as
-they come and mended. LambdaMART learns from the judged
-pairs, by signals that need no label (words and the untrained cosine), and puts the first 20 or 100
-products of the untrained sum with mended words into an order of its own, which takes the place of
-the sum's, while what readers say is added to theirs. It never learns from the products that such a
-search finds, so it may be worth more than it shows. Readers order the first twenty products of one
-search, all in ONNX Runtime, on one thread and pair by pair. A run that is started again goes on
-where it stopped.
+two passes over the rows of these and of the judged ones, and then six over the judged ones, at the
+higher of these rates. Labels alone take as many steps as both, once more. A label that an encoder
+gives itself goes by its cosines, so many of each as judged pairs have. A table that imitates takes
+eight passes, that of labels the bi-encoders' steps at the best of three rates. The untrained
+encoder reads 256 tokens of a product, trained ones the profile's. Sums of words and an encoder,
+trained or not, have the weight that validation chooses, with the words as they come and mended.
+LambdaMART learns from the judged pairs, by signals that need no label (words and the untrained
+cosine), and puts the first 20 or 100 products of the untrained sum with mended words into an order
+of its own, which takes the place of the sum's, while what readers say is added to theirs. It never
+learns from the products that such a search finds, so it may be worth more than it shows. Readers
+order the first twenty products of one search, all in ONNX Runtime, on one thread and pair by pair.
+A run that is started again goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ UNTRAINED, LABELS, DISTILLED = (
     f"bi-encoder, {row}" for row in ("untrained", "labels", "distilled")
 )
 CONTRAST = "bi-encoder, labels by contrast"
-TOLD = "bi-encoder, contrast, the teacher's labels too"
-UNMINED = "bi-encoder, contrast, the teacher's labels too, none mined"
-SELF = "bi-encoder, contrast, labels of its own too"
+TOLD = "bi-encoder, the teacher's labels and then labels, by contrast"
+AT_ONCE = "bi-encoder, the teacher's labels and labels at once, by contrast"
+SELF = "bi-encoder, labels of its own and then labels, by contrast"
 LONGER = "bi-encoder, labels by contrast, as many steps"
 JUDGED = "bi-encoder, distilled on judged pairs alone"
 CHOICES = "bi-encoder, distilled from the teacher's first choices"
@@ -90,7 +90,7 @@ READERS = ("teacher, fp32", "teacher, int8", "student, fp32", "student, int8")
 CONTRAST_READ = f"{CONTRAST_SUM}, {READERS[3]}"
 TOLD_READ = f"{TOLD_SUM}, {READERS[3]}"
 PASSES = 2
-"""Over the judged pairs and those that the teacher labels."""
+"""Over the judged pairs and those that the teacher labels, before the judged ones alone."""
 RATES = (1e-3, 3e-3, 1e-2)
 """Tried for the table of labels."""
 COMPARED = {
@@ -121,13 +121,15 @@ COMPARED = {
         f"{FIRST}, {READERS[0]}",
     ): "labels by contrast alone, against the search with teacher",
     (CONTRAST_SUM, f"{FIRST}, {READERS[0]}"): "the same, with words",
+    (TOLD, f"{FIRST}, {READERS[0]}"): "the teacher's labels by contrast, against that search",
     (CONTRAST_READ, CONTRAST_SUM): "twenty of these, read by the student",
-    (TOLD, LONGER): "the teacher's labels beside the judged ones, in as many steps",
+    (TOLD, LONGER): "the teacher's labels before the judged ones, in as many steps",
     (LONGER, CONTRAST): "more steps by contrast",
     (TOLD, CONTRAST): "the teacher's labels, and more steps",
     (TOLD, SELF): "the teacher's labels in place of the encoder's own",
     (SELF, LONGER): "the encoder's own labels, in as many steps",
-    (TOLD, UNMINED): "mined products among those that the teacher labels",
+    (TOLD, AT_ONCE): "the judged labels once more, by themselves",
+    (AT_ONCE, CONTRAST): "the teacher's labels beside the judged ones, and more steps",
     (TOLD, DISTILLED): "the teacher's labels by contrast, against the search's margins",
     (TOLD_SUM, TOLD): "words, added to the encoder of the teacher's labels",
     (TOLD_SUM, CONTRAST_SUM): "the teacher's labels, with words",
@@ -223,28 +225,28 @@ class Taught:
         return stage("search_control", parts, write, self.profile.artifacts)
 
     def contrasts(self) -> dict[str, Path]:
-        """Encoders by contrast: of labels for as many steps, and of further pairs with labels."""
+        """Encoders by contrast: of labels, also for more steps, and of further labels and then
+        these."""
         train, unlabelled, mined = self.pairs.values()
-        data, profile = self.data, self.profile
-        first = bi_encoders.contrastive(data, profile)
+        data, profile, rates = self.data, self.profile, bi_encoders.RATES[-1:]
+        found = {CONTRAST: bi_encoders.contrastive(data, profile)}
         told = search.told(data, self.catalogue, profile, self.teacher)
+        own = self.labelled(found[CONTRAST], [unlabelled, mined])
 
-        def batches(pairs: Sequence[Dataset]) -> int:
+        def batches(*pairs: Dataset) -> int:
             columns = ["query_id", "product_id", "query", *TEXT, "label"]
             joined = datasets.concatenate_datasets([one.select_columns(columns) for one in pairs])
             return keys.batches(len(bi_encoders.contrastive_rows(joined, profile.seed)), profile)
 
-        steps = PASSES * batches([train, told])
-
-        def learn(further: Dataset | None) -> Path:
-            shown = [train] if further is None else [train, further]
-            passes = steps / batches(shown)
-            return bi_encoders.contrastive(data, profile, further, passes, bi_encoders.RATES[-1:])
-
-        unread = told.select(range(len(unlabelled)))
-        own = self.labelled(first, [unlabelled, mined])
-        given = {TOLD: told, LONGER: None, SELF: own, UNMINED: unread}
-        return {CONTRAST: first} | {name: learn(further) for name, further in given.items()}
+        steps = PASSES * batches(train, told)
+        for name, further in ((TOLD, told), (SELF, own)):
+            passes = steps / batches(train, further)
+            start = bi_encoders.contrastive(data, profile, further, passes, rates)
+            found[name] = bi_encoders.contrastive(data, profile, rates=rates, start=start)
+            if name == TOLD:
+                found[AT_ONCE] = start
+        passes = profile.teacher_epochs + steps / batches(train)
+        return found | {LONGER: bi_encoders.contrastive(data, profile, None, passes, rates)}
 
     def labelled(self, first: Path, parts: Sequence[Dataset]) -> Dataset:
         """Pairs with labels by the cosine of an encoder: as many of each as judged pairs have."""
@@ -470,7 +472,7 @@ def merge(folder: Path, out: Path) -> None:
         ]
         + [
             shared.above_over_seeds(
-                "nDCG@10 over the catalogue: bi-encoder by contrast, the teacher's labels beside "
+                "nDCG@10 over the catalogue: bi-encoder by contrast, the teacher's labels before "
                 "the judged ones minus these alone in as many steps (interval over seeds)",
                 told[TOLD, LONGER],
             )

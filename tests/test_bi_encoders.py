@@ -136,6 +136,22 @@ def test_a_contrast_learns_from_pairs_that_a_model_has_labelled(tiny):
     assert steps == 20 * -(-len(THINGS) // tiny.batch_size)
 
 
+def test_a_contrast_goes_on_from_an_encoder_that_is_no_choice_itself(tiny):
+    data, rates = DatasetDict(train=shop(), validation=shop()), (5e-3,)
+    first = bi_encoders.contrastive(data, tiny, passes=20, rates=rates)
+    further = bi_encoders.contrastive(data, tiny, passes=1, rates=(1e-9,), start=first)
+    assert further != bi_encoders.contrastive(data, tiny, passes=1, rates=(1e-9,))
+    assert margin(further, tiny) == pytest.approx(margin(first, tiny), abs=1e-5)
+    assert bi_encoders.contrastive_choices(further)["ndcg@10"].idxmax() == 0
+    assert (further / "training.json").exists()
+    none = judged(("lamp", "desk lamp", "I"), ("mug", "tea mug", "I"))
+    with pytest.warns(UserWarning, match="stays as it was"):
+        same = bi_encoders.contrastive(
+            DatasetDict(train=none, validation=shop()), tiny, rates=rates, start=first
+        )
+    assert margin(same, tiny) == pytest.approx(margin(first, tiny), abs=1e-6)
+
+
 def test_a_contrast_that_helps_nothing_leaves_the_encoder_as_it_was(tiny, monkeypatch):
     monkeypatch.setattr(bi_encoders, "RATES", (1e-9,))
     folder = bi_encoders.contrastive(DatasetDict(train=shop(), validation=shop()), tiny)
@@ -150,7 +166,7 @@ def test_without_anything_to_learn_or_to_choose_by_it_stays_as_pretrained(tiny):
         (DatasetDict(train=none, validation=shop()), "No training query has a relevant product"),
         (DatasetDict(train=shop(), validation=none), "No validation query has a relevant product"),
     ):
-        with pytest.warns(UserWarning, match=f"{reason}.*stays as pretrained"):
+        with pytest.warns(UserWarning, match=f"{reason}.*stays as it was"):
             folder = bi_encoders.contrastive(data, tiny)
         assert margin(folder, tiny) == pytest.approx(margin(bi_encoders.PRETRAINED, tiny))
 

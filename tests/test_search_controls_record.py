@@ -68,26 +68,35 @@ def test_a_control_and_a_table_of_labels_learn(taught):
 
 
 def test_contrasts_differ_in_what_they_see_and_not_in_steps(taught, monkeypatch):
-    learnt, start = [], Path(models.checkpoint("minilm"))
-    monkeypatch.setattr(
-        script.bi_encoders, "contrastive", lambda *given: learnt.append(given) or start
-    )
-    told, rows_of = [], script.bi_encoders.contrastive_rows
-    names = (script.CONTRAST, script.TOLD, script.LONGER, script.SELF, script.UNMINED)
-    assert set(taught.contrasts()) == set(names)
-    train, unlabelled, mined = taught.pairs.values()
-    assert learnt[0] == (taught.data, taught.profile)
-    columns, steps = ["query_id", "product_id", "query", *script.TEXT, "label"], []
-    for _, profile, further, passes, rates in learnt[1:]:
-        assert rates == script.bi_encoders.RATES[-1:]
-        told.append(0 if further is None else len(further))
-        shown = [train] if further is None else [train, further]
-        shown = [one.select_columns(columns) for one in shown]
-        rows = rows_of(script.datasets.concatenate_datasets(shown), profile.seed)
-        steps.append(passes * script.keys.batches(len(rows), profile))
-    whole = len(unlabelled) + len(mined)
-    assert told == [whole, 0, whole, len(unlabelled)]
-    assert steps == pytest.approx([steps[0]] * 4) and learnt[1][3] == script.PASSES
+    asked = []
+
+    def contrastive(data, profile, told=None, passes=None, rates=None, start=None):
+        asked.append((told, passes or profile.teacher_epochs, rates, start))
+        return Path(str(len(asked)))
+
+    monkeypatch.setattr(taught, "labelled", lambda first, parts: taught.pairs["train"])
+    monkeypatch.setattr(script.bi_encoders, "contrastive", contrastive)
+    found = taught.contrasts()
+    names = script.CONTRAST, script.TOLD, script.AT_ONCE, script.SELF, script.LONGER
+    places = dict(zip(names, ("1", "3", "2", "5", "6"), strict=True))
+    assert found == {name: Path(place) for name, place in places.items()}
+    assert asked[0] == (None, taught.profile.teacher_epochs, None, None)
+    assert {one[2] for one in asked[1:]} == {script.bi_encoders.RATES[-1:]}
+    # Both start from what learnt further labels; these have no start.
+    assert [one[3] for one in asked[1:]] == [None, Path("2"), None, Path("4"), None]
+    unjudged = len(taught.pairs["unlabelled"]) + len(taught.pairs["mined"])
+    assert len(asked[1][0]) == unjudged and asked[1][1] == script.PASSES
+    train, columns = taught.pairs["train"], [*script.TEXT, "query_id", "query", "label"]
+
+    def steps(told, passes):
+        shown = [one.select_columns(columns) for one in (train, told) if one is not None]
+        joined = script.datasets.concatenate_datasets(shown)
+        rows = script.bi_encoders.contrastive_rows(joined, taught.profile.seed)
+        return passes * script.keys.batches(len(rows), taught.profile)
+
+    taken = [steps(told, passes) for told, passes, *_ in asked[1:]]
+    assert taken[0] == pytest.approx(taken[2]) and taken[1] == taken[3]
+    assert taken[4] == pytest.approx(taken[0] + taken[1])
 
 
 def test_an_encoder_labels_pairs_as_judges_do(taught):

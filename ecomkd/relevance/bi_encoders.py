@@ -51,6 +51,7 @@ def contrastive(
     told: Dataset | None = None,
     passes: float | None = None,
     rates: Sequence[float] | None = None,
+    start: Path | None = None,
 ) -> Path:
     """The folder of a bi-encoder that was fine-tuned on the labels of `data["train"]`, by contrast.
 
@@ -64,13 +65,15 @@ def contrastive(
     better: `contrastive_choices` gives them all.
 
     A warning says where there is nothing to learn from, or nothing to choose by, and the encoder
-    stays as pretrained.
+    stays as it was.
 
     Args:
         told: further pairs, with columns as the training pairs have them, whose labels a model has
             given, such as `search.told`: they make rows as the judged ones do.
         passes: over all rows; `profile.teacher_epochs` by default.
         rates: the learning rates that are tried; RATES by default.
+        start: the folder of an encoder to go on from, in the place of the pretrained one. It is a
+            stage on the way: itself it is kept only where there is nothing to learn.
     """
     rates = RATES if rates is None else rates
     passes = float(profile.teacher_epochs if passes is None else passes)
@@ -81,20 +84,21 @@ def contrastive(
 
     def make(folder: Path) -> None:
         rows = contrastive_rows(pairs, profile.seed)
-        start = _start(profile)
-        found = [{"learning_rate": 0.0, "epoch": 0.0, **Validation(data["validation"])(start)}]
+        first = _start(profile, start)
+        found = [{"learning_rate": 0.0, "epoch": 0.0, **Validation(data["validation"])(first)}]
         if _can_learn(rows, found[0][_QUALITY]):
             steps = round(passes * keys.batches(len(rows), profile))
             for number, rate in enumerate(rates):
-                found += _looks(data, rows, profile, folder / f"rate-{number}", rate, steps)
-        best = max(found, key=lambda look: np.nan_to_num(look[_QUALITY]))  # the first of equals
+                found += _looks(data, rows, profile, folder / f"rate-{number}", rate, steps, start)
+        choices = found if start is None else found[1:] or found
+        best = max(choices, key=lambda look: np.nan_to_num(look[_QUALITY]))  # the first of equals
         if best["learning_rate"]:
             chosen = folder / f"rate-{list(rates).index(best['learning_rate'])}"
             # A run that was killed after its last step may have left its checkpoints.
             unkept = shutil.ignore_patterns("checkpoints")
             shutil.copytree(chosen, folder, ignore=unkept, dirs_exist_ok=True)
         else:
-            start.save_pretrained(str(folder), create_model_card=False)
+            first.save_pretrained(str(folder), create_model_card=False)
         for number in range(len(rates)):
             shutil.rmtree(folder / f"rate-{number}", ignore_errors=True)
         write_text(folder / _CHOICES, json.dumps(found, indent=1))
@@ -107,6 +111,8 @@ def contrastive(
     ]
     if told is not None or passes != profile.teacher_epochs:
         parts += [passes, None if told is None else keys.digests(told)]
+    if start is not None:
+        parts.append(keys.identity(start))
     return stage("contrastive", parts, make, profile.artifacts, recipe=1)
 
 
@@ -156,12 +162,18 @@ def _from(rows: np.ndarray, start: int) -> Iterator[int]:
 
 
 def _looks(
-    data: DatasetDict, rows: Dataset, profile: Profile, folder: Path, rate: float, steps: int
+    data: DatasetDict,
+    rows: Dataset,
+    profile: Profile,
+    folder: Path,
+    rate: float,
+    steps: int,
+    start: Path | None,
 ) -> list[dict[str, float]]:
     """Train at one rate into `folder`, and say what validation found after each pass."""
     log = folder / "training.json"
     if not log.exists():  # a run that was killed has kept the rates that it was through with
-        model = _start(profile)
+        model = _start(profile, start)
         fit(
             model,
             rows,
@@ -181,8 +193,8 @@ def _looks(
     ]
 
 
-def _start(profile: Profile) -> SentenceTransformer:
-    model = encoder(models.checkpoint(PRETRAINED), profile)
+def _start(profile: Profile, folder: Path | None = None) -> SentenceTransformer:
+    model = encoder(folder or models.checkpoint(PRETRAINED), profile)
     model.max_seq_length = profile.max_length
     models.freeze(model[0].auto_model, profile.frozen_layers)
     return model
@@ -197,7 +209,7 @@ def _can_learn(rows: Dataset, quality: float) -> bool:
         reason = "No validation query has a relevant product to choose by"
     if reason:
         warnings.warn(
-            f"{reason}, so the contrastive bi-encoder stays as pretrained; judge some.",
+            f"{reason}, so the contrastive bi-encoder stays as it was; judge some.",
             stacklevel=2,
         )
     return reason is None
