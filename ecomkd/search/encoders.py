@@ -137,11 +137,11 @@ def bi_encoder(
     """The folder of a bi-encoder that starts from the pretrained one and learns as `row` says.
 
     Both rows (see `BI_ENCODERS`) learn by contrast (`bi_encoders.contrastive`). "labels" has the
-    judged pairs alone. "distilled" has those, and `told`: the first `unlabelled` pairs without a
-    label (all by default) and mined ones, with the labels that the teacher gives them. It takes
-    `profile.student_epochs` passes over all, at the higher of the rates that labels alone choose
-    from. `outputs_of` computes the teacher's outputs, as `stages.student` has it. Raises ValueError
-    for an unknown row.
+    judged pairs alone. "distilled" learns in two stages, at the higher of the rates that labels
+    alone choose from: `profile.student_epochs` passes over these and `told`, the first `unlabelled`
+    pairs without a label (all by default) and mined ones with the labels that the teacher gives
+    them, and then `profile.teacher_epochs` passes over the judged pairs. `outputs_of` computes the
+    teacher's outputs, as `stages.student` has it. Raises ValueError for an unknown row.
     """
     if row not in BI_ENCODERS:
         raise ValueError(f"Unknown row {row!r}: choose one of {', '.join(BI_ENCODERS)}.")
@@ -151,7 +151,8 @@ def bi_encoder(
         teacher_folder = stages.teacher(data, profile)
     further = told(data, catalogue, profile, teacher_folder, unlabelled, outputs_of)
     rates = bi_encoders.RATES[-1:]
-    return bi_encoders.contrastive(data, profile, further, profile.student_epochs, rates)
+    first = bi_encoders.contrastive(data, profile, further, profile.student_epochs, rates)
+    return bi_encoders.contrastive(data, profile, rates=rates, start=first)
 
 
 def _catalogues(
