@@ -253,6 +253,7 @@ def test_what_nobody_judged_has_the_label_that_the_teacher_gives(smoke, folders)
     shown = lesson["unlabelled"], mined
     chances = np.concatenate([judge.predict(folders["teacher"], one, profile) for one in shown])
     assert np.asarray(few["label"]).tolist() == chances.argmax(axis=1).tolist()
+    assert few["query_id"][:] == [*shown[0]["query_id"], *mined["query_id"]]
 
 
 def test_bi_encoder_refuses_an_unknown_row(smoke):

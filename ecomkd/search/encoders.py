@@ -28,7 +28,7 @@ from ecomkd.config import Profile
 from ecomkd.data.schema import TEXT
 from ecomkd.data.sources import product_text
 from ecomkd.relevance import judge, mining, stages
-from ecomkd.relevance.bi_encoders import PRETRAINED, encoder, fit
+from ecomkd.relevance.bi_encoders import COLUMNS, PRETRAINED, encoder, fit
 from ecomkd.search.engine import DEPTH
 from ecomkd.search.retrieve import exact, word_scores
 from ecomkd.search.tune import RERANKER, WORDS, candidates, model_scores, weights_on
@@ -117,12 +117,11 @@ def told(
     """The first `unlabelled` pairs without a label (all by default), and those that are mined for
     their queries and the training ones, each with the label that the teacher takes for likeliest.
 
-    What a contrast learns from beside the judged pairs (`bi_encoders.contrastive`): of products
-    that nobody judged the teacher says which are good and which only look it. `outputs_of` computes
-    the teacher's outputs, as `stages.student` has it.
+    From these a bi-encoder can learn by contrast (`bi_encoders.contrastive`), and then from the
+    judged pairs, for the teacher errs. `outputs_of` computes its outputs, as `stages.student` has
+    it.
     """
     taught = _taught(data, catalogue, profile, unlabelled)
-    shared = ["query_id", "product_id", "query", *TEXT, "label"]
     parts = [data["train"].select([])]
     for name in ("unlabelled", "mined"):
         # Of a tiny catalogue a query may have all products already, and nothing is mined.
@@ -133,7 +132,7 @@ def told(
             likeliest = np.asarray(answers["teacher_logits"]).argmax(axis=1).tolist()
             pairs = pairs.remove_columns("label").add_column("label", likeliest)
             parts.append(pairs.cast_column("label", data["train"].features["label"]))
-    return datasets.concatenate_datasets([part.select_columns(shared) for part in parts])
+    return datasets.concatenate_datasets([part.select_columns(COLUMNS) for part in parts])
 
 
 def margin_rows(pairs: Dataset, scores: np.ndarray, seed: int) -> Dataset:
@@ -214,11 +213,11 @@ def bi_encoder(
         else:
             # Of a tiny catalogue a query may have all products already, and nothing is mined.
             names = [name for name in _TAUGHT if len(taught[name])]
-            told = [
+            said = [
                 stages.teacher_pairs(taught, profile, teacher_folder, name, outputs_of=outputs_of)
                 for name in names
             ]
-            answers = [one["teacher_logits"] for one in told]
+            answers = [one["teacher_logits"] for one in said]
             chances = judge.softmax(np.concatenate([np.asarray(part) for part in answers]))
             columns = ["query_id", "product_id", "query", *TEXT]
             shown = [taught[name].select_columns(columns) for name in names]
