@@ -7,19 +7,22 @@
 
 On the shops of `search_shop`, over whole catalogues. Bi-encoders that learn margins differ in what
 they learn from, and take the same steps at the same rate. The one of contrast takes six passes over
-rows of its own, at the better of two rates. Those that learn by contrast from further labels take
-two passes over the rows of these and of the judged ones, and then six over the judged ones, at the
-higher of these rates. Labels alone take as many steps as both, once more. A label that an encoder
-gives itself goes by its cosines, so many of each as judged pairs have. A table that imitates takes
-eight passes, that of labels the bi-encoders' steps at the best of three rates. The untrained
-encoder reads 256 tokens of a product, trained ones the profile's. Sums of words and an encoder,
-trained or not, have the weight that validation chooses, with the words as they come and mended.
-LambdaMART learns from the judged pairs, by signals that need no label (words and the untrained
-cosine), and puts the first 20 or 100 products of the untrained sum with mended words into an order
-of its own, which takes the place of the sum's, while what readers say is added to theirs. It never
-learns from the products that such a search finds, so it may be worth more than it shows. Readers
-order the first twenty products of one search, all in ONNX Runtime, on one thread and pair by pair.
-A run that is started again goes on where it stopped.
+rows of its own, at the better of two rates. Two others by contrast have a first stage, in which
+they learn from pairs that nobody judged, and from the judged ones beside them: the teacher says
+their labels, in two passes over all rows, or an encoder of the judged labels does, in as many steps
+(by its cosines, with one threshold for all queries, so that each label has the share that it has of
+judged pairs). In the second stage they take six passes over the judged rows. Labels alone take the
+same two stages once more. In all stages the rate is the higher of the two, which validation had
+taken for labels on every shop. A table that imitates takes eight passes, that of labels the
+bi-encoders' steps at the best of three rates. The untrained encoder reads 256 tokens of a product,
+trained ones the profile's. Sums of words and an encoder, trained or not, have the weight that
+validation chooses, with the words as they come and mended. LambdaMART learns from the judged pairs,
+by signals that need no label (words and the untrained cosine), and puts the first 20 or 100
+products of the untrained sum with mended words into an order of its own, which takes the place of
+the sum's, while what readers say is added to theirs. It never learns from the products that such a
+search finds, so it may be worth more than it shows. Readers order the first twenty products of one
+search, all in ONNX Runtime, on one thread and pair by pair. A run that is started again goes on
+where it stopped.
 """
 
 from __future__ import annotations
@@ -225,8 +228,8 @@ class Taught:
         return stage("search_control", parts, write, self.profile.artifacts)
 
     def contrasts(self) -> dict[str, Path]:
-        """Encoders by contrast: of labels, also for more steps, and of further labels and then
-        these."""
+        """Encoders by contrast: one of the judged labels, and those that learn from these once
+        more, after a first stage that has further labels beside them or has them alone."""
         train, unlabelled, mined = self.pairs.values()
         data, profile, rates = self.data, self.profile, bi_encoders.RATES[-1:]
         found = {CONTRAST: bi_encoders.contrastive(data, profile)}
@@ -234,19 +237,19 @@ class Taught:
         own = self.labelled(found[CONTRAST], [unlabelled, mined])
 
         def batches(*pairs: Dataset) -> int:
-            columns = ["query_id", "product_id", "query", *TEXT, "label"]
-            joined = datasets.concatenate_datasets([one.select_columns(columns) for one in pairs])
+            shown = [one.select_columns(bi_encoders.COLUMNS) for one in pairs]
+            joined = datasets.concatenate_datasets(shown)
             return keys.batches(len(bi_encoders.contrastive_rows(joined, profile.seed)), profile)
 
         steps = PASSES * batches(train, told)
-        for name, further in ((TOLD, told), (SELF, own)):
-            passes = steps / batches(train, further)
+        for name, further in ((TOLD, told), (LONGER, None), (SELF, own)):
+            shown = [train] if further is None else [train, further]
+            passes = steps / batches(*shown)
             start = bi_encoders.contrastive(data, profile, further, passes, rates)
             found[name] = bi_encoders.contrastive(data, profile, rates=rates, start=start)
             if name == TOLD:
                 found[AT_ONCE] = start
-        passes = profile.teacher_epochs + steps / batches(train)
-        return found | {LONGER: bi_encoders.contrastive(data, profile, None, passes, rates)}
+        return found
 
     def labelled(self, first: Path, parts: Sequence[Dataset]) -> Dataset:
         """Pairs with labels by the cosine of an encoder: as many of each as judged pairs have."""
@@ -442,6 +445,8 @@ def merge(folder: Path, out: Path) -> None:
     parts = shared.read(folder, ("profile", "generator", "precision"))
     order = shared.by_query(parts, "ndcg@10")
     rows, differences = shared.of_shops(order, COMPARED)
+    seen = order[shared.kinds_of(parts, order) != "unseen_synonym"]
+    of_labels = {pair: COMPARED[pair] for pair in COMPARED if pair[0] in (TOLD, SELF)}
     recall = shared.by_query(parts, "recall@100").mean()
     by_kind = order.groupby(shared.kinds_of(parts, order)).mean()
     ten = {name: np.mean([part["judged"][name] for part in parts]) for name in rows}
@@ -459,6 +464,7 @@ def merge(folder: Path, out: Path) -> None:
                 for name, row in rows.items()
             },
             "differences": differences,
+            "without_unseen_synonyms": shared.of_shops(seen, of_labels)[1],
             "weights_of_words": {part["seed"]: part["words"] for part in parts},
             "ms_for_twenty": shared.sizes(folder, "once"),
         },
@@ -472,9 +478,13 @@ def merge(folder: Path, out: Path) -> None:
         ]
         + [
             shared.above_over_seeds(
-                "nDCG@10 over the catalogue: bi-encoder by contrast, the teacher's labels before "
-                "the judged ones minus these alone in as many steps (interval over seeds)",
-                told[TOLD, LONGER],
+                "nDCG@10 over the catalogue: bi-encoder by contrast, the teacher's labels of pairs "
+                f"that nobody judged and then labels, minus {what} (interval over seeds)",
+                told[TOLD, other],
+            )
+            for other, what in (
+                (LONGER, "labels alone in as many steps"),
+                (SELF, "an encoder's own labels of these pairs and then labels"),
             )
         ],
     )

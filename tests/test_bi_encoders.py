@@ -3,6 +3,7 @@
 import json
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,11 +130,26 @@ def test_a_contrast_learns_from_pairs_that_a_model_has_labelled(tiny):
     looks = bi_encoders.contrastive_choices(both)
     assert looks["learning_rate"].tolist() == [0.0, *[5e-3] * tiny.teacher_epochs]
     assert bi_encoders.contrastive(data, tiny, told, passes=20, rates=rates) == both
-    # Who asks for what is there by default gets what was made without asking.
-    asked = bi_encoders.contrastive(data, tiny, None, tiny.teacher_epochs, bi_encoders.RATES)
-    assert asked == bi_encoders.contrastive(data, tiny)
-    steps = json.loads((both / "training.json").read_text(encoding="utf-8"))[-1]["step"]
-    assert steps == 20 * -(-len(THINGS) // tiny.batch_size)
+    part = bi_encoders.contrastive(data, replace(tiny, batch_size=2), told, 2.5, rates)
+    steps = json.loads((part / "training.json").read_text(encoding="utf-8"))[-1]["step"]
+    assert steps == 2.5 * len(THINGS) / 2
+
+
+def test_each_contrast_has_an_artefact_of_its_own(tiny, monkeypatch):
+    parts, pairs = [], shop()
+    monkeypatch.setattr(
+        bi_encoders, "stage", lambda name, given, *rest, **more: parts.append(given)
+    )
+    data = DatasetDict(train=pairs, validation=pairs)
+    other = pairs.map(lambda row: {"label": 3 - row["label"]})
+    default = None, float(tiny.teacher_epochs), bi_encoders.RATES
+    given = [(), default, (pairs,), (other,), (None, 3), (None, None, (1e-3,))]
+    for one in given:
+        bi_encoders.contrastive(data, tiny, *one)
+    bi_encoders.contrastive(data, tiny, start=Path(bi_encoders.PRETRAINED))
+    # Who asks for what is there by default has the key of whoever does not ask, and that is old.
+    assert parts[0] == parts[1] and len(parts[0]) == 4
+    assert len({str(one) for one in parts}) == len(given)
 
 
 def test_a_contrast_goes_on_from_an_encoder_that_is_no_choice_itself(tiny):

@@ -68,35 +68,36 @@ def test_a_control_and_a_table_of_labels_learn(taught):
 
 
 def test_contrasts_differ_in_what_they_see_and_not_in_steps(taught, monkeypatch):
-    asked = []
+    asked, labelled = [], []
+    train, unlabelled, mined = taught.pairs.values()
 
     def contrastive(data, profile, told=None, passes=None, rates=None, start=None):
         asked.append((told, passes or profile.teacher_epochs, rates, start))
         return Path(str(len(asked)))
 
-    monkeypatch.setattr(taught, "labelled", lambda first, parts: taught.pairs["train"])
+    monkeypatch.setattr(taught, "labelled", lambda *given: labelled.append(given) or train)
     monkeypatch.setattr(script.bi_encoders, "contrastive", contrastive)
     found = taught.contrasts()
-    names = script.CONTRAST, script.TOLD, script.AT_ONCE, script.SELF, script.LONGER
-    places = dict(zip(names, ("1", "3", "2", "5", "6"), strict=True))
+    names = script.CONTRAST, script.AT_ONCE, script.TOLD, script.LONGER, script.SELF
+    places = dict(zip(names, ("1", "2", "3", "5", "7"), strict=True))
     assert found == {name: Path(place) for name, place in places.items()}
+    assert labelled == [(found[script.CONTRAST], [unlabelled, mined])]
     assert asked[0] == (None, taught.profile.teacher_epochs, None, None)
     assert {one[2] for one in asked[1:]} == {script.bi_encoders.RATES[-1:]}
-    # Both start from what learnt further labels; these have no start.
-    assert [one[3] for one in asked[1:]] == [None, Path("2"), None, Path("4"), None]
-    unjudged = len(taught.pairs["unlabelled"]) + len(taught.pairs["mined"])
-    assert len(asked[1][0]) == unjudged and asked[1][1] == script.PASSES
-    train, columns = taught.pairs["train"], [*script.TEXT, "query_id", "query", "label"]
+    # Each second stage goes on from the first one, and has the judged pairs alone.
+    assert [one[3] for one in asked[1:]] == [None, Path("2"), None, Path("4"), None, Path("6")]
+    assert asked[1][1] == script.PASSES and len(asked[1][0]) == len(unlabelled) + len(mined)
+    assert asked[5][0] is train and [asked[place][0] for place in (2, 3, 4, 6)] == [None] * 4
 
     def steps(told, passes):
-        shown = [one.select_columns(columns) for one in (train, told) if one is not None]
+        shown = [one for one in (train, told) if one is not None]
+        shown = [one.select_columns(script.bi_encoders.COLUMNS) for one in shown]
         joined = script.datasets.concatenate_datasets(shown)
         rows = script.bi_encoders.contrastive_rows(joined, taught.profile.seed)
         return passes * script.keys.batches(len(rows), taught.profile)
 
     taken = [steps(told, passes) for told, passes, *_ in asked[1:]]
-    assert taken[0] == pytest.approx(taken[2]) and taken[1] == taken[3]
-    assert taken[4] == pytest.approx(taken[0] + taken[1])
+    assert taken == pytest.approx(taken[:2] * 3)
 
 
 def test_an_encoder_labels_pairs_as_judges_do(taught):
@@ -149,6 +150,8 @@ def test_readers_order_the_first_twenty_of_one_search(tiny, monkeypatch):
         script.TOLD_READ,
     }
     assert set(found["judged"]) == set(systems)
+    # What nobody judged counts as irrelevant there.
+    assert found["judged"][script.WORDS] < np.mean(list(systems[script.WORDS]["ndcg@10"].values()))
     assert systems[script.FREE_SUM] == systems[script.FIRST] != systems[script.FREE_MENDED]
     assert systems[script.FREE_MENDED] == systems[script.FIRST_MENDED]
     assert systems[script.UNTRAINED] == systems[script.DISTILLED]
@@ -207,27 +210,34 @@ def test_differences_are_told_over_queries_and_over_shops():
 def test_a_record_has_all_rows_and_the_times_of_readers(tmp_path):
     names = {name for pair in script.COMPARED for name in pair}
     for seed in (21, 22, 23):
-        values = {of: {"q1": 0.5, "q2": 0.7 + seed / 1000} for of in ("ndcg@10", "recall@100")}
+        values = {
+            of: {"q1": 0.5, "q2": 0.7 + seed / 1000, "q3": 0.2} for of in ("ndcg@10", "recall@100")
+        }
         part = {"seed": seed, "profile": {}, "hardware": {}, "generator": "of all"}
         part |= {"precision": "bf16", "systems": dict.fromkeys(names, values)}
         part["words"] = {script.FREE_SUM: seed / 100}
         part["judged"] = dict.fromkeys(names, seed / 100)
-        part["kinds"] = {"q1": "typo", "q2": "plain"}
+        part["kinds"] = {"q1": "typo", "q2": "plain", "q3": "unseen_synonym"}
         (tmp_path / f"seed{seed}.json").write_text(json.dumps(part), encoding="utf-8")
     times = {"student, int8": {"value": 22.0, "low": 21.0, "high": 23.0}}
     (tmp_path / "once.json").write_text(json.dumps(times), encoding="utf-8")
     script.merge(tmp_path, tmp_path / "record.json")
     record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
     data, goals = record["data"], record["goals"]
-    assert [goal["met"] for goal in goals] == [False] * 3
-    assert [goal["value"] for goal in goals] == [0] * 3
+    assert [goal["met"] for goal in goals] == [False] * 4
+    assert [goal["value"] for goal in goals] == [0] * 4
     assert set(data["rows"]) == names and len(data["differences"]) == len(script.COMPARED)
     assert data["weights_of_words"]["22"] == {script.FREE_SUM: 0.22}
     assert data["ms_for_twenty"] == times
     row = data["rows"][script.TABLE]
-    assert row["recall@100"] == pytest.approx(0.611)
+    assert row["recall@100"] == pytest.approx(1.422 / 3)
     assert row["ndcg@10, ten judged"] == pytest.approx(0.22)
-    assert row["ndcg@10 by kind"] == pytest.approx({"typo": 0.5, "plain": 0.722})
+    assert row["ndcg@10 by kind"] == pytest.approx(
+        {"typo": 0.5, "plain": 0.722, "unseen_synonym": 0.2}
+    )
+    known = data["without_unseen_synonyms"]
+    assert {one["system"] for one in known} == {script.TOLD, script.SELF}
+    assert {one["queries"] for one in known} == {6}
 
 
 def test_trees_learn_from_the_judged_pairs_and_score_any_other(tiny, taught, monkeypatch):

@@ -41,6 +41,8 @@ PRETRAINED = "minilm"
 """The sentence encoder that a bi-encoder starts from."""
 RATES = (2e-5, 1e-4)
 """Learning rates that the contrastive bi-encoder tries."""
+COLUMNS = ["query_id", "product_id", "query", *TEXT, "label"]
+"""What is read of pairs with a label."""
 _QUALITY = "ndcg@10"
 _CHOICES = "choices.json"
 
@@ -53,16 +55,16 @@ def contrastive(
     rates: Sequence[float] | None = None,
     start: Path | None = None,
 ) -> Path:
-    """The folder of a bi-encoder that was fine-tuned on the labels of `data["train"]`, by contrast.
+    """The folder of a bi-encoder that was fine-tuned on labels, by contrast.
 
     Of a batch of queries each one's product is to be nearer to it than the products of all others
     (MultipleNegativesRankingLoss of sentence-transformers; Henderson et al. 2017); the rows are
-    those of `contrastive_rows`, and no batch has a text twice. It starts from the pretrained
-    sentence encoder; embeddings and the lowest `profile.frozen_layers` layers stay. Each rate is
-    tried for as many steps as the passes in full batches have, with `profile.teacher_epochs` looks
-    at the validation pairs. (Where few queries have many rows, batches are smaller.)
-    The look with the highest nDCG@10 is kept, and the pretrained encoder itself where none is
-    better: `contrastive_choices` gives them all.
+    those that `contrastive_rows` makes of `data["train"]` and `told`, and no batch has a text
+    twice. Embeddings and the lowest `profile.frozen_layers` layers stay. Each rate is tried for as
+    many steps as the passes in full batches have, with `profile.teacher_epochs` looks at the
+    validation pairs. (Where few queries have many rows, batches are smaller.) The look with the
+    highest nDCG@10 is kept, and the pretrained encoder itself where none is better:
+    `contrastive_choices` gives them all.
 
     A warning says where there is nothing to learn from, or nothing to choose by, and the encoder
     stays as it was.
@@ -72,15 +74,15 @@ def contrastive(
             given, such as `search.told`: they make rows as the judged ones do.
         passes: over all rows; `profile.teacher_epochs` by default.
         rates: the learning rates that are tried; RATES by default.
-        start: the folder of an encoder to go on from, in the place of the pretrained one. It is a
-            stage on the way: itself it is kept only where there is nothing to learn.
+        start: the folder of an encoder to go on from, in the place of the pretrained one. It is not
+            kept itself, even where validation likes it better, for its judges are few and it has
+            yet to learn what `data` has to teach.
     """
     rates = RATES if rates is None else rates
     passes = float(profile.teacher_epochs if passes is None else passes)
-    own = ["query_id", "product_id", "query", *TEXT, "label"]
     pairs = data["train"]
     if told is not None:
-        pairs = concatenate_datasets([part.select_columns(own) for part in (pairs, told)])
+        pairs = concatenate_datasets([part.select_columns(COLUMNS) for part in (pairs, told)])
 
     def make(folder: Path) -> None:
         rows = contrastive_rows(pairs, profile.seed)
@@ -119,7 +121,8 @@ def contrastive(
 def contrastive_choices(folder: Path) -> pd.DataFrame:
     """All looks of `contrastive` at validation: `learning_rate`, `epoch`, `ndcg@10`.
 
-    The first one is that of the pretrained encoder, at rate 0.
+    The first one is that of the encoder that it started from, at rate 0. It could be kept only if
+    that was the pretrained one.
     """
     return pd.DataFrame(json.loads((folder / _CHOICES).read_text(encoding="utf-8")))
 
@@ -170,7 +173,7 @@ def _looks(
     steps: int,
     start: Path | None,
 ) -> list[dict[str, float]]:
-    """Train at one rate into `folder`, and say what validation found after each pass."""
+    """Train at one rate into `folder`, and say what validation found at each look."""
     log = folder / "training.json"
     if not log.exists():  # a run that was killed has kept the rates that it was through with
         model = _start(profile, start)

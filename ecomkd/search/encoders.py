@@ -24,7 +24,7 @@ from ecomkd.config import Profile
 from ecomkd.data.schema import TEXT
 from ecomkd.data.sources import product_text
 from ecomkd.relevance import bi_encoders, mining, stages
-from ecomkd.relevance.bi_encoders import PRETRAINED, encoder
+from ecomkd.relevance.bi_encoders import COLUMNS, PRETRAINED, encoder
 from ecomkd.search.retrieve import exact
 from ecomkd.search.tune import candidates
 
@@ -106,12 +106,11 @@ def told(
     """The first `unlabelled` pairs without a label (all by default), and those that are mined for
     their queries and the training ones, each with the label that the teacher takes for likeliest.
 
-    What a contrast learns from beside the judged pairs (`bi_encoders.contrastive`): of products
-    that nobody judged the teacher says which are good and which only look it. `outputs_of` computes
-    the teacher's outputs, as `stages.student` has it.
+    From these a bi-encoder can learn by contrast (`bi_encoders.contrastive`), and then from the
+    judged pairs, for the teacher errs. `outputs_of` computes its outputs, as `stages.student` has
+    it.
     """
     taught = _taught(data, catalogue, profile, unlabelled)
-    shared = ["query_id", "product_id", "query", *TEXT, "label"]
     parts = [data["train"].select([])]
     for name in ("unlabelled", "mined"):
         # Of a tiny catalogue a query may have all products already, and nothing is mined.
@@ -122,7 +121,7 @@ def told(
             likeliest = np.asarray(answers["teacher_logits"]).argmax(axis=1).tolist()
             pairs = pairs.remove_columns("label").add_column("label", likeliest)
             parts.append(pairs.cast_column("label", data["train"].features["label"]))
-    return datasets.concatenate_datasets([part.select_columns(shared) for part in parts])
+    return datasets.concatenate_datasets([part.select_columns(COLUMNS) for part in parts])
 
 
 def bi_encoder(
