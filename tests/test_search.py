@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from functools import partial
 from types import SimpleNamespace
 
 import bm25s

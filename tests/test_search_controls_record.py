@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny_models
 
+import margins
 import measure_search_controls as script
 import shared
 from ecomkd import load, models, report, search
@@ -24,7 +25,7 @@ def tiny(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def untaught(tiny, monkeypatch):
     monkeypatch.setattr(Profile, "named", lambda seed: tiny)
-    monkeypatch.setattr(search, "bi_encoder", lambda *given: models.checkpoint("minilm"))
+    monkeypatch.setattr(margins, "bi_encoder", lambda *given: models.checkpoint("minilm"))
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_random_products_stand_in_the_place_of_mined_ones(taught):
 def test_what_the_teacher_read_counts_by_chances_by_choice_or_not_at_all(taught, monkeypatch):
     given = []
     monkeypatch.setattr(
-        script.encoders, "_by_search", lambda pairs, gains, *rest: given.append(gains) or gains
+        margins, "by_search", lambda pairs, gains, *rest: given.append(gains) or gains
     )
     parts = [taught.pairs["train"], taught.pairs["unlabelled"]]
     for read in ("chances", "choice", "nothing"):
@@ -54,6 +55,69 @@ def test_what_the_teacher_read_counts_by_chances_by_choice_or_not_at_all(taught,
     assert given[0] == pytest.approx(answers @ taught.gains)
     assert given[1] == pytest.approx(taught.gains[answers.argmax(axis=1)])
     assert not given[2].any() and (given[0] > 0).all()
+
+
+def test_rows_have_the_best_product_first_and_its_margins():
+    rows = [("a", "low", 0.1), ("a", "best", 0.9), ("a", "mid", 0.5), ("b", "alone", 1.0)]
+    empty = dict.fromkeys(script.TEXT, "")
+    pairs = [
+        empty | {"query_id": q, "query": f"query {q}", "product_title": title}
+        for q, title, _ in rows
+    ]
+    scores = np.array([score for *_, score in rows])
+    lesson = margins.rows_of(script.Dataset.from_list(pairs), scores, seed=0)
+    assert lesson.column_names[0] == "query"
+    assert lesson.column_names[-1] == "label"
+    assert len(lesson) == 1  # one product alone has no rival
+    row = lesson[0]
+    assert (row["query"], row["product_0"]) == ("query a", "best")
+    wanted = {"low": 0.8, "mid": 0.4}
+    rivals = [row[f"product_{n}"] for n in range(1, len(row["label"]) + 1)]
+    assert row["label"] == pytest.approx([wanted[rival] for rival in rivals])
+
+
+def by_search(taught, pairs, gains, catalogue) -> np.ndarray:
+    first = Path(models.checkpoint("minilm"))
+    held, profile = taught.data["validation"], taught.profile
+    return margins.by_search(pairs, gains, held, catalogue, profile, first, taught.teacher)
+
+
+def test_the_search_that_is_imitated_is_a_sum(taught, monkeypatch):
+    monkeypatch.setattr(margins, "weights_on", lambda *_: search.Weights(0.02, 0.3))
+    pairs, catalogue = taught.data["test"].select(range(20)), taught.catalogue
+    gains = np.linspace(0, 1, 20)
+    found = by_search(taught, pairs, gains, catalogue)
+    texts = sources.product_text(catalogue[:])
+    model = script.bi_encoders.encoder(models.checkpoint("minilm"), taught.profile)
+    index = script.words.bm25(texts)
+    for row, pair in enumerate(pairs):
+        place = catalogue["product_id"].index(pair["product_id"])
+        cosine = model.encode(pair["query"]) @ model.encode(texts[place])
+        counted = script.words.bm25_of(index, pair["query"])[place]
+        assert found[row] == pytest.approx(cosine + 0.02 * counted + 0.3 * gains[row], abs=1e-4)
+
+
+def test_a_judged_product_that_the_catalogue_lacks_is_scored_by_its_own_text(taught, monkeypatch):
+    monkeypatch.setattr(margins, "weights_on", lambda *_: search.Weights(0.02, 0.3))
+    pairs, catalogue = taught.data["test"].select(range(20)), taught.catalogue
+    gains = np.linspace(0, 1, 20)
+    delisted = {pairs["product_id"][0], pairs["product_id"][7]}
+    rest = catalogue.filter(lambda row: row["product_id"] not in delisted)
+    assert len(rest) == len(catalogue) - 2
+    both = [by_search(taught, pairs, gains, part) for part in (catalogue, rest)]
+    # The texts that are counted are the same, whoever brings them.
+    np.testing.assert_allclose(both[0], both[1], atol=1e-4)
+
+
+def test_margins_are_learnt(tmp_path, taught):
+    start = script.bi_encoders.encoder(models.checkpoint("minilm"), taught.profile)
+    names = ["query", *(f"product_{n}" for n in range(5)), "label"]
+    row = ["red sofa", "lamp", "couch", "desk", "mug", "sofa", [1.0] * 4]
+    rows = script.Dataset.from_list([dict(zip(names, row, strict=True))] * 4)
+    margins.learn(start, rows, taught.data["validation"], taught.profile, tmp_path, 10)
+    log = json.loads((tmp_path / "training.json").read_text())
+    losses = [entry["loss"] for entry in log if "loss" in entry]
+    assert losses[-1] < losses[0] / 2
 
 
 def test_a_control_and_a_table_of_labels_learn(taught):
