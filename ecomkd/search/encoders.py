@@ -181,8 +181,9 @@ def bi_encoder(
     and the lowest `profile.frozen_layers` layers stay. Of five looks at the validation queries the
     one with the best nDCG@10 is kept. Nothing bounds the margins that are asked for: on one of
     three shops validation gave the teacher a weight of 3, and the distilled encoder fell below the
-    first row. On all three one that learnt the labels by contrast, at the better of two rates and
-    in more steps (`bi_encoders.contrastive`), was above both (chapter 8).
+    first row. On all three one that learnt the labels by contrast (`bi_encoders.contrastive`), in
+    more steps, was above both, and one that learnt the teacher's labels (`told`) before them was
+    above that (chapter 8).
     `vectors_of` computes the vectors of the catalogue under the first row's encoder, and
     `outputs_of` the teacher's outputs, as `stages.student` has it. Raises ValueError for an unknown
     row.
