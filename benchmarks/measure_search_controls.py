@@ -228,22 +228,21 @@ class Taught:
         more, after a first stage that has further labels beside them or has them alone."""
         train = self.data["train"]
         data, profile, rates = self.data, self.profile, bi_encoders.RATES[-1:]
-        found = {CONTRAST: bi_encoders.contrastive(data, profile)}
         told = search.told(data, self.catalogue, profile, self.teacher)
 
-        def batches(*pairs: Dataset) -> int:
-            shown = [one.select_columns(bi_encoders.COLUMNS) for one in pairs]
-            joined = datasets.concatenate_datasets(shown)
-            return keys.batches(len(bi_encoders.contrastive_rows(joined, profile.seed)), profile)
+        def batches(further: Dataset | None) -> int:
+            rows = bi_encoders.contrastive_rows(bi_encoders.beside(train, further), profile.seed)
+            return keys.batches(len(rows), profile)
 
-        steps = PASSES * batches(train, told)
-        for name, further in ((TOLD, told), (LONGER, None)):
-            shown = [train] if further is None else [train, further]
-            passes = steps / batches(*shown)
+        def learn(further: Dataset | None) -> tuple[Path, Path]:
+            """After the first stage, and after both."""
+            passes = PASSES * batches(told) / batches(further)
             start = bi_encoders.contrastive(data, profile, further, passes, rates)
-            found[name] = bi_encoders.contrastive(data, profile, rates=rates, start=start)
-            if name == TOLD:
-                found[AT_ONCE] = start
+            return start, bi_encoders.contrastive(data, profile, rates=rates, start=start)
+
+        found = {CONTRAST: bi_encoders.contrastive(data, profile)}
+        found[AT_ONCE], found[TOLD] = learn(told)
+        _, found[LONGER] = learn(None)
         return found
 
     def parts(self, name: str, *further: object) -> list:
@@ -353,8 +352,7 @@ def measured(seed: int) -> dict:
     held, quality = search.quality_on(data["validation"], catalogue["product_id"])
     gains = judge.gains(data["test"])
     ten = judge.frame(data["test"], np.zeros(len(data["test"]))).drop(columns="score")
-    result: dict = {"precision": runtime.precision(profile), "systems": {}, "words": {}}
-    result["judged"] = {}
+    result: dict = {"systems": {}, "judged": {}, "words": {}}
 
     def keep(name: str, rows: np.ndarray) -> None:
         frame = search.ranked(names, catalogue["product_id"], rows)
@@ -417,7 +415,8 @@ def measured(seed: int) -> dict:
         best = search.rerank(rows[:, :READ], (sums[:, :READ] + said).ravel())[1]
         keep(f"{first}, {reader}", np.hstack([best, rows[:, READ:]]))
     kinds = dict(zip(names, shown["query_kind"], strict=True))
-    return result | {"generator": shop.generator_hash(), "kinds": kinds}
+    result |= {"generator": shop.generator_hash(), "kinds": kinds}
+    return result | {"precision": runtime.precision(profile)}
 
 
 def merge(folder: Path, out: Path) -> None:
