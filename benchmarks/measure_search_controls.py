@@ -7,22 +7,19 @@
 
 On the shops of `search_shop`, over whole catalogues. Bi-encoders that learn margins differ in what
 they learn from, and take the same steps at the same rate. The one of contrast takes six passes over
-rows of its own, at the better of two rates. Two others by contrast have a first stage, in which
-they learn from pairs that nobody judged, and from the judged ones beside them: the teacher says
-their labels, in two passes over all rows, or an encoder of the judged labels does, in as many steps
-(by its cosines, with one threshold for all queries, so that each label has the share that it has of
-judged pairs). In the second stage they take six passes over the judged rows. Labels alone take the
-same two stages once more. In all stages the rate is the higher of the two, which validation had
-taken for labels on every shop. A table that imitates takes eight passes, that of labels the
-bi-encoders' steps at the best of three rates. The untrained encoder reads 256 tokens of a product,
-trained ones the profile's. Sums of words and an encoder, trained or not, have the weight that
-validation chooses, with the words as they come and mended. LambdaMART learns from the judged pairs,
-by signals that need no label (words and the untrained cosine), and puts the first 20 or 100
-products of the untrained sum with mended words into an order of its own, which takes the place of
-the sum's, while what readers say is added to theirs. It never learns from the products that such a
-search finds, so it may be worth more than it shows. Readers order the first twenty products of one
-search, all in ONNX Runtime, on one thread and pair by pair. A run that is started again goes on
-where it stopped.
+rows of its own, at the better of two rates. Another by contrast has a first stage, in which it
+takes two passes over the judged pairs and those that nobody judged, whose labels the teacher says,
+and a second one of six passes over the judged pairs alone. Labels alone take as many steps in two
+stages, once more. In all of these the rate is the higher of the two, which validation had taken for
+labels on every shop. A table that imitates takes eight passes, that of labels the bi-encoders'
+steps at the best of three rates. The untrained encoder reads 256 tokens of a product, trained ones
+the profile's. Sums of words and an encoder, trained or not, have the weight that validation
+chooses, with the words as they come and mended. LambdaMART learns from the judged pairs, by signals
+that need no label (words and the untrained cosine), and puts the first 20 or 100 products of the
+untrained sum with mended words into an order of its own, which takes the place of the sum's, while
+what readers say is added to theirs. It never learns from the products that such a search finds, so
+it may be worth more than it shows. Readers order the first twenty products of one search, all in
+ONNX Runtime, on one thread and pair by pair. A run that is started again goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -70,7 +67,6 @@ UNTRAINED, LABELS, DISTILLED = (
 CONTRAST = "bi-encoder, labels by contrast"
 TOLD = "bi-encoder, the teacher's labels and then labels, by contrast"
 AT_ONCE = "bi-encoder, the teacher's labels and labels at once, by contrast"
-SELF = "bi-encoder, labels of its own and then labels, by contrast"
 LONGER = "bi-encoder, labels by contrast, as many steps"
 JUDGED = "bi-encoder, distilled on judged pairs alone"
 CHOICES = "bi-encoder, distilled from the teacher's first choices"
@@ -129,8 +125,6 @@ COMPARED = {
     (TOLD, LONGER): "the teacher's labels before the judged ones, in as many steps",
     (LONGER, CONTRAST): "more steps by contrast",
     (TOLD, CONTRAST): "the teacher's labels, and more steps",
-    (TOLD, SELF): "the teacher's labels in place of the encoder's own",
-    (SELF, LONGER): "the encoder's own labels, in as many steps",
     (TOLD, AT_ONCE): "the judged labels once more, by themselves",
     (AT_ONCE, CONTRAST): "the teacher's labels beside the judged ones, and more steps",
     (TOLD, DISTILLED): "the teacher's labels by contrast, against the search's margins",
@@ -230,41 +224,24 @@ class Taught:
     def contrasts(self) -> dict[str, Path]:
         """Encoders by contrast: one of the judged labels, and those that learn from these once
         more, after a first stage that has further labels beside them or has them alone."""
-        train, unlabelled, mined = self.pairs.values()
+        train = self.data["train"]
         data, profile, rates = self.data, self.profile, bi_encoders.RATES[-1:]
-        found = {CONTRAST: bi_encoders.contrastive(data, profile)}
         told = search.told(data, self.catalogue, profile, self.teacher)
-        own = self.labelled(found[CONTRAST], [unlabelled, mined])
 
-        def batches(*pairs: Dataset) -> int:
-            shown = [one.select_columns(bi_encoders.COLUMNS) for one in pairs]
-            joined = datasets.concatenate_datasets(shown)
-            return keys.batches(len(bi_encoders.contrastive_rows(joined, profile.seed)), profile)
+        def batches(further: Dataset | None) -> int:
+            rows = bi_encoders.contrastive_rows(bi_encoders.beside(train, further), profile.seed)
+            return keys.batches(len(rows), profile)
 
-        steps = PASSES * batches(train, told)
-        for name, further in ((TOLD, told), (LONGER, None), (SELF, own)):
-            shown = [train] if further is None else [train, further]
-            passes = steps / batches(*shown)
+        def learn(further: Dataset | None) -> tuple[Path, Path]:
+            """After the first stage, and after both."""
+            passes = PASSES * batches(told) / batches(further)
             start = bi_encoders.contrastive(data, profile, further, passes, rates)
-            found[name] = bi_encoders.contrastive(data, profile, rates=rates, start=start)
-            if name == TOLD:
-                found[AT_ONCE] = start
-        return found
+            return start, bi_encoders.contrastive(data, profile, rates=rates, start=start)
 
-    def labelled(self, first: Path, parts: Sequence[Dataset]) -> Dataset:
-        """Pairs with labels by the cosine of an encoder: as many of each as judged pairs have."""
-        columns = ["query_id", "product_id", "query", *TEXT]
-        pairs = datasets.concatenate_datasets([part.select_columns(columns) for part in parts])
-        order = np.argsort(-bi_encoders.cosine_scores(first, pairs, self.profile), kind="stable")
-        best_first = np.argsort(-self.gains, kind="stable")
-        judged = np.asarray(self.data["train"]["label"])
-        shares = np.array([(judged == label).mean() for label in best_first])
-        ends = np.round(shares.cumsum() * len(pairs)).astype(int)
-        found = np.empty(len(pairs), dtype=int)
-        for label, own in zip(best_first, np.split(order, ends[:-1]), strict=True):
-            found[own] = label
-        pairs = pairs.add_column("label", found.tolist())
-        return pairs.cast_column("label", self.data["train"].features["label"])
+        found = {CONTRAST: bi_encoders.contrastive(data, profile)}
+        found[AT_ONCE], found[TOLD] = learn(told)
+        _, found[LONGER] = learn(None)
+        return found
 
     def parts(self, name: str, *further: object) -> list:
         """What the key of a control is made of."""
@@ -373,8 +350,7 @@ def measured(seed: int) -> dict:
     held, quality = search.quality_on(data["validation"], catalogue["product_id"])
     gains = judge.gains(data["test"])
     ten = judge.frame(data["test"], np.zeros(len(data["test"]))).drop(columns="score")
-    result: dict = {"precision": runtime.precision(profile), "systems": {}, "words": {}}
-    result["judged"] = {}
+    result: dict = {"systems": {}, "judged": {}, "words": {}}
 
     def keep(name: str, rows: np.ndarray) -> None:
         frame = search.ranked(names, catalogue["product_id"], rows)
@@ -437,7 +413,8 @@ def measured(seed: int) -> dict:
         best = search.rerank(rows[:, :READ], (sums[:, :READ] + said).ravel())[1]
         keep(f"{first}, {reader}", np.hstack([best, rows[:, READ:]]))
     kinds = dict(zip(names, shown["query_kind"], strict=True))
-    return result | {"generator": shop.generator_hash(), "kinds": kinds}
+    result |= {"generator": shop.generator_hash(), "kinds": kinds}
+    return result | {"precision": runtime.precision(profile)}
 
 
 def merge(folder: Path, out: Path) -> None:
@@ -446,7 +423,7 @@ def merge(folder: Path, out: Path) -> None:
     order = shared.by_query(parts, "ndcg@10")
     rows, differences = shared.of_shops(order, COMPARED)
     seen = order[shared.kinds_of(parts, order) != "unseen_synonym"]
-    of_labels = {pair: COMPARED[pair] for pair in COMPARED if pair[0] in (TOLD, SELF)}
+    of_labels = {pair: COMPARED[pair] for pair in COMPARED if pair[0] == TOLD}
     recall = shared.by_query(parts, "recall@100").mean()
     by_kind = order.groupby(shared.kinds_of(parts, order)).mean()
     ten = {name: np.mean([part["judged"][name] for part in parts]) for name in rows}
@@ -479,12 +456,9 @@ def merge(folder: Path, out: Path) -> None:
         + [
             shared.above_over_seeds(
                 "nDCG@10 over the catalogue: bi-encoder by contrast, the teacher's labels of pairs "
-                f"that nobody judged and then labels, minus {what} (interval over seeds)",
-                told[TOLD, other],
-            )
-            for other, what in (
-                (LONGER, "labels alone in as many steps"),
-                (SELF, "an encoder's own labels of these pairs and then labels"),
+                "that nobody judged and then labels, minus labels alone in as many steps (interval "
+                "over seeds)",
+                told[TOLD, LONGER],
             )
         ],
     )

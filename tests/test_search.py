@@ -383,7 +383,7 @@ def test_a_large_catalogue_is_shown_in_part(monkeypatch):
     cosines = torch.from_numpy(rng.random((3, 100)))
     assert encoders._shown(cosines, rng).tolist() == list(range(100))
     monkeypatch.setattr(encoders, "_SHOWN", 20)
-    monkeypatch.setattr(encoders, "_NEAREST", 5)
+    monkeypatch.setattr(encoders, "NEAREST", 5)
     shown = encoders._shown(cosines, rng)
     assert len(set(shown)) == len(shown) <= 20 + 3 * 5
     for row in cosines.numpy():

@@ -132,26 +132,23 @@ def test_a_control_and_a_table_of_labels_learn(taught):
 
 
 def test_contrasts_differ_in_what_they_see_and_not_in_steps(taught, monkeypatch):
-    asked, labelled = [], []
-    train, unlabelled, mined = taught.pairs.values()
+    asked, train = [], taught.pairs["train"]
 
     def contrastive(data, profile, told=None, passes=None, rates=None, start=None):
         asked.append((told, passes or profile.teacher_epochs, rates, start))
         return Path(str(len(asked)))
 
-    monkeypatch.setattr(taught, "labelled", lambda *given: labelled.append(given) or train)
     monkeypatch.setattr(script.bi_encoders, "contrastive", contrastive)
-    found = taught.contrasts()
-    names = script.CONTRAST, script.AT_ONCE, script.TOLD, script.LONGER, script.SELF
-    places = dict(zip(names, ("1", "2", "3", "5", "7"), strict=True))
-    assert found == {name: Path(place) for name, place in places.items()}
-    assert labelled == [(found[script.CONTRAST], [unlabelled, mined])]
+    names = script.CONTRAST, script.AT_ONCE, script.TOLD, script.LONGER
+    places = dict(zip(names, ("1", "2", "3", "5"), strict=True))
+    assert taught.contrasts() == {name: Path(place) for name, place in places.items()}
     assert asked[0] == (None, taught.profile.teacher_epochs, None, None)
     assert {one[2] for one in asked[1:]} == {script.bi_encoders.RATES[-1:]}
     # Each second stage goes on from the first one, and has the judged pairs alone.
-    assert [one[3] for one in asked[1:]] == [None, Path("2"), None, Path("4"), None, Path("6")]
-    assert asked[1][1] == script.PASSES and len(asked[1][0]) == len(unlabelled) + len(mined)
-    assert asked[5][0] is train and [asked[place][0] for place in (2, 3, 4, 6)] == [None] * 4
+    assert [one[3] for one in asked[1:]] == [None, Path("2"), None, Path("4")]
+    unjudged = len(taught.pairs["unlabelled"]) + len(taught.pairs["mined"])
+    assert asked[1][1] == script.PASSES and len(asked[1][0]) == unjudged
+    assert [asked[place][0] for place in (2, 3, 4)] == [None] * 3
 
     def steps(told, passes):
         shown = [one for one in (train, told) if one is not None]
@@ -161,21 +158,7 @@ def test_contrasts_differ_in_what_they_see_and_not_in_steps(taught, monkeypatch)
         return passes * script.keys.batches(len(rows), taught.profile)
 
     taken = [steps(told, passes) for told, passes, *_ in asked[1:]]
-    assert taken == pytest.approx(taken[:2] * 3)
-
-
-def test_an_encoder_labels_pairs_as_judges_do(taught):
-    parts = [taught.pairs["unlabelled"], taught.pairs["mined"]]
-    start = Path(models.checkpoint("minilm"))
-    own = taught.labelled(start, parts)
-    assert len(own) == sum(map(len, parts))
-    cosines = script.bi_encoders.cosine_scores(start, own, taught.profile)
-    labels, judged = np.asarray(own["label"]), np.asarray(taught.pairs["train"]["label"])
-    assert own.features["label"].names == list("ESCI")
-    for one in range(4):
-        assert (labels == one).mean() == pytest.approx((judged == one).mean(), abs=1 / len(own))
-    for better, worse in zip(range(3), range(1, 4), strict=True):
-        assert cosines[labels == better].min() >= cosines[labels == worse].max()
+    assert taken == pytest.approx(taken[:2] * 2)
 
 
 def test_each_control_has_an_artefact_of_its_own(taught):
@@ -278,7 +261,9 @@ def test_a_record_has_all_rows_and_the_times_of_readers(tmp_path):
             of: {"q1": 0.5, "q2": 0.7 + seed / 1000, "q3": 0.2} for of in ("ndcg@10", "recall@100")
         }
         part = {"seed": seed, "profile": {}, "hardware": {}, "generator": "of all"}
-        part |= {"precision": "bf16", "systems": dict.fromkeys(names, values)}
+        apart = {of: one | {"q3": 0.8} for of, one in values.items()}
+        systems = dict.fromkeys(names, values) | {script.TOLD: apart}
+        part |= {"precision": "bf16", "systems": systems}
         part["words"] = {script.FREE_SUM: seed / 100}
         part["judged"] = dict.fromkeys(names, seed / 100)
         part["kinds"] = {"q1": "typo", "q2": "plain", "q3": "unseen_synonym"}
@@ -288,8 +273,8 @@ def test_a_record_has_all_rows_and_the_times_of_readers(tmp_path):
     script.merge(tmp_path, tmp_path / "record.json")
     record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
     data, goals = record["data"], record["goals"]
-    assert [goal["met"] for goal in goals] == [False] * 4
-    assert [goal["value"] for goal in goals] == [0] * 4
+    assert [goal["met"] for goal in goals] == [False, False, True]
+    assert [goal["value"] for goal in goals] == pytest.approx([0, 0, 0.2])
     assert set(data["rows"]) == names and len(data["differences"]) == len(script.COMPARED)
     assert data["weights_of_words"]["22"] == {script.FREE_SUM: 0.22}
     assert data["ms_for_twenty"] == times
@@ -300,8 +285,8 @@ def test_a_record_has_all_rows_and_the_times_of_readers(tmp_path):
         {"typo": 0.5, "plain": 0.722, "unseen_synonym": 0.2}
     )
     known = data["without_unseen_synonyms"]
-    assert {one["system"] for one in known} == {script.TOLD, script.SELF}
-    assert {one["queries"] for one in known} == {6}
+    assert {one["system"] for one in known} == {script.TOLD}
+    assert [one["difference"] for one in known] == pytest.approx([0] * len(known), abs=1e-9)
 
 
 def test_trees_learn_from_the_judged_pairs_and_score_any_other(tiny, taught, monkeypatch):
@@ -344,6 +329,24 @@ def test_distilled_is_above_labels_on_two_shops_and_contrast_above_it_on_all(rec
     assert (contrast > np.maximum(distilled, 0)).all()
     assert over_shops(recorded, script.DISTILLED, script.LABELS)["low"] < 0
     assert rows[script.CONTRAST]["recall@100"] > rows[script.LABELS]["recall@100"]
+
+
+def test_the_teachers_labels_before_the_judged_ones_help_on_each_shop(recorded):
+    """Chapter 8, the FAQ, and `search.bi_encoder`."""
+    rows = recorded["rows"]
+    by_seed = {name: np.asarray(rows[name]["by_seed"]) for name in rows}
+    for other in (script.LONGER, script.CONTRAST, script.AT_ONCE, script.DISTILLED):
+        assert (by_seed[script.TOLD] > by_seed[other] + 0.002).all(), other
+    (apart,) = (
+        one
+        for one in recorded["differences"]
+        if (one["system"], one["against"]) == (script.TOLD, script.LONGER)
+    )
+    # Told over queries, with one training a shop; over three shops it is not, and the goal missed.
+    assert apart["low"] > 0.01 and apart["seeds"]["low"] < 0
+    read = f"{script.FIRST}, {script.READERS[0]}"
+    assert (by_seed[script.TOLD] > by_seed[read] + 0.02).all()
+    assert (by_seed[script.TABLE_TOLD] > by_seed[script.TABLE_CONTRAST]).all()
 
 
 def test_contrast_comes_as_far_as_the_search_with_the_teacher(recorded):

@@ -80,9 +80,7 @@ def contrastive(
     """
     rates = RATES if rates is None else rates
     passes = float(profile.teacher_epochs if passes is None else passes)
-    pairs = data["train"]
-    if told is not None:
-        pairs = concatenate_datasets([part.select_columns(COLUMNS) for part in (pairs, told)])
+    pairs = beside(data["train"], told)
 
     def make(folder: Path) -> None:
         rows = contrastive_rows(pairs, profile.seed)
@@ -125,6 +123,13 @@ def contrastive_choices(folder: Path) -> pd.DataFrame:
     that was the pretrained one.
     """
     return pd.DataFrame(json.loads((folder / _CHOICES).read_text(encoding="utf-8")))
+
+
+def beside(pairs: Dataset, told: Dataset | None) -> Dataset:
+    """The pairs, and those that a model has labelled after them, where there are any."""
+    if told is None:
+        return pairs
+    return concatenate_datasets([part.select_columns(COLUMNS) for part in (pairs, told)])
 
 
 def contrastive_rows(pairs: Dataset, seed: int) -> Dataset:

@@ -17,9 +17,8 @@ __getattr__, __dir__ = lazy.names(
             "Weights word_scores"
         ),
         ".tune": "candidates choose_weights model_scores quality_on ranked RERANKER WORDS",
-        ".encoders": (
-            "bi_encoder BI_ENCODERS encoder hard_negatives imitation_loss static_encoder told"
-        ),
+        ".encoders": "bi_encoder BI_ENCODERS encoder imitation_loss static_encoder",
+        ".unjudged": "hard_negatives told",
         ".sparse": "load_sparse sparse_encoder sparse_loss SparseHead SparseStudent",
         ".engine": "Hit load SearchEngine SparseEngine",
         ".index": "build write",

@@ -1,4 +1,4 @@
-"""Encoders for search, distilled: bi-encoders and a static student, and the pairs they learn from.
+"""Encoders for search, distilled: bi-encoders and a static student.
 
 What is compared here are all products of a catalogue: memory grows with their number. Chapter 8.
 """
@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import datasets
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
@@ -23,18 +22,13 @@ from ecomkd.artifacts import data_digest, stage
 from ecomkd.config import Profile
 from ecomkd.data.schema import TEXT
 from ecomkd.data.sources import product_text
-from ecomkd.relevance import bi_encoders, mining, stages
-from ecomkd.relevance.bi_encoders import COLUMNS, PRETRAINED, encoder
-from ecomkd.search.retrieve import exact
-from ecomkd.search.tune import candidates
+from ecomkd.relevance import bi_encoders, stages
+from ecomkd.relevance.bi_encoders import PRETRAINED, encoder
+from ecomkd.search.unjudged import NEAREST, told
 
 BI_ENCODERS = ("labels", "distilled")
 """What a bi-encoder learns from: the judged pairs alone, or with pairs that the teacher labels."""
 
-_MINED = 4
-"""Hard negatives of each query."""
-_NEAREST = 50
-"""Products nearest to a query, from which its hard negatives are drawn."""
 _WIDTH = 96
 """Numbers in the vector of a token of a static student."""
 _TEMPERATURE = 0.05
@@ -44,84 +38,6 @@ _PASSES = 8
 _SHOWN = 4_096
 """The most products that a static student sees in a step. Of a larger catalogue so many are drawn
 at random, and the nearest of each query join them."""
-
-
-def hard_negatives(data: DatasetDict, catalogue: Dataset, profile: Profile) -> Dataset:
-    """Pairs of each training and unlabelled query with a few of its nearest products.
-
-    They are drawn from the 50 nearest by the pretrained bi-encoder, away from the pairs that the
-    query has already. Columns are as `load` gives them, with label −1. Vectors of all products are
-    held in memory, and every query is compared with each.
-    """
-    splits = [data[name] for name in ("train", "unlabelled") if name in data]
-
-    def make(folder: Path) -> None:
-        pairs = _near(splits, catalogue, profile)
-        pairs = pairs.cast_column("label", data["train"].features["label"])
-        # Without a row the library would write no file, and could not read that.
-        pairs.save_to_disk(str(folder / "pairs"), num_shards=None if len(pairs) else 1)
-
-    parts = [
-        keys.digests(*splits),
-        data_digest(catalogue, ("product_id", *TEXT)),
-        keys.settings_of(profile),
-        [_MINED, _NEAREST],
-    ]
-    folder = stage("hard_negatives", parts, make, profile.artifacts, recipe=1)
-    return datasets.load_from_disk(str(folder / "pairs"))
-
-
-def _near(splits: Sequence[Dataset], catalogue: Dataset, profile: Profile) -> Dataset:
-    known: dict[str, set[str]] = {}
-    texts: dict[str, str] = {}
-    for split in splits:
-        for query_id, query, product in zip(
-            split["query_id"], split["query"], split["product_id"], strict=True
-        ):
-            texts[query_id] = query
-            known.setdefault(query_id, set()).add(product)
-    queries = Dataset.from_dict({"query_id": list(texts), "query": list(texts.values())})
-    ids = np.asarray(catalogue["product_id"], dtype=object)
-    vectors = mining.catalogue_vectors(catalogue, profile)
-    _, nearest = exact(vectors).search(
-        features.embed(queries["query"], profile), min(_NEAREST, len(ids))
-    )
-    rng = np.random.default_rng(profile.seed)
-    rows = np.full((len(texts), _MINED), -1)
-    for number, query_id in enumerate(texts):
-        new = [row for row in nearest[number] if ids[row] not in known[query_id]]
-        drawn = rng.permutation(new)[:_MINED]
-        rows[number, : len(drawn)] = drawn
-    return candidates(queries, catalogue, rows)
-
-
-def told(
-    data: DatasetDict,
-    catalogue: Dataset,
-    profile: Profile,
-    teacher_folder: Path,
-    unlabelled: int | None = None,
-    outputs_of: stages.Outputs | None = None,
-) -> Dataset:
-    """The first `unlabelled` pairs without a label (all by default), and those that are mined for
-    their queries and the training ones, each with the label that the teacher takes for likeliest.
-
-    From these a bi-encoder can learn by contrast (`bi_encoders.contrastive`), and then from the
-    judged pairs, for the teacher errs. `outputs_of` computes its outputs, as `stages.student` has
-    it.
-    """
-    taught = _taught(data, catalogue, profile, unlabelled)
-    parts = [data["train"].select([])]
-    for name in ("unlabelled", "mined"):
-        # Of a tiny catalogue a query may have all products already, and nothing is mined.
-        if len(pairs := taught[name]):
-            answers = stages.teacher_pairs(
-                taught, profile, teacher_folder, name, outputs_of=outputs_of
-            )
-            likeliest = np.asarray(answers["teacher_logits"]).argmax(axis=1).tolist()
-            pairs = pairs.remove_columns("label").add_column("label", likeliest)
-            parts.append(pairs.cast_column("label", data["train"].features["label"]))
-    return datasets.concatenate_datasets([part.select_columns(COLUMNS) for part in parts])
 
 
 def bi_encoder(
@@ -167,17 +83,6 @@ def _loaded(folder: Path, profile: Profile) -> features.Encode:
     return partial(features.encode, encoder(folder, profile))
 
 
-def _taught(
-    data: DatasetDict, catalogue: Dataset, profile: Profile, unlabelled: int | None
-) -> DatasetDict:
-    """The data with the first `unlabelled` pairs of that split, and what is mined for both."""
-    pairs = data["unlabelled"]
-    if unlabelled is not None:
-        pairs = pairs.select(range(min(unlabelled, len(pairs))))
-    part = DatasetDict({**data, "unlabelled": pairs})
-    return DatasetDict({**part, "mined": hard_negatives(part, catalogue, profile)})
-
-
 def static_encoder(
     data: DatasetDict,
     catalogue: Dataset,
@@ -208,7 +113,7 @@ def static_encoder(
         queries,
         data_digest(catalogue, ("product_id", *TEXT)),
         keys.settings_of(profile),
-        [_TEMPERATURE, _PASSES, _SHOWN, _NEAREST],
+        [_TEMPERATURE, _PASSES, _SHOWN, NEAREST],
     ]
     return stage("static_encoder", parts, make, profile.artifacts, recipe=1)
 
@@ -300,6 +205,6 @@ def _shown(cosines: torch.Tensor, rng: np.random.Generator) -> np.ndarray:
     products = cosines.shape[1]
     if products <= _SHOWN:
         return np.arange(products)
-    near = cosines.topk(_NEAREST, dim=1).indices.numpy()
+    near = cosines.topk(NEAREST, dim=1).indices.numpy()
     drawn = rng.choice(products, _SHOWN, replace=False)
     return np.union1d(near, drawn)
