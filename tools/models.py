@@ -142,17 +142,17 @@ def search() -> Iterator[tuple]:
     data, live = ecomkd.load("shop", profile), profile.live_pairs
     catalogue = sources.catalogue("shop", profile)
     teacher = stages.teacher(data, profile)
+    given = data, catalogue, profile
+    # Each starts from the packed form of the one before it.
     yield (
-        lambda: encoders.bi_encoder(data, catalogue, profile, "labels", teacher, live),
+        lambda: encoders.bi_encoder(*given, "told", teacher, live),
         "hard_negatives",
-        "bi_encoder",
+        "teacher_outputs",
+        "contrastive",
     )
-    yield (
-        lambda: encoders.bi_encoder(data, catalogue, profile, "distilled", teacher, live),
-        "bi_encoder",
-    )
-    bi_encoder = encoders.bi_encoder(data, catalogue, profile, "distilled", teacher, live)
-    yield lambda: encoders.static_encoder(data, catalogue, profile, bi_encoder), "static_encoder"
+    yield lambda: encoders.bi_encoder(*given, "distilled", teacher, live), "contrastive"
+    bi_encoder = encoders.bi_encoder(*given, "distilled", teacher, live)
+    yield lambda: encoders.static_encoder(*given, bi_encoder), "static_encoder"
 
 
 def recommend() -> Iterator[tuple]:

@@ -26,8 +26,9 @@ from ecomkd.relevance import bi_encoders, stages
 from ecomkd.relevance.bi_encoders import PRETRAINED, encoder
 from ecomkd.search.unjudged import NEAREST, told
 
-BI_ENCODERS = ("labels", "distilled")
-"""What a bi-encoder learns from: the judged pairs alone, or with pairs that the teacher labels."""
+BI_ENCODERS = ("labels", "told", "distilled")
+"""What a bi-encoder learns from: the judged pairs, these beside pairs that the teacher labels, or
+first as "told" and then from the judged pairs alone."""
 
 _WIDTH = 96
 """Numbers in the vector of a token of a static student."""
@@ -51,12 +52,13 @@ def bi_encoder(
 ) -> Path:
     """The folder of a bi-encoder that starts from the pretrained one and learns as `row` says.
 
-    Both rows (see `BI_ENCODERS`) learn by contrast (`bi_encoders.contrastive`). "labels" has the
-    judged pairs alone. "distilled" learns in two stages, at the higher of the rates that labels
-    alone choose from: `profile.student_epochs` passes over these and `told`, the first `unlabelled`
-    pairs without a label (all by default) and mined ones with the labels that the teacher gives
-    them, and then `profile.teacher_epochs` passes over the judged pairs. `outputs_of` computes the
-    teacher's outputs, as `stages.student` has it. Raises ValueError for an unknown row.
+    All rows (see `BI_ENCODERS`) learn by contrast (`bi_encoders.contrastive`). "told" takes
+    `profile.student_epochs` passes over the judged pairs and those of `told`: the first
+    `unlabelled` pairs without a label (all by default) and mined ones, with the labels that the
+    teacher gives them. "distilled" goes on from there, with `profile.teacher_epochs` passes over
+    the judged pairs, for the teacher errs. Both have the higher of the rates that "labels" chooses
+    from. `outputs_of` computes the teacher's outputs, as `stages.student` has it. Raises ValueError
+    for an unknown row.
     """
     if row not in BI_ENCODERS:
         raise ValueError(f"Unknown row {row!r}: choose one of {', '.join(BI_ENCODERS)}.")
@@ -64,10 +66,13 @@ def bi_encoder(
         return bi_encoders.contrastive(data, profile)
     if teacher_folder is None:
         teacher_folder = stages.teacher(data, profile)
-    further = told(data, catalogue, profile, teacher_folder, unlabelled, outputs_of)
+    given = teacher_folder, unlabelled, outputs_of
     rates = bi_encoders.RATES[-1:]
-    first = bi_encoders.contrastive(data, profile, further, profile.student_epochs, rates)
-    return bi_encoders.contrastive(data, profile, rates=rates, start=first)
+    if row == "told":
+        further = told(data, catalogue, profile, *given)
+        return bi_encoders.contrastive(data, profile, further, profile.student_epochs, rates)
+    start = bi_encoder(data, catalogue, profile, "told", *given)
+    return bi_encoders.contrastive(data, profile, rates=rates, start=start)
 
 
 def _catalogues(
