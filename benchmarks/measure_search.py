@@ -164,8 +164,10 @@ def rankers(profile, catalogue, data, folders: dict, teacher: Path, student: Pat
         return np.concatenate(scores)
 
     distilled, static = "bi-encoder, distilled", "static student"
+    labels = "bi-encoder, labels"
+    in_sums = {untrained: untrained, labels: labels, distilled: "bi-encoder", static: static}
     queries, quality = search.quality_on(data["validation"], catalogue["product_id"])
-    compared = {name: compare(queries, name) for name in (distilled, static)}
+    compared = {name: compare(queries, name) for name in in_sums}
 
     def chosen(name, score, depth):
         weights = search.choose_weights(
@@ -184,7 +186,7 @@ def rankers(profile, catalogue, data, folders: dict, teacher: Path, student: Pat
     systems["BM25 + bi-encoder, teacher alone orders 100"] = partial(
         reread, **own | {"weights": alone}
     )
-    for name, label in ((distilled, "bi-encoder"), (static, "static student")):
+    for name, label in in_sums.items():
         for depth in (DEPTH // 5, DEPTH // 2):
             weights = chosen(name, by_student, depth)
             systems[f"BM25 + {label}, student reads {depth}"] = partial(

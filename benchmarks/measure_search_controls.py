@@ -9,17 +9,20 @@ On the shops of `search_shop`, over whole catalogues. Bi-encoders that learn mar
 they learn from, and take the same steps at the same rate. The one of contrast takes six passes over
 rows of its own, at the better of two rates. Another by contrast has a first stage, in which it
 takes two passes over the judged pairs and those that nobody judged, whose labels the teacher says,
-and a second one of six passes over the judged pairs alone. Labels alone take as many steps in two
-stages, once more. In all of these the rate is the higher of the two, which validation had taken for
-labels on every shop. A table that imitates takes eight passes, that of labels the bi-encoders'
-steps at the best of three rates. The untrained encoder reads 256 tokens of a product, trained ones
-the profile's. Sums of words and an encoder, trained or not, have the weight that validation
-chooses, with the words as they come and mended. LambdaMART learns from the judged pairs, by signals
-that need no label (words and the untrained cosine), and puts the first 20 or 100 products of the
-untrained sum with mended words into an order of its own, which takes the place of the sum's, while
-what readers say is added to theirs. It never learns from the products that such a search finds, so
-it may be worth more than it shows. Readers order the first twenty products of one search, all in
-ONNX Runtime, on one thread and pair by pair. A run that is started again goes on where it stopped.
+and a second one of six passes over the judged pairs alone. Two others take as many steps in two
+stages: labels alone, once more, and those beside labels that the encoder of judged labels gives to
+the same pairs (by its cosines, with one threshold for all queries, so that each label has the share
+that it has of judged pairs). In all of these the rate is the higher of the two, which validation
+had taken for labels on every shop. A table that imitates takes eight passes, that of labels the
+bi-encoders' steps at the best of three rates. The untrained encoder reads 256 tokens of a product,
+trained ones the profile's. Sums of words and an encoder, trained or not, have the weight that
+validation chooses, with the words as they come and mended. LambdaMART learns from the judged pairs,
+by signals that need no label (words and the untrained cosine), and puts the first 20 or 100
+products of the untrained sum with mended words into an order of its own, which takes the place of
+the sum's, while what readers say is added to theirs. It never learns from the products that such a
+search finds, so it may be worth more than it shows. Readers order the first twenty products of one
+search, all in ONNX Runtime, on one thread and pair by pair. A run that is started again goes on
+where it stopped.
 """
 
 from __future__ import annotations
@@ -61,26 +64,25 @@ from ecomkd.search import encoders
 
 DEPTH, READ, TIMED, ROUNDS, CLOCKED = 100, 20, 40, 5, 21
 """CLOCKED is the shop of the times: TIMED times READ pairs, in ROUNDS of all readers in turn."""
-UNTRAINED, LABELS, DISTILLED = (
-    f"bi-encoder, {row}" for row in ("untrained", "labels", "distilled")
-)
+UNTRAINED, LABELS = "bi-encoder, untrained", "bi-encoder, labels by margins"
+MARGINS = "bi-encoder, the search by margins"
 CONTRAST = "bi-encoder, labels by contrast"
 TOLD = "bi-encoder, the teacher's labels and then labels, by contrast"
 AT_ONCE = "bi-encoder, the teacher's labels and labels at once, by contrast"
 LONGER = "bi-encoder, labels by contrast, as many steps"
-JUDGED = "bi-encoder, distilled on judged pairs alone"
-CHOICES = "bi-encoder, distilled from the teacher's first choices"
-NO_TEACHER = "bi-encoder, from the search without the teacher"
-AT_RANDOM = "bi-encoder, distilled, random products for mined ones"
-TABLE = "table, distilled"
-TABLE_BEFORE = "table, before it learns"
-TABLE_LABELS = "table, labels"
+SELF = "bi-encoder, labels of its own and then labels, by contrast"
+JUDGED = f"{MARGINS}, judged pairs alone"
+CHOICES = f"{MARGINS}, with the teacher's first choices"
+NO_TEACHER = f"{MARGINS}, without the teacher"
+AT_RANDOM = f"{MARGINS}, random products for mined ones"
+TABLE = "table, from the search by margins"
+TABLE_BEFORE = f"{TABLE}, before it learns"
+TABLE_LABELS = "table, labels by margins"
 TABLE_UNTRAINED = "table, from the untrained bi-encoder"
 TABLE_CONTRAST = "table, from labels by contrast"
 TABLE_TOLD = "table, from contrast with the teacher's labels"
 WORDS, MENDED = "BM25", "BM25, spelling mended"
-FIRST = "BM25 + bi-encoder"
-FIRST_MENDED = f"{MENDED} + bi-encoder"
+FIRST, FIRST_MENDED = f"{WORDS} + {MARGINS}", f"{MENDED} + {MARGINS}"
 FREE_SUM, FREE_MENDED = f"{WORDS} + {UNTRAINED}", f"{MENDED} + {UNTRAINED}"
 CONTRAST_SUM = f"{WORDS} + {CONTRAST}"
 TOLD_SUM = f"{WORDS} + {TOLD}"
@@ -104,17 +106,17 @@ COMPARED = {
     },
     (FIRST, FREE_SUM): "all that training brings to the sum",
     (FIRST_MENDED, FREE_MENDED): "the same, with words that are mended",
-    (DISTILLED, LABELS): "all that distillation brings",
+    (MARGINS, LABELS): "all that distillation by margins brings",
     (CONTRAST, LABELS): "labels by contrast, against labels by margins",
     (JUDGED, LABELS): "the search's scores on judged pairs, in place of gains",
-    (DISTILLED, JUDGED): "then pairs that nobody judged",
-    (DISTILLED, CHOICES): "the teacher's chances in place of its first choices",
-    (DISTILLED, NO_TEACHER): "the teacher's part in the scores",
+    (MARGINS, JUDGED): "then pairs that nobody judged",
+    (MARGINS, CHOICES): "the teacher's chances in place of its first choices",
+    (MARGINS, NO_TEACHER): "the teacher's part in the scores",
     (NO_TEACHER, LABELS): "words and first vectors alone, on more pairs",
-    (DISTILLED, AT_RANDOM): "mined products in place of random ones",
-    (DISTILLED, CONTRAST): "distilled, against labels by contrast",
+    (MARGINS, AT_RANDOM): "mined products in place of random ones",
+    (MARGINS, CONTRAST): "the search by margins, against labels by contrast",
     (CONTRAST_SUM, CONTRAST): "words, added to labels by contrast",
-    (CONTRAST_SUM, FIRST): "labels by contrast in the place of the distilled encoder, with words",
+    (CONTRAST_SUM, FIRST): "labels by contrast in the place of the search by margins, with words",
     (
         CONTRAST,
         f"{FIRST}, {READERS[0]}",
@@ -124,21 +126,23 @@ COMPARED = {
     (CONTRAST_READ, CONTRAST_SUM): "twenty of these, read by the student",
     (TOLD, LONGER): "the teacher's labels before the judged ones, in as many steps",
     (LONGER, CONTRAST): "more steps by contrast",
+    (TOLD, SELF): "the teacher's labels in place of the encoder's own",
+    (SELF, LONGER): "the encoder's own labels, in as many steps",
     (TOLD, CONTRAST): "the teacher's labels, and more steps",
     (TOLD, AT_ONCE): "the judged labels once more, by themselves",
     (AT_ONCE, CONTRAST): "the teacher's labels beside the judged ones, and more steps",
-    (TOLD, DISTILLED): "the teacher's labels by contrast, against the search's margins",
+    (TOLD, MARGINS): "the teacher's labels by contrast, against the search's margins",
     (TOLD_SUM, TOLD): "words, added to the encoder of the teacher's labels",
     (TOLD_SUM, CONTRAST_SUM): "the teacher's labels, with words",
     (TOLD_READ, TOLD_SUM): "twenty of these, read by the student",
     (TOLD_READ, CONTRAST_READ): "the teacher's labels, with words and the student",
     (TABLE_TOLD, TABLE_CONTRAST): "the teacher's labels, in the encoder that a table imitates",
     (TABLE_TOLD, TOLD): "a table of the teacher's labels, against the encoder",
-    (TABLE_CONTRAST, TABLE): "labels by contrast to imitate, in place of the distilled encoder",
+    (TABLE_CONTRAST, TABLE): "labels by contrast to imitate, in place of the search by margins",
     (TABLE_CONTRAST, CONTRAST): "a table of labels by contrast, against it",
-    (TABLE, DISTILLED): "the table, against its teacher",
+    (TABLE, MARGINS): "the table, against its teacher",
     (TABLE, TABLE_BEFORE): "what the table learns",
-    (TABLE, TABLE_LABELS): "the table distilled, against one of labels with another start and loss",
+    (TABLE, TABLE_LABELS): "that table, against one of labels with another start and loss",
     (TABLE, TABLE_UNTRAINED): "a trained bi-encoder to imitate",
     (TABLE_UNTRAINED, UNTRAINED): "a table of the untrained bi-encoder, against it",
     **{(f"{FIRST}, {reader}", FIRST): f"twenty read by {reader}" for reader in READERS},
@@ -241,7 +245,21 @@ class Taught:
         found = {CONTRAST: bi_encoders.contrastive(data, profile)}
         found[AT_ONCE], found[TOLD] = learn(told)
         _, found[LONGER] = learn(None)
+        _, found[SELF] = learn(self.labelled(found[CONTRAST], told))
         return found
+
+    def labelled(self, first: Path, pairs: Dataset) -> Dataset:
+        """Pairs with labels by the cosine of an encoder: as many of each as judged pairs have."""
+        order = np.argsort(-bi_encoders.cosine_scores(first, pairs, self.profile), kind="stable")
+        best_first = np.argsort(-self.gains, kind="stable")
+        judged = np.asarray(self.data["train"]["label"])
+        shares = np.array([(judged == label).mean() for label in best_first])
+        ends = np.round(shares.cumsum() * len(pairs)).astype(int)
+        found = np.empty(len(pairs), dtype=int)
+        for label, own in zip(best_first, np.split(order, ends[:-1]), strict=True):
+            found[own] = label
+        pairs = pairs.remove_columns("label").add_column("label", found.tolist())
+        return pairs.cast_column("label", self.data["train"].features["label"])
 
     def parts(self, name: str, *further: object) -> list:
         """What the key of a control is made of."""
@@ -256,7 +274,7 @@ def folders(taught: Taught) -> dict[str, Path]:
     train, unlabelled, mined = taught.pairs.values()
     whole = [train, unlabelled, mined]
     found = {UNTRAINED: Path(models.checkpoint("minilm")), LABELS: taught.first}
-    found[DISTILLED] = margins.bi_encoder(data, catalogue, profile, "distilled", taught.teacher)
+    found[MARGINS] = margins.bi_encoder(data, catalogue, profile, "distilled", taught.teacher)
     found |= taught.contrasts()
     found |= {
         JUDGED: taught.bi_encoder("judged", partial(taught.searched, [train])),
@@ -266,11 +284,11 @@ def folders(taught: Taught) -> dict[str, Path]:
             "random", lambda: taught.searched([train, unlabelled, taught.at_random()])
         ),
     }
-    found[TABLE] = search.static_encoder(data, catalogue, profile, found[DISTILLED])
+    found[TABLE] = search.static_encoder(data, catalogue, profile, found[MARGINS])
     found[TABLE_UNTRAINED] = search.static_encoder(data, catalogue, profile, found[UNTRAINED])
     found[TABLE_CONTRAST] = search.static_encoder(data, catalogue, profile, found[CONTRAST])
     found[TABLE_TOLD] = search.static_encoder(data, catalogue, profile, found[TOLD])
-    found[TABLE_BEFORE] = taught.table(found[DISTILLED], None)
+    found[TABLE_BEFORE] = taught.table(found[MARGINS], None)
     by_rate = {rate: taught.table(found[LABELS], rate) for rate in RATES}
     held = data["validation"]
     found[TABLE_LABELS] = max(
@@ -370,7 +388,7 @@ def measured(seed: int) -> dict:
         model = bi_encoders.encoder(folder, profile)
         vectors, asked = features.encode(model, texts), features.encode(model, queries)
         keep(name, search.exact(vectors).search(asked, DEPTH)[1])
-        if name in (UNTRAINED, DISTILLED, CONTRAST, TOLD):
+        if name in (UNTRAINED, MARGINS, CONTRAST, TOLD):
             cosines[name] = asked @ vectors.T, features.encode(model, held) @ vectors.T
     forms = {WORDS: (queries, held)}
     forms[MENDED] = right, [words.mended(lexicon, query) for query in held]
@@ -379,8 +397,8 @@ def measured(seed: int) -> dict:
     for name, encoder, worded in (
         (FREE_SUM, UNTRAINED, WORDS),
         (FREE_MENDED, UNTRAINED, MENDED),
-        (FIRST_MENDED, DISTILLED, MENDED),
-        (FIRST, DISTILLED, WORDS),
+        (FIRST_MENDED, MARGINS, MENDED),
+        (FIRST, MARGINS, WORDS),
         (CONTRAST_SUM, CONTRAST, WORDS),
         (TOLD_SUM, TOLD, WORDS),
     ):
@@ -396,7 +414,7 @@ def measured(seed: int) -> dict:
         said = score_pairs(search.candidates(asked, catalogue, first))
         keep(name, np.hstack([search.rerank(first, said)[1], found[FREE_MENDED][:, depth:]]))
     for first, encoder, reader in (
-        *((FIRST, DISTILLED, reader) for reader in READERS),
+        *((FIRST, MARGINS, reader) for reader in READERS),
         (CONTRAST_SUM, CONTRAST, READERS[3]),
         (TOLD_SUM, TOLD, READERS[3]),
     ):
@@ -423,7 +441,7 @@ def merge(folder: Path, out: Path) -> None:
     order = shared.by_query(parts, "ndcg@10")
     rows, differences = shared.of_shops(order, COMPARED)
     seen = order[shared.kinds_of(parts, order) != "unseen_synonym"]
-    of_labels = {pair: COMPARED[pair] for pair in COMPARED if pair[0] == TOLD}
+    of_labels = {pair: COMPARED[pair] for pair in COMPARED if pair[0] in (TOLD, SELF)}
     recall = shared.by_query(parts, "recall@100").mean()
     by_kind = order.groupby(shared.kinds_of(parts, order)).mean()
     ten = {name: np.mean([part["judged"][name] for part in parts]) for name in rows}
@@ -447,18 +465,20 @@ def merge(folder: Path, out: Path) -> None:
         },
         goals=[
             shared.above_over_seeds(
-                f"nDCG@10 over the catalogue: bi-encoder, distilled, minus {what} (interval over "
-                "seeds)",
-                told[DISTILLED, other],
+                f"nDCG@10 over the catalogue: {MARGINS}, minus {what} (interval over seeds)",
+                told[MARGINS, other],
             )
             for other, what in ((LABELS, "labels by margins"), (CONTRAST, "labels by contrast"))
         ]
         + [
             shared.above_over_seeds(
                 "nDCG@10 over the catalogue: bi-encoder by contrast, the teacher's labels of pairs "
-                "that nobody judged and then labels, minus labels alone in as many steps (interval "
-                "over seeds)",
-                told[TOLD, LONGER],
+                f"that nobody judged and then labels, minus {what} (interval over seeds)",
+                told[TOLD, other],
+            )
+            for other, what in (
+                (LONGER, "labels alone in as many steps"),
+                (SELF, "an encoder's own labels of these pairs and then labels"),
             )
         ],
     )

@@ -132,23 +132,26 @@ def test_a_control_and_a_table_of_labels_learn(taught):
 
 
 def test_contrasts_differ_in_what_they_see_and_not_in_steps(taught, monkeypatch):
-    asked, train = [], taught.pairs["train"]
+    asked, labelled, train = [], [], taught.pairs["train"]
 
     def contrastive(data, profile, told=None, passes=None, rates=None, start=None):
         asked.append((told, passes or profile.teacher_epochs, rates, start))
         return Path(str(len(asked)))
 
+    monkeypatch.setattr(taught, "labelled", lambda *given: labelled.append(given) or train)
     monkeypatch.setattr(script.bi_encoders, "contrastive", contrastive)
-    names = script.CONTRAST, script.AT_ONCE, script.TOLD, script.LONGER
-    places = dict(zip(names, ("1", "2", "3", "5"), strict=True))
-    assert taught.contrasts() == {name: Path(place) for name, place in places.items()}
+    found = taught.contrasts()
+    names = script.CONTRAST, script.AT_ONCE, script.TOLD, script.LONGER, script.SELF
+    places = dict(zip(names, ("1", "2", "3", "5", "7"), strict=True))
+    assert found == {name: Path(place) for name, place in places.items()}
+    assert labelled == [(found[script.CONTRAST], asked[1][0])]
     assert asked[0] == (None, taught.profile.teacher_epochs, None, None)
     assert {one[2] for one in asked[1:]} == {script.bi_encoders.RATES[-1:]}
     # Each second stage goes on from the first one, and has the judged pairs alone.
-    assert [one[3] for one in asked[1:]] == [None, Path("2"), None, Path("4")]
+    assert [one[3] for one in asked[1:]] == [None, Path("2"), None, Path("4"), None, Path("6")]
     unjudged = len(taught.pairs["unlabelled"]) + len(taught.pairs["mined"])
     assert asked[1][1] == script.PASSES and len(asked[1][0]) == unjudged
-    assert [asked[place][0] for place in (2, 3, 4)] == [None] * 3
+    assert asked[5][0] is train and [asked[place][0] for place in (2, 3, 4, 6)] == [None] * 4
 
     def steps(told, passes):
         shown = [one for one in (train, told) if one is not None]
@@ -158,7 +161,22 @@ def test_contrasts_differ_in_what_they_see_and_not_in_steps(taught, monkeypatch)
         return passes * script.keys.batches(len(rows), taught.profile)
 
     taken = [steps(told, passes) for told, passes, *_ in asked[1:]]
-    assert taken == pytest.approx(taken[:2] * 2)
+    assert taken == pytest.approx(taken[:2] * 3)
+
+
+def test_an_encoder_labels_pairs_as_judges_do(taught):
+    start = Path(models.checkpoint("minilm"))
+    columns = script.bi_encoders.COLUMNS
+    mined = taught.pairs["mined"].select_columns(columns)
+    own = taught.labelled(start, mined)
+    assert own.column_names == columns and own["product_id"][:] == mined["product_id"][:]
+    cosines = script.bi_encoders.cosine_scores(start, own, taught.profile)
+    labels, judged = np.asarray(own["label"]), np.asarray(taught.pairs["train"]["label"])
+    assert own.features["label"].names == list("ESCI")
+    for one in range(4):
+        assert (labels == one).mean() == pytest.approx((judged == one).mean(), abs=1 / len(own))
+    for better, worse in zip(range(3), range(1, 4), strict=True):
+        assert cosines[labels == better].min() >= cosines[labels == worse].max()
 
 
 def test_each_control_has_an_artefact_of_its_own(taught):
@@ -167,7 +185,7 @@ def test_each_control_has_an_artefact_of_its_own(taught):
 
 
 def test_readers_order_the_first_twenty_of_one_search(tiny, monkeypatch):
-    names = (script.UNTRAINED, script.DISTILLED, script.CONTRAST, script.TOLD)
+    names = (script.UNTRAINED, script.MARGINS, script.CONTRAST, script.TOLD)
     monkeypatch.setattr(
         script, "folders", lambda _: dict.fromkeys(names, models.checkpoint("minilm"))
     )
@@ -201,7 +219,7 @@ def test_readers_order_the_first_twenty_of_one_search(tiny, monkeypatch):
     assert found["judged"][script.WORDS] < np.mean(list(systems[script.WORDS]["ndcg@10"].values()))
     assert systems[script.FREE_SUM] == systems[script.FIRST] != systems[script.FREE_MENDED]
     assert systems[script.FREE_MENDED] == systems[script.FIRST_MENDED]
-    assert systems[script.UNTRAINED] == systems[script.DISTILLED]
+    assert systems[script.UNTRAINED] == systems[script.MARGINS]
     # Who reads twenty of a hundred changes their order, and not what is among the hundred.
     assert (
         len({tuple(systems[name]["recall@100"].values()) for name in {script.FIRST} | readers}) == 1
@@ -273,8 +291,8 @@ def test_a_record_has_all_rows_and_the_times_of_readers(tmp_path):
     script.merge(tmp_path, tmp_path / "record.json")
     record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
     data, goals = record["data"], record["goals"]
-    assert [goal["met"] for goal in goals] == [False, False, True]
-    assert [goal["value"] for goal in goals] == pytest.approx([0, 0, 0.2])
+    assert [goal["met"] for goal in goals] == [False, False, True, True]
+    assert [goal["value"] for goal in goals] == pytest.approx([0, 0, 0.2, 0.2])
     assert set(data["rows"]) == names and len(data["differences"]) == len(script.COMPARED)
     assert data["weights_of_words"]["22"] == {script.FREE_SUM: 0.22}
     assert data["ms_for_twenty"] == times
@@ -285,7 +303,7 @@ def test_a_record_has_all_rows_and_the_times_of_readers(tmp_path):
         {"typo": 0.5, "plain": 0.722, "unseen_synonym": 0.2}
     )
     known = data["without_unseen_synonyms"]
-    assert {one["system"] for one in known} == {script.TOLD}
+    assert {one["system"] for one in known} == {script.TOLD, script.SELF}
     assert [one["difference"] for one in known] == pytest.approx([0] * len(known), abs=1e-9)
 
 
@@ -322,12 +340,12 @@ def test_distilled_is_above_labels_on_two_shops_and_contrast_above_it_on_all(rec
     rows = recorded["rows"]
     apart = {
         name: np.subtract(rows[name]["by_seed"], rows[script.LABELS]["by_seed"])
-        for name in (script.DISTILLED, script.CONTRAST)
+        for name in (script.MARGINS, script.CONTRAST)
     }
     distilled, contrast = apart.values()
     assert sorted(distilled > 0) == [False, True, True] and distilled.min() < -0.05
     assert (contrast > np.maximum(distilled, 0)).all()
-    assert over_shops(recorded, script.DISTILLED, script.LABELS)["low"] < 0
+    assert over_shops(recorded, script.MARGINS, script.LABELS)["low"] < 0
     assert rows[script.CONTRAST]["recall@100"] > rows[script.LABELS]["recall@100"]
 
 
@@ -335,7 +353,7 @@ def test_the_teachers_labels_before_the_judged_ones_help_on_each_shop(recorded):
     """Chapter 8, the FAQ, and `search.bi_encoder`."""
     rows = recorded["rows"]
     by_seed = {name: np.asarray(rows[name]["by_seed"]) for name in rows}
-    for other in (script.LONGER, script.CONTRAST, script.AT_ONCE, script.DISTILLED):
+    for other in (script.LONGER, script.CONTRAST, script.AT_ONCE, script.MARGINS):
         assert (by_seed[script.TOLD] > by_seed[other] + 0.002).all(), other
     (apart,) = (
         one
