@@ -1,4 +1,4 @@
-"""Are the recorded models typical? The same stages again from nothing, with other seeds.
+"""Are the recorded models of chapters 2 to 5 typical? Their stages once more, with other seeds.
 
     python benchmarks/measure_recorded.py --seeds 101           one seed, into its own file
     python benchmarks/measure_recorded.py --seeds 102 103       further seeds, in turn
@@ -22,28 +22,21 @@ import shared
 from classifiers import judged
 from ecomkd import bench, load, report
 from ecomkd.config import Profile
-from ecomkd.data import shop, sources
+from ecomkd.data import shop
 from ecomkd.relevance import stages
-from ecomkd.search import encoders
 
 NAMES = {
     "warm_up": "warm-up, agreement with the bi-encoder",
     "teacher": "teacher",
     "none": "student, labels only",
     "kd_unlabelled": "student, soft targets on more pairs",
-    "labels": "bi-encoder, labels",
-    "distilled": "bi-encoder, distilled",
 }
 
 
 def qualities(profile: Profile) -> dict[str, float]:
-    """The validation quality of each model that the profile's seed gives, by name in `NAMES`.
-
-    Of the bi-encoders that is the best nDCG@10 in the log of their training.
-    """
+    """The validation quality of each model that the profile's seed gives, by name in `NAMES`."""
     own = Profile.named()
     data, live = load("shop", own), own.live_pairs
-    catalogue = sources.catalogue("shop", own)
     warm_up, teacher = stages.warm_up(data, profile), stages.teacher(data, profile)
     found = {
         "teacher": judged(teacher, data["validation"], profile)["quality"],
@@ -52,9 +45,6 @@ def qualities(profile: Profile) -> dict[str, float]:
     for row in ("none", "kd_unlabelled"):
         folder = stages.student(data, profile, row, teacher_folder=teacher, unlabelled=live)
         found[row] = judged(folder, data["validation"], profile)["quality"]
-    for row in encoders.BI_ENCODERS:
-        folder = encoders.bi_encoder(data, catalogue, profile, row, teacher, live)
-        found[row] = float(stages.training_log(folder)["eval_ndcg@10"].max())
     return {name: found[name] for name in NAMES}
 
 

@@ -82,9 +82,5 @@ def test_the_page_on_running_says_which_recorded_models_are_typical():
     page = re.sub(r"\s+", " ", page)
     assert "Three lie within: the warm-up and both students." in page
     assert within == {"warm_up", "none", "kd_unlabelled"}
-    above = found["labels"] - spans["labels"][1]
     below = spans["teacher"][0] - found["teacher"]
-    assert f"{above:.3f} above its range and the teacher {below:.3f} below its own" in page
-    low, high = spans["distilled"]
-    said = f"nDCG@10 of {found['distilled']:.3f}, and the five others {low:.3f} to {high:.3f}"
-    assert said in page and found["distilled"] < low
+    assert f"The teacher lies {below:.3f} below its range." in page
