@@ -82,3 +82,11 @@ def test_a_record_has_differences_from_the_book_and_what_validation_says(tmp_pat
     }
     apart = sum(place[name] - place[script.FIRST] for name in favourite[:2]) / 3
     assert data["differences"][-2]["seeds"]["mean"] == pytest.approx(apart)
+
+
+def test_no_larger_value_is_shown_to_be_better():
+    """Chapter 4: validation takes a larger α on each shop, and T = 1; neither brings anything."""
+    data = report.recorded("alpha")["data"]
+    assert all(one["seeds"]["low"] <= 0 for one in data["differences"])
+    for taken in data["chosen"].values():
+        assert taken["temperature"] == script.FIRST != taken["alpha"]

@@ -25,6 +25,7 @@ SOURCES = (
     Source("kd_throughput", "Speed of training, against other packages", "notebooks/04_student"),
     Source("labels_only", "Distillation, each side with its own settings", "notebooks/04_student"),
     Source("freed_teacher", "Students of a teacher without frozen weights", "notebooks/04_student"),
+    Source("alpha", "Larger weights of the teacher, and temperatures", "notebooks/04_student"),
     Source("unseen_validation", "Validation with unseen words of its own", "notebooks/04_student"),
     Source(
         "core_shop",
