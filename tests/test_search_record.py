@@ -17,6 +17,26 @@ def test_a_re_ranker_alone_makes_the_order_worse_and_added_makes_it_better(quali
     assert quality[alone] < quality[both] < quality[added]
 
 
+def test_after_a_first_stage_that_learnt_the_teachers_labels_reading_brings_little(quality):
+    """Chapter 8, under its frontier."""
+    sums = {name: f"BM25 + {name}" for name in ("bi-encoder, untrained", "bi-encoder")}
+    adds = {
+        name: quality[f"{both}, student reads 20"] - quality[both] for name, both in sums.items()
+    }
+    by_teacher = quality["BM25 + bi-encoder, teacher reads 100"] - quality["BM25 + bi-encoder"]
+    assert max(adds["bi-encoder"], by_teacher) < adds["bi-encoder, untrained"] / 2
+
+
+def test_the_table_with_words_is_a_thousand_times_as_fast_as_the_search_with_the_teacher(quality):
+    rows = report.recorded("search_shop")["data"]["rows"]
+    fast, best = (
+        rows[f"BM25 + {name}"] for name in ("static student", "bi-encoder, teacher reads 100")
+    )
+    assert best["p50_ms"] > 1_000 * fast["p50_ms"]
+    others = ("bi-encoder, untrained", "bi-encoder, labels")
+    assert all(fast["ndcg@10"] > quality[f"BM25 + {other}"] + 0.02 for other in others)
+
+
 def test_distillation_is_one_factor_of_several_of_a_pair():
     """Layers, precision and runtime together are more than what distillation gives alone."""
     speed = report.recorded("core_shop")["data"]["speed"]
