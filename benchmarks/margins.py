@@ -14,7 +14,6 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pandas as pd
-import torch
 from datasets import Dataset, DatasetDict
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import MarginMSELoss
@@ -34,6 +33,7 @@ RIVALS = 4
 SCALE = 4.0
 """A student's score is this times the cosine, so that a margin of 1 is within its reach."""
 TAUGHT = ("train", "unlabelled", "mined")
+"""The pairs of which the search says how good they are."""
 
 
 def rows_of(pairs: Dataset, scores: np.ndarray, seed: int) -> Dataset:
@@ -63,16 +63,21 @@ def rows_of(pairs: Dataset, scores: np.ndarray, seed: int) -> Dataset:
 
 
 def bi_encoder(
-    data: DatasetDict, catalogue: Dataset, profile: Profile, row: str, teacher: Path
+    data: DatasetDict, catalogue: Dataset, profile: Profile, teacher: Path, searched: bool
 ) -> Path:
-    """The folder of one that learns the gains of "labels", or is "distilled" from the search."""
+    """The folder of one that learns margins: of the search's scores if `searched`, else of the
+    gains of judged pairs.
+
+    Both take `profile.student_epochs` passes over all queries, of training and of unlabelled pairs,
+    at `profile.student_learning_rate`.
+    """
     weights = np.asarray(list(judge.gains(data["train"]).values()))
     taught = DatasetDict({**data, "mined": search.hard_negatives(data, catalogue, profile)})
     asked = sum(len(set(data[name]["query_id"])) for name in ("train", "unlabelled"))
     steps = profile.student_epochs * keys.batches(asked, profile)
     first, imitated = None, None
-    if row == "distilled":
-        first = bi_encoder(data, catalogue, profile, "labels", teacher)
+    if searched:
+        first = bi_encoder(data, catalogue, profile, teacher, searched=False)
         imitated = [
             keys.digests(taught["unlabelled"], taught["mined"]),
             keys.identity(teacher),
@@ -97,10 +102,11 @@ def bi_encoder(
             )
             rows = rows_of(pairs, SCALE * scores, profile.seed)
         model = bi_encoders._start(profile)
-        learn(model, rows, data["validation"], profile, folder, steps)
+        rate = profile.student_learning_rate
+        learn(model, rows, data["validation"], profile, folder, steps, rate)
 
     parts = [
-        row,
+        "distilled" if searched else "labels",
         bi_encoders.PRETRAINED,
         steps,
         keys.digests(data["train"], data["validation"]),
@@ -158,11 +164,8 @@ def learn(
     profile: Profile,
     folder: Path,
     steps: int,
+    rate: float,
 ) -> None:
     """Train on the rows of `rows_of` and save the best of five looks into `folder`."""
-    loss, rate = MarginMSELoss(model, scaled), profile.student_learning_rate
+    loss = MarginMSELoss(model, lambda a, b: SCALE * pairwise_dot_score(a, b))
     bi_encoders.fit(model, rows, validation, profile, folder, steps, rate, loss)
-
-
-def scaled(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    return SCALE * pairwise_dot_score(a, b)

@@ -1,4 +1,4 @@
-"""What each part of the distilled search is worth: encoders taught otherwise, and readers alike.
+"""What a first stage learns from, and what it is worth; and readers that are timed alike.
 
     ECOMKD_PRECISION=bf16 python benchmarks/measure_search_controls.py --seeds 21
     ECOMKD_PRECISION=bf16 python benchmarks/measure_search_controls.py --seeds 22 23
@@ -36,7 +36,6 @@ import datasets
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
-from sentence_transformers.sentence_transformer.losses import MarginMSELoss
 
 import margins
 import shared
@@ -67,8 +66,8 @@ DEPTH, READ, TIMED, ROUNDS, CLOCKED = 100, 20, 40, 5, 21
 UNTRAINED, LABELS = "bi-encoder, untrained", "bi-encoder, labels by margins"
 MARGINS = "bi-encoder, the search by margins"
 CONTRAST = "bi-encoder, labels by contrast"
-TOLD = "bi-encoder, the teacher's labels and then labels, by contrast"
-AT_ONCE = "bi-encoder, the teacher's labels and labels at once, by contrast"
+DISTILLED = "bi-encoder, the teacher's labels and then labels, by contrast"
+TOLD = "bi-encoder, the teacher's labels and labels at once, by contrast"
 LONGER = "bi-encoder, labels by contrast, as many steps"
 SELF = "bi-encoder, labels of its own and then labels, by contrast"
 JUDGED = f"{MARGINS}, judged pairs alone"
@@ -80,16 +79,16 @@ TABLE_BEFORE = f"{TABLE}, before it learns"
 TABLE_LABELS = "table, labels by margins"
 TABLE_UNTRAINED = "table, from the untrained bi-encoder"
 TABLE_CONTRAST = "table, from labels by contrast"
-TABLE_TOLD = "table, from contrast with the teacher's labels"
+TABLE_DISTILLED = "table, from contrast with the teacher's labels"
 WORDS, MENDED = "BM25", "BM25, spelling mended"
 FIRST, FIRST_MENDED = f"{WORDS} + {MARGINS}", f"{MENDED} + {MARGINS}"
 FREE_SUM, FREE_MENDED = f"{WORDS} + {UNTRAINED}", f"{MENDED} + {UNTRAINED}"
 CONTRAST_SUM = f"{WORDS} + {CONTRAST}"
-TOLD_SUM = f"{WORDS} + {TOLD}"
+DISTILLED_SUM = f"{WORDS} + {DISTILLED}"
 TREES = {depth: f"{FREE_MENDED}, LambdaMART orders {depth}" for depth in (READ, DEPTH)}
 READERS = ("teacher, fp32", "teacher, int8", "student, fp32", "student, int8")
 CONTRAST_READ = f"{CONTRAST_SUM}, {READERS[3]}"
-TOLD_READ = f"{TOLD_SUM}, {READERS[3]}"
+DISTILLED_READ = f"{DISTILLED_SUM}, {READERS[3]}"
 PASSES = 2
 """Over the judged pairs and those that the teacher labels, before the judged ones alone."""
 RATES = (1e-3, 3e-3, 1e-2)
@@ -104,7 +103,7 @@ COMPARED = {
         (FIRST_MENDED, name): f"the trained sum, against the untrained one, {depth} by LambdaMART"
         for depth, name in TREES.items()
     },
-    (FIRST, FREE_SUM): "all that training brings to the sum",
+    (FIRST, FREE_SUM): "the search by margins, in the sum",
     (FIRST_MENDED, FREE_MENDED): "the same, with words that are mended",
     (MARGINS, LABELS): "all that distillation by margins brings",
     (CONTRAST, LABELS): "labels by contrast, against labels by margins",
@@ -122,22 +121,24 @@ COMPARED = {
         f"{FIRST}, {READERS[0]}",
     ): "labels by contrast alone, against the search with teacher",
     (CONTRAST_SUM, f"{FIRST}, {READERS[0]}"): "the same, with words",
-    (TOLD, f"{FIRST}, {READERS[0]}"): "the teacher's labels by contrast, against that search",
+    (DISTILLED, f"{FIRST}, {READERS[0]}"): "the teacher's labels by contrast, against that search",
     (CONTRAST_READ, CONTRAST_SUM): "twenty of these, read by the student",
-    (TOLD, LONGER): "the teacher's labels before the judged ones, in as many steps",
+    (DISTILLED, LONGER): "the teacher's labels before the judged ones, in as many steps",
     (LONGER, CONTRAST): "more steps by contrast",
-    (TOLD, SELF): "the teacher's labels in place of the encoder's own",
+    (DISTILLED, SELF): "the teacher's labels in place of the encoder's own",
     (SELF, LONGER): "the encoder's own labels, in as many steps",
-    (TOLD, CONTRAST): "the teacher's labels, and more steps",
-    (TOLD, AT_ONCE): "the judged labels once more, by themselves",
-    (AT_ONCE, CONTRAST): "the teacher's labels beside the judged ones, and more steps",
-    (TOLD, MARGINS): "the teacher's labels by contrast, against the search's margins",
-    (TOLD_SUM, TOLD): "words, added to the encoder of the teacher's labels",
-    (TOLD_SUM, CONTRAST_SUM): "the teacher's labels, with words",
-    (TOLD_READ, TOLD_SUM): "twenty of these, read by the student",
-    (TOLD_READ, CONTRAST_READ): "the teacher's labels, with words and the student",
-    (TABLE_TOLD, TABLE_CONTRAST): "the teacher's labels, in the encoder that a table imitates",
-    (TABLE_TOLD, TOLD): "a table of the teacher's labels, against the encoder",
+    (DISTILLED, CONTRAST): "the teacher's labels, and more steps",
+    (DISTILLED, TOLD): "the judged labels once more, by themselves",
+    (TOLD, CONTRAST): "the teacher's labels beside the judged ones, and more steps",
+    (DISTILLED, MARGINS): "the teacher's labels by contrast, against the search's margins",
+    (DISTILLED_SUM, DISTILLED): "words, added to the encoder of the teacher's labels",
+    (DISTILLED_SUM, CONTRAST_SUM): "the teacher's labels, with words",
+    (DISTILLED_SUM, FREE_SUM): "all that training brings to the sum",
+    (DISTILLED_READ, DISTILLED_SUM): "twenty of these, read by the student",
+    (DISTILLED_READ, CONTRAST_READ): "the teacher's labels, with words and the student",
+    (TABLE_DISTILLED, TABLE_CONTRAST): "the teacher's labels, in the encoder that a table imitates",
+    (TABLE_DISTILLED, TABLE_UNTRAINED): "all that training brings to the table",
+    (TABLE_DISTILLED, DISTILLED): "a table of the teacher's labels, against the encoder",
     (TABLE_CONTRAST, TABLE): "labels by contrast to imitate, in place of the search by margins",
     (TABLE_CONTRAST, CONTRAST): "a table of labels by contrast, against it",
     (TABLE, MARGINS): "the table, against its teacher",
@@ -159,7 +160,7 @@ class Taught:
         mined = search.hard_negatives(data, catalogue, profile)
         self.pairs = {name: data[name] for name in ("train", "unlabelled")} | {"mined": mined}
         self.gains = np.asarray(list(judge.gains(data["train"]).values()))
-        self.first = margins.bi_encoder(data, catalogue, profile, "labels", teacher)
+        self.first = margins.bi_encoder(data, catalogue, profile, teacher, searched=False)
         asked = sum(len(set(data[name]["query_id"])) for name in ("train", "unlabelled"))
         self.steps = profile.student_epochs * keys.batches(asked, profile)
 
@@ -203,7 +204,10 @@ class Taught:
             rows = margins.rows_of(*make(), self.profile.seed)
             model = bi_encoders._start(self.profile)
             held = self.data["validation"]
-            margins.learn(model, rows, held, self.profile, folder, self.steps)
+            margins.learn(
+                model, rows, held, self.profile, folder, self.steps,
+                self.profile.student_learning_rate,
+            )  # fmt: skip
 
         return stage("search_control", self.parts(name), write, self.profile.artifacts)
 
@@ -218,9 +222,8 @@ class Taught:
                 return
             pairs = self.data["train"]
             rows = margins.rows_of(pairs, self.gains[pairs["label"]], self.profile.seed)
-            loss = MarginMSELoss(model, margins.scaled)
             held = self.data["validation"]
-            bi_encoders.fit(model, rows, held, self.profile, folder, self.steps, rate, loss)
+            margins.learn(model, rows, held, self.profile, folder, self.steps, rate)
 
         parts = self.parts("table", keys.identity(begin), rate)
         return stage("search_control", parts, write, self.profile.artifacts)
@@ -243,7 +246,7 @@ class Taught:
             return start, bi_encoders.contrastive(data, profile, rates=rates, start=start)
 
         found = {CONTRAST: bi_encoders.contrastive(data, profile)}
-        found[AT_ONCE], found[TOLD] = learn(told)
+        found[TOLD], found[DISTILLED] = learn(told)
         _, found[LONGER] = learn(None)
         _, found[SELF] = learn(self.labelled(found[CONTRAST], told))
         return found
@@ -274,7 +277,7 @@ def folders(taught: Taught) -> dict[str, Path]:
     train, unlabelled, mined = taught.pairs.values()
     whole = [train, unlabelled, mined]
     found = {UNTRAINED: Path(models.checkpoint("minilm")), LABELS: taught.first}
-    found[MARGINS] = margins.bi_encoder(data, catalogue, profile, "distilled", taught.teacher)
+    found[MARGINS] = margins.bi_encoder(data, catalogue, profile, taught.teacher, searched=True)
     found |= taught.contrasts()
     found |= {
         JUDGED: taught.bi_encoder("judged", partial(taught.searched, [train])),
@@ -287,7 +290,7 @@ def folders(taught: Taught) -> dict[str, Path]:
     found[TABLE] = search.static_encoder(data, catalogue, profile, found[MARGINS])
     found[TABLE_UNTRAINED] = search.static_encoder(data, catalogue, profile, found[UNTRAINED])
     found[TABLE_CONTRAST] = search.static_encoder(data, catalogue, profile, found[CONTRAST])
-    found[TABLE_TOLD] = search.static_encoder(data, catalogue, profile, found[TOLD])
+    found[TABLE_DISTILLED] = search.static_encoder(data, catalogue, profile, found[DISTILLED])
     found[TABLE_BEFORE] = taught.table(found[MARGINS], None)
     by_rate = {rate: taught.table(found[LABELS], rate) for rate in RATES}
     held = data["validation"]
@@ -388,7 +391,7 @@ def measured(seed: int) -> dict:
         model = bi_encoders.encoder(folder, profile)
         vectors, asked = features.encode(model, texts), features.encode(model, queries)
         keep(name, search.exact(vectors).search(asked, DEPTH)[1])
-        if name in (UNTRAINED, MARGINS, CONTRAST, TOLD):
+        if name in (UNTRAINED, MARGINS, CONTRAST, DISTILLED):
             cosines[name] = asked @ vectors.T, features.encode(model, held) @ vectors.T
     forms = {WORDS: (queries, held)}
     forms[MENDED] = right, [words.mended(lexicon, query) for query in held]
@@ -400,7 +403,7 @@ def measured(seed: int) -> dict:
         (FIRST_MENDED, MARGINS, MENDED),
         (FIRST, MARGINS, WORDS),
         (CONTRAST_SUM, CONTRAST, WORDS),
-        (TOLD_SUM, TOLD, WORDS),
+        (DISTILLED_SUM, DISTILLED, WORDS),
     ):
         own, there = zip(cosines[encoder], scores[worded], strict=True)
         weights = search.choose_weights(*there, quality, np.zeros_like, READ)
@@ -416,7 +419,7 @@ def measured(seed: int) -> dict:
     for first, encoder, reader in (
         *((FIRST, MARGINS, reader) for reader in READERS),
         (CONTRAST_SUM, CONTRAST, READERS[3]),
-        (TOLD_SUM, TOLD, READERS[3]),
+        (DISTILLED_SUM, DISTILLED, READERS[3]),
     ):
         own, there = zip(cosines[encoder], scores[WORDS], strict=True)
         score = reader_of(reader, teacher, student, profile, taught.gains)
@@ -441,11 +444,11 @@ def merge(folder: Path, out: Path) -> None:
     order = shared.by_query(parts, "ndcg@10")
     rows, differences = shared.of_shops(order, COMPARED)
     seen = order[shared.kinds_of(parts, order) != "unseen_synonym"]
-    of_labels = {pair: COMPARED[pair] for pair in COMPARED if pair[0] in (TOLD, SELF)}
+    of_labels = {pair: COMPARED[pair] for pair in COMPARED if pair[0] in (DISTILLED, SELF)}
     recall = shared.by_query(parts, "recall@100").mean()
     by_kind = order.groupby(shared.kinds_of(parts, order)).mean()
     ten = {name: np.mean([part["judged"][name] for part in parts]) for name in rows}
-    told = {(one["system"], one["against"]): one for one in differences}
+    apart = {(one["system"], one["against"]): one for one in differences}
     origin = shared.origin("search_controls", parts)
     origin["command"] = origin["command"].replace("--seeds", "--once --seeds")
     report.write_recorded(
@@ -466,7 +469,7 @@ def merge(folder: Path, out: Path) -> None:
         goals=[
             shared.above_over_seeds(
                 f"nDCG@10 over the catalogue: {MARGINS}, minus {what} (interval over seeds)",
-                told[MARGINS, other],
+                apart[MARGINS, other],
             )
             for other, what in ((LABELS, "labels by margins"), (CONTRAST, "labels by contrast"))
         ]
@@ -474,7 +477,7 @@ def merge(folder: Path, out: Path) -> None:
             shared.above_over_seeds(
                 "nDCG@10 over the catalogue: bi-encoder by contrast, the teacher's labels of pairs "
                 f"that nobody judged and then labels, minus {what} (interval over seeds)",
-                told[TOLD, other],
+                apart[DISTILLED, other],
             )
             for other, what in (
                 (LONGER, "labels alone in as many steps"),
@@ -486,7 +489,7 @@ def merge(folder: Path, out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What each part of the distilled search is worth.")
+    parser = argparse.ArgumentParser(description="What a first stage learns from.")
     arguments = shared.arguments_of(parser, "search_controls", scaled=False, once=True)
     shared.run(shared.resumed(arguments), measured, merge, once=clocked)
 

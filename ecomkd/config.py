@@ -40,6 +40,7 @@ class Profile:
     """Unlabelled pairs on which the teacher, before it sees labels, learns to compare a query and a
     product as the pretrained bi-encoder does; 0 leaves that out."""
     teacher_epochs: int = 6
+    """Passes of the teacher over the labelled pairs, and of a bi-encoder (chapter 8) too."""
     teacher_learning_rate: float = 2e-4
     frozen_layers: int | None = 3
     """The lowest layers of the teacher that fine-tuning leaves as they are, with the embeddings
@@ -64,7 +65,8 @@ class Profile:
     model that the teacher starts from too, or the `teacher`'s own. From the last a student inherits
     what the teacher learnt from labels, with distillation and without."""
     student_epochs: int = 2
-    """Passes over labelled and unlabelled pairs together: the number of steps of each row."""
+    """Passes over labelled and unlabelled pairs together: the number of steps of each row. A
+    bi-encoder takes as many over those that the teacher labels and the judged ones."""
     student_learning_rate: float = 3e-4
     alpha: float = 4.0
     """Weight of the soft term. The hard term is a mean over labelled pairs alone: where one pair in

@@ -159,13 +159,14 @@ def test_a_contrast_goes_on_from_an_encoder_that_is_no_choice_itself(tiny):
     assert further != bi_encoders.contrastive(data, tiny, passes=1, rates=(1e-9,))
     assert margin(further, tiny) == pytest.approx(margin(first, tiny), abs=1e-5)
     assert bi_encoders.contrastive_choices(further)["ndcg@10"].idxmax() == 0
-    assert (further / "training.json").exists()
+    assert bi_encoders.has_learnt(further)
     none = judged(("lamp", "desk lamp", "I"), ("mug", "tea mug", "I"))
     with pytest.warns(UserWarning, match="stays as it was"):
         same = bi_encoders.contrastive(
             DatasetDict(train=none, validation=shop()), tiny, rates=rates, start=first
         )
     assert margin(same, tiny) == pytest.approx(margin(first, tiny), abs=1e-6)
+    assert not bi_encoders.has_learnt(same)
 
 
 def test_a_contrast_that_helps_nothing_leaves_the_encoder_as_it_was(tiny, monkeypatch):

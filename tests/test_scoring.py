@@ -461,7 +461,7 @@ def test_an_index_with_a_cluster_is_the_index_without(
     )
     vectors_of = partial(scale.vectors, cluster.address, profile)
     found = index.build("shop", other, tmp_path / "second", vectors_of=vectors_of)
-    assert worked == [3, 3, 3, 3]
+    assert worked == [3, 3, 3]
     assert files(profile.artifacts) == files(other.artifacts)
     assert outputs.read(own, "index") == outputs.read(found, "index")
 
@@ -479,7 +479,7 @@ def test_an_index_learns_from_a_cluster_what_it_learns_from_its_own_teacher(
     found = index.build("shop", other, tmp_path / "second", outputs_of=outputs_of)
     taught = sorted(path.name for path in profile.artifacts.glob("teacher_outputs-*"))
     assert len(taught) == len(counted.parts) == 3  # of labelled, unlabelled and mined pairs
-    for stage in ("teacher_outputs", "student", "bi_encoder", "hard_negatives"):
+    for stage in ("teacher_outputs", "student", "contrastive", "hard_negatives"):
         names = [
             sorted(path.name for path in one.artifacts.glob(f"{stage}-*"))
             for one in (profile, other)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import bm25s
@@ -243,6 +244,33 @@ def test_bi_encoder_refuses_an_unknown_row(smoke):
     profile, data, catalogue = smoke
     with pytest.raises(ValueError, match="Unknown row 'soft': choose one of labels, told,"):
         search.bi_encoder(data, catalogue, profile, "soft")
+
+
+def test_first_stages_differ_in_what_they_learn_and_go_on_from_each_other(smoke, monkeypatch):
+    profile, data, catalogue = smoke
+    asked, told = [], []
+
+    def contrastive(given, own, told=None, passes=None, rates=None, start=None):
+        assert given is data and own is profile
+        asked.append((told, passes, rates, start))
+        return Path(str(len(asked)))
+
+    monkeypatch.setattr(encoders, "told", lambda *given: told.append(given) or "further")
+    monkeypatch.setattr(encoders.bi_encoders, "contrastive", contrastive)
+    monkeypatch.setattr(encoders.bi_encoders, "has_learnt", lambda folder: True)
+    assert search.bi_encoder(data, catalogue, profile, "labels") == Path("1")
+    assert asked == [(None, None, None, None)] and not told
+    given = data, catalogue, profile, "distilled", Path("teacher"), 20, "outputs"
+    assert search.bi_encoder(*given) == Path("3")
+    assert told == [(data, catalogue, profile, Path("teacher"), 20, "outputs")]
+    rates = bi_encoders.RATES[-1:]
+    first, second = asked[1:]
+    assert first == ("further", profile.student_epochs, rates, None)
+    assert second == (None, None, rates, Path("2"))
+    # A first stage that stayed as it came leaves the second one free to stay so, too.
+    monkeypatch.setattr(encoders.bi_encoders, "has_learnt", lambda folder: False)
+    search.bi_encoder(*given)
+    assert asked[-1] == (None, None, rates, None)
 
 
 @pytest.fixture(scope="module")

@@ -22,10 +22,13 @@ def tiny(tmp_path_factory):
     return tiny_models.distilling(tmp_path_factory.mktemp("controls"))
 
 
+BY_MARGINS = margins.bi_encoder
+
+
 @pytest.fixture(autouse=True)
 def untaught(tiny, monkeypatch):
     monkeypatch.setattr(Profile, "named", lambda seed: tiny)
-    monkeypatch.setattr(margins, "bi_encoder", lambda *given: models.checkpoint("minilm"))
+    monkeypatch.setattr(margins, "bi_encoder", lambda *given, **how: models.checkpoint("minilm"))
 
 
 @pytest.fixture
@@ -109,12 +112,33 @@ def test_a_judged_product_that_the_catalogue_lacks_is_scored_by_its_own_text(tau
     np.testing.assert_allclose(both[0], both[1], atol=1e-4)
 
 
+def test_an_encoder_imitates_the_margins_of_the_search(taught, monkeypatch):
+    asked = []
+    monkeypatch.setattr(margins, "bi_encoder", BY_MARGINS)
+    monkeypatch.setattr(
+        margins, "by_search", lambda pairs, gains, *rest: asked.append((pairs, gains)) or gains
+    )
+    monkeypatch.setattr(margins, "learn", lambda model, rows, *rest: learnt.append(rows))
+    monkeypatch.setattr(
+        margins, "stage", lambda name, parts, make, root, recipe: make(root) or folder
+    )
+    learnt, folder = [], Path(models.checkpoint("minilm"))
+    given = taught.data, taught.catalogue, taught.profile, taught.teacher
+    margins.bi_encoder(*given, searched=True)
+    of_labels, of_search = learnt
+    assert len(of_labels) == len(set(taught.data["train"]["query_id"]))
+    assert len(of_search) > len(of_labels)
+    ((pairs, gains),) = asked
+    assert len(pairs) == len(gains) == sum(map(len, taught.pairs.values()))
+    assert 0 < gains.min() < gains.max() < 1
+
+
 def test_margins_are_learnt(tmp_path, taught):
     start = script.bi_encoders.encoder(models.checkpoint("minilm"), taught.profile)
     names = ["query", *(f"product_{n}" for n in range(5)), "label"]
     row = ["red sofa", "lamp", "couch", "desk", "mug", "sofa", [1.0] * 4]
     rows = script.Dataset.from_list([dict(zip(names, row, strict=True))] * 4)
-    margins.learn(start, rows, taught.data["validation"], taught.profile, tmp_path, 10)
+    margins.learn(start, rows, taught.data["validation"], taught.profile, tmp_path, 10, 3e-4)
     log = json.loads((tmp_path / "training.json").read_text())
     losses = [entry["loss"] for entry in log if "loss" in entry]
     assert losses[-1] < losses[0] / 2
@@ -141,7 +165,7 @@ def test_contrasts_differ_in_what_they_see_and_not_in_steps(taught, monkeypatch)
     monkeypatch.setattr(taught, "labelled", lambda *given: labelled.append(given) or train)
     monkeypatch.setattr(script.bi_encoders, "contrastive", contrastive)
     found = taught.contrasts()
-    names = script.CONTRAST, script.AT_ONCE, script.TOLD, script.LONGER, script.SELF
+    names = script.CONTRAST, script.TOLD, script.DISTILLED, script.LONGER, script.SELF
     places = dict(zip(names, ("1", "2", "3", "5", "7"), strict=True))
     assert found == {name: Path(place) for name, place in places.items()}
     assert labelled == [(found[script.CONTRAST], asked[1][0])]
@@ -185,7 +209,7 @@ def test_each_control_has_an_artefact_of_its_own(taught):
 
 
 def test_readers_order_the_first_twenty_of_one_search(tiny, monkeypatch):
-    names = (script.UNTRAINED, script.MARGINS, script.CONTRAST, script.TOLD)
+    names = (script.UNTRAINED, script.MARGINS, script.CONTRAST, script.DISTILLED)
     monkeypatch.setattr(
         script, "folders", lambda _: dict.fromkeys(names, models.checkpoint("minilm"))
     )
@@ -201,7 +225,7 @@ def test_readers_order_the_first_twenty_of_one_search(tiny, monkeypatch):
     systems = found["systems"]
     readers = {f"{script.FIRST}, {reader}" for reader in script.READERS}
     sums = {script.FREE_SUM, script.FREE_MENDED, script.FIRST, script.FIRST_MENDED}
-    sums |= {script.CONTRAST_SUM, script.TOLD_SUM}
+    sums |= {script.CONTRAST_SUM, script.DISTILLED_SUM}
     assert set(found["words"]) == sums
     trees = tuple(script.TREES.values())
     assert set(systems) == {
@@ -212,7 +236,7 @@ def test_readers_order_the_first_twenty_of_one_search(tiny, monkeypatch):
         *trees,
         *readers,
         script.CONTRAST_READ,
-        script.TOLD_READ,
+        script.DISTILLED_READ,
     }
     assert set(found["judged"]) == set(systems)
     # What nobody judged counts as irrelevant there.
@@ -280,7 +304,7 @@ def test_a_record_has_all_rows_and_the_times_of_readers(tmp_path):
         }
         part = {"seed": seed, "profile": {}, "hardware": {}, "generator": "of all"}
         apart = {of: one | {"q3": 0.8} for of, one in values.items()}
-        systems = dict.fromkeys(names, values) | {script.TOLD: apart}
+        systems = dict.fromkeys(names, values) | {script.DISTILLED: apart}
         part |= {"precision": "bf16", "systems": systems}
         part["words"] = {script.FREE_SUM: seed / 100}
         part["judged"] = dict.fromkeys(names, seed / 100)
@@ -303,7 +327,7 @@ def test_a_record_has_all_rows_and_the_times_of_readers(tmp_path):
         {"typo": 0.5, "plain": 0.722, "unseen_synonym": 0.2}
     )
     known = data["without_unseen_synonyms"]
-    assert {one["system"] for one in known} == {script.TOLD, script.SELF}
+    assert {one["system"] for one in known} == {script.DISTILLED, script.SELF}
     assert [one["difference"] for one in known] == pytest.approx([0] * len(known), abs=1e-9)
 
 
@@ -335,36 +359,36 @@ def over_shops(recorded, system, against) -> dict:
     return one
 
 
-def test_distilled_is_above_labels_on_two_shops_and_contrast_above_it_on_all(recorded):
-    """Chapter 8, the FAQ, and `search.bi_encoder`."""
+def test_margins_of_the_search_help_on_two_shops_and_contrast_more_on_all(recorded):
+    """Chapter 8 and the FAQ."""
     rows = recorded["rows"]
     apart = {
         name: np.subtract(rows[name]["by_seed"], rows[script.LABELS]["by_seed"])
         for name in (script.MARGINS, script.CONTRAST)
     }
-    distilled, contrast = apart.values()
-    assert sorted(distilled > 0) == [False, True, True] and distilled.min() < -0.05
-    assert (contrast > np.maximum(distilled, 0)).all()
+    searched, contrast = apart.values()
+    assert sorted(searched > 0) == [False, True, True] and searched.min() < -0.05
+    assert (contrast > np.maximum(searched, 0)).all()
     assert over_shops(recorded, script.MARGINS, script.LABELS)["low"] < 0
     assert rows[script.CONTRAST]["recall@100"] > rows[script.LABELS]["recall@100"]
 
 
 def test_the_teachers_labels_before_the_judged_ones_help_on_each_shop(recorded):
-    """Chapter 8, the FAQ, and `search.bi_encoder`."""
+    """Chapter 8 and the FAQ."""
     rows = recorded["rows"]
     by_seed = {name: np.asarray(rows[name]["by_seed"]) for name in rows}
-    for other in (script.LONGER, script.CONTRAST, script.AT_ONCE, script.MARGINS):
-        assert (by_seed[script.TOLD] > by_seed[other] + 0.002).all(), other
+    for other in (script.LONGER, script.CONTRAST, script.TOLD, script.MARGINS):
+        assert (by_seed[script.DISTILLED] > by_seed[other] + 0.002).all(), other
     (apart,) = (
         one
         for one in recorded["differences"]
-        if (one["system"], one["against"]) == (script.TOLD, script.LONGER)
+        if (one["system"], one["against"]) == (script.DISTILLED, script.LONGER)
     )
     # Told over queries, with one training a shop; over three shops it is not, and the goal missed.
     assert apart["low"] > 0.01 and apart["seeds"]["low"] < 0
     read = f"{script.FIRST}, {script.READERS[0]}"
-    assert (by_seed[script.TOLD] > by_seed[read] + 0.02).all()
-    assert (by_seed[script.TABLE_TOLD] > by_seed[script.TABLE_CONTRAST]).all()
+    assert (by_seed[script.DISTILLED] > by_seed[read] + 0.02).all()
+    assert (by_seed[script.TABLE_DISTILLED] > by_seed[script.TABLE_CONTRAST]).all()
 
 
 def test_contrast_comes_as_far_as_the_search_with_the_teacher(recorded):

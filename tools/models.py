@@ -136,20 +136,19 @@ def search() -> Iterator[tuple]:
     import ecomkd
     from ecomkd.data import sources
     from ecomkd.relevance import stages
-    from ecomkd.search import encoders
+    from ecomkd.search import encoders, unjudged
 
     profile = ecomkd.Profile.named(precision="fp32")
     data, live = ecomkd.load("shop", profile), profile.live_pairs
     catalogue = sources.catalogue("shop", profile)
     teacher = stages.teacher(data, profile)
     given = data, catalogue, profile
-    # Each starts from the packed form of the one before it.
     yield (
-        lambda: encoders.bi_encoder(*given, "told", teacher, live),
+        lambda: unjudged.told(*given, teacher, live),
         "hard_negatives",
         "teacher_outputs",
-        "contrastive",
     )
+    yield lambda: encoders.bi_encoder(*given, "told", teacher, live), "contrastive"
     yield lambda: encoders.bi_encoder(*given, "distilled", teacher, live), "contrastive"
     bi_encoder = encoders.bi_encoder(*given, "distilled", teacher, live)
     yield lambda: encoders.static_encoder(*given, bi_encoder), "static_encoder"

@@ -125,6 +125,11 @@ def contrastive_choices(folder: Path) -> pd.DataFrame:
     return pd.DataFrame(json.loads((folder / _CHOICES).read_text(encoding="utf-8")))
 
 
+def has_learnt(folder: Path) -> bool:
+    """Whether a bi-encoder of `contrastive` is another than the one that it started from."""
+    return (folder / "training.json").exists()
+
+
 def beside(pairs: Dataset, told: Dataset | None) -> Dataset:
     """The pairs, and those that a model has labelled after them, where there are any."""
     if told is None:
@@ -191,7 +196,7 @@ def _looks(
             steps,
             rate,
             MultipleNegativesRankingLoss(model),
-            evaluations=profile.teacher_epochs,
+            evaluations=max(1, profile.teacher_epochs),
             batch_sampler=BatchSamplers.NO_DUPLICATES,
         )
     return [

@@ -52,13 +52,24 @@ def bi_encoder(
 ) -> Path:
     """The folder of a bi-encoder that starts from the pretrained one and learns as `row` says.
 
-    All rows (see `BI_ENCODERS`) learn by contrast (`bi_encoders.contrastive`). "told" takes
-    `profile.student_epochs` passes over the judged pairs and those of `told`: the first
-    `unlabelled` pairs without a label (all by default) and mined ones, with the labels that the
-    teacher gives them. "distilled" goes on from there, with `profile.teacher_epochs` passes over
-    the judged pairs, for the teacher errs. Both have the higher of the rates that "labels" chooses
-    from. `outputs_of` computes the teacher's outputs, as `stages.student` has it. Raises ValueError
-    for an unknown row.
+    All rows (see `BI_ENCODERS`) learn by contrast (`bi_encoders.contrastive`; Henderson et al.
+    2017), and differ in steps. "labels" takes `profile.teacher_epochs` passes over the judged pairs
+    and chooses its rate. "told" takes `profile.student_epochs` passes over these and the pairs of
+    `unjudged.told`, at the higher of the rates. "distilled" goes on from there, at the same rate,
+    with `profile.teacher_epochs` passes over the judged pairs, which err less than the teacher.
+
+    Where there is nothing to learn from, or no validation query with a relevant product to choose
+    by, a warning says so and the encoder stays as it was.
+
+    Args:
+        data: `train` and `validation`, and `unlabelled` unless the row is "labels".
+        catalogue: all products, from which further pairs are mined.
+        row: one of `BI_ENCODERS`.
+        teacher_folder: the model that labels; `stages.teacher` trains one where none is given.
+        unlabelled: how many of the pairs without a label are told, the first ones; all by default.
+        outputs_of: computes the teacher's outputs, as `stages.student` has it.
+
+    Raises ValueError for an unknown row.
     """
     if row not in BI_ENCODERS:
         raise ValueError(f"Unknown row {row!r}: choose one of {', '.join(BI_ENCODERS)}.")
@@ -72,6 +83,8 @@ def bi_encoder(
         further = told(data, catalogue, profile, *given)
         return bi_encoders.contrastive(data, profile, further, profile.student_epochs, rates)
     start = bi_encoder(data, catalogue, profile, "told", *given)
+    if not bi_encoders.has_learnt(start):
+        return bi_encoders.contrastive(data, profile, rates=rates)
     return bi_encoders.contrastive(data, profile, rates=rates, start=start)
 
 

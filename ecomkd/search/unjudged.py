@@ -91,7 +91,7 @@ def told(
     judged pairs, for the teacher errs. `outputs_of` computes its outputs, as `stages.student` has
     it.
     """
-    taught = with_mined(data, catalogue, profile, unlabelled)
+    taught = _with_mined(data, catalogue, profile, unlabelled)
     parts = [data["train"].select([])]
     for name in ("unlabelled", "mined"):
         # Of a tiny catalogue a query may have all products already, and nothing is mined.
@@ -105,7 +105,7 @@ def told(
     return datasets.concatenate_datasets([part.select_columns(COLUMNS) for part in parts])
 
 
-def with_mined(
+def _with_mined(
     data: DatasetDict, catalogue: Dataset, profile: Profile, unlabelled: int | None
 ) -> DatasetDict:
     """The data with the first `unlabelled` pairs of that split, and what is mined for both."""

@@ -45,7 +45,7 @@ SOURCES = (
         "notebooks/05_evaluation",
     ),
     Source("search_shop", "Search over the simulated shop", "notebooks/08_search"),
-    Source("search_controls", "What the distilled search owes to what", "notebooks/08_search"),
+    Source("search_controls", "What a first stage learns from", "notebooks/08_search"),
     Source("search_icecat", "Search over Icecat", "notebooks/08_search"),
     Source("search_page", "Search in the page", "notebooks/08_search"),
     Source("serving_load", "Serving under load", "notebooks/09_serving"),
