@@ -581,7 +581,7 @@ def test_what_the_page_says_of_its_samples(tokenizer):
     for one, other in itertools.combinations(found, 2):
         span = metrics.paired_bootstrap(found[one], found[other])
         assert (span["low"] <= 0 <= span["high"]) == ("BM25" not in (one, other))
-    assert all(one["good cagoule"] == 0 for one in found.values())
+    assert all(one["good cagoule"] < 0.01 for one in found.values())  # none of them is exact
     exact = judged[judged["query_id"] == "good cagoule"]["esci_label"]
     assert (exact == "E").sum() == 40 and not any("cagoule" in text.lower() for text in products)
     assert (shared[queries.index("good cagoule")] == 0).all()
