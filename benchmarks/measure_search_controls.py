@@ -80,15 +80,19 @@ TABLE_LABELS = "table, labels by margins"
 TABLE_UNTRAINED = "table, from the untrained bi-encoder"
 TABLE_CONTRAST = "table, from labels by contrast"
 TABLE_DISTILLED = "table, from contrast with the teacher's labels"
+TABLE_SELF = "table, from contrast with labels of the encoder's own"
 WORDS, MENDED = "BM25", "BM25, spelling mended"
 FIRST, FIRST_MENDED = f"{WORDS} + {MARGINS}", f"{MENDED} + {MARGINS}"
 FREE_SUM, FREE_MENDED = f"{WORDS} + {UNTRAINED}", f"{MENDED} + {UNTRAINED}"
 CONTRAST_SUM = f"{WORDS} + {CONTRAST}"
-DISTILLED_SUM = f"{WORDS} + {DISTILLED}"
+DISTILLED_SUM, SELF_SUM = f"{WORDS} + {DISTILLED}", f"{WORDS} + {SELF}"
+DISTILLED_QUICK, SELF_QUICK = f"{WORDS} + {TABLE_DISTILLED}", f"{WORDS} + {TABLE_SELF}"
 TREES = {depth: f"{FREE_MENDED}, LambdaMART orders {depth}" for depth in (READ, DEPTH)}
 READERS = ("teacher, fp32", "teacher, int8", "student, fp32", "student, int8")
 CONTRAST_READ = f"{CONTRAST_SUM}, {READERS[3]}"
 DISTILLED_READ = f"{DISTILLED_SUM}, {READERS[3]}"
+SUMMED = (UNTRAINED, MARGINS, CONTRAST, DISTILLED, SELF, TABLE_DISTILLED, TABLE_SELF)
+"""Encoders and tables that stand in a sum with words."""
 PASSES = 2
 """Over the judged pairs and those that the teacher labels, before the judged ones alone."""
 RATES = (1e-3, 3e-3, 1e-2)
@@ -136,6 +140,11 @@ COMPARED = {
     (DISTILLED_SUM, FREE_SUM): "all that training brings to the sum",
     (DISTILLED_READ, DISTILLED_SUM): "twenty of these, read by the student",
     (DISTILLED_READ, CONTRAST_READ): "the teacher's labels, with words and the student",
+    (DISTILLED_SUM, SELF_SUM): "the same, with words",
+    (TABLE_DISTILLED, TABLE_SELF): "the same, in the encoders that tables imitate",
+    (DISTILLED_QUICK, SELF_QUICK): "the same, with words",
+    (DISTILLED_QUICK, f"{FIRST}, {READERS[0]}"): "the table and words, against that search",
+    (SELF_QUICK, f"{FIRST}, {READERS[0]}"): "the same, without any teacher",
     (TABLE_DISTILLED, TABLE_CONTRAST): "the teacher's labels, in the encoder that a table imitates",
     (TABLE_DISTILLED, TABLE_UNTRAINED): "all that training brings to the table",
     (TABLE_DISTILLED, DISTILLED): "a table of the teacher's labels, against the encoder",
@@ -291,6 +300,7 @@ def folders(taught: Taught) -> dict[str, Path]:
     found[TABLE_UNTRAINED] = search.static_encoder(data, catalogue, profile, found[UNTRAINED])
     found[TABLE_CONTRAST] = search.static_encoder(data, catalogue, profile, found[CONTRAST])
     found[TABLE_DISTILLED] = search.static_encoder(data, catalogue, profile, found[DISTILLED])
+    found[TABLE_SELF] = search.static_encoder(data, catalogue, profile, found[SELF])
     found[TABLE_BEFORE] = taught.table(found[MARGINS], None)
     by_rate = {rate: taught.table(found[LABELS], rate) for rate in RATES}
     held = data["validation"]
@@ -391,7 +401,7 @@ def measured(seed: int) -> dict:
         model = bi_encoders.encoder(folder, profile)
         vectors, asked = features.encode(model, texts), features.encode(model, queries)
         keep(name, search.exact(vectors).search(asked, DEPTH)[1])
-        if name in (UNTRAINED, MARGINS, CONTRAST, DISTILLED):
+        if name in SUMMED:
             cosines[name] = asked @ vectors.T, features.encode(model, held) @ vectors.T
     forms = {WORDS: (queries, held)}
     forms[MENDED] = right, [words.mended(lexicon, query) for query in held]
@@ -404,6 +414,9 @@ def measured(seed: int) -> dict:
         (FIRST, MARGINS, WORDS),
         (CONTRAST_SUM, CONTRAST, WORDS),
         (DISTILLED_SUM, DISTILLED, WORDS),
+        (SELF_SUM, SELF, WORDS),
+        (DISTILLED_QUICK, TABLE_DISTILLED, WORDS),
+        (SELF_QUICK, TABLE_SELF, WORDS),
     ):
         own, there = zip(cosines[encoder], scores[worded], strict=True)
         weights = search.choose_weights(*there, quality, np.zeros_like, READ)
