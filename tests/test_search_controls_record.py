@@ -392,6 +392,14 @@ def test_the_teachers_labels_before_the_judged_ones_help_on_each_shop(recorded):
     assert (by_seed[script.TABLE_DISTILLED] > by_seed[script.TABLE_CONTRAST]).all()
 
 
+def test_most_is_learnt_from_the_judged_labels_and_little_from_more_steps(recorded):
+    """Chapter 8."""
+    quality = {name: row["ndcg@10"] for name, row in recorded["rows"].items()}
+    judged = quality[script.CONTRAST] - quality[script.UNTRAINED]
+    assert judged > 2 * (quality[script.DISTILLED] - quality[script.CONTRAST]) > 0
+    assert abs(quality[script.LONGER] - quality[script.CONTRAST]) < 0.01
+
+
 def test_whose_labels_they_are_is_not_told_and_further_queries_help(recorded):
     """Chapter 8 and the FAQ: an encoder's own labels, in the place of the teacher's."""
     whose = over_shops(recorded, script.DISTILLED, script.SELF)
