@@ -25,7 +25,8 @@ WORDS = (0.0, 0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0)
 RERANKER = (0.0, 0.03, 0.1, 0.2, 0.3, 1.0, 3.0)
 """Weights of a re-ranker's expected gain that are tried beside cosine and BM25."""
 DEFAULT = Weights(words=0.1, reranker=1.0)
-"""The weights where no validation query can choose them: those of the simulated shop's queries."""
+"""The weights where no validation query can choose them: about those that the simulated shop's
+choose beside vectors that no label has taught."""
 SPARSE_DEFAULT = Weights(words=0.003, reranker=0.3)
 """The same beside a sparse student, whose pieces hold most of what words know."""
 
