@@ -36,6 +36,18 @@ TAUGHT = ("train", "unlabelled", "mined")
 """The pairs of which the search says how good they are."""
 
 
+def steps(data: DatasetDict, profile: Profile) -> int:
+    """Those of `profile.student_epochs` passes over all queries, of training and unlabelled ones."""
+    asked = sum(len(set(data[name]["query_id"])) for name in ("train", "unlabelled"))
+    return profile.student_epochs * keys.batches(asked, profile)
+
+
+def joined(parts: Sequence[Dataset]) -> Dataset:
+    """All pairs of several data sets, with what is read of them and without their labels."""
+    columns = ["query_id", "product_id", "query", *TEXT]
+    return datasets.concatenate_datasets([part.select_columns(columns) for part in parts])
+
+
 def rows_of(pairs: Dataset, scores: np.ndarray, seed: int) -> Dataset:
     """Rows for a margin loss, one for each query of pairs with scores (N,): its best and rivals.
 
@@ -68,13 +80,10 @@ def bi_encoder(
     """The folder of one that learns margins: of the search's scores if `searched`, else of the
     gains of judged pairs.
 
-    Both take `profile.student_epochs` passes over all queries, of training and of unlabelled pairs,
-    at `profile.student_learning_rate`.
+    Both take as many `steps`, at `profile.student_learning_rate`.
     """
     weights = np.asarray(list(judge.gains(data["train"]).values()))
     taught = DatasetDict({**data, "mined": search.hard_negatives(data, catalogue, profile)})
-    asked = sum(len(set(data[name]["query_id"])) for name in ("train", "unlabelled"))
-    steps = profile.student_epochs * keys.batches(asked, profile)
     first, imitated = None, None
     if searched:
         first = bi_encoder(data, catalogue, profile, teacher, searched=False)
@@ -94,21 +103,19 @@ def bi_encoder(
             told = [stages.teacher_pairs(taught, profile, teacher, name) for name in TAUGHT]
             answers = [np.asarray(one["teacher_logits"]) for one in told]
             chances = judge.softmax(np.concatenate(answers))
-            columns = ["query_id", "product_id", "query", *TEXT]
-            shown = [taught[name].select_columns(columns) for name in TAUGHT]
-            pairs = datasets.concatenate_datasets(shown)
+            pairs = joined([taught[name] for name in TAUGHT])
             scores = by_search(
                 pairs, chances @ weights, data["validation"], catalogue, profile, first, teacher
             )
             rows = rows_of(pairs, SCALE * scores, profile.seed)
         model = bi_encoders._start(profile)
         rate = profile.student_learning_rate
-        learn(model, rows, data["validation"], profile, folder, steps, rate)
+        learn(model, rows, data["validation"], profile, folder, steps(data, profile), rate)
 
     parts = [
         "distilled" if searched else "labels",
         bi_encoders.PRETRAINED,
-        steps,
+        steps(data, profile),
         keys.digests(data["train"], data["validation"]),
         imitated,
         keys.settings_of(profile, "frozen_layers", "student_learning_rate"),

@@ -32,7 +32,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import datasets
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
@@ -54,7 +53,6 @@ from ecomkd import (
 from ecomkd.artifacts import stage
 from ecomkd.config import Profile
 from ecomkd.data import shop, sources, truth
-from ecomkd.data.schema import TEXT
 from ecomkd.relevance import baselines, bi_encoders, judge, mining, stages
 from ecomkd.relevance.lambdamart import lambdamart
 from ecomkd.relevance.lexical import lexical_signals
@@ -170,8 +168,7 @@ class Taught:
         self.pairs = {name: data[name] for name in ("train", "unlabelled")} | {"mined": mined}
         self.gains = np.asarray(list(judge.gains(data["train"]).values()))
         self.first = margins.bi_encoder(data, catalogue, profile, teacher, searched=False)
-        asked = sum(len(set(data[name]["query_id"])) for name in ("train", "unlabelled"))
-        self.steps = profile.student_epochs * keys.batches(asked, profile)
+        self.steps = margins.steps(data, profile)
 
     def at_random(self) -> Dataset:
         """As many products of the catalogue for each query as were mined for it, at random."""
@@ -192,8 +189,7 @@ class Taught:
     ) -> tuple[Dataset, np.ndarray]:
         """Pairs and their scores under the whole search. What the teacher `read` counts by its
         chances, or by its first `choice`, or, with `nothing`, not at all."""
-        columns = ["query_id", "product_id", "query", *TEXT]
-        pairs = datasets.concatenate_datasets([part.select_columns(columns) for part in parts])
+        pairs = margins.joined(parts)
         chances = np.concatenate([self.answers(part) for part in parts])
         expected = {
             "chances": chances @ self.gains,

@@ -62,7 +62,7 @@ def test_what_the_teacher_read_counts_by_chances_by_choice_or_not_at_all(taught,
 
 def test_rows_have_the_best_product_first_and_its_margins():
     rows = [("a", "low", 0.1), ("a", "best", 0.9), ("a", "mid", 0.5), ("b", "alone", 1.0)]
-    empty = dict.fromkeys(script.TEXT, "")
+    empty = dict.fromkeys(margins.TEXT, "")
     pairs = [
         empty | {"query_id": q, "query": f"query {q}", "product_title": title}
         for q, title, _ in rows
@@ -180,7 +180,7 @@ def test_contrasts_differ_in_what_they_see_and_not_in_steps(taught, monkeypatch)
     def steps(told, passes):
         shown = [one for one in (train, told) if one is not None]
         shown = [one.select_columns(script.bi_encoders.COLUMNS) for one in shown]
-        joined = script.datasets.concatenate_datasets(shown)
+        joined = margins.datasets.concatenate_datasets(shown)
         rows = script.bi_encoders.contrastive_rows(joined, taught.profile.seed)
         return passes * script.keys.batches(len(rows), taught.profile)
 

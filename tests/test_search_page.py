@@ -583,6 +583,9 @@ def test_what_the_page_says_of_its_samples(tokenizer):
         assert (span["low"] <= 0 <= span["high"]) == ("BM25" not in (one, other))
     assert all(one["good cagoule"] < 0.01 for one in found.values())  # none of them is exact
     exact = judged[judged["query_id"] == "good cagoule"]["esci_label"]
+    answers = set(judged.loc[exact.index[exact == "E"], "product_id"])
+    cagoule = queries.index("good cagoule")
+    assert not any(answers & set(ids[rows[cagoule][:10]]) for rows in orders.values())
     assert (exact == "E").sum() == 40 and not any("cagoule" in text.lower() for text in products)
     assert (shared[queries.index("good cagoule")] == 0).all()
     flask = queries.index("hot soup jug for travel")
