@@ -37,7 +37,7 @@ TAUGHT = ("train", "unlabelled", "mined")
 
 
 def steps(data: DatasetDict, profile: Profile) -> int:
-    """Those of `profile.student_epochs` passes over all queries, of training and unlabelled ones."""
+    """Those of `profile.student_epochs` passes over all queries, training and unlabelled ones."""
     asked = sum(len(set(data[name]["query_id"])) for name in ("train", "unlabelled"))
     return profile.student_epochs * keys.batches(asked, profile)
 
