@@ -1,14 +1,18 @@
 """Search over a whole catalogue, stage by stage: quality, latency, memory.
 
-    python benchmarks/measure_search.py --seeds 18                 one seed of the shop, into a file
-    python benchmarks/measure_search.py ../data/icecat --seeds 18  the same on a folder of your own
-    python benchmarks/measure_search.py --merge                    all files into one record
+    python benchmarks/measure_search.py --seeds 18       one seed of the shop, into a file
+    python benchmarks/measure_search.py ../data/icecat --folds 0 1 2 3 4 --max-length 96
+    python benchmarks/measure_search.py --merge          all files into one record
 
+A folder of your own is measured in folds: its judged queries are dealt into five, each of which is
+the test once, so that all of them are judged on. `--max-length` is for texts that 32 tokens cut.
 The profile comes from ECOMKD_PROFILE; the student learns from its first `live_pairs` unlabelled
 pairs, bi-encoders from all. Of these the one that is told the teacher's labels and goes no further
 (`search.BI_ENCODERS`) stands by itself, in no sum. In the simulated shop every product is labelled
-for every query; elsewhere what nobody judged counts as irrelevant, and judged@10 stands beside each
-score. All numbers are about test queries. A run that is started again goes on where it stopped.
+for every query. Elsewhere what nobody judged counts as irrelevant, and beside each score stand
+judged@10 and nDCG@10 of the condensed list, from which all that nobody judged is taken out (Sakai
+2007, "Alternatives to Bpref"). All numbers are about test queries. A run that is started again goes
+on where it stopped.
 """
 
 from __future__ import annotations
@@ -23,11 +27,12 @@ import pandas as pd
 import torch
 from datasets import Dataset
 
+import contrasts
 import shared
 from ecomkd import bench, export, metrics, models, report, search, words
 from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
-from ecomkd.data import shop, sources, truth
+from ecomkd.data import folds, shop, sources, truth
 from ecomkd.relevance import judge, mining, stages
 from ecomkd.score import Scorer
 
@@ -36,15 +41,41 @@ DEPTH = 100
 """Products that each retriever gives; a re-ranker reads as many, or the first of them."""
 TEACHER = "BM25 + bi-encoder, teacher reads 100"
 TIMED = 40
+FOLDS = 5
+CONDENSED = "condensed ndcg@10"
 _ALONE = 1e6
 """A weight beside which the first stage's score only breaks ties."""
+_UNTRAINED, _LABELS, _DISTILLED = (
+    f"bi-encoder, {row}" for row in ("untrained", "labels", "distilled")
+)
+_LONGER = "bi-encoder, labels in as many steps"
+_SELF = "bi-encoder, labels of its own and then labels"
+COMPARED = (
+    (_UNTRAINED, "BM25"),
+    (_LABELS, _UNTRAINED),
+    (_DISTILLED, _LABELS),
+    (_DISTILLED, _LONGER),
+    (_DISTILLED, _SELF),
+    (_SELF, _LONGER),
+    (f"BM25 + {_UNTRAINED}", "BM25"),
+    ("BM25 + bi-encoder", "BM25"),
+    ("BM25 + bi-encoder", f"BM25 + {_UNTRAINED}"),
+    ("BM25 + bi-encoder", f"BM25 + {_LABELS}"),
+    ("BM25 + bi-encoder", f"BM25 + {_SELF}"),
+    ("BM25 + static student", "BM25"),
+    ("BM25 + static student, student reads 20", "BM25 + static student"),
+    (TEACHER, "BM25 + bi-encoder"),
+)
+"""Differences that are recorded where the catalogue is real."""
 
 
-def measure(source: str | Path, seed: int) -> dict:
-    """All systems on one seed: per-query values, latency, and what an index takes."""
-    profile = Profile.named(seed=seed)
+def measure(source: str | Path, profile: Profile, fold: int | None = None) -> dict:
+    """All systems on one seed: per-query values, latency, and what an index takes. Where a `fold`
+    is given it is the test, and the next one chooses."""
     catalogue = sources.catalogue(source, profile)
     data = mining.with_unlabelled(sources.load(source, profile), catalogue, profile)
+    if fold is not None:
+        data = folds.divided(data, FOLDS)[fold]
     test = data["test"]
     judged = truth.judgments(profile) if source == "shop" else judged_pairs(test)
     gains = judge.gains(test)
@@ -57,9 +88,13 @@ def measure(source: str | Path, seed: int) -> dict:
         f"bi-encoder, {row}": search.bi_encoder(data, catalogue, profile, row, teacher)
         for row in search.BI_ENCODERS
     }
-    folders["static student"] = search.static_encoder(
-        data, catalogue, profile, folders["bi-encoder, distilled"]
-    )
+    folders["static student"] = search.static_encoder(data, catalogue, profile, folders[_DISTILLED])
+    if fold is not None:
+        told = search.told(data, catalogue, profile, teacher)
+        own = contrasts.labelled_by(folders[_LABELS], told, data["train"], profile)
+        further = {_LONGER: None, _SELF: own}
+        for name, pairs in further.items():
+            _, folders[name] = contrasts.in_as_many_steps(data, profile, told, pairs)
     systems = rankers(profile, catalogue, data, folders, teacher, student)
     texts = list(queries["query"])
     names = np.asarray(queries["query_id"], dtype=object)
@@ -71,6 +106,9 @@ def measure(source: str | Path, seed: int) -> dict:
         frame = search.ranked(names, catalogue["product_id"], rows)
         values = metrics.retrieval(frame, judged, gains)
         per_query = values.pop("per_query")
+        if fold is not None:
+            known = metrics.retrieval(condensed(frame, judged), judged, gains)["per_query"]
+            per_query[CONDENSED] = known["ndcg@10"]
         ask = partial(_one, rank)
         clock = bench.latency(ask, texts[:TIMED], repeats=3, threads=1, device="cpu")
         result["systems"][name] = {
@@ -80,7 +118,7 @@ def measure(source: str | Path, seed: int) -> dict:
             "threads": clock["threads"],
             "per_query": per_query.to_dict("list"),
         }
-        print(f"seed {seed}: {name}: {values['ndcg@10']:.3f}, {clock['p50_ms']:.2f} ms")
+        print(f"{name}: {values['ndcg@10']:.3f}, {clock['p50_ms']:.2f} ms")
     result["query_id"] = list(per_query.index)
     kinds = dict(zip(shown["query_id"], shown.get("query_kind", shown["query_id"]), strict=True))
     result["kind"] = [kinds[name] for name in per_query.index] if "query_kind" in shown else None
@@ -94,6 +132,11 @@ def _one(rank, text: str):
     return rank([text])
 
 
+def condensed(frame: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
+    """A ranking without the products that nobody judged for its query."""
+    return frame.merge(judged[["query_id", "product_id"]])
+
+
 def judged_pairs(pairs: Dataset) -> pd.DataFrame:
     return judge.frame(pairs, np.zeros(len(pairs))).drop(columns="score")
 
@@ -105,14 +148,13 @@ def rankers(profile, catalogue, data, folders: dict, teacher: Path, student: Pat
     """
     texts = sources.product_text(catalogue[:])
     index = words.bm25(texts)
-    untrained = "bi-encoder, untrained"
-    folders = {untrained: models.checkpoint("minilm"), **folders}
+    folders = {_UNTRAINED: models.checkpoint("minilm"), **folders}
     encoders = {name: search.encoder(folder, profile) for name, folder in folders.items()}
     embed = {
         name: partial(model.encode, show_progress_bar=False) for name, model in encoders.items()
     }
     vectors = {
-        name: mining.catalogue_vectors(catalogue, profile) if name == untrained else encode(texts)
+        name: mining.catalogue_vectors(catalogue, profile) if name == _UNTRAINED else encode(texts)
         for name, encode in embed.items()
     }
     exact = {name: search.exact(own) for name, own in vectors.items()}
@@ -164,9 +206,10 @@ def rankers(profile, catalogue, data, folders: dict, teacher: Path, student: Pat
                 scores.append(judge.softmax(model(**tokens).logits.numpy()) @ gains)
         return np.concatenate(scores)
 
-    distilled, static = "bi-encoder, distilled", "static student"
-    labels = "bi-encoder, labels"
-    in_sums = {untrained: untrained, labels: labels, distilled: "bi-encoder", static: static}
+    distilled, static = _DISTILLED, "static student"
+    in_sums = {_UNTRAINED: _UNTRAINED, _LABELS: _LABELS, distilled: "bi-encoder", static: static}
+    if _SELF in folders:
+        in_sums[_SELF] = _SELF
     queries, quality = search.quality_on(data["validation"], catalogue["product_id"])
     compared = {name: compare(queries, name) for name in in_sums}
 
@@ -219,8 +262,9 @@ def merge(folder: Path, out: Path, source: str) -> None:
     """Write the recorded result from the files of single seeds."""
     parts = shared.read(folder, ("profile", "generator"))
     names = list(parts[0]["systems"])
+    simulated = parts[0]["generator"] is not None
     # In a simulated shop all is judged, and truth.judgments leaves out what is irrelevant.
-    columns = [name for name in _COLUMNS if name != "judged@10" or not parts[0]["generator"]]
+    columns = _COLUMNS if simulated else _COLUMNS + _UNJUDGED
     tables = {column: _per_query(parts, names, column) for column in columns}
     rows = {}
     for name in names:
@@ -233,11 +277,14 @@ def merge(folder: Path, out: Path, source: str) -> None:
         rows[name] = row
     precision = parts[0]["profile"]["precision"]
     chosen = "" if precision == "auto" else f"ECOMKD_PRECISION={precision} "
+    option, runs = ("--seeds", "seed") if simulated else ("--folds", "fold")
+    calls = [option, *(str(part[runs]) for part in parts)]
+    if parts[0]["profile"]["max_length"] != Profile.named().max_length:
+        calls.append(f"--max-length {parts[0]['profile']['max_length']}")
     report.write_recorded(
         out,
-        command=f"{chosen}python benchmarks/measure_search.py {source} --seeds "
-        f"{' '.join(str(part['seed']) for part in parts)} --merge",
-        seeds=[part["seed"] for part in parts],
+        command=f"{chosen}python benchmarks/measure_search.py {source} {' '.join(calls)} --merge",
+        seeds=sorted({part["seed"] for part in parts}),
         hardware=parts[0]["hardware"],
         generator=parts[0]["generator"],
         data={
@@ -248,24 +295,27 @@ def merge(folder: Path, out: Path, source: str) -> None:
             "rows": rows,
             "by_kind": _by_kind(parts, names),
             "memory": parts[0]["memory"],
+            **({} if simulated else {"differences": _differences(tables)}),
         },
         goals=_goals(tables["ndcg@10"], rows),
     )
     print(f"{out}: seeds {', '.join(str(part['seed']) for part in parts)}")
 
 
-_COLUMNS = ("ndcg@10", "recall@100", "mrr@10", "judged@10")
+_COLUMNS = ("ndcg@10", "recall@100", "mrr@10")
+_UNJUDGED = ("judged@10", CONDENSED)
+"""Columns of catalogues of which not all is judged."""
 
 
 def _per_query(parts: list[dict], names: list[str], column: str) -> pd.DataFrame:
-    """Queries × systems; what the seeds share, on real data, is averaged over them."""
+    """Queries × systems; each real query is in one fold, each shop has its own."""
     tables = []
     for part in parts:
         values = {name: part["systems"][name]["per_query"][column] for name in names}
         prefix = f"{part['seed']} " if part["generator"] else ""
         index = [f"{prefix}{name}" for name in part["query_id"]]
         tables.append(pd.DataFrame(values, index=index))
-    return pd.concat(tables).groupby(level=0).mean()
+    return pd.concat(tables)
 
 
 def _by_kind(parts: list[dict], names: list[str]) -> dict | None:
@@ -290,9 +340,20 @@ def _kept(ndcg: pd.DataFrame, name: str) -> dict[str, float]:
     return {end: float(span[end]) for end in ("value", "low", "high")}
 
 
+def _differences(tables: dict[str, pd.DataFrame]) -> list[dict]:
+    """What systems gain over others, on whole lists and on condensed ones."""
+    found = []
+    for name, other in COMPARED:
+        row = {"system": name, "minus": other}
+        for column in ("ndcg@10", CONDENSED):
+            span = metrics.paired_bootstrap(tables[column][name], tables[column][other])
+            row[column] = {"value": span["difference"], "low": span["low"], "high": span["high"]}
+        found.append(row)
+    return found
+
+
 def _goals(ndcg: pd.DataFrame, rows: dict) -> list[dict]:
-    distilled, labels = "bi-encoder, distilled", "bi-encoder, labels"
-    span = metrics.paired_bootstrap(ndcg[distilled], ndcg[labels])
+    span = metrics.paired_bootstrap(ndcg[_DISTILLED], ndcg[_LABELS])
     goals = [
         report.goal(
             "nDCG@10: bi-encoder distilled minus one of labels alone, in fewer steps",
@@ -325,25 +386,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Search over a whole catalogue, by stages.")
     parser.add_argument("source", nargs="?", default="shop", help="shop, or a path")
     parser.add_argument("--seeds", type=int, nargs="*", default=[], help="seeds of the shop")
-    parser.add_argument("--folder", type=Path, help="of the single seeds' files")
+    parser.add_argument(
+        "--folds", type=int, nargs="*", default=[], choices=range(FOLDS), help="of a path's queries"
+    )
+    parser.add_argument("--max-length", type=int, help="tokens of a pair; the profile's by default")
+    parser.add_argument("--folder", type=Path, help="of the single seeds' or folds' files")
     parser.add_argument("--merge", action="store_true", help="write the recorded result")
     parser.add_argument("--out", type=Path, help="where --merge writes")
     arguments = parser.parse_args()
-    source = arguments.source if arguments.source == "shop" else Path(arguments.source)
+    simulated = arguments.source == "shop"
+    source = arguments.source if simulated else Path(arguments.source)
     name = Path(arguments.source).name
     folder = arguments.folder or Profile.named().artifacts / f"search_{name}"
-    if not arguments.seeds and not arguments.merge:
-        parser.error("give --seeds, --merge, or both")
-    for seed in arguments.seeds:
+    if arguments.folds if simulated else arguments.seeds:
+        parser.error("the shop is measured by --seeds, a path by --folds")
+    if not (arguments.seeds or arguments.folds or arguments.merge):
+        parser.error("give --seeds, --folds, --merge, or two of them")
+    length = {} if arguments.max_length is None else {"max_length": arguments.max_length}
+    runs = [(Profile.named(seed=seed, **length), None) for seed in arguments.seeds]
+    runs += [(Profile.named(**length), fold) for fold in arguments.folds]
+    for profile, fold in runs:
         result = {
-            "seed": seed,
-            "profile": shared.profile(),
-            "generator": shop.generator_hash() if source == "shop" else None,
+            "seed": profile.seed,
+            "fold": fold,
+            "profile": shared.profile() | length,
+            "generator": shop.generator_hash() if simulated else None,
             "hardware": bench.hardware(),
-            "products": len(sources.catalogue(source, Profile.named(seed=seed))),
-            **measure(source, seed),
+            "products": len(sources.catalogue(source, profile)),
+            **measure(source, profile, fold),
         }
-        write_text(folder / f"seed{seed}.json", json.dumps(result, indent=1))
+        part = "" if fold is None else f"fold{fold}"
+        write_text(folder / f"seed{profile.seed}{part}.json", json.dumps(result, indent=1))
     if arguments.merge:
         merge(folder, arguments.out or RECORDED / f"search_{name}.json", name)
 
