@@ -36,7 +36,6 @@ import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
 
-import contrasts
 import margins
 import shared
 from ecomkd import (
@@ -92,6 +91,8 @@ CONTRAST_READ = f"{CONTRAST_SUM}, {READERS[3]}"
 DISTILLED_READ = f"{DISTILLED_SUM}, {READERS[3]}"
 SUMMED = (UNTRAINED, MARGINS, CONTRAST, DISTILLED, SELF, TABLE_DISTILLED, TABLE_SELF)
 """Encoders and tables that stand in a sum with words."""
+PASSES = 2
+"""Over the judged pairs and those that the teacher labels, before the judged ones alone."""
 RATES = (1e-3, 3e-3, 1e-2)
 """Tried for the table of labels."""
 COMPARED = {
@@ -235,15 +236,38 @@ class Taught:
     def contrasts(self) -> dict[str, Path]:
         """Encoders by contrast: one of the judged labels, and those that learn from these once
         more, after a first stage that has further labels beside them or has them alone."""
-        data, profile = self.data, self.profile
+        train = self.data["train"]
+        data, profile, rates = self.data, self.profile, bi_encoders.RATES[-1:]
         told = search.told(data, self.catalogue, profile, self.teacher)
-        learn = partial(contrasts.in_as_many_steps, data, profile, told)
+
+        def batches(further: Dataset | None) -> int:
+            rows = bi_encoders.contrastive_rows(bi_encoders.beside(train, further), profile.seed)
+            return keys.batches(len(rows), profile)
+
+        def learn(further: Dataset | None) -> tuple[Path, Path]:
+            """After the first stage, and after both."""
+            passes = PASSES * batches(told) / batches(further)
+            start = bi_encoders.contrastive(data, profile, further, passes, rates)
+            return start, bi_encoders.contrastive(data, profile, rates=rates, start=start)
+
         found = {CONTRAST: bi_encoders.contrastive(data, profile)}
         found[TOLD], found[DISTILLED] = learn(told)
         _, found[LONGER] = learn(None)
-        own = contrasts.labelled_by(found[CONTRAST], told, data["train"], profile)
-        _, found[SELF] = learn(own)
+        _, found[SELF] = learn(self.labelled(found[CONTRAST], told))
         return found
+
+    def labelled(self, first: Path, pairs: Dataset) -> Dataset:
+        """Pairs with labels by the cosine of an encoder: as many of each as judged pairs have."""
+        order = np.argsort(-bi_encoders.cosine_scores(first, pairs, self.profile), kind="stable")
+        best_first = np.argsort(-self.gains, kind="stable")
+        judged = np.asarray(self.data["train"]["label"])
+        shares = np.array([(judged == label).mean() for label in best_first])
+        ends = np.round(shares.cumsum() * len(pairs)).astype(int)
+        found = np.empty(len(pairs), dtype=int)
+        for label, own in zip(best_first, np.split(order, ends[:-1]), strict=True):
+            found[own] = label
+        pairs = pairs.remove_columns("label").add_column("label", found.tolist())
+        return pairs.cast_column("label", self.data["train"].features["label"])
 
     def parts(self, name: str, *further: object) -> list:
         """What the key of a control is made of."""

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import tiny_models
 
-import contrasts
 import margins
 import measure_search_controls as script
 import shared
@@ -163,9 +162,7 @@ def test_contrasts_differ_in_what_they_see_and_not_in_steps(taught, monkeypatch)
         asked.append((told, passes or profile.teacher_epochs, rates, start))
         return Path(str(len(asked)))
 
-    monkeypatch.setattr(
-        contrasts, "labelled_by", lambda *given: labelled.append(given[:2]) or train
-    )
+    monkeypatch.setattr(taught, "labelled", lambda *given: labelled.append(given) or train)
     monkeypatch.setattr(script.bi_encoders, "contrastive", contrastive)
     found = taught.contrasts()
     names = script.CONTRAST, script.TOLD, script.DISTILLED, script.LONGER, script.SELF
@@ -177,7 +174,7 @@ def test_contrasts_differ_in_what_they_see_and_not_in_steps(taught, monkeypatch)
     # Each second stage goes on from the first one, and has the judged pairs alone.
     assert [one[3] for one in asked[1:]] == [None, Path("2"), None, Path("4"), None, Path("6")]
     unjudged = len(taught.pairs["unlabelled"]) + len(taught.pairs["mined"])
-    assert asked[1][1] == contrasts.PASSES and len(asked[1][0]) == unjudged
+    assert asked[1][1] == script.PASSES and len(asked[1][0]) == unjudged
     assert asked[5][0] is train and [asked[place][0] for place in (2, 3, 4, 6)] == [None] * 4
 
     def steps(told, passes):
@@ -195,7 +192,7 @@ def test_an_encoder_labels_pairs_as_judges_do(taught):
     start = Path(models.checkpoint("minilm"))
     columns = script.bi_encoders.COLUMNS
     mined = taught.pairs["mined"].select_columns(columns)
-    own = contrasts.labelled_by(start, mined, taught.data["train"], taught.profile)
+    own = taught.labelled(start, mined)
     assert own.column_names == columns and own["product_id"][:] == mined["product_id"][:]
     cosines = script.bi_encoders.cosine_scores(start, own, taught.profile)
     labels, judged = np.asarray(own["label"]), np.asarray(taught.pairs["train"]["label"])
