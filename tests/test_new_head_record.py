@@ -179,6 +179,23 @@ def test_a_head_that_begins_with_the_order_keeps_it(recorded):
             assert span["low"] < 0 < span["high"]
 
 
+def test_what_does_the_harm_is_the_shared_seed_and_not_the_turning_alone(recorded):
+    """Chapter 2: in one shop another seed turned the order as far, and 50 labels brought it back."""
+    by_luck = recorded["by_luck"]
+    turned = [place for place, shop in enumerate(by_luck) if by_luck[shop][0] < 0]
+    shared = recorded["rows"][script.row(script.DRAWN, 0)]["lift@10 by_seed"]
+    assert [list(by_luck.values())[place][0] for place in turned] == pytest.approx(
+        [shared[place] for place in turned], abs=0.01
+    )
+    (place,) = turned
+    after = {
+        head: recorded["rows"][script.row(head, 50)]["lift@10 by_seed"][place]
+        for head in (script.OTHER, script.SPREAD, script.DRAWN)
+    }
+    assert after[script.OTHER] == pytest.approx(after[script.SPREAD], abs=0.01)
+    assert after[script.DRAWN] < 0
+
+
 def test_up_to_200_labels_add_nothing_to_the_order_and_all_do(recorded):
     """Chapter 2, and chapter 7 on the sum."""
     ends = {n: between(recorded, script.SPREAD, script.START, n)["seeds"] for n in script.LABELS}
