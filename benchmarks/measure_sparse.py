@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -472,30 +473,40 @@ KEPT = {
 
 
 def merge(folder: Path, out: Path) -> None:
-    """Write the record from the files of all seeds."""
-    seeds = {name: shared.read(folder / name, ["profile"]) for name in KINDS}
+    """Write the record from the files of all seeds. Films, which no model of the shop changes, stay
+    as they were recorded where they have no file."""
+    shops = shared.read(folder / "shop", ["profile"])
     times, tried = shared.sizes(folder, "clock"), shared.sizes(folder, "grid")
-    found = {name: summary(own, COMPARED[name], KEPT[name]) for name, own in seeds.items()}
-    ours = seeds["shop"]
+    found = {"shop": summary(shops, COMPARED["shop"], KEPT["shop"])}
     for name, row in found["shop"]["rows"].items():
-        means = [np.mean(list(one["recalls"][name].values())) for one in ours]
+        means = [np.mean(list(one["recalls"][name].values())) for one in shops]
         row["recall@100"] = float(np.mean(means))
-    calls = [
-        f"{name} --seeds {' '.join(str(o['seed']) for o in own)}" for name, own in seeds.items()
-    ]
+    if (folder / "msrd").exists():
+        films = shared.read(folder / "msrd", ["profile"])
+        found["msrd"] = summary(films, COMPARED["msrd"], KEPT["msrd"])
+        told = {"seeds": [one["seed"] for one in films], "created": f"{datetime.now(UTC):%Y-%m-%d}"}
+        weights = [one["weights"] for one in films]
+    else:
+        before = json.loads(out.read_text(encoding="utf-8"))
+        found["msrd"], told = before["data"]["msrd"], before["data"]["films"]
+        weights = before["data"]["weights"]["msrd"]
+        print(f"msrd: no file in {folder}; kept as recorded on {told['created']}")
+    seeds = {"shop": [one["seed"] for one in shops], "msrd": told["seeds"]}
+    calls = [f"{name} --seeds {' '.join(map(str, own))}" for name, own in seeds.items()]
     report.write_recorded(
         out,
         command=f"python benchmarks/measure_sparse.py --grid, {', '.join(calls)}, --clock, --merge",
-        seeds=sorted({one["seed"] for own in seeds.values() for one in own}),
-        hardware=ours[0]["hardware"],
-        generator=ours[0]["generator"],
+        seeds=sorted({seed for own in seeds.values() for seed in own}),
+        hardware=shops[0]["hardware"],
+        generator=shops[0]["generator"],
         data={
-            "shop": found["shop"] | {"by_kind": by_kind(ours), "sizes": mean_sizes(ours)},
+            "shop": found["shop"] | {"by_kind": by_kind(shops), "sizes": mean_sizes(shops)},
             "msrd": found["msrd"],
+            "films": told,
             "clock": times,
             "penalty": sparse.PENALTY,
             "grid": tried,
-            "weights": {name: [one["weights"] for one in own] for name, own in seeds.items()},
+            "weights": {"shop": [one["weights"] for one in shops], "msrd": weights},
         },
         goals=goals(found, times),
     )

@@ -180,7 +180,7 @@ def test_a_head_that_begins_with_the_order_keeps_it(recorded):
 
 
 def test_what_does_the_harm_is_the_shared_seed_and_not_the_turning_alone(recorded):
-    """Chapter 2: in one shop another seed turned the order as far, and 50 labels brought it back."""
+    """Chapter 2: where another seed turned the order as far, 50 labels brought it back."""
     by_luck = recorded["by_luck"]
     turned = [place for place, shop in enumerate(by_luck) if by_luck[shop][0] < 0]
     shared = recorded["rows"][script.row(script.DRAWN, 0)]["lift@10 by_seed"]

@@ -67,6 +67,10 @@ def test_goals_are_met_by_a_good_student_and_missed_by_a_bad_one(good, tmp_path)
     record = json.loads((tmp_path / "record.json").read_text())
     assert [goal["met"] for goal in record["goals"]] == [good] * len(record["goals"])
     assert len(record["goals"]) == 7
+    # Where films have no file they stay as they were, with the day on which they were measured.
+    (tmp_path / "msrd").rename(tmp_path / "elsewhere")
+    script.merge(tmp_path, tmp_path / "record.json")
+    assert json.loads((tmp_path / "record.json").read_text()) == record
     shop = record["data"]["shop"]
     assert shop["sizes"][script.PLAIN]["pieces"] == 51
     assert shop["by_kind"]["a"]["queries"] == 20
