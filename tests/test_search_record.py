@@ -64,3 +64,19 @@ def test_the_table_keeps_nearly_all_of_the_teachers_lift_and_what_is_free_does_n
     assert kept["BM25 + bi-encoder, labels"]["high"] < kept["BM25 + static student"]["low"]
     best = kept["BM25 + bi-encoder, teacher reads 100"]
     assert all(end == pytest.approx(1) for end in best.values())
+
+
+def test_on_icecat_what_nobody_judged_decides_between_words_and_vectors():
+    """Chapter 8: the sign turns with the unjudged; training helps by neither measure."""
+    data = report.recorded("search_icecat")["data"]
+    found = {(row["system"], row["minus"]): row for row in data["differences"]}
+    measures = ("ndcg@10", "condensed ndcg@10")
+    whole, known = (found["bi-encoder, untrained", "BM25"][name] for name in measures)
+    assert whole["high"] < 0 < known["low"]
+    rows = ("untrained", "labels", "distilled")
+    untrained, labels, distilled = (f"bi-encoder, {row}" for row in rows)
+    both, quick = "BM25 + bi-encoder", "BM25 + static student"
+    trained = [(labels, untrained), (distilled, labels), (quick, "BM25")]
+    for pair in (*trained, ("BM25 + bi-encoder, teacher reads 100", both)):
+        assert all(found[pair][name]["low"] <= 0 <= found[pair][name]["high"] for name in measures)
+    assert data["profile"]["max_length"] == 96 and data["profile"]["live_pairs"] == 8_000

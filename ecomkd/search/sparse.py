@@ -33,7 +33,7 @@ from ecomkd.search.tune import WORDS, weights_on
 
 TOKENS = 64
 """Tokens of a product that are read."""
-PENALTY = 0.3
+PENALTY = 0.03
 """Weight of the penalty on what products hold. On validation queries of the simulated shop it is
 the largest one of a grid that comes within 0.005 nDCG@10 of the best."""
 _SHARP, _LEAST = 6.0, 0.35
