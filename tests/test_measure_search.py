@@ -46,6 +46,7 @@ def part(fold: int, queries: list[str]) -> dict:
     return {
         "seed": 7, "fold": fold, "profile": {"precision": "auto", "max_length": 96},
         "generator": None, "hardware": {}, "products": 5, "systems": systems, "memory": {},
+        "weights": {"a": fold},
         "query_id": queries, "kind": None, "no_word": [False] * len(queries),
     }  # fmt: skip
 
@@ -61,6 +62,7 @@ def test_folds_are_read_like_one_test_of_all_their_queries(tmp_path):
         "python benchmarks/measure_search.py icecat --folds 0 1 --max-length 96 --merge"
     )
     assert (record["data"]["queries"], record["seeds"]) == (5, [7])
+    assert record["data"]["weights"] == [{"a": 0}, {"a": 1}] and len(record["goals"]) == 1
     for column in ("ndcg@10", script.CONDENSED):
         mean = {
             name: np.concatenate(

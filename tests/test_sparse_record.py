@@ -99,9 +99,10 @@ def test_expansion_is_what_the_sparse_student_of_the_shop_lives_on(recorded):
     for rival in (script.BM25, script.PIECES, script.NONE):
         assert compared(shop, script.PLAIN, rival)["low"] > 0
     assert compared(shop, script.PLAIN, script.NONE)["value"] > 0.05
-    # Its start holds most of it already; on this shop training has not been shown to add to that.
+    # Its start holds most of it already, and training adds to that.
     trained = compared(shop, script.PLAIN, script.START)
-    assert trained["low"] < 0 < trained["high"]
+    gained = compared(shop, script.PLAIN, script.BM25)
+    assert 0 < trained["low"] and trained["value"] < gained["value"] / 2
     held = {name: one["pieces"] for name, one in shop["sizes"].items()}
     assert held[script.NONE] < held[script.PLAIN] < held[script.START]
 
@@ -112,15 +113,15 @@ def test_the_table_is_better_and_mostly_on_unseen_synonyms(recorded):
     assert compared(shop, script.PLAIN, script.TEACHER)["high"] < 0
     gaps = {kind: one[script.TABLE] - one[script.PLAIN] for kind, one in shop["by_kind"].items()}
     assert max(gaps, key=gaps.get) == "unseen_synonym" and gaps["unseen_synonym"] > 0.1
-    # What BM25 knows, it knows already.
+    # What BM25 knows, it knows already, and more weight on that costs order.
     both = compared(shop, f"{script.BM25} + {script.PLAIN}", script.PLAIN)
-    assert both["low"] < 0 < both["high"]
+    assert both["high"] < 0
 
 
 def test_it_is_served_in_about_the_time_of_bm25(recorded):
     clock = recorded["clock"]
     assert clock[script.PLAIN]["p50_ms"] < 3 * clock[script.BM25]["p50_ms"]
-    assert clock[script.PLAIN]["p50_ms"] < clock[script.TEACHER]["p50_ms"] / 50
+    assert clock[script.PLAIN]["p50_ms"] < clock[script.TEACHER]["p50_ms"] / 30
     assert clock[script.BM25]["index_bytes"] < clock[script.PLAIN]["index_bytes"]
     assert clock[script.PLAIN]["index_bytes"] < clock[script.TEACHER]["index_bytes"]
 
