@@ -102,7 +102,7 @@ def test_expansion_is_what_the_sparse_student_of_the_shop_lives_on(recorded):
     # Its start holds most of it already, and training adds to that.
     trained = compared(shop, script.PLAIN, script.START)
     gained = compared(shop, script.PLAIN, script.BM25)
-    assert 0 < trained["low"] and trained["value"] < gained["value"] / 2
+    assert trained["low"] > 0 and trained["value"] < gained["value"] / 2
     held = {name: one["pieces"] for name, one in shop["sizes"].items()}
     assert held[script.NONE] < held[script.PLAIN] < held[script.START]
 
