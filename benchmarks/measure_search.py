@@ -292,7 +292,7 @@ def merge(folder: Path, out: Path, source: str) -> None:
         },
         goals=_goals(tables["ndcg@10"], rows, simulated),
     )
-    print(f"{out}: seeds {', '.join(str(part['seed']) for part in parts)}")
+    print(f"{out}: {' '.join(calls)}")
 
 
 _COLUMNS = ("ndcg@10", "recall@100", "mrr@10")
