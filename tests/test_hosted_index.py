@@ -62,8 +62,10 @@ def test_answers_are_those_of_the_index_that_holds_its_catalogue(own, folder):
     engine = search.load(folder)
     for query in ("red shoe", "kids mug steel", "lamp"):
         wanted, found = own.search(query, 30), engine.search(query, 30)
-        assert [hit.product_id for hit in found] == [hit.product_id for hit in wanted]
         assert [hit.score for hit in found] == pytest.approx([hit.score for hit in wanted])
+        # Two products whose scores differ by what rounding makes may change places.
+        scores = {hit.product_id: hit.score for hit in found}
+        assert scores == pytest.approx({hit.product_id: hit.score for hit in wanted})
         assert [hit.fields for hit in found] == [hit.fields for hit in wanted]
     assert engine.search("zzzz", 5) == []
     engine.store.close()
