@@ -84,8 +84,7 @@ def measure(source: str | Path, profile: Profile, fold: int | None = None) -> di
         for row in search.BI_ENCODERS
     }
     folders["static student"] = search.static_encoder(data, catalogue, profile, folders[_DISTILLED])
-    weights: dict[str, dict] = {}
-    systems = rankers(profile, catalogue, data, folders, teacher, student, weights)
+    systems, weights = rankers(profile, catalogue, data, folders, teacher, student)
     texts = list(queries["query"])
     names = np.asarray(queries["query_id"], dtype=object)
     result: dict = {"systems": {}, "weights": weights}
@@ -129,12 +128,10 @@ def judged_pairs(pairs: Dataset) -> pd.DataFrame:
 
 
 def rankers(
-    profile, catalogue, data, folders: dict, teacher: Path, student: Path, kept: dict[str, dict]
-) -> dict:
-    """Each system as a function from query texts to rows of the catalogue (queries × 100).
-
-    Sums take the weights that are best on validation queries (see `search.choose_weights`); `kept`
-    is told them.
+    profile, catalogue, data, folders: dict, teacher: Path, student: Path
+) -> tuple[dict, dict[str, dict]]:
+    """Each system as a function from query texts to rows of the catalogue (queries × 100), and the
+    weights of sums, those that are best on validation queries (see `search.choose_weights`).
     """
     texts = sources.product_text(catalogue[:])
     index = words.bm25(texts)
@@ -196,10 +193,11 @@ def rankers(
                 scores.append(judge.softmax(model(**tokens).logits.numpy()) @ gains)
         return np.concatenate(scores)
 
-    distilled, static = _DISTILLED, "static student"
-    in_sums = {_UNTRAINED: _UNTRAINED, _LABELS: _LABELS, distilled: "bi-encoder", static: static}
+    in_sums = {name: name for name in (_UNTRAINED, _LABELS, _DISTILLED, "static student")}
+    in_sums[_DISTILLED] = "bi-encoder"
     queries, quality = search.quality_on(data["validation"], catalogue["product_id"])
     compared = {name: compare(queries, name) for name in in_sums}
+    kept: dict[str, dict] = {}
 
     def chosen(name, score, depth):
         weights = search.choose_weights(
@@ -211,9 +209,9 @@ def rankers(
 
     systems = {"random": at_random, "BM25": by_words}
     systems |= {name: partial(by_vectors, name=name) for name in embed}
-    systems["BM25 + bi-encoder, by rank"] = partial(by_rank, name=distilled)
-    weights = chosen(distilled, by_teacher, DEPTH)
-    own = {"name": distilled, "weights": weights, "score": by_teacher, "depth": DEPTH}
+    systems["BM25 + bi-encoder, by rank"] = partial(by_rank, name=_DISTILLED)
+    weights = chosen(_DISTILLED, by_teacher, DEPTH)
+    own = {"name": _DISTILLED, "weights": weights, "score": by_teacher, "depth": DEPTH}
     systems[TEACHER] = partial(reread, **own)
     alone = search.Weights(weights.words, _ALONE)
     systems["BM25 + bi-encoder, teacher alone orders 100"] = partial(
@@ -227,7 +225,7 @@ def rankers(
             )
         # The words' weight is chosen first: it is the same whoever reads, and however deep.
         systems[f"BM25 + {label}"] = partial(by_sum, name=name, weights=weights)
-    return systems
+    return systems, kept
 
 
 def memory(profile, catalogue, folders: dict, teacher: Path, student: Path) -> dict:
@@ -255,6 +253,12 @@ def merge(folder: Path, out: Path, source: str) -> None:
     # In a simulated shop all is judged, and truth.judgments leaves out what is irrelevant.
     columns = _COLUMNS if simulated else _COLUMNS + _UNJUDGED
     tables = {column: _per_query(parts, names, column) for column in columns}
+    further = {}
+    if not simulated:
+        further = {
+            "differences": _differences(tables),
+            "weights": [part["weights"] for part in parts],
+        }
     rows = {}
     for name in names:
         row = {column: float(table[name].mean()) for column, table in tables.items()}
@@ -287,8 +291,7 @@ def merge(folder: Path, out: Path, source: str) -> None:
             "rows": rows,
             "by_kind": _by_kind(parts, names),
             "memory": parts[0]["memory"],
-            **({} if simulated else {"differences": _differences(tables)}),
-            **({} if simulated else {"weights": [part["weights"] for part in parts]}),
+            **further,
         },
         goals=_goals(tables["ndcg@10"], rows, simulated),
     )

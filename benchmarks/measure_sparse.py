@@ -484,7 +484,8 @@ def merge(folder: Path, out: Path) -> None:
     if (folder / "msrd").exists():
         films = shared.read(folder / "msrd", ["profile"])
         found["msrd"] = summary(films, COMPARED["msrd"], KEPT["msrd"])
-        told = {"seeds": [one["seed"] for one in films], "created": f"{datetime.now(UTC):%Y-%m-%d}"}
+        told = {"seeds": [one["seed"] for one in films], "penalty": sparse.PENALTY}
+        told["created"] = f"{datetime.now(UTC):%Y-%m-%d}"
         weights = [one["weights"] for one in films]
     else:
         before = json.loads(out.read_text(encoding="utf-8"))
