@@ -407,6 +407,12 @@ def test_whose_labels_they_are_is_not_told_and_further_queries_help(recorded):
     rows = recorded["rows"]
     own, longer = (np.asarray(rows[name]["by_seed"]) for name in (script.SELF, script.LONGER))
     assert (own > longer + 0.01).all()
+    (known,) = (
+        one
+        for one in recorded["without_unseen_synonyms"]
+        if (one["system"], one["against"]) == (script.SELF, script.LONGER)
+    )
+    assert known["low"] < 0 and known["difference"] < 0.01  # Hardly any of it without new words.
 
 
 def test_in_one_runtime_distillation_is_a_factor_of_two(recorded):
