@@ -163,3 +163,12 @@ def test_stable_reasons_are_counted_against_the_other_seeds():
 def test_goals_are_all_that_were_set():
     names = [goal["name"] for goal in RECORD["goals"]]
     assert len(names) == len(set(names)) == 14
+
+
+def test_without_what_attention_names_the_item_leaves_but_its_score_hardly_falls():
+    found = BASKETS["deletion"]["teacher"]
+    assert no_difference(found["falls"]["attention"]["minus"])
+    gone = found["gone"]
+    assert gone["attention"]["minus"]["low"] > 0
+    bought = gone["bought most often"]
+    assert bought["low"] < gone["attention"]["value"] < bought["high"]

@@ -71,8 +71,8 @@ def verdict(results: Sequence[dict]) -> str:
     needs no training. With fewer than LEAST_QUERIES test queries, or where a difference is the same
     on each of them or in each seed, it says that there is no verdict.
 
-    What needs no training is BM25 or the untrained bi-encoder, whichever ranks better. Where most
-    queries have a single candidate or none has a relevant one, the verdict goes by macro-F1.
+    What needs no training is the one of `UNTRAINED` that ranks best in the mean. Where most queries
+    have a single candidate or none has a relevant one, the verdict goes by macro-F1.
     """
     by = _measure(results)
     if by.queries < LEAST_QUERIES:
