@@ -54,7 +54,7 @@ def names(*extras: str) -> set[str]:
 def test_environment_yml_installs_the_package_with_the_book_and_its_tests():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))
     listed = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
-    assert listed == ['-e ".[book,test]"']
+    assert listed == ["-c constraints.txt", '-e ".[book,test]"']
     assert {"book", "test"} <= set(project()["optional-dependencies"])
 
 
