@@ -56,6 +56,8 @@ COMPARED = (
     ("BM25 + bi-encoder", "BM25"),
     ("BM25 + bi-encoder", f"BM25 + {_UNTRAINED}"),
     ("BM25 + bi-encoder", f"BM25 + {_LABELS}"),
+    ("BM25 + bi-encoder, by rank", "BM25 + bi-encoder"),
+    ("BM25 + bi-encoder, by rank", "BM25"),
     ("BM25 + static student", "BM25"),
     ("BM25 + static student, student reads 20", "BM25 + static student"),
     (TEACHER, "BM25 + bi-encoder"),
