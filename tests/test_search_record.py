@@ -83,7 +83,11 @@ def test_on_icecat_what_nobody_judged_decides_between_words_and_vectors():
     # Its teacher is nearly shut out by validation, so that its reading says little.
     asked = [fold["bi-encoder, distilled, 100 read"]["reranker"] for fold in data["weights"]]
     assert len(asked) == 5 and sorted(asked)[-2] <= 0.03
-    # Ranks, which have no weight to choose, join better than a sum whose weights few queries chose.
-    by_rank = found[f"{both}, by rank", both]
-    assert all(by_rank[name]["low"] > 0 for name in measures)
+    # By rank, its encoder does better than in a sum; whether than in the untrained sum is not told.
+    assert all(found[f"{both}, by rank", both][name]["low"] > 0 for name in measures)
+    for name in measures:
+        assert found[f"{both}, by rank", free][name]["low"] < 0
+    # In a sum, training on labels is a loss, by one measure of the two.
+    whole, known = (found[f"BM25 + {labels}", free][name] for name in measures)
+    assert whole["high"] < 0 < known["high"]
     assert data["profile"]["max_length"] == 96 and data["profile"]["live_pairs"] == 8_000
