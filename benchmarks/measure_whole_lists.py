@@ -2,16 +2,19 @@
 
     ECOMKD_PRECISION=bf16 python benchmarks/measure_whole_lists.py --seeds 18
     ECOMKD_PRECISION=bf16 python benchmarks/measure_whole_lists.py --merge
+    ECOMKD_PRECISION=bf16 python benchmarks/measure_whole_lists.py icecat --seeds 18 19 20
+    ECOMKD_PRECISION=bf16 python benchmarks/measure_whole_lists.py icecat --merge
 
-needs ECOMKD_REAL_DATA with `esci_150`, whose queries are each tested once, in five folds. The
-book's recipe, which keeps the lower layers still, has no order there that is told from chance: the
-record `core_esci_150` has it. Has another one more? Three were named before anything was measured
-with them: the last layer and the head alone; all layers at a quarter of the rate and in half as
-many passes; and the same from the checkpoint as it came. Beside them stands the network from which
-the first two start, which saw no label, read by the head of its warm-up and by the new one that
-fine-tuning draws for it. The new one turned out to lose the order before any label does, so the
-first two recipes were then trained once more under a head that is spread between the rows of the
-warm-up's (`Profile.spread_head`).
+needs ECOMKD_REAL_DATA with `esci_150`, or `icecat`, whose queries are each tested once, in five
+folds. On the ESCI lists the book's recipe, which keeps the lower layers still, has no order that is
+told from chance: the record `core_esci_150` has it. Has another one more? Three were named before
+anything was measured with them: the last layer and the head alone; all layers at a quarter of the
+rate and in half as many passes; and the same from the checkpoint as it came. Beside them stands the
+network from which the first two start, which saw no label, read by the head of its warm-up and by
+the new one that fine-tuning draws for it. The new one turned out to lose the order before any label
+does, so the first two recipes were then trained once more under a head that is spread between the
+rows of the warm-up's (`Profile.spread_head`). These two, which validation took on the ESCI lists,
+are what is tried on Icecat, beside the book's own recipe on as many tokens.
 Within a run, validation queries choose the checkpoint, by the mean of macro-F1 and nDCG@10. They
 choose among the recipes too, by nDCG@10, and the weights with which each is added to words and bi-
 encoder: some 21 queries for all of it. A run that is started again goes on where it stopped.
@@ -23,6 +26,7 @@ import argparse
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +38,11 @@ import measure_untrained
 import shared
 from ecomkd import distill, metrics, models, report, runtime
 from ecomkd.config import Profile
+from ecomkd.data.folds import divided
 from ecomkd.relevance import judge, mining, rivals, stages
 from ecomkd.relevance.tables import TEACHER, TEACHER_SUM, UNTRAINED_SUM, interval
 
-DATA, TOKENS = "esci_150", 96
+TOKENS, FOLDS = 96, 5
 LAST: dict = {"frozen_layers": 5}
 GENTLE: dict = {"frozen_layers": None, "teacher_learning_rate": 5e-5, "teacher_epochs": 3}
 RECIPES: dict[str, dict] = {
@@ -47,6 +52,12 @@ RECIPES: dict[str, dict] = {
     "the last layer, head spread": LAST | {"spread_head": True},
     "all layers, gently, head spread": GENTLE | {"spread_head": True},
 }
+BOOK = "the book's recipe"
+TRIED: dict[str, dict[str, dict]] = {
+    "esci_150": RECIPES,
+    "icecat": {BOOK: {}, **dict(list(RECIPES.items())[3:])},
+}
+"""The recipes, by the data on which they are tried."""
 CHOSEN = "the best on validation"
 START = "the warm start, no label"
 HEAD = "the warm start under a new head, no label"
@@ -94,7 +105,10 @@ def looks(folder: Path) -> list[dict[str, float]]:
 
 
 def fold(
-    data: DatasetDict, seen: dict[str, rivals.Signals], profile: Profile
+    data: DatasetDict,
+    seen: dict[str, rivals.Signals],
+    profile: Profile,
+    recipes: dict[str, dict] = RECIPES,
 ) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
     """nDCG@10 of each system by test query, and what validation says of each recipe, with its
     macro-F1 on the test pairs."""
@@ -110,7 +124,7 @@ def fold(
     ranked(HEAD, new_head(data, profile))
     for name, _, scores, _ in rivals.sums(data, seen):
         ranked(name, scores)
-    for recipe, changed in RECIPES.items():
+    for recipe, changed in recipes.items():
         own = replace(profile, **changed)
         # The warm-up is the book's, whatever layers are trained after it.
         warmed = replace(profile, warm_up_pairs=own.warm_up_pairs)
@@ -134,25 +148,28 @@ def fold(
     return found, told | {"chosen": best}
 
 
-def folds(profile: Profile) -> Iterator[measure_untrained.Case]:
-    """The case of each fold of DATA, with the unlabelled pairs mined for it."""
+def folds(profile: Profile, name: str = "esci_150") -> Iterator[measure_untrained.Case]:
+    """The case of each fold, with the unlabelled pairs mined for it. Where the data do not say
+    which fold a query belongs to, they are drawn."""
     with tempfile.TemporaryDirectory(prefix="ecomkd-") as scratch:
-        parts, catalogue = measure_untrained.parts_of(DATA, profile, Path(scratch), 0, 0)
+        parts, catalogue = measure_untrained.parts_of(name, profile, Path(scratch), 0, 0)
+        if len(parts) == 1:
+            parts = divided(parts[0], FOLDS)
         for data, _, seen in measure_untrained.folds(parts, catalogue, profile):
             yield mining.with_unlabelled(data, catalogue, profile), catalogue, seen
 
 
-def measured(seed: int) -> dict:
-    """All systems of a seed on the test queries of all folds."""
+def measured(seed: int, name: str = "esci_150") -> dict:
+    """All systems of a seed on the test queries of all folds of the data of this name."""
     profile = Profile.named("book", seed=seed, max_length=TOKENS)
     systems: dict[str, dict[str, float]] = {}
     choices = []
-    for number, (data, _, seen) in enumerate(folds(profile)):
-        found, told = fold(data, seen, profile)
+    for number, (data, _, seen) in enumerate(folds(profile, name)):
+        found, told = fold(data, seen, profile, TRIED[name])
         choices.append(told)
         print(f"seed {seed}, fold {number}: {told}", flush=True)
-        for name, values in found.items():
-            systems.setdefault(name, {}).update(
+        for system, values in found.items():
+            systems.setdefault(system, {}).update(
                 {f"{number}: {query}": value for query, value in values.items()}
             )
     return {
@@ -163,21 +180,26 @@ def measured(seed: int) -> dict:
     }
 
 
-COMPARED = (
-    *((recipe, FREE) for recipe in RECIPES),
-    *((recipe, START) for recipe in RECIPES),
-    (START, FREE),
-    *((recipe, HEAD) for recipe in list(RECIPES)[:2]),
-    *zip(list(RECIPES)[3:], list(RECIPES)[:2], strict=True),
-    (HEAD, START),
-    *((recipe, "random") for recipe in (START, HEAD, *RECIPES)),
-    (CHOSEN, FREE),
-    (added(CHOSEN), UNTRAINED_SUM),
-    (added(CHOSEN), FREE),
-)
+def compared(recipes: Sequence[str]) -> list[tuple[str, str]]:
+    """The pairs of systems whose difference is asked, where these recipes were tried."""
+    drawn, spread = list(RECIPES)[:2], list(RECIPES)[3:]
+    both = [pair for pair in zip(spread, drawn, strict=True) if set(pair) <= set(recipes)]
+    return [
+        *((recipe, FREE) for recipe in recipes),
+        *((recipe, START) for recipe in recipes),
+        (START, FREE),
+        *((recipe, HEAD) for recipe in recipes if recipe in drawn),
+        *both,
+        *((recipe, BOOK) for recipe in recipes if BOOK in recipes and recipe != BOOK),
+        (HEAD, START),
+        *((recipe, "random") for recipe in (START, HEAD, *recipes)),
+        (CHOSEN, FREE),
+        (added(CHOSEN), UNTRAINED_SUM),
+        (added(CHOSEN), FREE),
+    ]
 
 
-def summary(parts: Sequence[dict], compared: Sequence[tuple[str, str]] = COMPARED) -> dict:
+def summary(parts: Sequence[dict], asked: Sequence[tuple[str, str]]) -> dict:
     """A row for each system, the differences that are asked, and what was chosen.
 
     Intervals are over queries, and from three seeds on over seeds too. Fewer leave out the luck of
@@ -194,7 +216,7 @@ def summary(parts: Sequence[dict], compared: Sequence[tuple[str, str]] = COMPARE
             "ndcg@10 high": span["high"],
         }
     differences = []
-    for one, other in compared:
+    for one, other in asked:
         span = interval(values[[one, other]], lambda m, a=one, b=other: m[a] - m[b])
         differences.append({"system": one, "against": other, **shared.difference(span)})
     return {
@@ -205,27 +227,27 @@ def summary(parts: Sequence[dict], compared: Sequence[tuple[str, str]] = COMPARE
     }
 
 
-def merge(folder: Path, out: Path) -> None:
+def merge(folder: Path, out: Path, data: str = "esci_150") -> None:
     """Write the recorded result from the files of single seeds."""
     parts = shared.read(folder, ("profile", "precision"))
     parts.sort(key=lambda part: part["seed"])
-    found = summary(parts)
+    found = summary(parts, compared(list(TRIED[data])))
     (span,) = (
         one
         for one in found["comparisons"]
         if (one["system"], one["against"]) == (added(CHOSEN), FREE)
     )
     name = "nDCG@10: the teacher chosen on validation, added to what is free, minus the bi-encoder"
-    report.write_recorded(
-        out, **shared.origin("whole_lists", parts), data=found, goals=[shared.above(name, span)]
-    )
+    origin = shared.origin("whole_lists", parts, "" if data == "esci_150" else data)
+    report.write_recorded(out, **origin, data=found, goals=[shared.above(name, span)])
     print(f"Wrote {out}.")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Teachers on whole lists of few judged queries.")
-    arguments = shared.arguments_of(parser, "whole_lists", scaled=False)
-    shared.run(shared.resumed(arguments), measured, merge)
+    arguments = shared.arguments_of(parser, "whole_lists", scaled=False, data=list(TRIED))
+    measure, join = partial(measured, name=arguments.data), partial(merge, data=arguments.data)
+    shared.run(shared.resumed(arguments), measure, join)
 
 
 if __name__ == "__main__":

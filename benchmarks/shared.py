@@ -77,11 +77,13 @@ def arguments_of(
     kinds: Sequence[str] = (),
     scaled: bool = True,
     once: bool = False,
+    data: Sequence[str] = (),
 ) -> argparse.Namespace:
     """What the command line says, the parser's own arguments and those of each script that measures
     seeds, sizes if `scaled`, and `once` what no seed changes, and merges them. By default `folder`
     is that of `name` among the artefacts, and `out` the recorded result of this name; of several
-    `kinds` of measurement, `kind` says which.
+    `kinds` of measurement, `kind` says which. Of several `data`, `data` says on which: the
+    first where none are named; the others' names are added to that of the folder and the record.
 
     Exits with one sentence where there is nothing to do, or no kind to do.
     """
@@ -94,10 +96,14 @@ def arguments_of(
         parser.add_argument("--scale", action="store_true", help="cost against size")
     parser.add_argument("--folder", type=Path, help="of the single seeds' files")
     parser.add_argument("--merge", action="store_true", help="write the recorded result")
-    out = RECORDED / f"{name}.json"
-    parser.add_argument("--out", type=Path, default=out, help="where --merge writes")
+    if data:
+        parser.add_argument("data", nargs="?", choices=data, default=data[0], help="measured on")
+    parser.add_argument("--out", type=Path, help="where --merge writes")
     parser.set_defaults(scale=False, once=False)
     arguments = parser.parse_args()
+    if data and arguments.data != data[0]:
+        name += f"_{arguments.data}"
+    arguments.out = arguments.out or RECORDED / f"{name}.json"
     if not (arguments.once or arguments.seeds or arguments.scale or arguments.merge):
         parts = ["--once"] * once + ["--seeds"] + ["--scale"] * scaled + ["--merge"]
         parser.error(f"give {', '.join(parts)}, or several of them")
@@ -221,13 +227,14 @@ def kept_by_query(ranking: dict) -> dict[str, dict[str, float]]:
     return {of: per_query[of].to_dict() for of in ("ndcg@10", "random_ndcg@10")}
 
 
-def origin(name: str, parts: Sequence[dict]) -> dict[str, Any]:
+def origin(name: str, parts: Sequence[dict], of: str = "") -> dict[str, Any]:
     """Where the record of this name comes from, as `report.write_recorded` takes it: from these
-    parts of single seeds, all computed in one precision."""
+    parts of single seeds, all computed in one precision, and `of` these data, where a script has
+    several."""
     seeds, precision = [part["seed"] for part in parts], parts[0]["precision"]
-    script = f"python benchmarks/measure_{name}.py --seeds {' '.join(map(str, seeds))} --merge"
+    words = ["python", f"benchmarks/measure_{name}.py", *of.split(), "--seeds", *map(str, seeds)]
     return {
-        "command": f"ECOMKD_PRECISION={precision} {script}",
+        "command": f"ECOMKD_PRECISION={precision} {' '.join(words)} --merge",
         "seeds": seeds,
         "hardware": parts[0]["hardware"] | {"precision": precision},
         "generator": parts[0]["generator"],

@@ -69,7 +69,7 @@ def test_each_recipe_is_judged_on_the_queries_of_all_folds(tiny):
     assert [one["chosen"] for one in found["choices"]] == ["the last layer and the head"] * len(
         parts
     )
-    rows = script.summary([{"seed": 18, **found}])["rows"]
+    rows = script.summary([{"seed": 18, **found}], [])["rows"]
     assert rows[script.CHOSEN]["ndcg@10"] == rows["the last layer and the head"]["ndcg@10"] == 1
     assert rows[script.added(script.CHOSEN)]["ndcg@10"] == 1
     assert rows[script.START]["ndcg@10"] < rows["all layers, gently"]["ndcg@10"] < 1
@@ -111,9 +111,34 @@ def test_seeds_of_one_kind_are_merged(tiny, tmp_path):
         if one["system"] == script.added(script.CHOSEN) and one["against"] == script.FREE
     )
     assert goal["value"] == pair["difference"] and goal["met"] == (pair["low"] > 0)
-    assert [(one["system"], one["against"]) for one in record["data"]["comparisons"]] == list(
-        script.COMPARED
+    assert [
+        (one["system"], one["against"]) for one in record["data"]["comparisons"]
+    ] == script.compared(list(script.RECIPES))
+
+
+def test_data_without_folds_are_divided_and_named_in_the_record(tiny, tmp_path, monkeypatch):
+    parts, trained = tiny
+    catalogue = script.measure_untrained.parts_of()[1]
+    whole = lambda *_: ([parts[0]], catalogue)  # noqa: E731 - one place, one line
+    monkeypatch.setattr(script.measure_untrained, "parts_of", whole)
+    monkeypatch.setattr(script, "FOLDS", 3)
+    found = script.measured(18, "icecat")
+    assert len(found["choices"]) == 3 and {one["chosen"] for one in found["choices"]} == {
+        "the last layer, head spread"
+    }
+    assert len(trained) == 3 * 3 and trained[0] == (
+        script.Profile.named().frozen_layers,
+        script.Profile.named().teacher_learning_rate,
+        script.Profile.named().teacher_epochs,
+        script.Profile.named().warm_up_pairs,
+        False,
     )
+    script.shared.write(tmp_path / "files", 18, found)
+    script.merge(tmp_path / "files", tmp_path / "record.json", "icecat")
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert "measure_whole_lists.py icecat --seeds 18 --merge" in record["command"]
+    told = {(one["system"], one["against"]) for one in record["data"]["comparisons"]}
+    assert {("the last layer, head spread", script.BOOK), (script.BOOK, script.FREE)} <= told
 
 
 def test_what_the_page_says_of_other_recipes():
