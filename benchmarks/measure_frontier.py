@@ -189,14 +189,18 @@ def served_cosines(
 
 
 def taught_by(
-    base: Ground, some: Lists, validation: Lists, profile: Profile
+    base: Ground,
+    some: Lists,
+    validation: Lists,
+    profile: Profile,
+    rates: Sequence[float] = TEACHER_RATES,
 ) -> tuple[Network, dict]:
     """The base-size encoder, fine-tuned on labelled queries once, and what was chosen."""
 
     def make(folder: Path) -> None:
         model, chosen = tuned(
             partial(Network, None, TEACHER),
-            TEACHER_RATES,
+            rates,
             some,
             base.vectors,
             validation,
@@ -209,7 +213,7 @@ def taught_by(
     parts = [
         TEACHER,
         TEACHER_SEED,
-        TEACHER_RATES,
+        rates,
         BATCH,
         some.queries,
         some.rows.tolist(),
