@@ -318,6 +318,15 @@ def test_a_chapter_links_its_terms_once(path):
     assert set(linked) <= set(known)
 
 
+def test_a_word_that_is_no_term_where_it_stands_holds_no_link():
+    said = "Stores drift apart, and readers lift the sum, which gains 0.02. Alarms tell of drift:"
+    said += " a lift falls, or the expected gain."
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(said)])
+    (cell,) = book_terms.linked(notebook).cells
+    assert cell.source.startswith("Stores drift apart, and readers lift the sum, which gains 0.02.")
+    assert all(f"{{term}}`{term}`" in cell.source for term in ("drift", "lift", "gain"))
+
+
 @built
 @pytest.mark.parametrize("width", [1440, 390])
 def test_a_term_shows_its_definition_when_pointed_at_or_focused(browser, width):

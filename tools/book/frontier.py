@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import readme_picture
 from book.figures import inline, one_line
-from book.goals import folded
+from book.goals import folded, span
 from book.pages import ranked, table
 from ecomkd.relevance.tables import TEACHER, UNTRAINED, UNTRAINED_SUM
 from ecomkd.relevance.verdict import BEATS
@@ -20,6 +20,14 @@ NAMES = {
     "static": "static: a table",
 }
 """The students of the record, in words."""
+
+TEACHERS = {
+    "base size, untrained": "as it came",
+    "words + base size, untrained": "words and as it came",
+    "teacher": "fine-tuned",
+    "words + teacher": "words and fine-tuned",
+}
+"""The teachers of the record `free_teacher`, in words."""
 
 ALT = (
     "Quality of ranking against the time for one query, on a logarithmic axis: the teacher of base "
@@ -90,6 +98,45 @@ def page_part(record: dict, sparse: dict) -> str:
     figure = f'<figure class="frontier">{picture("compared")}</figure>'
     shown = f"```{{raw}} html\n{figure}\n```"
     return "\n\n".join([shown, *tables, folded(record)]) + "\n"
+
+
+def teachers_part(record: dict) -> str:
+    """What book/compared.md includes of the record `free_teacher`: what students have from each
+    teacher, by themselves and added to words, and the differences that decide."""
+    rows, students = record["data"]["rows"], ("three layers", "static")
+    heads = [name + end for name in map(NAMES.get, students) for end in ("", ", with words")]
+    shown = {"none: labels alone": [""]}
+    shown["none: labels alone"] += _both(rows, students, "{}, labels")
+    for name, words in TEACHERS.items():
+        of = f"{{}}, taught by {name}"
+        shown[words] = [ranked(rows[name]), *_both(rows, students, of)]
+    told = {(one["system"], one["against"]): span(one) for one in record["data"]["comparisons"]}
+    compared = {}
+    for one, other in (
+        ("teacher", "words + base size, untrained"),
+        ("teacher", "base size, untrained"),
+        ("words + teacher", "words + base size, untrained"),
+        ("words + base size, untrained", "base size, untrained"),
+    ):
+        pairs = [
+            (f"{before}{student}, taught by {one}", f"{before}{student}, taught by {other}")
+            for student in students
+            for before in ("", "words + ")
+        ]
+        compared[f"{TEACHERS[one]} − {TEACHERS[other]}"] = [told[pair] for pair in pairs]
+    tables = (
+        table("teacher, of base size", ["nDCG@10 of the teacher", *heads], shown),
+        table("what the teachers' difference makes", heads, compared),
+    )
+    return "\n\n".join([*tables, folded(record)]) + "\n"
+
+
+def _both(rows: dict[str, dict], students: tuple[str, ...], of: str) -> list[str]:
+    return [
+        ranked(rows[before + of.format(student)])
+        for student in students
+        for before in ("", "words + ")
+    ]
 
 
 def untrained_row(name: str, quality: Callable[[str], str], kept: dict[str, str]) -> list[str]:

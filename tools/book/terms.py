@@ -23,6 +23,13 @@ _APART = re.compile(
     re.DOTALL | re.MULTILINE | re.VERBOSE,
 )
 """What holds no link."""
+_BEFORE = {
+    "drift": r"(?:[Aa]|[Dd]ata|for|of|the)\s",
+    "gain": r"(?:[Ee]xpected|[Tt]hese are the|chapter 1's|own)\s",
+    "lift": r"(?:[Aa]|[Ii]ts|[Tt]he|'s)\s",
+    "split": r"(?:[Aa]|[Ee]ach|The|[Tt]est|[Tt]raining)\s",
+}
+"""What stands before these words where they are terms, and not verbs or a difference."""
 
 
 def terms(glossary: str) -> list[str]:
@@ -43,7 +50,8 @@ def uses(glossary: str) -> list[tuple[str, re.Pattern]]:
     for term in terms(glossary):
         words = {term, f"{term}s", term[0].upper() + term[1:], f"{term[0].upper()}{term[1:]}s"}
         either = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
-        found.append((term, re.compile(rf"(?<![\w/-])(?:{either})(?![\w/-])")))
+        before = _BEFORE.get(term, "")
+        found.append((term, re.compile(rf"(?<![\w/-]){before}(?P<use>{either})(?![\w/-])")))
     return found
 
 
@@ -59,14 +67,14 @@ def linked(notebook):
     return notebook
 
 
-def _link(cell, use: re.Pattern, term: str) -> bool:
+def _link(cell, pattern: re.Pattern, term: str) -> bool:
     """Link the first use of a term in a cell, where there is one."""
-    found = list(use.finditer(cell.source)) if term[1:] in cell.source else []
+    found = list(pattern.finditer(cell.source)) if term[1:] in cell.source else []
     apart = [one.span() for one in _APART.finditer(cell.source)] if found else []
     for one in found:
-        begin, end = one.span()
+        (begin, end), use = one.span("use"), one["use"]
         if not any(start < end and begin < stop for start, stop in apart):
-            shown = one[0] if one[0] == term else f"{one[0]} <{term}>"
+            shown = use if use == term else f"{use} <{term}>"
             cell.source = f"{cell.source[:begin]}{{term}}`{shown}`{cell.source[end:]}"
             return True
     return False
