@@ -1,7 +1,7 @@
 """Does what nobody trained teach as well as a fine-tuned teacher? On real film queries.
 
-    python benchmarks/measure_free_teacher.py --seeds 1 2 3
-    python benchmarks/measure_free_teacher.py --merge
+    ECOMKD_PRECISION=bf16 python benchmarks/measure_free_teacher.py --seeds 1 2 3
+    ECOMKD_PRECISION=bf16 python benchmarks/measure_free_teacher.py --merge
 
 needs ECOMKD_REAL_DATA and the packages of `mpnet`. In `measure_frontier`, on whose parts this
 stands, students learn from a base-size encoder that was fine-tuned on 400 labelled queries. By
@@ -28,7 +28,7 @@ from datasets import Dataset
 from torch import nn
 
 import shared
-from ecomkd import report
+from ecomkd import report, runtime
 from ecomkd.config import Profile
 from ecomkd.relevance import judge, lexical
 from ecomkd.relevance.fusion import choose_fusion
@@ -152,7 +152,12 @@ def measured(base: Ground, own: Ground, profile: Profile, seed: int) -> dict:
             choices[taught(student, teacher)] = found
             print(f"seed {seed}, {taught(student, teacher)}: {max(found['looks'])}", flush=True)
     weights = {**seen.weights, **at_home.weights}
-    return {"values": values, "choices": choices | {"weights": weights}}
+    return {
+        "precision": runtime.precision(profile),
+        "generator": None,
+        "values": values,
+        "choices": choices | {"weights": weights},
+    }
 
 
 def _has_relevant(pairs: Dataset) -> np.ndarray:
@@ -186,25 +191,17 @@ def compared() -> list[tuple[str, str]]:
 
 def merge(folder: Path, out: Path = shared.RECORDED / "free_teacher.json") -> None:
     """Write the record from the files of all seeds."""
-    seeds = shared.read(folder, ["profile"])
+    seeds = shared.read(folder, ["profile", "precision"])
     found = summary(seeds, compared(), [])
     told = {(one["system"], one["against"]): one for one in found["comparisons"]}
-    numbers = [one["seed"] for one in seeds]
     entries = []
     for student in CURVED:
         pair = taught(student, TUNED), taught(student, FREE_SUM)
         what = "taught by the fine-tuned teacher minus taught by the sum that nobody trained"
         entries.append(shared.above(f"film queries, nDCG@10: {student} {what}", told[pair]))
-    script = "python benchmarks/measure_free_teacher.py"
-    report.write_recorded(
-        out,
-        command=f"{script} --seeds {' '.join(map(str, numbers))} --merge",
-        seeds=numbers,
-        hardware=seeds[0]["hardware"],
-        generator=None,
-        data=found | {"choices": [one["choices"] for one in seeds]},
-        goals=entries,
-    )
+    data = found | {"choices": [one["choices"] for one in seeds]}
+    origin = shared.origin("free_teacher", seeds)
+    report.write_recorded(out, **origin, data=data, goals=entries)
 
 
 def main() -> None:

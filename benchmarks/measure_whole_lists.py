@@ -193,6 +193,7 @@ def compared(recipes: Sequence[str]) -> list[tuple[str, str]]:
         *((recipe, BOOK) for recipe in recipes if BOOK in recipes and recipe != BOOK),
         (HEAD, START),
         *((recipe, "random") for recipe in (START, HEAD, *recipes)),
+        (UNTRAINED_SUM, FREE),
         (CHOSEN, FREE),
         (added(CHOSEN), UNTRAINED_SUM),
         (added(CHOSEN), FREE),

@@ -294,6 +294,8 @@ def recipes(record: dict) -> str:
     free = ("random", "words at their best", *list(apart_from.values())[1:-1])
     shown = {name: [ranked(rows[name]), "", "", ""] for name in free}
     shown[UNTRAINED_SUM] = ["", ranked(rows[UNTRAINED_SUM]), "", ""]
+    if (book := "the book's recipe") in named:
+        apart_from[f"minus {book}"] = book
     for name in named:
         f1 = sum(fold[name]["macro_f1"] for fold in folds) / len(folds)
         chosen = sum(fold["chosen"] == name for fold in folds)
