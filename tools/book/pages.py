@@ -305,14 +305,15 @@ def recipes(record: dict) -> str:
     for one in record["data"]["comparisons"]:
         if one["system"] != best:
             told.setdefault(one["system"], {})[one["against"]] = apart(one)
-    grid = {name: [own.get(of, "") for of in apart_from.values()] for name, own in told.items()}
+    asked = {head: of for head, of in apart_from.items() if any(of in one for one in told.values())}
+    grid = {name: [own.get(of, "") for of in asked.values()] for name, own in told.items()}
     columns = [
         "nDCG@10 by itself",
         "nDCG@10 with words and bi-encoder",
         "macro-F1, mean of folds",
         "folds that take it",
     ]
-    tables = table("system", columns, shown), table("nDCG@10", list(apart_from), grid)
+    tables = table("system", columns, shown), table("nDCG@10", list(asked), grid)
     return "\n\n".join([*tables, folded(record)]) + "\n"
 
 
