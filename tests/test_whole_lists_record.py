@@ -206,6 +206,10 @@ def test_what_the_page_says_of_icecats_lists():
     assert said(script.START, script.FREE) == ["-0.053", "-0.094", "-0.015"]
     assert said(book, script.START) == ["-0.002", "-0.046", "0.039"]
     assert said(script.HEAD, script.START) == ["-0.194", "-0.264", "-0.128"]
+    assert said(script.HEAD, "random") == ["0.074", "0.020", "0.131"]
+    assert said(script.CHOSEN, script.FREE) == ["-0.035", "-0.078", "0.004"]
+    shop = report.recorded("new_head")["data"]["rows"]
+    assert 0 < shop[script.FREE]["ndcg@10"] - shop[script.START]["ndcg@10"] < 0.01
     added = script.added(script.CHOSEN)
     assert said(added, script.UNTRAINED_SUM) == ["-0.018", "-0.056", "0.016"]
     assert said(added, script.FREE) == ["-0.014", "-0.052", "0.020"]
