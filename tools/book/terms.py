@@ -25,7 +25,7 @@ _APART = re.compile(
 """What holds no link."""
 _BEFORE = {
     "drift": r"(?:[Aa]|[Dd]ata|for|of|the)\s",
-    "gain": r"(?:[Ee]xpected|[Tt]hese are the|chapter 1's|own)\s",
+    "gain": r"(?:[Ee]xpected|These are the|chapter 1's|own)\s",
     "lift": r"(?:[Aa]|[Ii]ts|[Tt]he|'s)\s",
     "split": r"(?:[Aa]|[Ee]ach|The|[Tt]est|[Tt]raining)\s",
 }
