@@ -1,6 +1,7 @@
 """Teachers that nobody trained: their answers on tiny data, and the record."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from datasets import DatasetDict
 from test_query_side_record import COLOURS, PLACE, THINGS, WIDTH, pairs
 
 import measure_free_teacher as script
+from ecomkd import report
 from measure_query_side import Ground, Judged, Static, of_pairs, unit
 
 EVERY = [f"{colour} {thing}" for thing in THINGS for colour in COLOURS]
@@ -118,3 +120,41 @@ def test_each_student_learns_from_each_teacher(ground, monkeypatch, tmp_path):
     told = {(one["system"], one["against"]) for one in record["data"]["comparisons"]}
     assert told == set(script.compared()) and len(record["goals"]) == len(script.CURVED)
     assert "--seeds 1 2 3 --merge" in record["command"]
+
+
+def test_what_the_page_says_of_teachers_that_nobody_fine_tuned():
+    """book/compared.md: by itself no student shows that its teacher had been fine-tuned."""
+    record = report.recorded("free_teacher")
+    told = {(one["system"], one["against"]): one for one in record["data"]["comparisons"]}
+    page = (Path(__file__).parents[1] / "book" / "compared.md").read_text("utf-8")
+    part = page.partition("(sec-free-teacher)=")[2].partition("What this part does not say")[0]
+
+    def said(one: str, other: str) -> dict:
+        """The difference, which has to stand on the page."""
+        found = told[one, other]
+        number, low, high = (f"{found[end]:.3f}" for end in ("value", "low", "high"))
+        assert f"{number} [{low}, {high}]".replace("-", "−") in part.replace("\n", " ")
+        return found
+
+    for student in script.CURVED:
+        labels, (free, free_sum, tuned, tuned_sum) = (
+            f"{student}, labels",
+            (script.taught(student, teacher) for teacher in script.TEACHERS),
+        )
+        assert said(tuned, free_sum)["low"] < 0 < told[tuned, free_sum]["high"]
+        assert said(tuned, free)["low"] < 0
+        assert said(free, labels)["low"] > 0 and said(tuned_sum, tuned)["low"] > 0
+        with_words = [f"words + {name}" for name in (free, free_sum, tuned)]
+        assert said(with_words[2], with_words[1])["low"] > 0
+        said(with_words[2], with_words[0])
+        said(with_words[1], with_words[0])
+    three, table = (
+        tuple(f"words + {script.taught(student, one)}" for one in (script.TUNED, script.UNTRAINED))
+        for student in script.CURVED
+    )
+    assert told[three]["low"] < 0 < told[three]["high"] and told[table]["low"] > 0
+    assert not any(goal["met"] for goal in record["goals"])
+    free = record["data"]["rows"][script.FREE_SUM]["ndcg@10"]
+    assert f"nDCG@10 is {free:.3f} in place of 0.901" in part
+    before = report.recorded("frontier")["data"]["msrd"]["rows"][script.FREE_SUM]["ndcg@10"]
+    assert f"{before:.3f}" == "0.901"

@@ -51,6 +51,7 @@ SOURCES = (
     Source("search_page", "Search in the page", "notebooks/08_search"),
     Source("serving_load", "Serving under load", "notebooks/09_serving"),
     Source("frontier", "A base-size teacher and its students, on film queries", "book/compared"),
+    Source("free_teacher", "Teachers that nobody fine-tuned, on film queries", "book/compared"),
     Source("query_side", "Query encoders, on real film queries", "book/compared"),
     Source("recommendation", "The next basket", "notebooks/10_recommendation"),
     Source("cold_items", "Items that nobody has bought", "book/cold_items"),

@@ -69,6 +69,7 @@ def render(output: Path, notebooks: dict[str, nbformat.NotebookNode]) -> Path:
     wanted["book/esci_lists.txt"] = fitted(found["core_esci_150"])
     wanted["book/whole_lists.txt"] = recipes(found["whole_lists"])
     wanted["book/whole_lists_icecat.txt"] = recipes(found["whole_lists_icecat"])
+    wanted["book/free_teacher.txt"] = frontier.teachers_part(found["free_teacher"])
     wanted["book/query_side.txt"] = query_side(found["query_side"])
     # That around these is book/cold_items.md.
     wanted["book/cold_items.txt"] = cold.page_part(found["cold_items"], found["recommendation"])
