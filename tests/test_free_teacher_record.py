@@ -132,7 +132,7 @@ def test_what_the_page_says_of_teachers_that_nobody_fine_tuned():
     def said(one: str, other: str) -> dict:
         """The difference, which has to stand on the page."""
         found = told[one, other]
-        number, low, high = (f"{found[end]:.3f}" for end in ("value", "low", "high"))
+        number, low, high = (report.number(found[end]) for end in ("value", "low", "high"))
         assert f"{number} [{low}, {high}]".replace("-", "−") in part.replace("\n", " ")
         return found
 
