@@ -123,7 +123,7 @@ def test_each_student_learns_from_each_teacher(ground, monkeypatch, tmp_path):
 
 
 def test_what_the_page_says_of_teachers_that_nobody_fine_tuned():
-    """book/compared.md: by itself no student shows that its teacher was fine-tuned and not summed."""
+    """book/compared.md: no student by itself shows that its teacher was fine-tuned."""
     record = report.recorded("free_teacher")
     told = {(one["system"], one["against"]): one for one in record["data"]["comparisons"]}
     page = (Path(__file__).parents[1] / "book" / "compared.md").read_text("utf-8")
