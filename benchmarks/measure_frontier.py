@@ -193,7 +193,7 @@ def taught_by(
     some: Lists,
     validation: Lists,
     profile: Profile,
-    rates: Sequence[float] = TEACHER_RATES,
+    rates: Sequence[float],
 ) -> tuple[Network, dict]:
     """The base-size encoder, fine-tuned on labelled queries once, and what was chosen."""
 
@@ -261,7 +261,7 @@ def measured(base: Ground, own: Ground, profile: Profile, seed: int) -> dict:
     seen.add(values, "words", None)
     seen.add(values, "base size, untrained", Network(None, TEACHER))
     at_home.add(values, "six layers, untrained", Network())
-    teacher, chosen = taught_by(base, some, validation, profile)
+    teacher, chosen = taught_by(base, some, validation, profile, TEACHER_RATES)
     choices: dict[str, dict] = {"teacher": chosen}
     seen.add(values, "teacher", teacher)
     judge_int8(values, seen, "teacher", teacher)
