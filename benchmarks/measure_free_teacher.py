@@ -11,14 +11,17 @@ that nobody labelled: the encoder as it came and fine-tuned, each by itself and 
 words. Two students, three layers and a table of token vectors, learn from each in the same way,
 with the labels of the 400 queries beside the answers; validation chooses their rates. A sum's
 scores are brought to the spread that the cosines in it have within a query's list, for a student
-learns that spread. The fine-tuned encoder has the rate that was chosen for `measure_frontier`.
+learns that spread. The fine-tuned encoder has the rate that was chosen for `measure_frontier`. So
+that what validation chooses can be told from the rest, the sum that nobody trained is judged with
+the weights that were chosen there, too.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -58,6 +61,7 @@ from measure_untrained import parts_of
 UNTRAINED, TUNED = "base size, untrained", "teacher"
 FREE_SUM, TUNED_SUM = FREE[0], "words + teacher"
 TEACHERS = (UNTRAINED, FREE_SUM, TUNED, TUNED_SUM)
+EARLIER = f"{FREE_SUM}, weights of measure_frontier"
 
 
 def taught(student: str, teacher: str) -> str:
@@ -106,6 +110,19 @@ def summed(
     return sums * (spread(answers, asked.mask) / spread(sums, asked.mask))
 
 
+def weighed(seen: Judged, model: nn.Module, weights: Sequence[float]) -> dict[str, float]:
+    """nDCG@10 of each test query by the sum of words and a model with given weights (S,)."""
+    columns = {
+        split: np.column_stack(
+            [seen.words[split], in_order(cosines(model, one, seen.vectors), one)]
+        )
+        for split, one in seen.lists.items()
+    }
+    scaled = choose_fusion("z", columns["validation"], seen.pairs["validation"])
+    fused = replace(scaled, weights=tuple(weights))
+    return seen.ranked(fused.scores(columns["test"], seen.pairs["test"]["query_id"]))
+
+
 def measured(base: Ground, own: Ground, profile: Profile, seed: int) -> dict:
     """All teachers, and their students of one seed: nDCG@10 of each test query, alone and in the
     sum with words. `own` are MiniLM's product vectors."""
@@ -123,7 +140,9 @@ def measured(base: Ground, own: Ground, profile: Profile, seed: int) -> dict:
         _, catalogue = parts_of("msrd", profile, Path(scratch), max(CURVE), SHOWN)
     words = signals_of(some, log, [labelled, data["unlabelled"]], catalogue)
     asked = joined(some, log)
-    rate = report.recorded("frontier")["data"]["choices"][0]["teacher"]["rate"]
+    before = report.recorded("frontier")["data"]["choices"][0]
+    values[EARLIER] = weighed(seen, Network(None, TEACHER), before["weights"][FREE_SUM])
+    rate = before["teacher"]["rate"]
     tuned_model, chosen = taught_by(base, some, validation, profile, (rate,))
     choices: dict[str, dict] = {TUNED: chosen}
     answers = {}
@@ -171,7 +190,7 @@ def _has_relevant(pairs: Dataset) -> np.ndarray:
 
 def compared() -> list[tuple[str, str]]:
     """The pairs of systems whose difference is asked."""
-    pairs = [(TUNED, UNTRAINED), (TUNED, FREE_SUM), (TUNED_SUM, FREE_SUM)]
+    pairs = [(TUNED, UNTRAINED), (TUNED, FREE_SUM), (TUNED_SUM, FREE_SUM), (FREE_SUM, EARLIER)]
     for student in CURVED:
         for one, other in (
             (TUNED, FREE_SUM),
@@ -185,7 +204,8 @@ def compared() -> list[tuple[str, str]]:
         for teacher in TEACHERS:
             name, plain = taught(student, teacher), f"{student}, labels"
             pairs += [(name, plain), (f"words + {name}", f"words + {plain}")]
-            pairs += [(name, FREE_SUM), (f"words + {name}", FREE_SUM)]
+            for free in (FREE_SUM, EARLIER):
+                pairs += [(name, free), (f"words + {name}", free)]
     return pairs
 
 

@@ -95,6 +95,9 @@ def test_each_student_learns_from_each_teacher(ground, monkeypatch, tmp_path):
     monkeypatch.setattr(script, "TEACHER", "minilm")
     monkeypatch.setattr(script, "RATES", dict.fromkeys(script.CURVED, (0.03,)))
     monkeypatch.setattr(script, "parts_of", lambda *_: (ground.parts, None))
+    known = {"weights": {script.FREE_SUM: [1.0, 1.0, 0.5]}, "teacher": {"rate": 0.03}}
+    before = {"data": {"choices": [known]}}
+    monkeypatch.setattr(script.report, "recorded", lambda name: before)
     monkeypatch.setattr(script.shared, "profile", dict)
     profile = script.Profile.named("smoke", artifacts=tmp_path)
     taught, fitted = [], script.tuned
@@ -112,7 +115,9 @@ def test_each_student_learns_from_each_teacher(ground, monkeypatch, tmp_path):
     rows = {
         script.taught(student, teacher) for student in script.CURVED for teacher in script.TEACHERS
     }
-    assert rows < set(found["values"]) and all(len(one) == 4 for one in found["values"].values())
+    assert {script.EARLIER} | rows < set(found["values"]) and all(
+        len(one) == 4 for one in found["values"].values()
+    )
     for seed in (1, 2, 3):
         script.shared.write(tmp_path / "files", seed, found)
     script.merge(tmp_path / "files", tmp_path / "record.json")
@@ -123,16 +128,19 @@ def test_each_student_learns_from_each_teacher(ground, monkeypatch, tmp_path):
 
 
 def test_what_the_page_says_of_teachers_that_nobody_fine_tuned():
-    """book/compared.md: no student by itself shows that its teacher was fine-tuned."""
+    """book/compared.md: by itself, no student is shown to be above that of the free sum."""
     record = report.recorded("free_teacher")
     told = {(one["system"], one["against"]): one for one in record["data"]["comparisons"]}
     page = (Path(__file__).parents[1] / "book" / "compared.md").read_text("utf-8")
     part = page.partition("(sec-free-teacher)=")[2].partition("What this part does not say")[0]
 
+    def written(value: float) -> str:
+        return report.number(value) if abs(value) >= 1e-4 else f"{value:.5f}"
+
     def said(one: str, other: str) -> dict:
         """The difference, which has to stand on the page."""
         found = told[one, other]
-        number, low, high = (report.number(found[end]) for end in ("value", "low", "high"))
+        number, low, high = (written(found[end]) for end in ("value", "low", "high"))
         assert f"{number} [{low}, {high}]".replace("-", "−") in part.replace("\n", " ")
         return found
 
@@ -148,6 +156,18 @@ def test_what_the_page_says_of_teachers_that_nobody_fine_tuned():
         assert (said(with_words[2], with_words[1])["low"] > 0) == (student == "static")
         said(with_words[2], with_words[0])
         said(with_words[1], with_words[0])
+        both = with_words[2], f"words + {labels}"
+        assert (said(*both)["low"] > 0) == (student == "static")
+        assert said(with_words[2], script.FREE_SUM)["low"] > 0
+        assert (said(with_words[2], script.EARLIER)["low"] > 0) == (student == "static")
+    assert said(script.FREE_SUM, script.EARLIER)["high"] < 0
+    ends = {min(script.RATES["three layers"]), max(script.RATES["three layers"])}
+    rates = [
+        chosen[script.taught("three layers", teacher)]["rate"]
+        for chosen in record["data"]["choices"]
+        for teacher in script.TEACHERS
+    ]
+    assert sum(rate in ends for rate in rates) == 9 and len(rates) == 12
     three, table = (
         tuple(f"words + {script.taught(student, one)}" for one in (script.TUNED, script.UNTRAINED))
         for student in script.CURVED

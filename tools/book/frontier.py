@@ -23,7 +23,7 @@ NAMES = {
 
 TEACHERS = {
     "base size, untrained": "as it came",
-    "words + base size, untrained": "words and as it came",
+    "words + base size, untrained": "the free sum",
     "teacher": "fine-tuned",
     "words + teacher": "words and fine-tuned",
 }
@@ -126,7 +126,7 @@ def teachers_part(record: dict) -> str:
         compared[f"{TEACHERS[one]} − {TEACHERS[other]}"] = [told[pair] for pair in pairs]
     tables = (
         table("teacher, of base size", ["nDCG@10 of the teacher", *heads], shown),
-        table("what the teachers' difference makes", heads, compared),
+        table("students of the first teacher − of the second", heads, compared),
     )
     return "\n\n".join([*tables, folded(record)]) + "\n"
 
