@@ -44,8 +44,9 @@ class Profile:
     teacher_learning_rate: float = 2e-4
     frozen_layers: int | None = 3
     """The lowest layers of the teacher that fine-tuning leaves as they are, with the embeddings
-    under them, which students leave alone too; None trains everything. With few labels, words that
-    training shows would move away from their neighbours that it does not show."""
+    under them, which students leave alone too; None trains everything. The reason was a fear: that
+    words which training shows move away from their neighbours which it does not show. Chapter 2
+    could not confirm it."""
     spread_head: bool = False
     """Whether the teacher's head begins between the two rows of its warm-up's head, each label at
     its gain, so that training starts from the warm-up's order. Else it is drawn from the seed, as
