@@ -10,6 +10,8 @@ the book's cross-encoder, which reads record and sentence. It learns from plante
 of the template, true or with a value of another product), and from labelled sentences of other
 products, in five folds. Sentences of further writers, labelled later, are counted alone.
 
+`--seeds` needs ECOMKD_REAL_DATA, whose folder has the demo store (`demo_store/products.parquet`).
+
 Sizes: N sentences.
 """
 

@@ -5,6 +5,11 @@
 
 writes the recorded result `core_shop`: the report of the run, and its goals. A shop's own report
 has none of them.
+
+The records `core_shop`, `core_icecat` and `core_esci_sample` are of an earlier version of both
+commands, in bf16 (ECOMKD_PRECISION=bf16): without some of the rows that nobody trained, without
+sums, choices, notes and comparisons, and with intervals over queries. The goals of `core_shop` were
+decided anew, as this version does it, over the means of its three shops.
 """
 
 from __future__ import annotations

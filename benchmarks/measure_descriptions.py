@@ -1,11 +1,12 @@
 """Product descriptions: facts named and invented, of models prompted, fine-tuned and distilled.
 
     python benchmarks/measure_descriptions.py shop --seeds 18 19 20   simulated shops of these seeds
-    python benchmarks/measure_descriptions.py store --seeds 18 19 20  draws of the demo store
+    python benchmarks/measure_descriptions.py store --seeds 18 19     draws of the demo store
     python benchmarks/measure_descriptions.py --scale                 cost, to ten times the data
     python benchmarks/measure_descriptions.py --merge                 all files into the record
 
-Settings were chosen on validation products of seeds 0 to 2. What is measured is about test products
+`store` needs ECOMKD_REAL_DATA, whose folder has the demo store. Settings were chosen on validation
+products of seeds 0 to 2. What is measured is about test products
 that no model has seen; all models write greedily. `--scale` needs the models of the profile's seed.
 """
 

@@ -9,6 +9,8 @@ that a run that was stopped goes on. Products and queries are the simulated shop
 `catalogues.static`. One process writes the catalogue, and another, which loads only what serves,
 asks it (`ask_engine.py`). PostgreSQL runs here with the settings in `SERVER`, beside its clients.
 `milvus` is its lite version, in a file and in the process of who asks: it says nothing of a server.
+Rows of the record that are of another width (a hundred candidates at a million) were measured by an
+earlier version; --merge keeps them where the record is there, and nothing remakes them.
 
 What is searched is the first stage: candidates by vector and as many by words, so many as an index
 takes for the size, and the ten best by cosine + 0.1 · BM25. Recall is the share of the ten best of

@@ -45,7 +45,7 @@ def judged(folder: Path, pairs: Dataset, profile: Profile) -> dict:
     }
 
 
-def measure(seed: int, sizes: list[int], min_steps: int) -> dict:
+def measure(seed: int, min_steps: int) -> dict:
     """All models of one seed: the curve, the longer run from scratch, and nothing frozen."""
     profile = Profile.named(seed=seed)
     data = load("shop", profile)
@@ -66,7 +66,7 @@ def measure(seed: int, sizes: list[int], min_steps: int) -> dict:
     curve = [
         run(pairs, start, long_enough(profile, pairs, min_steps))
         for start in ("pretrained", "scratch")
-        for pairs in (*[n for n in sizes if n < labels], labels)
+        for pairs in (*[n for n in SIZES if n < labels], labels)
     ]
     longer = replace(profile, teacher_epochs=LONGER * profile.teacher_epochs)
     return {
@@ -126,9 +126,6 @@ def merge(folder: Path, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Quality against the number of labels.")
-    parser.add_argument(
-        "--sizes", type=int, nargs="*", default=SIZES, help="training pairs; all is added"
-    )
     parser.add_argument("--min-steps", type=int, default=150, help="steps of each model at least")
     arguments = shared.arguments_of(parser, "learning_curve", scaled=False)
 
@@ -136,7 +133,7 @@ def main() -> None:
         return {
             "generator": shop.generator_hash(),
             "min_steps": arguments.min_steps,
-            "data": measure(seed, arguments.sizes, arguments.min_steps),
+            "data": measure(seed, arguments.min_steps),
         }
 
     shared.run(arguments, measured, merge)

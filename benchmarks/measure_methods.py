@@ -29,6 +29,10 @@ each query stays in the record, so that other intervals can be made of it.
 
 Beside each model alone the record has it in a sum with words and cosine, in standard units, whose
 weights the validation pairs chose: few labels that ruin a model need not ruin the sum.
+
+The record `methods` is of an earlier version: without `contrast`, `warmed LoRA`,
+`BM25`, the sums, the lift of each query and what was chosen, with narrower grids of strengths and
+trees, and with a latency for each method in place of one for each network.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Cross-encoders that move: the same product in two shops, and queries in other languages.
 
     python benchmarks/measure_moved_pairs.py matching --seeds 0 1 2    offers of pairs of shops
-    python benchmarks/measure_moved_pairs.py languages --seeds 0 1 2   the United States, es and jp
+    python benchmarks/measure_moved_pairs.py languages --seeds 0 1 2 3 4   the United States, es, jp
     python benchmarks/measure_moved_pairs.py --merge                   all files into the record
 
 ECOMKD_REAL_DATA names the folder of both. Matching: are two offers of different shops the same

@@ -1,7 +1,7 @@
 """How a new head begins, and what few labels then do to the order, on the simulated shop.
 
     ECOMKD_PRECISION=bf16 python benchmarks/measure_new_head.py --seeds 18
-    ECOMKD_PRECISION=bf16 python benchmarks/measure_new_head.py --seeds 19 20
+    ECOMKD_PRECISION=bf16 python benchmarks/measure_new_head.py --seeds 19 20 21 22
     ECOMKD_PRECISION=bf16 python benchmarks/measure_new_head.py --merge
 
 Fine-tuning needs a head over the labels, above a network whose warm-up has taught it an order. The

@@ -2,7 +2,7 @@
 shop.
 
     ECOMKD_PRECISION=bf16 python benchmarks/measure_pretraining.py --once
-    ECOMKD_PRECISION=bf16 python benchmarks/measure_pretraining.py --seeds 18
+    ECOMKD_PRECISION=bf16 python benchmarks/measure_pretraining.py --seeds 18 19 20 21 22
     ECOMKD_PRECISION=bf16 python benchmarks/measure_pretraining.py --merge
 
 The weights are the pretrained ones or random, and they have a warm-up or none. Its pairs, answers

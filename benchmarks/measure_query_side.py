@@ -2,6 +2,7 @@
 
     python benchmarks/measure_query_side.py msrd --seeds 1       one seed, into a file
     python benchmarks/measure_query_side.py esci_150 --seeds 1
+    python benchmarks/measure_query_side.py msrd --clock         the time of a query
     python benchmarks/measure_query_side.py --merge              all files into one record
 
 needs ECOMKD_REAL_DATA. The vectors of the products stay as the pretrained encoder made them, so

@@ -1,9 +1,13 @@
 """Recommendation on real baskets: quality on the test days, cost, and items that were never sold.
 
+    python benchmarks/measure_recommendation.py journey --once      what no seed changes
     python benchmarks/measure_recommendation.py journey --seeds 0   one seed, its own file
-    python benchmarks/measure_recommendation.py ../data/online_retail --seeds 0
+    python benchmarks/measure_recommendation.py ../data/online_retail --once --seeds 0
     python benchmarks/measure_recommendation.py --scale             cost, to ten times the data
     python benchmarks/measure_recommendation.py --merge             all files into the record
+
+The record has two more sources, `office_products` and `industrial_and_scientific`, which are read
+from `amazon18` in the folder that ECOMKD_REAL_DATA names.
 
 All users count, whatever the profile says. Settings of the rows without a network are chosen on the
 validation days, networks are fitted to the days before these, and all numbers are about the test

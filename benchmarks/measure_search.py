@@ -2,11 +2,13 @@
 
     python benchmarks/measure_search.py --seeds 18       one seed of the shop, into a file
     python benchmarks/measure_search.py ../data/icecat --folds 0 1 2 3 4 --max-length 96
-    python benchmarks/measure_search.py --merge          all files into one record
+    python benchmarks/measure_search.py --merge          all files of the shop into its record
+    python benchmarks/measure_search.py ../data/icecat --merge
 
 A folder of your own is measured in folds: its judged queries are dealt into five, each of which is
 the test once, so that all of them are judged on. `--max-length` is for texts that 32 tokens cut.
-The profile comes from ECOMKD_PROFILE; the student learns from its first `live_pairs` unlabelled
+The profile comes from ECOMKD_PROFILE, the precision from ECOMKD_PRECISION, which is bf16 in both
+records. The student learns from its first `live_pairs` unlabelled
 pairs, and so do bi-encoders of folds; those of the shop learn from all. Of bi-encoders the one that
 is told the teacher's labels and goes no further (`search.BI_ENCODERS`) stands by itself, in no sum.
 In the simulated shop every product is labelled for every query. Elsewhere what nobody judged counts

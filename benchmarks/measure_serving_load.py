@@ -3,10 +3,11 @@
     pip install locust
     python benchmarks/measure_serving_load.py DIR
 
-DIR is a folder that `ecomkd serve` takes. The service runs in a process of its own, and the clients
-in another, so that they share the machine: the numbers are those of service and clients together.
-Queries are those of the shop's unlabelled pairs. Every answer is compared with that of the same
-engine called in this process, before the service starts.
+DIR is a folder that `ecomkd serve` takes; in the record it is the one that chapter 9 writes in
+profile `book`, `engine` among its artefacts. The service runs in a process of its own, and the
+clients in another, so that they share the machine: the numbers are those of service and clients
+together. Queries are those of the shop's unlabelled pairs. Every answer is compared with that of
+the same engine called in this process, before the service starts.
 
 *Closed loop* (Locust): a client asks again as soon as it has its answer, or, where it is turned
 away, when it is told to; half of the time for a search, half of the time for an order of 20

@@ -76,7 +76,8 @@ def main() -> None:
         report.write_recorded(
             options.out,
             command="python benchmarks/measure_shop_scale.py --sizes "
-            + " ".join(map(str, options.sizes)),
+            + " ".join(map(str, options.sizes))
+            + f" --out ecomkd/recorded/{options.out.name}",
             seeds=[SEED],
             hardware=bench.hardware(),
             generator=shop.generator_hash(),

@@ -161,10 +161,10 @@ def trials(shop: Baskets, start: int) -> dict[str, dict]:
     } | {"sizes": {"alarms": float(np.mean(sizes)), "households": households_for_alarm()}}
 
 
-def households_for_alarm(power: float = 0.8) -> int:
+def households_for_alarm() -> int:
     """Households, before the loss, with which the arms' sizes tell of it four times out of five."""
     share = (1 - LOST / 2) / (2 - LOST / 2)
-    z = norm.isf(ALARM / 2) * 0.5 + norm.ppf(power) * np.sqrt(share * (1 - share))
+    z = norm.isf(ALARM / 2) * 0.5 + norm.ppf(0.8) * np.sqrt(share * (1 - share))
     return int(np.ceil((z / (0.5 - share)) ** 2 / (1 - LOST / 4)))
 
 

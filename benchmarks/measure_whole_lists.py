@@ -2,7 +2,7 @@
 
     ECOMKD_PRECISION=bf16 python benchmarks/measure_whole_lists.py --seeds 18
     ECOMKD_PRECISION=bf16 python benchmarks/measure_whole_lists.py --merge
-    ECOMKD_PRECISION=bf16 python benchmarks/measure_whole_lists.py icecat --seeds 18 19 20
+    ECOMKD_PRECISION=bf16 python benchmarks/measure_whole_lists.py icecat --seeds 18
     ECOMKD_PRECISION=bf16 python benchmarks/measure_whole_lists.py icecat --merge
 
 needs ECOMKD_REAL_DATA with `esci_150`, or `icecat`, whose queries are each tested once, in five

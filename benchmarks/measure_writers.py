@@ -3,6 +3,8 @@
     python benchmarks/measure_writers.py --seeds 20           draws of the store, each its own file
     python benchmarks/measure_writers.py --merge              all files into the record
 
+needs ECOMKD_REAL_DATA, whose folder has the demo store (`demo_store/products.parquet`).
+
 A student begins with every third layer of the pretrained generator, or of the tuned teacher. It
 learns from 400 written texts, or from what the teacher writes: for the same records, and for 600
 more. All take as many steps, but for the rows that say otherwise: one student takes more of them on

@@ -3,6 +3,8 @@
     python benchmarks/msrd_part.py msrd_part --labelled 400
     ecomkd run msrd_part --profile book --seeds 5 --out core_msrd
 
+needs ECOMKD_REAL_DATA, whose folder has `msrd`.
+
 A shop has few judged queries and a log of many more. So a part keeps the labels of some training
 queries, and of some others the pairs alone: those are its unlabelled pairs, real queries with the
 products that a search showed for them. Queries are drawn by a hash of their ids, so that a larger

@@ -1,8 +1,8 @@
 """One look for every figure: drawn for light and dark pages, legible on a phone, one palette.
 
 Figures are SVG. Their text and axes have one colour, `INK`, and each system the colour of its role.
-On the way into the book these colours become variables of the page's style sheet, which has the
-values of `DARK` for a dark page. Chapter 1.
+On the way into the book these colours become variables of the page's style sheet, which has other
+values for a dark page. Chapter 1.
 """
 
 from __future__ import annotations
@@ -40,22 +40,6 @@ PALETTE = {
 
 INK = "#222832"
 """The colour of all text and of the axes."""
-
-DARK = {
-    "ink": "#ced6dd",
-    "teacher": "#5f9df0",
-    "student": "#f4802e",
-    "baseline": "#a67f2b",
-    "random": "#a2a9b0",
-    "bm25": "#36976a",
-    "bi-encoder": "#f28cfe",
-    "trees": "#96dc68",
-    "sum": "#2bbdbc",
-    "static": "#8c6cf4",
-    "lora": "#f25b79",
-    "picture": "#ffb3c6",
-}
-"""What takes the place of `INK` and of the palette on a dark page."""
 
 SIZE = (5.0, 3.4)  # inches: on a phone one point is then about one pixel
 

@@ -41,39 +41,6 @@ def test_kind_of_input(name, tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
-DECIDED = {
-    # Accepted, with a note: `run` and `index` finish, and say what they could not learn or compare.
-    "one class": True,
-    "one class in training": True,
-    "one training query": True,
-    "one product a query": True,  # classes are compared, rankings are not
-    "three queries": True,  # one of them for testing
-    "titles of stop words": True,
-    "one unlabelled pair": True,
-    "two unlabelled pairs": True,
-    "products missing": True,  # in the catalogue, of those that were judged
-    # Refused, for no model and no amount of training could tell anything.
-    "nothing relevant in test": False,
-    "nothing relevant in validation": False,  # by which every choice is made
-    "irrelevant alone": False,
-    "grade 0 alone": False,
-    "one product": False,
-    "one product to search": False,
-    "other products": False,  # the catalogue has none of those that were judged
-    "two queries": False,
-}
-"""What is so little that it hardly makes sense: which of it can still be run."""
-
-
-@pytest.mark.parametrize(("name", "accepted"), DECIDED.items(), ids=DECIDED)
-def test_what_hardly_makes_sense_is_decided_here(name, accepted):
-    assert CASES[name].accepted is accepted
-
-
-def test_there_are_as_many_kinds_as_were_tried():
-    assert len(CASES) >= 213
-
-
 def test_several_faults_are_told_at_once(tmp_path):
     text = GOOD.replace(",E,train", ",X,train").replace(",I,train", ",,train")
     text = (

@@ -175,6 +175,26 @@ def test_what_the_page_says_of_the_esci_lists():
     assert len(shares) == 2 and all(goal["value"] > 1 and not goal["met"] for goal in shares)
 
 
+def test_the_page_says_so_of_the_esci_lists(pytestconfig):
+    page = (pytestconfig.rootpath / "book" / "compared.md").read_text("utf-8")
+    page = " ".join(page.split())
+    told = {(one["system"], one["against"], one["measure"]): one
+            for one in report.recorded("core_esci_150")["data"]["comparisons"]}  # fmt: skip
+
+    def span(against: str, measure: str, system: str = "student, distilled", sign: int = 1) -> str:
+        one = told[system, against, measure]
+        low, high = sorted(sign * one[end] for end in ("low", "high"))
+        return f"{sign * one['difference']:.3f} [{low:.3f}, {high:.3f}]".replace("-", "−")
+
+    below = span("the untrained bi-encoder", "nDCG@10", "teacher", -1)
+    assert f"it stands {below} below the untrained bi-encoder." in page
+    order, classes = (span("student, labels only", name) for name in ("nDCG@10", "macro-F1"))
+    assert (
+        "**Whether distillation helps cannot be told.** Against labels alone it changes nDCG@10 by "
+        f"{order} and macro-F1 by {classes}."
+    ) in page
+
+
 def test_a_share_of_nothing_is_not_met():
     """Of a lift, and of a gap, that cannot be told from 0, though the shares are above 1."""
     own = {"teacher": [1.0, 0.48], "student, labels only": [0.7, 0.6]}
@@ -216,3 +236,22 @@ def test_the_recorded_goals_are_those_of_the_script(name):
     wanted = {entry["name"]: entry["goal"] for entry in report.recorded(name)["goals"]}
     kinds = without_ranking() if name == "core_esci_sample" else result()
     assert wanted == {name: entry["goal"] for name, entry in goals(kinds).items()}
+
+
+def test_the_shops_goals_are_over_its_seeds():
+    record = report.recorded("core_shop")
+    found = {entry["name"]: entry for entry in record["goals"]}
+    for measure, key in (("macro-F1", "macro_f1"), ("nDCG@10", "ndcg@10")):
+        for other, words in (
+            ("student, labels only", "without distillation"),
+            ("student, hard pseudo-labels", "on hard pseudo-labels"),
+        ):
+            gains = [
+                own["student, distilled"][key] - own[other][key]
+                for own in record["data"]["per_seed"].values()
+            ]
+            span = metrics.seed_interval(pd.Series(gains))
+            entry = found[f"{measure}: distilled student minus the student {words}"]
+            ends = [entry[end] for end in ("value", "low", "high")]
+            assert ends == pytest.approx([span[end] for end in ("mean", "low", "high")])
+            assert entry["met"] == (span["low"] > 0)

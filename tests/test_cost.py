@@ -7,22 +7,14 @@ import pytest
 from ecomkd.scale import cost
 
 
-def test_workers_shorten_the_wait_and_pay_for_what_they_lose():
-    alone = cost.worker_hours(7_200_000, per_second=200)
-    assert alone == cost.elapsed_hours(7_200_000, per_second=200) == 10
-    assert cost.elapsed_hours(7_200_000, per_second=200, workers=4) == 2.5
-    assert cost.elapsed_hours(7_200_000, 200, workers=4, efficiency=0.5) == 5
+def test_workers_are_paid_for_what_they_lose():
+    assert cost.worker_hours(7_200_000, per_second=200) == 10
     assert cost.worker_hours(7_200_000, 200, efficiency=0.5) == 20
 
 
 def test_hours_grow_with_the_pairs_and_no_pair_costs_nothing():
     assert cost.worker_hours(10**9, 150) == pytest.approx(10 * cost.worker_hours(10**8, 150))
     assert cost.worker_hours(0, 150) == 0
-
-
-def test_a_million_searches_of_36_ms_take_ten_hours():
-    assert cost.search_hours(0.036) == pytest.approx(10)
-    assert cost.search_hours(0.036, searches=1_000) == pytest.approx(0.01)
 
 
 def test_a_student_costs_less_by_the_ratio_of_the_rates():
@@ -62,8 +54,6 @@ def test_a_student_that_is_infinitely_quick_has_to_pay_for_its_making_alone():
         (lambda: cost.worker_hours(1, 0), "per_second is 0; give a number above 0"),
         (lambda: cost.worker_hours(1, math.nan), "per_second is nan"),
         (lambda: cost.worker_hours(1, 100, efficiency=0), "efficiency is 0"),
-        (lambda: cost.elapsed_hours(1, 100, workers=0), "workers is 0; give at least 1"),
-        (lambda: cost.search_hours(math.inf), "seconds is inf; give a number above 0"),
         (lambda: cost.times_cheaper(-1, 5), "teacher_per_second is -1"),
         (lambda: cost.break_even(1, 2, -1, 0), "taught_pairs is -1"),
         (lambda: cost.break_even(1, 2, 0, -1), "training_seconds is -1"),

@@ -24,7 +24,7 @@ from ecomkd.data.schema import GAINS
 from ecomkd.relevance import baselines, mining
 from ecomkd.relevance import run as running
 from ecomkd.relevance.run import run
-from ecomkd.relevance.tables import SYSTEMS, per_query, table
+from ecomkd.relevance.tables import SYSTEMS, by_seed, table
 
 COMMAND = "ecomkd run shoes --profile smoke --seeds 1 --first-seed 900 --folds --out report"
 QUERIES, FOLDS = 9, 3
@@ -266,7 +266,7 @@ def test_the_report_goes_by_the_pooled_result_and_says_whose_student_it_is(ran):
     assert report["data"]["rows"]["teacher"]["ndcg@10"] == pytest.approx(
         rows.loc["teacher", "ndcg@10"]
     )
-    assert len(per_query([whole], ["teacher"])) == QUERIES
+    assert len(by_seed([whole], ["teacher"])) == QUERIES
     told = report["data"]["notes"][-1]
     assert told.startswith("Cross-validation in 3 folds: each query was tested once by each seed")
     assert "fold 0 of seed 900" in told and "1 of the 3 folds" in told
@@ -280,7 +280,8 @@ def test_seeds_that_draw_their_own_folds_share_their_queries(ran):
     data = sources.load(ran.data, ran.profile)
     whole = kept(ran, "seed-900")
     assert running.pooled([whole], judged(data))["data"] == whole["data"]
-    assert len(per_query([whole, whole | {"seed": 901}], ["teacher"])) == QUERIES
+    values = by_seed([whole, whole | {"seed": 901}], ["teacher"])
+    assert len(values.index.get_level_values(1).unique()) == QUERIES
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,23 @@ def test_the_best_rate_is_the_highest_where_the_page_says_so(recorded):
     assert {name.endswith(", labels") for name in twice} == {True, False}
 
 
+def test_the_page_has_the_numbers_of_the_record(recorded, pytestconfig):
+    page = (pytestconfig.rootpath / "book" / "compared.md").read_text("utf-8")
+    page = " ".join(page.split())
+
+    def span(system: str, against: str) -> str:
+        found = pair(recorded["msrd"], system, against)
+        number, low, high = (report.number(found[end]) for end in ("value", "low", "high"))
+        return f"{number} [{low}, {high}]".replace("-", "−")
+
+    _, three, two, narrow, static = (span(name, f"{name}, labels") for name in script.STUDENTS)
+    gains = f"for six layers, {three} for three, {two} for two, {narrow} for the narrow one, and"
+    assert f"{gains} {static} for the static table." in page
+    ahead = [span(f"words + {name}", script.FREE[0]) for name in ("teacher", "six layers")]
+    told = f"the teacher is {ahead[0]} above it and the student of six layers {ahead[1]};"
+    assert f"Added to words, {told} the smaller ones cannot be told from it." in page
+
+
 def test_what_the_page_concludes_holds(recorded):
     """book/compared.md, "From a base-size teacher to a table of tokens"; chapter 5."""
     films, clock = recorded["msrd"], recorded["clock"]

@@ -261,6 +261,30 @@ def test_what_the_page_concludes_holds(recorded):
     assert [n for n in script.CURVE if alone[n] > free["ndcg@10"]] == [3_200]
 
 
+def test_the_page_has_the_numbers_of_the_record(recorded, pytestconfig):
+    page = (pytestconfig.rootpath / "book" / "compared.md").read_text("utf-8")
+    page = " ".join(page.split())
+
+    def span(system: str, against: str) -> str:
+        found = pair(recorded["msrd"], system, against)
+        return "{value:.3f} [{low:.3f}, {high:.3f}]".format(**found).replace("-", "−")
+
+    above = span("words + teacher", script.BEST_FREE)
+    assert f"Added to words it stands {above} above that sum." in page
+    alone, both = (
+        [span(f"{before}three layers, kd_unlabelled", f"{before}three layers, {other}")
+         for before in ("", "words + ")]
+        for other in ("labels", "hard")
+    )  # fmt: skip
+    assert (
+        "**Whether distillation beats labels alone cannot be told here.** The difference is "
+        f"{alone[0]} when the students rank by themselves, and {alone[1]} when both are added to "
+        "words."
+    ) in page
+    hard = f"no difference that shows, by themselves ({both[0]}) or added to words ({both[1]})."
+    assert hard in page
+
+
 def test_the_best_rates_lie_within_those_that_were_tried_or_close_to_it(recorded):
     """book/compared.md, the last paragraph of "What training adds"."""
     near, plain = [], set()

@@ -435,4 +435,5 @@ def test_what_is_about_searches_is_refused(ran, tmp_path, capsys):
 
 
 def test_the_last_days_of_the_shop_are_the_tests():
-    assert tiny_baskets.shop().days == DAYS
+    baskets = tiny_baskets.shop()
+    assert (baskets.test_start, baskets.days) == (DAYS - 28, DAYS)

@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 import measure_recorded
 import models as tool
 from ecomkd import artifacts, report
@@ -45,11 +47,11 @@ def test_what_is_too_large_is_not_shipped(tmp_path, monkeypatch):
     (tmp_path / "place" / "packed" / "one-0a" / "card.json").write_text("{}")
     tool.ship()
     assert [path.name for path in shipped.iterdir()] == ["one-0a"]
+    (tmp_path / "place" / "packed" / "two-0b").mkdir()
+    (tmp_path / "place" / "packed" / "two-0b" / "card.json").write_text("{}")
     monkeypatch.setattr(tool, "LIMIT_MB", 1e-7)
-    try:
+    with pytest.raises(SystemExit, match="too much to ship"):
         tool.ship()
-    except SystemExit as told:
-        assert "too much to ship" in str(told)
     assert [path.name for path in shipped.iterdir()] == ["one-0a"]
 
 

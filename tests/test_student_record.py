@@ -200,6 +200,10 @@ def test_with_shared_settings_the_lead_over_what_nobody_trained_is_not_shown():
 
 def test_the_page_on_real_products_has_the_numbers_of_the_record(fair):
     page = " ".join((LOSS.parent.parent / "book" / "compared.md").read_text("utf-8").split())
-    for pair in ((MORE, ALONE), (SOFT, ALONE), (MORE, SOFT)):
-        told = over_shops(fair, *pair)
-        assert "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**told) in page
+    gain, soft, more = (
+        "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**over_shops(fair, *pair))
+        for pair in ((MORE, ALONE), (SOFT, ALONE), (MORE, SOFT))
+    )
+    assert f"had settings of its own on the shop, the gain was {gain}, over three shops" in page
+    assert f"Soft targets in the chosen settings bring {soft}, and more pairs, with" in page
+    assert f"with settings of their own, {more}." in page

@@ -208,10 +208,14 @@ def test_a_third_of_the_larger_validation_has_unseen_words_and_fewer_of_the_test
 
 def test_the_page_on_real_products_has_the_numbers(recorded):
     page = " ".join((ROOT / "book" / "compared.md").read_text(encoding="utf-8").split())
-    for validation in (script.DRAWN, script.SHOP):
-        added = recorded["chosen by"][validation]["quality"]["added"]
-        span = "{difference:.3f} [{low:.3f}, {high:.3f}]".format(**added).replace("-", "−")
-        assert span in page
+    drawn, own = (
+        "{difference:.3f} [{low:.3f}, {high:.3f}]".format(
+            **recorded["chosen by"][validation]["quality"]["added"]
+        )
+        for validation in (script.DRAWN, script.SHOP)
+    )
+    assert f"with them, the gain is then {drawn}. By the choice of the shop's own" in page
+    assert f"own validation it is {own}, a difference of" in page
     apart = recorded["chosen by"][script.DRAWN]["quality"]["moved"]
     span = "{difference:.3f} [{low:.3f}, {high:.3f}]".format(**apart).replace("-", "−")
     assert f"a difference of {span}" in page

@@ -213,6 +213,29 @@ def test_what_the_page_concludes_of_ranks_holds(recorded):
     ]  # fmt: skip
 
 
+def test_the_page_has_the_numbers_of_the_record(recorded, pytestconfig):
+    page = (pytestconfig.rootpath / "book" / "compared.md").read_text("utf-8")
+    page = " ".join(page.split())
+
+    def span(name: str, system: str, against: str, sign: int) -> str:
+        (one,) = (
+            pair
+            for pair in recorded[name]["comparisons"]
+            if (pair["system"], pair["against"]) == (system, against)
+        )
+        low, high = sorted(sign * one[end] for end in ("low", "high"))
+        return f"{sign * one['difference']:.3f} [{low:.3f}, {high:.3f}]".replace("-", "−")
+
+    ranks, short = script.JOINED["rrf"], (script.SHORT[32], "bi-encoder, untrained", -1)
+    films, icecat = (
+        span(name, ranks, UNTRAINED_SUM, sign) for name, sign in (("msrd", -1), ("icecat", 1))
+    )
+    assert f"a sum by ranks stands {films} below one of scores in standard units" in page
+    assert f"the sum by ranks is {icecat} above that of scores" in page
+    lost = f"the bi-encoder loses {span(script.SHOP, *short)} on the shop's test queries and"
+    assert f"{lost} {span('msrd', *short)} on the films;" in page
+
+
 def test_what_chapter_5_says_of_free_signals_holds(recorded):
     found = recorded[script.SHOP]
     core = report.recorded("core_shop")["data"]["rows"]

@@ -184,6 +184,23 @@ def test_what_the_page_says_of_other_recipes():
         looks = [fold[recipe]["looks"] for fold in folds]
         means = [f"{np.mean([seen[at]['ndcg@10'] for seen in looks]):.2f}" for at in (0, -1)]
         assert means == [begin, "0.60"]
+    page = (Path(__file__).parents[1] / "book" / "compared.md").read_text("utf-8")
+    page = " ".join(page.split())
+    for sentence in (
+        "cannot be told from the bi-encoder that it learnt to imitate (−0.002 [−0.039, 0.034]), "
+        "and stands 0.114 [0.078, 0.150] above chance.",
+        "under it the network stands 0.115 [0.082, 0.147] *below* chance.",
+        "still ends below chance under the drawn head, and 0.184 [0.137, 0.232] higher under the "
+        "spread one.",
+        "ends 0.019 [−0.014, 0.052] higher under the spread head.",
+        "brought none (−0.002 [−0.032, 0.029] from chance).",
+        "the network is 0.003 [−0.023, 0.030] from the warm start.",
+        "is −0.022 [−0.053, 0.008] from the warm start under the spread head, which cannot be "
+        "told, and −0.041 [−0.075, −0.006] under the drawn one.",
+        "the sum stands 0.004 [−0.019, 0.025] from the same sum without it.",
+        "It is missed (−0.001 [−0.030, 0.026]).",
+    ):
+        assert sentence in page
     # What is free is that of the table above.
     known = report.recorded("core_esci_150")["data"]["rows"]
     for name in (script.FREE, "words at their best", script.UNTRAINED_SUM):
@@ -214,5 +231,18 @@ def test_what_the_page_says_of_icecats_lists():
     assert said(added, script.UNTRAINED_SUM) == ["-0.018", "-0.056", "0.016"]
     assert said(added, script.FREE) == ["-0.014", "-0.052", "0.020"]
     assert said(script.UNTRAINED_SUM, script.FREE) == ["0.004", "-0.017", "0.027"]
+    page = (Path(__file__).parents[1] / "book" / "compared.md").read_text("utf-8")
+    page = " ".join(page.split())
+    for sentence in (
+        "the teacher of the book's recipe is 0.056 [0.013, 0.103] below the bi-encoder.",
+        "end 0.001 [−0.040, 0.041] and −0.002 [−0.040, 0.038] from that teacher.",
+        "is −0.035 [−0.078, 0.004] from the bi-encoder, which cannot be told from 0.",
+        "stands 0.053 [0.015, 0.094] below the bi-encoder.",
+        "the labels move the order by −0.002 [−0.046, 0.039] under the book's recipe.",
+        "changes nothing that can be told (−0.018 [−0.056, 0.016]).",
+        "that sum is −0.014 [−0.052, 0.020] from the bi-encoder.",
+        "cannot be told from the bi-encoder either (0.004 [−0.017, 0.027]).",
+    ):
+        assert sentence in page
     assert record["data"]["queries"] == 80 and record["seeds"] == [18]
     assert not any(goal["met"] for goal in record["goals"])

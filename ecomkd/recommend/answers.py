@@ -30,7 +30,6 @@ KIND = "recommend"
 FORMAT = 1
 POPULAR, AGAIN, NEAR, STUDENT = "popularity", "buy it again", "user-kNN", "student, distilled"
 """What a folder may hold, the simplest first."""
-FILES = ("recommender.json", "users.json", "items.jsonl", "state.npz")
 
 
 @dataclass(frozen=True)

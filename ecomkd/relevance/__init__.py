@@ -26,7 +26,7 @@ __getattr__, __dir__ = lazy.names(
             "bm25_scores boosted_trees lexical_boosting random_scores scores_to_probabilities "
             "word_features"
         ),
-        ".lexical": "LEXICAL lexical_scores lexical_signals",
+        ".lexical": "LEXICAL lexical_signals",
         ".fusion": "choose_fusion Fusion FUSIONS",
         ".lambdamart": "LambdaMart lambdamart",
         ".bi_encoders": "contrastive contrastive_choices contrastive_rows cosine_scores",

@@ -15,26 +15,11 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from ecomkd import words
 from ecomkd.data.sources import product_text
-from ecomkd.relevance.fusion import Fusion, choose_fusion
 
 LEXICAL = ("BM25", "character n-grams", "BM25 of titles")
 """The signals of `lexical_signals`, in order."""
 _PAIRS = 10_000
 """Pairs whose rows are multiplied at a time."""
-
-
-def lexical_scores(
-    pairs: Dataset, catalogue: Dataset, validation: Dataset
-) -> tuple[np.ndarray, Fusion]:
-    """Scores (N,) of pairs by words at their best, and the sum that validation pairs chose.
-
-    BM25 of the query with its spelling mended, by whole text and by title, and the cosine of
-    character n-grams, in standard units: see `lexical_signals` and `choose_fusion`. The pieces are
-    to be used by whoever scores several splits, for the catalogue is indexed at each call.
-    """
-    signals = lexical_signals(catalogue)
-    chosen = choose_fusion("z", signals(validation), validation)
-    return chosen.scores(signals(pairs), pairs["query_id"]), chosen
 
 
 def lexical_signals(catalogue: Dataset) -> Callable[[Dataset], np.ndarray]:

@@ -104,11 +104,6 @@ def by_seed(results: Sequence[dict], names: Iterable[str], column: str = "ndcg@1
     return pd.concat(parts, keys=range(len(results)))
 
 
-def per_query(results: Sequence[dict], names: list[str], column: str = "ndcg@10") -> pd.DataFrame:
-    """Per-query values (queries × systems); what seeds share is averaged over them."""
-    return by_seed(results, names, column).groupby(level=1).mean()
-
-
 def interval(values: pd.DataFrame, statistic: Callable[[pd.DataFrame], pd.Series]) -> dict:
     """A statistic of the mean values of `by_seed`, with a 95 % interval: `value`, `low`, `high`.
 

@@ -31,41 +31,6 @@ def worker_hours(pairs: float, per_second: float, efficiency: float = 1.0) -> fl
     return pairs / (per_second * efficiency * 3600)
 
 
-def elapsed_hours(
-    pairs: float, per_second: float, workers: int = 1, efficiency: float = 1.0
-) -> float:
-    """Hours on the clock until so many pairs are scored by workers side by side.
-
-    The arguments are those of `worker_hours`, and the number of workers, to which the efficiency
-    belongs: one that was measured with two workers says nothing of a hundred. Raises ValueError
-    as `worker_hours` does, and for less than one worker.
-
-    Example:
-        >>> elapsed_hours(36_000_000, per_second=100, workers=10, efficiency=0.8)
-        12.5
-    """
-    if workers < 1:
-        raise ValueError(f"workers is {workers}; give at least 1.")
-    return worker_hours(pairs, per_second, efficiency) / workers
-
-
-def search_hours(seconds: float, searches: float = 1_000_000) -> float:
-    """Hours of one worker that answers so many searches, one after the other, without a pause.
-
-    A service needs more: at full load its queue grows without end. Divide by the share of the time
-    that a worker may be busy, such as 0.5.
-
-    `seconds` are the mean time of an answer: a median leaves out what slow answers cost. Raises
-    ValueError for seconds that are not above 0 and finite.
-
-    Example:
-        >>> search_hours(seconds=0.018)
-        5.0
-    """
-    _above_0(seconds=seconds)
-    return searches * seconds / 3600
-
-
 def times_cheaper(teacher_per_second: float, student_per_second: float) -> float:
     """How many hours of the teacher one hour of the student replaces, on the same worker.
 

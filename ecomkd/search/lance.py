@@ -56,7 +56,6 @@ _KEPT = timedelta(hours=1)
 """How long files of older versions stay, for those who still read them."""
 _FRESH = 1.0
 """Seconds in which object storage is asked once at most whether there is a newer version."""
-_COLUMNS = ("id", "title", "text", "vector", "numbers", "adds")
 _TYPES = {float: pa.float64(), str: pa.string()}
 
 

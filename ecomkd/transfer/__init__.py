@@ -12,8 +12,8 @@ __getattr__, __dir__ = lazy.names(
     {
         ".baskets": "move part_of PARTS",
         ".relevance": (
-            "few few_queries fine_tune first_queries flip_head joint joint_student own_gains "
-            "restyled scores teacher_odds terse tuned"
+            "few_queries fine_tune first_queries flip_head joint_student own_gains "
+            "restyled scores teacher_odds terse"
         ),
         ".forecast": "distance foreseen reached",
     },

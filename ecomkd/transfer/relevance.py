@@ -194,9 +194,3 @@ def joint_student(
         [profile.student_dropout, profile.temperature],
     ]
     return stage("joint_student", parts, make, profile.artifacts, recipe=1)
-
-
-# Former names, which notebooks still use.
-few = few_queries
-joint = joint_student
-tuned = fine_tune
