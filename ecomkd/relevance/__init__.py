@@ -30,7 +30,7 @@ __getattr__, __dir__ = lazy.names(
         ".fusion": "choose_fusion Fusion FUSIONS",
         ".lambdamart": "LambdaMart lambdamart",
         ".bi_encoders": "contrastive contrastive_choices contrastive_rows cosine_scores",
-        ".tables": "by_kind DISTILLED f1_difference per_query STUDENTS SYSTEMS table UNTRAINED",
+        ".tables": "by_kind DISTILLED f1_difference STUDENTS SYSTEMS table UNTRAINED",
         ".verdict": "LEAST_LIFT LEAST_QUERIES",
         ".runtimes": "available BATCHES like_for_like Variant VARIANTS winner",
         ".run": "cautions results_of speed Trained trained",
