@@ -4,9 +4,9 @@
     python benchmarks/measure_cold_items.py office_products --seeds 0 1 2 3 4
     python benchmarks/measure_cold_items.py --merge                 all files into the record
 
-The record's sources are `journey`, the path of Online Retail (`../data/online_retail`), and
+The record has four sources: `journey`; Online Retail, by its path (`../data/online_retail`); and
 `office_products` and `industrial_and_scientific`, which are read from `amazon18` in the folder that
-ECOMKD_REAL_DATA names; each has the seeds 0 to 4.
+ECOMKD_REAL_DATA names. Each has the seeds 0 to 4.
 
 The items of a shop are parted into five fifths at random. Seed s hides the fifth s from everything
 before the test days, and asks for those of its items that users buy in the test days. Settings are

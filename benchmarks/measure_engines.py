@@ -10,7 +10,7 @@ that a run that was stopped goes on. Products and queries are the simulated shop
 asks it (`ask_engine.py`). PostgreSQL runs here with the settings in `SERVER`, beside its clients.
 `milvus` is its lite version, in a file and in the process of who asks: it says nothing of a server.
 Rows of the record that are of another width (a hundred candidates at a million) were measured by an
-earlier version; --merge keeps them where the record is there, and nothing remakes them.
+earlier version. --merge keeps them as long as the shop's generator stays, and nothing remakes them.
 
 What is searched is the first stage: candidates by vector and as many by words, so many as an index
 takes for the size, and the ten best by cosine + 0.1 · BM25. Recall is the share of the ten best of

@@ -8,7 +8,7 @@ needs ECOMKD_REAL_DATA, the extra `federated`, and one core for half an hour. `-
 data, chooses all settings on validation days, and measures what no seed changes: drift, and cost
 against size. A seed draws weights, the order of training, the stores of each round and the hidden
 kinds. `benchmarks/measure_flower.py` leaves its result beside those of the seeds, if its three
-steps were run before --merge, as they were for the record, whose command does not name them.
+steps are run before --merge. For the record they were, though its command does not name them.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     pip install textbrewer torchdistill tensorboard torchvision
     python benchmarks/measure_kd_throughput.py
 
-What computes in bf16 runs where the processor has AMX, or with ECOMKD_PRECISION=bf16: in the record
-it did, whose command does not say so.
+Rows in bf16 are measured where the processor has AMX, or with ECOMKD_PRECISION=bf16. The record has
+them, though its command does not say so.
 
 The profile comes from ECOMKD_PROFILE. Pairs are cut where the profile cuts them, which makes nearly
 all of them equally long, and in a second run at 128 tokens, which leaves them whole. All learn from

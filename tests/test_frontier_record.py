@@ -153,9 +153,12 @@ def test_the_page_has_the_numbers_of_the_record(recorded, pytestconfig):
         number, low, high = (report.number(found[end]) for end in ("value", "low", "high"))
         return f"{number} [{low}, {high}]".replace("-", "−")
 
-    _, three, two, narrow, static = (span(name, f"{name}, labels") for name in script.STUDENTS)
-    gains = f"for six layers, {three} for three, {two} for two, {narrow} for the narrow one, and"
-    assert f"{gains} {static} for the static table." in page
+    six, three, two, narrow, static = (span(name, f"{name}, labels") for name in script.STUDENTS)
+    assert (
+        "each stands above the same student on labels alone: by "
+        f"{six.replace(' ', ' nDCG@10 ', 1)} for six layers, {three} for three, {two} for two, "
+        f"{narrow} for the narrow one, and {static} for the static table."
+    ) in page
     ahead = [span(f"words + {name}", script.FREE[0]) for name in ("teacher", "six layers")]
     told = f"the teacher is {ahead[0]} above it and the student of six layers {ahead[1]};"
     assert f"Added to words, {told} the smaller ones cannot be told from it." in page
