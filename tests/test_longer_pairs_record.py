@@ -73,3 +73,60 @@ def test_rows_are_held_against_those_of_32_tokens_shop_by_shop(tmp_path, monkeyp
     assert record["goals"][0]["value"] == pytest.approx(0.02) and record["goals"][0]["met"]
     gain = record["data"]["gain against 32 tokens"]
     assert gain["mean"] == pytest.approx(0.01) and gain["low"] < 0 < gain["high"]
+
+
+# The record
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return report.recorded("longer_pairs")["data"]
+
+
+def span(found: dict) -> str:
+    ends = [report.number(found[end]) for end in ("mean", "low", "high")]
+    return "{} [{}, {}]".format(*ends).replace("-", "−")
+
+
+def test_the_page_has_what_longer_pairs_bring(recorded, pytestconfig):
+    page = (pytestconfig.rootpath / "book" / "compared.md").read_text("utf-8")
+    part = page.partition("(sec-longer-pairs)=")[2].partition("## What holds on both")[0]
+    part = " ".join(part.split())
+    longer = recorded["against 32 tokens"]
+    assert longer[script.TEACHER]["low"] > 0
+    assert f"The teacher's nDCG@10 rises by {span(longer[script.TEACHER])}." in part
+    assert all(longer[name]["low"] < 0 < longer[name]["high"] for name in script.STUDENTS)
+    labels, more = (span(longer[name]) for name in script.STUDENTS)
+    told = f"That of labels alone changes by {labels}, that of the distilled student by {more}."
+    assert told in part
+    (added,) = (one for one in recorded["differences"] if one["against"] == script.LABELS)
+    before = next(
+        one["seeds"]
+        for one in report.recorded("labels_only")["data"]["differences"]
+        if (one["system"], one["against"]) == (script.MORE, script.LABELS)
+    )
+    gain = recorded["gain against 32 tokens"]
+    assert added["seeds"]["low"] > 0 and gain["low"] < 0 < gain["high"]
+    assert (
+        f"Distillation adds {span(added['seeds'])} to labels alone. This is our goal, met; on 32 "
+        f"tokens it adds {span(before)} (a change of {span(gain)})."
+    ) in part
+    assert f"distillation changes macro-F1 by {span(added['macro_f1'])}." in part
+    free, summed = recorded["against what is free"].values()
+    assert (
+        f"stands {span(free[script.MORE])} above the untrained bi-encoder and "
+        f"{span(summed[script.MORE])} above its sum with words. Labels alone can be told from "
+        "neither."
+    ) in part
+    assert all(one[script.MORE]["low"] > 0 > one[script.LABELS]["low"] for one in (free, summed))
+    assert all(one[script.LABELS]["high"] > 0 for one in (free, summed))
+
+
+def test_the_page_has_the_share_of_pairs_that_are_cut(recorded, pytestconfig):
+    page = " ".join((pytestconfig.rootpath / "book" / "compared.md").read_text("utf-8").split())
+    few, many = (
+        sum(cut[tokens] for cut in recorded["cut"].values()) / len(recorded["cut"])
+        for tokens in ("32", str(script.TOKENS))
+    )
+    assert f"read 32 tokens of a pair, which cuts {few:.0%} of the test".replace("%", " %") in page
+    assert f"pairs of 72 tokens, which cuts {many:.0%}.".replace("%", " %") in page
