@@ -2,6 +2,7 @@
 
 import json
 
+import chapter_text
 import numpy as np
 import pandas as pd
 import pytest
@@ -238,7 +239,7 @@ def test_the_recorded_goals_are_those_of_the_script(name):
     assert wanted == {name: entry["goal"] for name, entry in goals(kinds).items()}
 
 
-def test_the_shops_goals_are_over_its_seeds(pytestconfig):
+def test_the_shops_goals_are_over_its_seeds():
     record = report.recorded("core_shop")
     found = {entry["name"]: entry for entry in record["goals"]}
     for measure, key in (("macro-F1", "macro_f1"), ("nDCG@10", "ndcg@10")):
@@ -263,9 +264,7 @@ def test_the_shops_goals_are_over_its_seeds(pytestconfig):
     ]
     assert find(found, "lift over random")["low"] < 0.97 and find(found, "latency")["low"] < 10
     assert all(find(found, name, "int8 costs")["high"] > 0.5 for name in ("macro-F1", "nDCG@10"))
-    chapter = pytestconfig.rootpath / "notebooks" / "05_evaluation.ipynb"
-    cells = json.loads(chapter.read_text("utf-8"))["cells"]
-    text = " ".join(" ".join("".join(cell["source"]) for cell in cells).split())
+    text = chapter_text.of("05_evaluation")
     for sentence in (
         "Three goals are missed: macro-F1 is not shown to gain, and neither measure tells the "
         "teacher's probabilities from its likeliest label.",

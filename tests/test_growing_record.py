@@ -1,22 +1,12 @@
 """What chapter 19 concludes from the records of its engines."""
 
-from pathlib import Path
-
-import nbformat
+import chapter_text
 import pytest
 
-from book import values
 from ecomkd import report
 from ecomkd.search import hosted
 
-CHAPTER = Path(__file__).resolve().parent.parent / "notebooks" / "19_growing.ipynb"
-
-
-def told(sentence: str) -> bool:
-    """Whether the chapter says this, its recorded numbers included."""
-    cells = nbformat.read(CHAPTER, as_version=4).cells
-    text = " ".join(cell.source for cell in cells if cell.cell_type == "markdown")
-    return sentence in " ".join(values.SPAN.sub(r"\2", text).split())
+CHAPTER = chapter_text.of("19_growing")
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +42,7 @@ def test_cells_are_quicker_than_all_and_need_not_be_where_all_are_few(sizes):
 
 
 def test_the_student_costs_more_than_the_search(sizes):
-    assert told("What costs more by then is the student:")
+    assert "What costs more by then is the student:" in CHAPTER
     million = sizes[1_000_000]
     assert million["student reads 20"]["p95_ms"] > 2 * million["words and vectors"]["p95_ms"]
 
@@ -63,7 +53,7 @@ NAMES = ("lance", "postgres")
 def test_engines_find_nearly_all_of_a_hundred_thousand_and_one_has_the_goal_at_a_million(
     engines,
 ):
-    assert told("Up to 100,000 products both find nearly all of the exact first ten.")
+    assert "Up to 100,000 products both find nearly all of the exact first ten." in CHAPTER
     for name in NAMES:
         assert all(engines[name, few]["all"]["recall"] >= 0.98 for few in (10_000, 100_000))
     lance, postgres = (engines[name, 1_000_000] for name in NAMES)
@@ -71,9 +61,9 @@ def test_engines_find_nearly_all_of_a_hundred_thousand_and_one_has_the_goal_at_a
     assert min(lance[name]["recall"] for name in kept) >= 0.95 > postgres["all"]["recall"] > 0.94
     assert lance["all"]["p95_ms"] <= 100 < postgres["all"]["p95_ms"]
     found, less = (f"{100 * one['all']['recall']:.1f} %" for one in (lance, postgres))
-    assert told(
+    assert (
         f"LanceDB then finds {found} and meets the goal; PostgreSQL, with {less}, just misses it."
-    )
+    ) in CHAPTER
 
 
 def test_more_candidates_find_more_and_take_longer():
@@ -83,9 +73,9 @@ def test_more_candidates_find_more_and_take_longer():
         for row in rows
         if (row["products"], row["candidates"]) == (1_000_000, 100)
     )
-    assert told(
+    assert (
         f"a hundred candidates of each kind found {found} of them in LanceDB and {less} in Post"
-    )
+    ) in CHAPTER
     for name in NAMES:
         few, more = (row for row in rows if (row["engine"], row["products"]) == (name, 1_000_000))
         assert (few["candidates"], more["candidates"]) == (100, hosted.enough(1_000_000))

@@ -2,6 +2,7 @@
 
 import json
 
+import chapter_text
 import numpy as np
 import pytest
 import tiny_baskets
@@ -66,11 +67,8 @@ def test_draws_are_of_whole_queries_and_differ():
     assert len({tuple(rows) for rows in draws}) == script.DRAWS
 
 
-def test_what_chapter_13_says_of_the_sum_is_in_the_record(pytestconfig):
-    chapter = pytestconfig.rootpath / "notebooks" / "13_cross_platform.ipynb"
-    cells = json.loads(chapter.read_text("utf-8"))["cells"]
-    text = " ".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-    text = " ".join(text.split())
+def test_what_chapter_13_says_of_the_sum_is_in_the_record():
+    text = chapter_text.of("13_cross_platform")
     assert "Both are small, and just told from nothing. The teacher alone minus" in text
     assert "nothing that can be told. Both goals are missed there, with BM25 and without." in text
     record = report.recorded("moved_sum")

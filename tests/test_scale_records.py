@@ -1,22 +1,12 @@
 """What chapter 19 concludes from the records of scoring and training over several processes."""
 
-from pathlib import Path
-
-import nbformat
+import chapter_text
 import pytest
 
-from book import values
 from ecomkd import report
 from ecomkd.scale import cost
 
-CHAPTER = Path(__file__).resolve().parent.parent / "notebooks" / "19_growing.ipynb"
-
-
-def told(sentence: str) -> bool:
-    """Whether the chapter says this, its recorded numbers included."""
-    cells = nbformat.read(CHAPTER, as_version=4).cells
-    text = " ".join(cell.source for cell in cells if cell.cell_type == "markdown")
-    return sentence in " ".join(values.SPAN.sub(r"\2", text).split())
+CHAPTER = chapter_text.of("19_growing")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +44,7 @@ def test_each_record_is_whole_and_tells_its_rounds():
 
 
 def test_ray_starts_longer_than_a_few_pairs_take(scoring):
-    assert told("For a few thousand pairs Ray is not needed.")
+    assert "For a few thousand pairs Ray is not needed." in CHAPTER
     local, ray = (
         row(scoring, "student", way, 64)["first_part_seconds"]
         for way in ("local", "Ray, one worker")
@@ -68,14 +58,14 @@ def test_ray_starts_longer_than_a_few_pairs_take(scoring):
 def test_two_workers_are_hardly_quicker_than_two_threads_of_one_process(scoring):
     found = ratio(scoring, "teacher", "running", "Ray, two workers", "local, two threads")
     assert 1 < found["value"] < 1.25
-    assert told(
+    assert (
         f"On one machine it brings little, for two workers are only {found['value']:.2f} times as"
         " quick as one process on two threads."
-    )
+    ) in CHAPTER
 
 
 def test_a_worker_of_ray_is_as_quick_as_a_process_once_it_runs_and_starts_long(scoring):
-    assert told("So of whole calls this small Ray takes half or more for its start,")
+    assert "So of whole calls this small Ray takes half or more for its start," in CHAPTER
     for model in ("teacher", "student"):
         running = ratio(scoring, model, "running", "Ray, one worker", "local")
         whole = ratio(scoring, model, "whole", "Ray, one worker", "local")
