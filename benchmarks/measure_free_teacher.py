@@ -47,7 +47,6 @@ from measure_query_side import (
     Static,
     arguments_of,
     by_query,
-    cosines,
     ground,
     in_order,
     joined,
@@ -100,10 +99,8 @@ def summed(
 
     `answers` are the model's cosines for `asked`, and `words` the signals of the same candidates.
     """
-    held = seen.lists["validation"]
-    near = in_order(cosines(model, held, seen.vectors), held)
-    columns = np.column_stack([seen.words["validation"], near])
-    fused = choose_fusion("z", columns, seen.pairs["validation"])
+    held = seen.columns(seen.scores(model))["validation"]
+    fused = choose_fusion("z", held, seen.pairs["validation"])
     told = np.column_stack([words[asked.mask].numpy(), in_order(answers, asked)])
     sums = torch.zeros_like(answers)
     sums[asked.mask] = torch.from_numpy(fused.scores(told, [""] * len(told))).to(sums.dtype)
@@ -112,12 +109,7 @@ def summed(
 
 def weighed(seen: Judged, model: nn.Module, weights: Sequence[float]) -> dict[str, float]:
     """nDCG@10 of each test query by the sum of words and a model with given weights (S,)."""
-    columns = {
-        split: np.column_stack(
-            [seen.words[split], in_order(cosines(model, one, seen.vectors), one)]
-        )
-        for split, one in seen.lists.items()
-    }
+    columns = seen.columns(seen.scores(model))
     scaled = choose_fusion("z", columns["validation"], seen.pairs["validation"])
     fused = replace(scaled, weights=tuple(weights))
     return seen.ranked(fused.scores(columns["test"], seen.pairs["test"]["query_id"]))

@@ -430,19 +430,25 @@ class Judged:
     def add(self, values: dict, name: str, model: nn.Module | None) -> None:
         """Put nDCG@10 of each test query under `name`, and under its sum with words."""
         if model is not None:
-            found = {
-                split: in_order(cosines(model, asked, self.vectors), asked)
-                for split, asked in self.lists.items()
-            }
-            self.add_scores(values, name, found)
+            self.add_scores(values, name, self.scores(model))
         else:
             self._add_sum(values, name, self.words)
 
     def add_scores(self, values: dict, name: str, found: dict[str, np.ndarray]) -> None:
         """The same from the scores of each part's pairs, query by query."""
         values.setdefault(name, {}).update(self.ranked(found["test"]))
-        columns = {s: np.column_stack([self.words[s], found[s]]) for s in found}
-        self._add_sum(values, f"words + {name}", columns)
+        self._add_sum(values, f"words + {name}", self.columns(found))
+
+    def scores(self, model: nn.Module) -> dict[str, np.ndarray]:
+        """The model's cosines (N,) for each part's pairs, query by query."""
+        return {
+            split: in_order(cosines(model, asked, self.vectors), asked)
+            for split, asked in self.lists.items()
+        }
+
+    def columns(self, found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """(N, S): the signals of words, and last the scores found, of each part's pairs."""
+        return {split: np.column_stack([self.words[split], own]) for split, own in found.items()}
 
     def _add_sum(self, values: dict, name: str, columns: dict[str, np.ndarray]) -> None:
         fused = choose_fusion("z", columns["validation"], self.pairs["validation"])

@@ -11,7 +11,7 @@ from test_query_side_record import COLOURS, PLACE, THINGS, WIDTH, pairs
 
 import measure_free_teacher as script
 from ecomkd import report
-from measure_query_side import Ground, Judged, Static, of_pairs, unit
+from measure_query_side import Ground, Judged, Static, cosines, of_pairs, unit
 
 EVERY = [f"{colour} {thing}" for thing in THINGS for colour in COLOURS]
 
@@ -73,13 +73,25 @@ def test_a_sum_has_the_order_of_its_scores_and_the_spread_of_its_cosines(ground)
     seen = Judged(ground, shop, validation, test)
     model, asked = Static(ground.table), ground.log
     words = script.signals_of(asked.first(0), asked, [shop["train"], shop["unlabelled"]], None)
-    answers = script.cosines(model, asked, ground.vectors)
+    answers = cosines(model, asked, ground.vectors)
     found = script.summed(seen, model, answers, words, asked)
     right = [COLOURS[query.split()[0]] for query in asked.queries]
     assert asked.rows.gather(1, found.argmax(1, keepdim=True))[:, 0].tolist() == right
     assert script.spread(found, asked.mask) == pytest.approx(
         script.spread(answers, asked.mask), rel=1e-5
     )
+
+
+def test_given_weights_take_the_place_of_the_chosen_ones(ground):
+    (shop,) = ground.parts
+    validation, test = (of_pairs(shop[split], PLACE) for split in ("validation", "test"))
+    seen, model = Judged(ground, shop, validation, test), Static(ground.table)
+    values = {}
+    seen.add(values, "model", model)
+    weights = seen.weights["words + model"]
+    assert script.weighed(seen, model, weights) == values["words + model"]
+    alone = [0.0] * (len(weights) - 1) + [1.0]
+    assert script.weighed(seen, model, alone) == values["model"] != values["words + model"]
 
 
 def test_each_student_learns_from_each_teacher(ground, monkeypatch, tmp_path):
