@@ -17,6 +17,7 @@ nothing else is drawn at random.
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ import msrd_part
 import shared
 from ecomkd import bench, features, metrics, models, report
 from ecomkd.config import Profile
-from ecomkd.data import sources
+from ecomkd.data import shop, sources
 from ecomkd.data.contract import product_text
 from ecomkd.data.folds import divided, judged
 from ecomkd.data.schema import TEXT
@@ -229,6 +230,9 @@ def main() -> None:
         parser.error(f"{', '.join(sorted(unknown))}: not known; give some of {', '.join(NAMES)}")
     profile = Profile.named("book")
     found, _ = shared.kept(arguments.out, names)
+    generator = shop.generator_hash()
+    if SHOP in found:  # a shop that is kept may be of an earlier generator
+        generator = json.loads(arguments.out.read_text(encoding="utf-8"))["generator"]
     for name in names:
         if name == SHOP:
             found[name] = measured(shops(), profile)
@@ -241,7 +245,7 @@ def main() -> None:
         command="python benchmarks/measure_untrained.py",
         seeds=list(SEEDS) if SHOP in found else [],
         hardware=bench.hardware(),
-        generator=None,
+        generator=generator if SHOP in found else None,
         data={name: found[name] for name in NAMES if name in found},
         goals=[],
     )

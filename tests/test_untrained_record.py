@@ -102,11 +102,20 @@ def test_without_names_all_are_measured_and_with_some_the_others_are_kept(tmp_pa
         script.main()
         return json.loads(out.read_text(encoding="utf-8"))["data"]
 
+    def generator():
+        return json.loads(out.read_text(encoding="utf-8"))["generator"]
+
+    call("msrd")
+    assert generator() is None
+    monkeypatch.setattr(script.shop, "generator_hash", lambda: "earlier")
     whole = call()
     assert list(whole) == list(script.NAMES) and whole[script.SHOP] == {"of": "seeds"}
+    monkeypatch.setattr(script.shop, "generator_hash", lambda: "now")
+    call("msrd")
+    assert generator() == "earlier"
     monkeypatch.setattr(script, "measured", lambda cases, _: {"of": "again"})
     again = call(script.SHOP)
-    assert again == {**whole, script.SHOP: {"of": "again"}}
+    assert again == {**whole, script.SHOP: {"of": "again"}} and generator() == "now"
     with pytest.raises(SystemExit):
         call("bazaar")
 
