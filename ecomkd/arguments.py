@@ -68,7 +68,7 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
         "take more time (default: the profile's, 32 in book)"
     )
     for made in (run, index):
-        _number(made, "--max-length", text, 4, 512)
+        _number(made, "--max-length", text, 8, 512)
     text = (
         "begin the teacher's head from that of its warm-up, so that it has the warm-up's order "
         "before it sees a label; without it a new head is drawn, which may turn that order round"
@@ -123,7 +123,7 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     text = "pairs to measure on; no model was chosen on test (default: %(default)s)"
     quantize.add_argument("--split", choices=("test", "validation"), default="test", help=text)
     text = "tokens at which a pair is cut (default: what labels.json in MODEL says)"
-    _number(quantize, "--max-length", text, 4, 100_000)
+    _number(quantize, "--max-length", text, 8, 100_000)
     text = "where the variant goes, ready to serve; without it the gate only tells"
     quantize.add_argument("--out", type=Path, metavar="DIR", help=text)
 
@@ -144,7 +144,7 @@ def parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     text = "pairs that are scored and written at a time (default: %(default)s)"
     _number(score, "--rows", text, 1, default=4_096)
     text = "tokens at which a pair is cut (default: what labels.json in the model says)"
-    _number(score, "--max-length", text, 4, 100_000)
+    _number(score, "--max-length", text, 8, 100_000)
     score.add_argument("--profile", help="smoke, book or gpu (default: book)")
 
     update = command(

@@ -22,7 +22,7 @@ from ecomkd import outputs
 from ecomkd.arguments import SEEDS, Command, parser
 from ecomkd.config import Profile
 from ecomkd.console import drop_output, plain_warnings, say, tell
-from ecomkd.data.contract import NAMES, shown
+from ecomkd.data.contract import NAMES, named, shown
 from ecomkd.faults import sentences
 
 _PRODUCT = 115  # bytes of the simulated shop for each of its products, in a large one
@@ -125,7 +125,7 @@ def _run(options: argparse.Namespace) -> None:
 
     from ecomkd.relevance.run import run
 
-    name = source.name if isinstance(source, Path) else source
+    name = named(source)
     arguments = f"--profile {profile.name} --seeds {options.seeds} --first-seed {seeds[0]}"
     if options.unlabelled is not None:
         arguments += f" --unlabelled {options.unlabelled}"
@@ -137,7 +137,7 @@ def _run(options: argparse.Namespace) -> None:
     folds: int | Literal["given"] | None = "given" if options.folds is True else options.folds
     if folds is not None:
         arguments += " --folds" if folds == "given" else f" --folds {folds}"
-    command = f"ecomkd run {shlex.quote(name)} {arguments} --out {shlex.quote(options.out.name)}"
+    command = f"ecomkd run {shlex.quote(name)} {arguments} --out {shlex.quote(named(options.out))}"
     # `command` has no --cluster: the same result comes without, and an address stays private.
     say(run(source, profile, seeds, options.out, command, options.unlabelled, folds, **workers))
     say(f"Report: {options.out / 'report.html'}")
@@ -156,9 +156,9 @@ def _recommend(options: argparse.Namespace) -> None:
 
     from ecomkd.recommend.run import run
 
-    words = ["ecomkd", "recommend", options.data.name, "--profile", profile.name]
+    words = ["ecomkd", "recommend", named(options.data), "--profile", profile.name]
     words += ["--seeds", str(options.seeds), "--first-seed", str(seeds[0])]
-    command = shlex.join([*words, "--out", options.out.name])
+    command = shlex.join([*words, "--out", named(options.out)])
     say(run(options.data, profile, seeds, options.out, command))
     say(f"Report: {options.out / 'report.html'}")
 
@@ -170,13 +170,13 @@ def _quantize(options: argparse.Namespace) -> None:
 
     from ecomkd.relevance.gate import gate
 
-    name = source.name if isinstance(source, Path) else source
-    words = ["ecomkd", "quantize", options.model.name, "--on", name, "--split", options.split]
+    name = named(source)
+    words = ["ecomkd", "quantize", named(options.model), "--on", name, "--split", options.split]
     words += ["--max-loss", f"{options.max_loss:g}"]
     if options.max_length is not None:
         words += ["--max-length", str(options.max_length)]
     if options.out is not None:
-        words += ["--out", options.out.name]
+        words += ["--out", named(options.out)]
     found = gate(
         options.model,
         source,
@@ -224,7 +224,7 @@ def _index(options: argparse.Namespace) -> None:
     outputs.claim(options.out, "index")
 
     from ecomkd import search
-    from ecomkd.search.folder import quality
+    from ecomkd.search.folder import quality, settings
 
     if options.table is not None and options.engine is None:
         raise ValueError("--table names one of a store: give --engine, too, or leave it out.")
@@ -240,6 +240,9 @@ def _index(options: argparse.Namespace) -> None:
         source, profile, options.out, options.with_teacher, options.field, **place, **workers
     )
     say(f"Search engine: {folder}")
+    if options.field:
+        for name, kind in settings(folder).fields.items():
+            say(f"  Field {name}: {'numbers' if kind == 'number' else 'texts'}.")
     for line in quality(folder):
         say(line)
 

@@ -75,7 +75,7 @@ class Profile:
     temperature: float = 1.0
     batch_size: int = 32
     max_length: int = 32
-    """Tokens of a query–product pair; what is longer is cut at the product's end."""
+    """Tokens of a query–product pair; of what is longer the longer text is cut."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `mps`; `auto` takes a CUDA card where there is one, never mps."""
     precision: str = "auto"

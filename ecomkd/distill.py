@@ -36,8 +36,9 @@ def encode(dataset: Dataset, tokenizer: Any, max_length: int) -> Dataset:
     """Query–product pairs as token ids, as in `[CLS] query [SEP] product [SEP]`.
 
     Keeps `query_id` and `product_id`; adds `input_ids`, `length`, `labels` (−100 where a pair has
-    no label) and, where the tokenizer has them, `token_type_ids`. The product is cut so that the
-    pair fits `max_length` tokens; a query is cut at half of it.
+    no label) and, where the tokenizer has them, `token_type_ids`. Of a pair that is longer than
+    `max_length` tokens the longer text is cut first, so that a query loses nothing unless it takes
+    more than half.
     """
 
     def encode_batch(batch: dict) -> dict:

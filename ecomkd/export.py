@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -42,7 +43,7 @@ def to_onnx(model, tokenizer, path: Path | str) -> Path:
 
     `model` is a `torch.nn.Module` whose output has `logits` (N, C). Returns the path. On four
     sample pairs the logits agree with PyTorch's to 1e-3 absolute, or RuntimeError is raised and no
-    file is left.
+    file is left. The model is moved to the CPU, and is in eval mode afterwards.
 
     Example:
         >>> import tempfile
@@ -75,9 +76,9 @@ def to_onnx(model, tokenizer, path: Path | str) -> Path:
             opset_version=17,
             dynamo=False,
         )
-    tokenizer.save_pretrained(path.parent)
     off = np.abs(OnnxClassifier(path)(**inputs) - expected).max()
     _check_parity(path, off, tolerance=1e-3)
+    tokenizer.save_pretrained(path.parent)
     return path
 
 
@@ -242,7 +243,9 @@ def deploy(
         if path.name != MANIFEST and (path.suffix != ".onnx" or path.name == file)
     ]
     for path in [*kept, Path(score.__file__)]:
-        shutil.copyfile(path, out / path.name)
+        working = out / f".{path.name}.{os.getpid()}"
+        shutil.copyfile(path, working)
+        os.replace(working, out / path.name)
     labels, worth = list(map(str, gains)), list(gains.values())
     label_map = {"labels": labels, "gains": worth, "max_length": max_length, **run_by}
     if file != _INT8:

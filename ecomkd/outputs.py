@@ -7,18 +7,22 @@ and each file's size and SHA-256.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from filelock import FileLock
 
 import ecomkd
 from ecomkd.artifacts import MANIFEST, changed, file_digest, noted, write_text
+
+T = TypeVar("T")
 
 
 def claim(folder: Path | str, kind: str) -> Path:
@@ -179,6 +183,23 @@ class Changes:
             return None
 
 
+def whole(folder: Path, load: Callable[[Path], T]) -> T:
+    """What `load` makes of a folder: made anew where another took its place meanwhile, for what was
+    read may be of both."""
+    while True:
+        another = Changes(folder)
+        try:
+            found = load(folder)
+        except (ValueError, OSError):
+            if not another():
+                raise
+            continue
+        if not another():
+            return found
+        if (close := getattr(found, "close", None)) is not None:
+            close()
+
+
 def expect(folder: Path, kind: str, names: Iterable[str]) -> None:
     """Note files in the folder's manifest before they are written.
 
@@ -201,10 +222,14 @@ def _files_of(folder: Path, kind: str) -> dict:
 
 
 def prune(folder: Path, kind: str, keep: Iterable[str]) -> None:
-    """Delete the files of an earlier run: those in the manifest that are not among `keep`."""
+    """Delete the files of an earlier run: those in the manifest that are not among `keep`, and
+    what a killed run left of them."""
     files = read(folder, kind)["files"]
     for name in files.keys() - set(keep):
         (folder / name).unlink(missing_ok=True)
+        for left in (folder / name).parent.glob(f".{glob.escape(Path(name).name)}.*"):
+            if _finished(left.relative_to(folder).as_posix()) == name:
+                left.unlink(missing_ok=True)
         del files[name]
     _write(folder, kind, files)
 
@@ -236,6 +261,12 @@ def replaced(folder: Path | str, kind: str) -> Iterator[Path]:
         add(working, kind, _files(working))
         with FileLock(folder.with_name(f".{folder.name}.lock")):
             claim(folder, kind)
-            if folder.exists():
-                os.replace(folder, Path(room) / "old")
-            os.replace(working, folder)
+            old = Path(room) / "old"
+            try:
+                if folder.exists():
+                    os.replace(folder, old)
+                os.replace(working, folder)
+            except BaseException:
+                if old.exists() and not folder.exists():
+                    os.replace(old, folder)
+                raise

@@ -711,7 +711,7 @@ yes("titles from products", beside(PRODUCTS, untitled))
 yes(
     "products missing",
     beside(SOME),
-    "29 of 48 judged products are not in the products, such as 'p20'",
+    "29 of the pairs' 48 products are not in the catalogue, such as 'p20'",
 )
 no(
     "titles missing",
@@ -722,7 +722,8 @@ no(
 yes(
     "some zeros missing",
     beside("product_id,product_title\np2,Red\n001,Blue\n", GOOD.replace(",p1,", ",1,")),
-    "47 of 48 judged products are not in the products, such as '1', which stands there as '001'",
+    "47 of the pairs' 48 products are not in the catalogue, such as '1', which stands there as "
+    "'001'",
 )
 no(
     "product twice",
@@ -737,6 +738,15 @@ no(
     beside("product_id,product_title\nz1,Z\nz2,Zwei\n"),
     "none of the 48",
     "such as 'p1'; write ids alike",
+)
+no(
+    "other products, but for an unlabelled one",
+    files(
+        judgments__csv=GOOD,
+        products__csv="product_id,product_title\nz1,Z\nz2,Zwei\n",
+        unlabelled__csv=f"{FREE}\nu1,new query,z1,Z\n",
+    ),
+    "none of the 48",
 )
 no(
     "one product to search",

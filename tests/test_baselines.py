@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny_models
 from datasets import Dataset
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from ecomkd import words
 from ecomkd.relevance import baselines
@@ -41,6 +42,25 @@ def test_texts_of_stop_words_alone_score_0():
     assert words.any_word(["the", "of a lamp"])
     pairs = titled("the", "of a", "to be", "and")
     assert not baselines.bm25_scores(pairs, pairs).any()
+
+
+def test_each_pair_is_scored_by_its_own_text():
+    """A product may have had another title when another pair was judged."""
+    pairs = titled("red shoe", "blue lamp").select([0, 1, 0])
+    for name, own in (("query", ["lamp"] * 3), ("product_id", ["a", "b", "a"]),
+                      ("product_title", ["red shoe", "blue lamp", "green lamp"])):  # fmt: skip
+        pairs = pairs.remove_columns(name).add_column(name, own)
+    found = baselines.bm25_scores(pairs, pairs.select([0, 1]))
+    assert found[0] == 0 and found[1] == found[2] > 0
+
+
+@pytest.mark.parametrize("options", [{}, {"analyzer": "char_wb", "ngram_range": (3, 5)}])
+def test_a_cosine_of_words_is_that_of_a_fit_on_all_texts_at_once(options):
+    texts = list(tiny_models.pairs(60, seed=3)["product_title"])
+    queries, whole = texts[::-1], TfidfVectorizer(sublinear_tf=True, **options).fit(texts)
+    wanted = whole.transform(queries).multiply(whole.transform(texts)).sum(axis=1)
+    found = baselines._cosine_of_words(texts, **options)(queries, texts)
+    np.testing.assert_allclose(found, np.asarray(wanted).ravel(), rtol=1e-12)
 
 
 def test_bm25_reports_nothing_to_a_programs_log(caplog):

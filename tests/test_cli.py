@@ -21,6 +21,7 @@ from ecomkd import cli, config, console, outputs
 from ecomkd.cli import main
 from ecomkd.config import Profile
 from ecomkd.data import shop
+from ecomkd.data.contract import named
 from ecomkd.data.schema import GAINS, DataError
 from ecomkd.relevance import run, tables
 
@@ -228,7 +229,7 @@ USAGE = {
     "a negative loss": ([*QUANTIZE, "--max-loss", "-1"], "-1: give a number from 0 to 100"),
     "no number of points": ([*QUANTIZE, "--max-loss", "nan"], "nan: give a number from 0 to 100"),
     "pairs that were trained on": ([*QUANTIZE, "--split", "train"], "invalid choice: 'train'"),
-    "no tokens": ([*QUANTIZE, "--max-length", "0"], "0: give a whole number from 4 to 100000"),
+    "no tokens": ([*QUANTIZE, "--max-length", "0"], "0: give a whole number from 8 to 100000"),
     "no seed": ([*RUN, "--seeds", "0"], "0: give a whole number from 1 to 1000"),
     "a negative number of seeds": ([*RUN, "--seeds", "-1"], "-1: give a whole number from 1"),
     "half a seed": ([*RUN, "--seeds", "1.5"], "1.5: give a whole number from 1 to 1000"),
@@ -239,10 +240,10 @@ USAGE = {
     "20 digits": ([*RUN, "--first-seed", "9" * 20], "give a whole number from 0 to 4294967295"),
     "5,000 digits": ([*RUN, "--first-seed", "9" * 5_000], "9…: give a whole number from 0 to"),
     "no unlabelled": ([*RUN, "--unlabelled", "0"], "0: give a whole number of at least 1"),
-    "a long pair": ([*RUN, "--max-length", "513"], "513: give a whole number from 4 to 512"),
+    "a long pair": ([*RUN, "--max-length", "513"], "513: give a whole number from 8 to 512"),
     "a long pair of an index": (
         ["index", "shop", "--out", "out", "--max-length", "513"],
-        "513: give a whole number from 4 to 512",
+        "513: give a whole number from 8 to 512",
     ),
     "two folds": ([*RUN, "--folds", "2"], "2: give a whole number of at least 3"),
     "folds before the data": (
@@ -508,6 +509,15 @@ def test_an_index_reads_as_many_tokens_as_a_run(tmp_path, capsys, called):
     assert profile == replace(Profile.named("book"), max_length=96)
 
 
+def test_the_folder_that_one_works_in_has_its_own_name(tmp_path, monkeypatch, capsys, called):
+    write(tmp_path / "shoes")
+    monkeypatch.chdir(tmp_path / "shoes")
+    assert tried(["run", ".", "--out", "../out"], capsys)[0] == 0
+    ((_, _, _, _, command, *_),) = called
+    assert command.startswith("ecomkd run shoes ") and command.endswith(" --out out")
+    assert [named(one) for one in ("shop", Path("."), Path("a/../b"))] == ["shop", "shoes", "b"]
+
+
 def test_a_spread_head_is_handed_on_and_recorded(tmp_path, capsys, called):
     assert tried(["run", "esci", "--spread-head", "--out", tmp_path / "out"], capsys)[0] == 0
     ((_, profile, *_, command, _, _),) = called
@@ -522,9 +532,12 @@ def test_index_can_put_the_teacher_beside_the_student(tmp_path, capsys, called):
     assert [given[3:] for given in called] == [(False, [], {}), (True, [], {})]
 
 
-def test_index_can_put_fields_and_a_store_beside_it(tmp_path, capsys, called):
+def test_index_can_put_fields_and_a_store_beside_it(tmp_path, capsys, called, monkeypatch):
+    told = SimpleNamespace(fields={"price": "number", "brand": "text"})
+    monkeypatch.setattr("ecomkd.search.folder.settings", lambda folder: told)
     given = ["index", "esci", "--out", tmp_path / "out", "--field", "price", "--field", "brand"]
-    tried([*given, "--engine", "postgresql://me@here/shop", "--table", "june"], capsys)
+    _, out, _ = tried([*given, "--engine", "postgresql://me@here/shop", "--table", "june"], capsys)
+    assert out.splitlines()[1:] == ["  Field price: numbers.", "  Field brand: texts."]
     place = {"store": "postgresql://me@here/shop", "table": "june"}
     assert called[0][3:] == (False, ["price", "brand"], place)
     status, _, err = tried([*given, "--table", "june"], capsys)

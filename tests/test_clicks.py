@@ -36,6 +36,7 @@ def test_a_share_of_the_searches_is_swapped_with_every_other_rank_alike():
     counts = np.bincount(swapped, minlength=5)
     assert counts[0] == pytest.approx(80_000, abs=500)
     assert counts[1:] == pytest.approx(5_000, abs=300)
+    assert not clicks.swaps(9, 1, rng(), share=1.0).any()  # a list of one has no other rank
 
 
 def test_swapping_twice_gives_the_list_back():

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import tiny_models
 from contract_cases import GOOD, by_fold
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +22,7 @@ from ecomkd.data import sources
 from ecomkd.data.contract import DataError, as_seen
 from ecomkd.data.folds import divided, drawn, judged
 from ecomkd.data.schema import GAINS
-from ecomkd.relevance import baselines, mining
+from ecomkd.relevance import baselines, judge, mining
 from ecomkd.relevance import run as running
 from ecomkd.relevance.run import run
 from ecomkd.relevance.tables import SYSTEMS, by_seed, table
@@ -311,3 +312,14 @@ def test_folds_of_rows_that_are_merged_are_theirs(tmp_path):
     whole = judged(data).to_pandas()
     assert (whole["fold"] == whole["query_id"].str[1:].astype(int).sub(1) % 3).all()
     assert pd.Series(whole["fold"]).value_counts().to_dict() == {0: 16, 1: 16, 2: 16}
+
+
+def test_a_fold_in_which_no_order_can_be_judged_is_told():
+    """Else a report over all folds would go by classes alone, and not say why."""
+    few, many = ({"query_id": list(queries)} for queries in ("aabc", "aabbccd"))
+    few, many = Dataset.from_dict(few), Dataset.from_dict(many)
+    parts = [{"test": many}, {"test": few}]
+    assert judge.rankable(many) and not judge.rankable(few)
+    (told,) = running._on_folds(many, parts)
+    assert "the report goes by classes alone" in told
+    assert not running._on_folds(many, parts[:1]) and not running._on_folds(few, parts)

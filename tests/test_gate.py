@@ -315,6 +315,12 @@ def of_classes(folder: Path, count: int) -> Path:
     return folder
 
 
+def graded(folder: Path) -> Path:
+    model = tiny_models.bert(layers=1)
+    model.config.id2label = dict(enumerate("0123"))
+    return tiny_models.save(model, folder)
+
+
 def not_onnx(folder: Path) -> Path:
     TOKENIZER.save_pretrained(folder)
     (folder / "model.onnx").write_bytes(b"nothing")
@@ -346,6 +352,10 @@ BAD = {
     "other classes in a file": (
         lambda at: (of_classes(at / "x", 2), [24]),
         "model.onnx: gives 2 classes, and the data have 4",
+    ),
+    "classes of other names": (
+        lambda at: (graded(at / "x"), [24]),
+        "x: its classes are 0, 1, 2, 3, and those of the data E, S, C, I; give data with",
     ),
     "more tokens than the model reads": (
         lambda at: (of_classes(at / "x", 4), [400]),

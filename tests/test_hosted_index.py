@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 from urllib.parse import quote
 
+import lancedb
 import numpy as np
 import pytest
 import tiny_index
@@ -13,7 +14,7 @@ from serving import Client, until
 import local_postgres
 from ecomkd import cli, outputs, search, service, words
 from ecomkd.search import catalogue as catalogue_module
-from ecomkd.search import hosted, stores
+from ecomkd.search import hosted, index, stores
 from ecomkd.search import update as update_module
 from ecomkd.search.update import update
 
@@ -151,6 +152,7 @@ def test_an_update_is_seen_at_once_by_who_answers(folder, tmp_path, capsys):
         ("product_id,product_title,price,brand\na, ,1,c", "line 2: product_title is empty"),
         ("product_id,product_title,price,brand\na,b,1,c\nb,c,dear,c", "line 3: price is 'dear'"),
         ("product_id,product_title,price,brand\na,b,1,c\na,b,1,c", "'a' stands there twice"),
+        ("product_id,product_title,price,brand\na,b,1,c\nb,c\0d,1,c", "line 3: holds a NUL"),
     ],
 )
 def test_a_wrong_row_is_told_before_anything_is_changed(parts, tmp_path, rows, fault, monkeypatch):
@@ -232,6 +234,31 @@ def test_a_field_that_no_store_takes_is_told_before_any_work(tmp_path, parts, mo
     place = {"store": str(tmp_path / "lance"), "fields": ["my-col"]}
     with pytest.raises(ValueError, match="'my-col' is no name of a field"):
         search.build("shop", parts["profile"], tmp_path / "out", **place)
+
+
+def test_a_store_that_holds_something_else_is_told_before_any_work(tmp_path, parts, monkeypatch):
+    monkeypatch.setattr(
+        "ecomkd.search.index.sources.catalogue", lambda *_: pytest.fail("the work had begun")
+    )
+    (tmp_path / "file").write_text("mine")
+    lancedb.connect(str(tmp_path / "lance")).create_table("products", [{"own": 7}])
+    for place, sentence in (("file", "a file of this name"), ("lance", "ecomkd did not write")):
+        with pytest.raises((OSError, ValueError), match=sentence):
+            search.build("shop", parts["profile"], tmp_path / "out", store=str(tmp_path / place))
+
+
+def test_a_strangers_file_is_told_before_the_table_is_replaced(parts, folder, uri, monkeypatch):
+    made = index.engine.assemble
+
+    def busy(working):
+        (folder / "notes.txt").write_text("only copy")
+        return made(working)
+
+    fewer = parts | {"catalogue": parts["catalogue"].select(range(5))}
+    with monkeypatch.context() as patch, pytest.raises(FileExistsError, match=r"notes\.txt"):
+        patch.setattr(index.engine, "assemble", busy)
+        search.write(folder, **fewer, store=uri)
+    assert len(search.load(folder).search("red shoe", 30)) == 21
 
 
 def test_another_choice_of_fields_is_another_build(parts, folder, uri, tmp_path):

@@ -1,5 +1,6 @@
 """Search by words at its best: spelling by hand, signals against the plain ones, a typo mended."""
 
+import datasets
 import numpy as np
 import pytest
 import tiny_models
@@ -109,6 +110,17 @@ def test_products_that_the_catalogue_lacks_are_indexed_as_well():
     whole = lexical.lexical_signals(PAIRS)
     np.testing.assert_array_equal(signals(PAIRS), whole(PAIRS))
     assert not np.array_equal(signals(PAIRS.select(range(20))), whole(PAIRS.select(range(20))))
+
+
+def test_each_pair_is_scored_by_its_own_text():
+    """A product may have had another title when another pair was judged."""
+    those = PAIRS.select(range(20))
+    alone = lexical.lexical_signals(PAIRS)(PAIRS)
+    one = those.remove_columns("product_id").add_column("product_id", ["p"] * 20)
+    rest = PAIRS.select(range(20, 60))
+    found = lexical.lexical_signals(rest)(datasets.concatenate_datasets([one, rest]))
+    # The catalogue has the same texts, whoever they are of.
+    np.testing.assert_allclose(found, alone, rtol=1e-12)
 
 
 def test_pairs_are_multiplied_part_by_part(monkeypatch):

@@ -45,6 +45,11 @@ def kind_of(product_id: str) -> str:
     return KINDS[int(product_id[1])]
 
 
+def test_a_judged_query_is_left_out_whatever_invisible_it_holds(catalogue):
+    taken = [f"{query}\u200b" for query in set(mined(catalogue)["query"])]
+    assert not set(mined(catalogue, taken)["query"]) & {query[:-1] for query in taken}
+
+
 def test_queries_are_distinct_normal_and_of_the_catalogues_words(catalogue):
     queries = mining.catalogue_queries(catalogue, 60, seed=1)
     assert len(queries) == len(set(queries)) == 60

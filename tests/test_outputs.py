@@ -117,6 +117,45 @@ def test_where_the_work_fails_the_old_folder_stays(tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.name != ".out.lock"] == ["out"]
 
 
+def test_where_the_swap_fails_the_old_folder_stays(tmp_path, monkeypatch):
+    out, replace = written(tmp_path / "out", a="1"), os.replace
+
+    def failing(source, target):
+        if source.name == "new":
+            raise OSError(5, "Input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(outputs.os, "replace", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        written(out, a="2")
+    assert (out / "a").read_text() == "1"
+
+
+def test_what_is_read_while_another_folder_comes_is_read_again(tmp_path):
+    out, closed, seen = written(tmp_path / "out", a="1"), [], []
+
+    class Read(str):
+        def close(self):
+            closed.append(str(self))
+
+    def load(folder):
+        seen.append((folder / "a").read_text())
+        if len(seen) < 3:
+            written(out, a=str(len(seen) + 1))
+        if len(seen) == 2:
+            raise ValueError("has changed since it was written")
+        return Read(seen[-1])
+
+    assert outputs.whole(out, load) == "3"
+    assert (seen, closed) == (["1", "2", "3"], ["1"])
+
+    def damaged(folder):
+        raise ValueError("damaged")
+
+    with pytest.raises(ValueError, match="damaged"):
+        outputs.whole(out, damaged)
+
+
 def test_a_full_disk_is_told_with_the_folder(tmp_path):
     with pytest.raises(OSError, match="out") as caught, outputs.replaced(tmp_path / "out", "shop"):
         raise OSError(28, "Error writing bytes to file. Detail: [errno 28] No space left on device")
@@ -139,6 +178,7 @@ def test_files_are_noted_one_by_one_and_old_ones_pruned(tmp_path):
     outputs.add(tmp_path, "run", ["new"])
     assert list(outputs.check(tmp_path, "run")["files"]) == ["new", "old"]
     (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / ".old.4711").write_text("half")  # of a run that was killed
     outputs.prune(tmp_path, "run", ["new"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "new", "notes.txt"]
     assert list(outputs.check(tmp_path, "run")["files"]) == ["new"]

@@ -91,6 +91,16 @@ def test_times_baskets_and_numbers_in_their_forms(tmp_path):
     assert found.baskets.left_out["no piece"] == 1
 
 
+def test_a_basket_is_one_users_however_it_is_numbered(tmp_path):
+    path = tmp_path / "purchases.csv"
+    path.write_text(
+        "user_id,item_id,time,basket_id\n"
+        "a,x,2024-01-01,1\na,y,2024-02-01,2\nb,x,2024-05-01,1\nb,z,2024-06-01,2\n"
+    )
+    events = purchases.load(path).baskets.events.sort_values("day")
+    assert events["day"].tolist() == [0, 31, 121, 152] and events["basket"].nunique() == 4
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -268,6 +278,27 @@ def scores_of(kind: str, baskets, settings) -> recommend.Ranker:
     make = {run.POPULAR: recommend.popular, run.AGAIN: recommend.buy_again,
             run.NEAR: recommend.user_knn}[kind]  # fmt: skip
     return make(baskets, baskets.days, **chosen)
+
+
+def test_a_folder_that_is_replaced_while_it_is_read_is_read_again(shop, tmp_path, monkeypatch):
+    def write(window):
+        with outputs.replaced(tmp_path / "made", answers.KIND) as folder:
+            answers.write(folder, run.POPULAR, shop.baskets, {"window": window, "old": True})
+        return answers.load(tmp_path / "made")
+
+    second, first = write(2), write(28)
+    read, left = np.load, [1]
+
+    def late(*given, **options):
+        if left:
+            left.clear()
+            write(2)
+        return read(*given, **options)
+
+    monkeypatch.setattr(answers.np, "load", late)
+    found = answers.load(tmp_path / "made")
+    assert found.recommend("a stranger", 5) == second.recommend("a stranger", 5)
+    assert found.version == second.version != first.version
 
 
 @pytest.mark.parametrize(

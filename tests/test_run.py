@@ -165,7 +165,7 @@ def test_a_seeds_results_are_there_as_soon_as_it_is_done(ran):
     assert ran.written == [set(), {"manifest.json", "seed-900.json"}]
 
 
-@pytest.mark.parametrize("package", ["lightgbm", "onnx"])
+@pytest.mark.parametrize("package", ["lightgbm", "onnx", "bm25s"])
 def test_a_missing_package_is_named_before_any_work(package, profile, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setattr(sources, "load", lambda *_: pytest.fail("work began"))

@@ -41,6 +41,21 @@ def served(exported):
     return out
 
 
+def test_a_folder_is_deployed_over_an_older_one_file_by_file(exported, tmp_path, monkeypatch):
+    """Whoever reads it meanwhile, or after a kill, finds each file whole."""
+    export.deploy(exported, tmp_path, GAINS, LENGTH)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def killed(source, target):
+        target.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export.shutil, "copyfile", killed)
+    with pytest.raises(KeyboardInterrupt):
+        export.deploy(exported, tmp_path, GAINS, LENGTH)
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+
 @pytest.fixture(scope="module")
 def pairs():
     """Texts of 1 to 600 words for queries of 1 to 600 words."""

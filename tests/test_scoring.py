@@ -6,6 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +22,7 @@ import tiny_models
 import torch
 from datasets import load_from_disk
 
-from ecomkd import cli, distill, export, features, models, outputs, scale, search
+from ecomkd import artifacts, cli, distill, export, features, models, outputs, scale, search
 from ecomkd.config import Profile
 from ecomkd.data.contract import DataError
 from ecomkd.data.schema import GAINS, LABELS
@@ -243,13 +246,55 @@ def test_files_that_do_not_fit_are_refused(spoil, sentence, model, tmp_path, cap
     assert sentence in capsys.readouterr().err
 
 
-def test_a_damaged_part_is_scored_again(pairs, model, expected, tmp_path):
+@pytest.mark.parametrize(
+    "damage", [lambda own: own[:-20], lambda own: own[:-108] + b"\xff" * 100 + own[-8:]]
+)
+def test_a_damaged_part_is_scored_again(damage, pairs, model, expected, tmp_path):
     out = tmp_path / "out"
     score(pairs, model, out)
     damaged = out / parts(out)[2]
-    damaged.write_bytes(damaged.read_bytes()[:-20])
+    damaged.write_bytes(damage(damaged.read_bytes()))
     assert score(pairs, model, out).new == ROWS
     np.testing.assert_allclose(np.exp(told(out)), expected, atol=1e-6)
+
+
+def test_texts_are_read_from_whatever_holds_them(pairs, model, table, tmp_path):
+    """Numbers are texts, and what is missing is none, as in every file of a shop."""
+    place = table.schema.get_field_index("product_color")
+    sizes = pa.array([1.5, float("nan"), None] * 20 + [2.0])
+    pq.write_table(table.set_column(place, "product_color", sizes), tmp_path / "own.parquet")
+    part = engines.Part(str(tmp_path / "own.parquet"), 0, PAIRS, "")
+    assert scoring.read(part)["product_color"][:3] == ["1.5", "", ""]
+    lists = pa.array([["red", "tall"]] * PAIRS)
+    pq.write_table(table.set_column(place, "product_color", lists), tmp_path / "own.parquet")
+    with pytest.raises(DataError, match=r"column 'product_color' holds list<.*> that is no text"):
+        score(tmp_path / "own.parquet", model, tmp_path / "out")
+
+
+def test_a_folder_that_another_program_named_as_a_file_is_read(table, model, tmp_path):
+    (tmp_path / "data" / "pairs.parquet").mkdir(parents=True)
+    pq.write_table(table, tmp_path / "data" / "pairs.parquet" / "part-0.parquet")
+    assert score(tmp_path / "data", model, tmp_path / "out").pairs == PAIRS
+
+
+def test_a_run_waits_for_another_one_in_the_same_folder(pairs, model, tmp_path, monkeypatch):
+    """Else the first to end would delete what the other has finished."""
+    other = tiny_models.save(named(tiny_models.bert(seed=8)), tmp_path / "other")
+    begun, write = threading.Event(), engines.write
+
+    def slow(own, path):
+        begun.set()
+        time.sleep(0.05)
+        write(own, path)
+
+    monkeypatch.setattr(engines, "write", slow)
+    monkeypatch.setattr(artifacts, "_SILENT_S", 60.0)  # that it waits is told after this time
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(score, pairs, model, tmp_path / "out")
+        begun.wait(60)
+        second = pool.submit(score, pairs, other, tmp_path / "out")
+        assert first.result() == second.result() == scale.Scored(PAIRS, PAIRS, 8)
+    assert len(scale.scored(tmp_path / "out")) == PAIRS
 
 
 def test_what_cannot_be_scored_is_refused_before_any_work(pairs, model, table, tmp_path):

@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import replace
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -148,18 +149,25 @@ def test_a_field_holds_numbers_where_all_values_are_some():
             "code": ["007", "8", "9", "1", "2"],
             "stock": [1, 2, None, 4, 5],
             "date": ["2026-01-01"] * 5,
+            "socket": ["E27", "E14", "", "", ""],
+            "weight": [Decimal("9.99"), Decimal(100), None, None, None],
         }
     )
     assert index._kinds(columns, columns.column_names) == {
         "price": "number", "size": "text", "code": "text", "stock": "number", "date": "text",
+        "socket": "text", "weight": "number",
     }  # fmt: skip
 
 
-def test_a_field_that_the_catalogue_lacks_is_told_before_any_training(tmp_path):
+def test_a_field_that_is_none_is_told_before_any_training(tmp_path, monkeypatch):
     profile = tiny_models.profile(tmp_path / "artifacts")
     small = replace(profile, products=100, queries=20, judged_per_query=2, unlabelled_pairs=4)
     with pytest.raises(ValueError, match=r"no column 'prise' in the catalogue: it has product_id"):
         search.build("shop", small, tmp_path / "out", fields=["prise"])
+    tags = Dataset.from_dict({"product_id": ["a"], "tags": [["red", "tall"]]})
+    monkeypatch.setattr(index.sources, "catalogue", lambda *_: tags)
+    with pytest.raises(ValueError, match="the column 'tags' holds lists or objects, and a field"):
+        search.build("shop", small, tmp_path / "out", fields=["tags"])
     assert not (tmp_path / "out").exists()
 
 

@@ -401,7 +401,7 @@ def test_the_description_states_limits_errors_and_kinds():
     assert fields["maxItems"] == conditions["maxItems"] == 0  # the stub has neither
     assert {**text, "maxLength": 50}.items() <= q.items()
     assert {"minimum": 1, "maximum": 40, "default": 10}.items() <= k.items()
-    assert "So many come, unless the catalogue has fewer" in k["description"]
+    assert "Fewer come where the catalogue has no more that fit" in k["description"]
     assert {"minimum": 0, "maximum": 1_000, "default": 0}.items() <= offset.items()
     body = schemas["Rerank"]["properties"]
     assert {**text, "maxLength": 50}.items() <= body["query"].items()

@@ -218,6 +218,7 @@ def test_proxies_and_hosts_are_checked():
         ({"allowed_hosts": ("shop.example:80",)}, "allowed_hosts: 'shop.example:80' is no name "),
         ({"allowed_hosts": ("*",)}, "allowed_hosts: '*' is no name of a host: give one such as "),
         ({"allowed_hosts": ("",)}, "allowed_hosts: '' is no name of a host"),
+        ({"allowed_hosts": "shop.example"}, "allowed_hosts is 'shop.example': give a tuple of "),
     ):
         with pytest.raises(ValueError, match=f"^{re.escape(sentence)}"):
             Settings(**setting)

@@ -12,6 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from serving import TITLES, Hit, Stub, service, until, with_shadow
 
+from ecomkd.service import app as app_module
 from ecomkd.service.app import create_app
 from ecomkd.service.watch import Drift, Shadow, agreement, judge_served
 
@@ -319,3 +320,28 @@ def test_the_service_answers_before_it_is_ready():
         assert one.rerank().status == 200
         shut.gate.set()
         until(lambda: one.ask("/health").status == 200)
+
+
+def test_a_catalogue_that_is_away_for_a_moment_is_asked_again(monkeypatch):
+    monkeypatch.setattr(app_module, "_AGAIN", (0.01, 0.01))
+    engine, asked = Stub(), []
+    answer = engine.search
+
+    def search(query, k):
+        asked.append(query)
+        if len(asked) in (3, 4):
+            raise ConnectionError("the server restarts")
+        return answer(query, k)
+
+    engine.search = search
+    with service(engine, reference=["red mug"] * 100, drift_window=100) as one:
+        until(lambda: one.ask("/health").status == 200)
+    gone = Stub()
+
+    def away(query, k):
+        raise ConnectionError("gone")
+
+    gone.search = away
+    with service(gone, reference=["red mug"] * 100, drift_window=100) as one:
+        until(lambda: one.ask("/health").content["drift"] == "the reference failed")
+        assert one.ask("/health").status == 503

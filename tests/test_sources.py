@@ -80,8 +80,8 @@ def test_load_esci(tmp_path, monkeypatch, streaming):
         "train": esci_rows("train", 1, ["Exact", "Substitute", "Complement", "Irrelevant"] * 5),
         "test": esci_rows("test", 101, ["Exact", "Irrelevant"] * 3),
     }
-    tables["train"][0]["query"] = "QUERY  101"  # which test has too
-    tables["train"][1]["product_title"] = None
+    tables["train"][0]["query"] = "QUERY\u200b  101"  # which test has too
+    tables["train"][1]["product_title"] = "\u200e"  # a mark that nobody can see
 
     def from_hub(name, split, streaming, revision):
         assert name == "tasksource/esci"

@@ -323,8 +323,10 @@ def test_another_build_is_refused_and_may_write_anew(store, uri):
             call()
     with pytest.raises(ValueError, match="build b1"):
         other.put(part(ALL, slice(0, 1)))
+    other.claim()
     other.write([part(ALL, slice(0, 3))])
-    with pytest.raises(ValueError, match="written by the build b2, and this one is b1"):
+    # A service answers 503 to this, and is asked again.
+    with pytest.raises(ConnectionError, match="written by the build b2, and this one is b1"):
         ask(store, "oak")
     other.close()
 
@@ -379,8 +381,9 @@ def test_a_table_of_somebody_else_is_left_alone(uri, request):
         MilvusClient(str(file)).create_collection("products", 2)
     else:
         lance.lancedb.connect(uri).create_table("products", [{"own": 7}])
-    with pytest.raises(ValueError, match="'products' is a table that ecomkd did not write"):
-        opened(uri).write([ALL])
+    for refused in (opened(uri).claim, lambda: opened(uri).write([ALL])):
+        with pytest.raises(ValueError, match="'products' is a table that ecomkd did not write"):
+            refused()
     with pytest.raises((FileNotFoundError, ValueError)):
         ask(opened(uri), "oak")
 
@@ -497,6 +500,23 @@ def test_a_catalogue_older_than_what_is_kept_is_replaced_and_changed(tmp_path, m
     store.close()
 
 
+def test_who_holds_a_version_whose_files_are_gone_asks_the_current_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(lance, "_KEPT", timedelta(seconds=1))
+    place = str(tmp_path / "catalogues")
+    writer, reader = opened(place), opened(place)
+    writer.write([ALL])
+    time.sleep(1.2)
+    old, view = reader._view(), reader._view
+    writer.write([part(ALL, slice(0, 9))])
+    # As in object storage, where the version is asked for once a second.
+    monkeypatch.setattr(reader, "_view", lambda now=False: view(True) if now else old)
+    assert len(ask(reader, "oak").ids) == 9
+    # What is wrong with the question stays wrong.
+    with pytest.raises(ValueError, match="no field 'size'"):
+        ask(reader, "oak", where=[condition("size<3")])
+    writer.close()
+
+
 def test_a_catalogue_that_grows_gets_its_graph_once(server, postgres_uri, monkeypatch):
     monkeypatch.setattr(postgres, "FLAT", 110)
     store = opened(postgres_uri)
@@ -578,6 +598,12 @@ def test_an_engine_over_a_store_answers_as_one_in_memory_does(engine):
     assert hits[0].fields["brand"] == ALL.fields["brand"][ALL.ids.index(hits[0].product_id)]
     assert len(engine.search(query, N + 7)) == N
     assert hits.version == f"None, {engine.store.version()}"
+
+
+def test_nothing_to_put_changes_nothing(engine):
+    before = engine.store.version()
+    engine.put([])
+    assert engine.store.version() == before
 
 
 def test_an_engine_keeps_conditions_and_the_order_without_a_student(engine):

@@ -6,10 +6,12 @@ Only the standard library is loaded here. Chapter 1.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 NAMES = {"shop": "simulated shop", "esci": "Shopping Queries Dataset from the hub"}
@@ -29,6 +31,14 @@ GAINS_SWAPPED = {"E": 1.0, "S": 0.01, "C": 0.1, "I": 0.0}
 
 GRADE_GAINS = {grade: (2**grade - 1) / 7 for grade in range(4)}
 """Gain of each grade 0..3 in nDCG: (2^g - 1) / 7 (Burges et al. 2005)."""
+
+LEAST_QUERIES = 20
+"""Nothing is concluded from fewer test queries: an interval over so few says little."""
+
+
+def named(source: str | Path) -> str:
+    """What a source is called in a report: a path by its last name, `.` by that of the folder."""
+    return str(source) if source in NAMES else Path(os.path.abspath(source)).name
 
 
 def gains_of(names: Sequence[str]) -> dict[Any, float]:
@@ -130,7 +140,8 @@ def product_text(rows: dict) -> str | list[str]:
     """What models read of a product: title . brand . colour . bullets . description.
 
     `rows` is one row or a batch (a mapping of columns to lists); a row gives a string, a batch a
-    list. Brand and colour are left out where the title names them, as are empty texts.
+    list. Brand and colour are left out where the title has their letters side by side, be it within
+    a word ("red" in "layered"), and so are empty texts.
     """
     columns = [rows[name] for name in TEXT]
     if isinstance(columns[0], str):

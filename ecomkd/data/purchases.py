@@ -58,8 +58,9 @@ def load(path: Path | str) -> Given:
     ids = pd.Series(np.sort(lines["item_id"].unique()))
     of_item = dict(zip(named["item_id"], named["text"], strict=True))
     items = pd.DataFrame({"item_id": ids, "text": [of_item.get(name, name) for name in ids]})
-    if "basket_id" not in lines:
-        lines["basket_id"] = lines["user_id"] + "\n" + lines["time"].dt.date.astype(str)
+    # A basket is one user's: many shops number the baskets of each user from 1 on.
+    given = lines["basket_id"] if "basket_id" in lines else lines["time"].dt.date.astype(str)
+    lines["basket_id"] = lines["user_id"] + "\n" + given
     lines["quantity"] = lines.get("quantity", 1.0)
     lines["value"] = lines.get("value", lines["quantity"])
     users = pd.DataFrame({"user_id": lines["user_id"].unique()})

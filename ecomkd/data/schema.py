@@ -19,6 +19,7 @@ from ecomkd.data.contract import (  # noqa: F401
     GAINS_SWAPPED,
     GRADE_GAINS,
     LABELS,
+    LEAST_QUERIES,
     SPLITS,
     TEXT,
     DataError,
@@ -30,9 +31,6 @@ from ecomkd.data.pairs import Pairs, Products, unlike
 
 if TYPE_CHECKING:
     import datasets
-
-FEW = 30
-"""With fewer test queries than these, `check` says that nothing can be concluded."""
 
 
 @dataclass(frozen=True)
@@ -165,11 +163,11 @@ def _on_size(pairs: Pairs, labels: np.ndarray, queries: np.ndarray) -> Iterator[
             "the other labels."
         )
     _, sizes = np.unique(queries, return_counts=True)
-    if len(sizes) < FEW:
+    if len(sizes) < LEAST_QUERIES:
         are = "queries are" if len(sizes) > 1 else "query is"
         yield (
-            f"{len(sizes)} test {are} too few to conclude anything from a comparison; judge {FEW} "
-            "or more."
+            f"{len(sizes)} test {are} too few to conclude anything from a comparison; judge "
+            f"{LEAST_QUERIES} or more."
         )
     if sizes.max() == 1:
         yield "no test query has two judged products: labels can be compared, rankings cannot."
@@ -178,26 +176,28 @@ def _on_size(pairs: Pairs, labels: np.ndarray, queries: np.ndarray) -> Iterator[
 
 
 def _on_missing(pairs: Pairs, missing: list[str]) -> Iterator[str]:
-    """A note on judged products that are not in the catalogue; DataError where none is."""
+    """A note on the pairs' products that are not in the catalogue; DataError where no judged one
+    is."""
     if not missing or pairs.products is None:
         return
     bare = {name.strip().lstrip("0"): name for name in pairs.products.row}
     alike = [name for name in missing if name.strip().lstrip("0") in bare]
-    judged, mend = len(pairs.product.number), ""
+    names, mend = list(pairs.product.number), ""
+    judged = {names[code] for code in np.unique(pairs.product.codes[pairs.label >= 0]).tolist()}
     if alike:
         other = quoted(bare[alike[0].strip().lstrip("0")])
         example = f"such as {quoted(alike[0])}, which stands there as {other}"
         mend = "; write ids alike in all files, with the same leading zeros and spaces"
     else:
         example = f"such as {quoted(missing[0])}"
-    if len(missing) == judged:
+    if judged <= set(missing):
         mend = mend or "; write ids alike in all files, or add what was judged"
         raise DataError(
-            f"{pairs.products.file.path}, column 'product_id': none of the {judged:,} judged "
+            f"{pairs.products.file.path}, column 'product_id': none of the {len(judged):,} judged "
             f"products is in it, {example}{mend}."
         )
-    many = f"{len(missing):,} of {judged:,} judged products"
-    yield f"{many} are not in the products, {example}{mend}."
+    many = f"{len(missing):,} of the pairs' {len(names):,} products"
+    yield f"{many} are not in the catalogue, {example}{mend}."
 
 
 def _on_titles(pairs: Pairs) -> Iterator[str]:

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from ecomkd.artifacts import known_digest, stage, write_text
 from ecomkd.config import Profile
 from ecomkd.data import shop
-from ecomkd.data.contract import LABELS, TEXT, DataError, normalise_query
+from ecomkd.data.contract import LABELS, TEXT, DataError, as_seen, is_blank
 from ecomkd.data.contract import product_text as product_text
 from ecomkd.data.files import MAX_CHARACTERS, STEMS, TableFile, data_files
 from ecomkd.data.schema import Tables, read, to_dataset
@@ -94,7 +94,8 @@ def map_esci(batch: dict[str, list], split: str, locale: str = "us") -> dict[str
     keep = [
         row
         for row in range(size)
-        if batch["product_locale"][row] == locale and (batch["product_title"][row] or "").strip()
+        if batch["product_locale"][row] == locale
+        and not is_blank(batch["product_title"][row] or "")
     ]
     mapped = {name: [str(batch[name][row]) for row in keep] for name in ("query_id", "product_id")}
     for name in ("query", *TEXT):
@@ -214,7 +215,7 @@ def _write_esci(batches: Iterator[tuple[str, dict[str, list]]], path: Path) -> P
     with pq.ParquetWriter(path, pa.schema(columns)) as writer:
         for split, batch in tqdm(batches, desc="ESCI", unit=f" × {_BATCH} rows"):
             table = pa.table(map_esci(batch, split), schema=writer.schema)
-            queries = [normalise_query(query) for query in table["query"].to_pylist()]
+            queries = [as_seen(query) for query in table["query"].to_pylist()]
             if split == "test":
                 held_out.update(queries)
             else:

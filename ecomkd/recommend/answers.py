@@ -126,6 +126,10 @@ def load(folder: Path | str) -> Answers:
             f"{folder}: there is no recommender.json in it: write the folder with "
             f"`ecomkd {KIND}` first."
         )
+    return outputs.whole(folder, _loaded)
+
+
+def _loaded(folder: Path) -> Answers:
     written = outputs.check(folder, KIND)
     told = json.loads((folder / "recommender.json").read_text(encoding="utf-8"))
     if told["format"] != FORMAT:

@@ -6,6 +6,7 @@ The untrained bi-encoder is in `features.bi_encoder_scores`. Chapters 1, 5 and 6
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,14 +30,15 @@ def bm25_scores(pairs: Dataset, catalogue: Dataset) -> np.ndarray:
     """BM25 of each pair, (N,), with word statistics from the whole catalogue.
 
     English stop words and Snowball stemming, k1 = 1.5, b = 0.75 (the defaults of `bm25s`;
-    Robertson & Zaragoza 2009). Products that the catalogue lacks are indexed as well.
+    Robertson & Zaragoza 2009). Products that the catalogue lacks are indexed as well, and so are
+    texts other than the catalogue's, for each pair is scored by its own.
     """
-    texts = dict(zip(catalogue["product_id"], _texts(catalogue), strict=True))
-    texts |= dict(zip(pairs["product_id"], _texts(pairs), strict=True))
-    column = {product: index for index, product in enumerate(texts)}
-    index = bm25(list(texts.values()))
+    own = list(zip(pairs["product_id"], _texts(pairs), strict=True))
+    known = zip(catalogue["product_id"], _texts(catalogue), strict=True)
+    column = {product: index for index, product in enumerate(dict.fromkeys([*known, *own]))}
+    index = bm25([text for _, text in column])
     scores = np.zeros(len(pairs))
-    products = np.asarray([column[product] for product in pairs["product_id"]])
+    products = np.asarray([column[product] for product in own])
     by_query = pd.Series(products).groupby(np.asarray(pairs["query"], object)).indices
     for query, rows in by_query.items():
         scores[rows] = bm25_of(index, query)[products[rows]]
@@ -86,9 +88,10 @@ def word_features(catalogue: Dataset) -> Callable[[Dataset], np.ndarray]:
     query words found in the title, the whole text, brand and colour, and the two lengths: all that
     can be known of a pair without knowing what a word means.
     """
+    texts = _texts(catalogue)
     cosines = [
-        _cosine_of_words(_texts(catalogue)),
-        _cosine_of_words(_texts(catalogue), analyzer="char_wb", ngram_range=(3, 5)),
+        _cosine_of_words(texts),
+        _cosine_of_words(texts, analyzer="char_wb", ngram_range=(3, 5)),
     ]
 
     def features(pairs: Dataset) -> np.ndarray:
@@ -109,11 +112,17 @@ def word_features(catalogue: Dataset) -> Callable[[Dataset], np.ndarray]:
 
 def _cosine_of_words(texts: list[str], **options) -> Callable[[list[str], list[str]], np.ndarray]:
     """A function from queries and texts to cosines (N,) under TF-IDF fitted on `texts`."""
-    vectoriser = TfidfVectorizer(sublinear_tf=True, **options)
-    analyse = vectoriser.build_analyzer()
-    if not any(analyse(text) for text in texts):
+    analyse = TfidfVectorizer(**options).build_analyzer()
+    # Text by text, for `fit` holds all that all texts have: 60 kB for each described product.
+    having: Counter[str] = Counter()
+    for text in texts:
+        having.update(set(analyse(text)))
+    if not having:
         return lambda queries, products: np.zeros(len(queries))
-    vectoriser.fit(texts)
+    names = sorted(having)
+    vectoriser = TfidfVectorizer(sublinear_tf=True, vocabulary=names, **options)
+    counts = np.array([having[name] for name in names], float)
+    vectoriser.idf_ = np.log((len(texts) + 1) / (counts + 1)) + 1
 
     def cosine(queries: list[str], products: list[str]) -> np.ndarray:
         a, b = _each_once(vectoriser.transform, queries), _each_once(vectoriser.transform, products)

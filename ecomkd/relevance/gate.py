@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -25,6 +26,7 @@ from ecomkd import outputs, report
 from ecomkd.artifacts import known_digest
 from ecomkd.config import Profile
 from ecomkd.data import shop, sources
+from ecomkd.data.contract import named
 from ecomkd.relevance import judge
 from ecomkd.relevance.runtimes import (
     ALIKE,
@@ -99,7 +101,9 @@ def gate(
     pairs = data[split]
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        _export(model, folder, pairs.features["label"].num_classes, length, profile.artifacts)
+        names = pairs.features["label"].names
+        _export(model, folder, len(names), length, profile.artifacts)
+        _agree(model, names)
         notes = _quantise(folder)
         table = like_for_like({model.name: folder}, pairs, length)
         taken = winner(table, max_loss)
@@ -154,6 +158,28 @@ def _export(model: Path, folder: Path, classes: int, length: int, artifacts: Pat
             f"{model}: gives {found} classes, and the data have {classes}; fine-tune it on these "
             "data first."
         )
+
+
+def _agree(model: Path, names: Sequence[str]) -> None:
+    """Refuse a model that names its classes, and names others than the data, or in another order.
+
+    Else its gains would be those of other classes. Older checkpoints number their classes alone.
+    """
+    try:
+        if (model / "labels.json").is_file():
+            found = json.loads((model / "labels.json").read_text(encoding="utf-8"))["labels"]
+        else:
+            known = json.loads((model / "config.json").read_text(encoding="utf-8"))["id2label"]
+            found = [known[number] for number in sorted(known, key=int)]
+        told = list(map(str, found))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # nothing names them
+        return
+    if all(re.fullmatch(r"LABEL_\d+", name) for name in told) or told == list(names):
+        return
+    raise ValueError(
+        f"{model}: its classes are {', '.join(told)}, and those of the data {', '.join(names)}; "
+        "give data with the labels that it learnt, or fine-tune it on these data first."
+    )
 
 
 def _float_file(model: Path, artifacts: Path) -> Path:
@@ -212,11 +238,11 @@ def _cautions(table: pd.DataFrame, taken: Variant | None) -> list[str]:
 def _overlap(model: Path, source: str | Path) -> list[str]:
     """A caution where the model is the student of a run on these data that drew folds."""
     try:
-        told = json.loads((model.parent / "report.json").read_text(encoding="utf-8"))
+        told = json.loads((model.resolve().parent / "report.json").read_text(encoding="utf-8"))
         command, data = told["command"], told["data"]["source"]
     except (OSError, ValueError, KeyError, TypeError):  # not the report of a run
         return []
-    same = data == ("shop" if source == "shop" else Path(source).name)
+    same = data == named(source)
     if not same or not re.search(r"--folds \d", command):
         return []
     return [
@@ -278,7 +304,7 @@ def _record(path: Path, found: Gate, source: str | Path, max_loss: float, comman
         hardware=bench.hardware() | {"threads": 1},
         generator=shop.generator_hash() if source == "shop" else None,
         data={
-            "source": "shop" if source == "shop" else Path(source).name,
+            "source": named(source),
             "rows": json.loads(found.table.reset_index().to_json(orient="records")),
             "chosen": found.taken._asdict(),
             "openvino": version("openvino") if find_spec("openvino") else None,

@@ -5,7 +5,7 @@ Chapter 5.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,8 @@ from ecomkd.data.sources import product_text
 
 LEXICAL = ("BM25", "character n-grams", "BM25 of titles")
 """The signals of `lexical_signals`, in order."""
+_Product = tuple[str, str, str]
+"""Id, whole text and title."""
 _PAIRS = 10_000
 """Pairs whose rows are multiplied at a time."""
 
@@ -29,14 +31,16 @@ def lexical_signals(catalogue: Dataset) -> Callable[[Dataset], np.ndarray]:
     under TF-IDF over character 3- to 5-grams within words, and BM25 of the title. BM25 reads a
     query whose unknown words were mended (`words.mended`); n-grams read it as it was typed.
     Statistics are those of the catalogue. Where pairs have products, or texts, that it lacks, these
-    are indexed as well.
+    are indexed as well, and each pair is scored by its own.
     """
-    products = _products(catalogue)
+    products = dict.fromkeys(_products(catalogue))
     known = _Index(products)
 
     def signals(pairs: Dataset) -> np.ndarray:
-        those = products | _products(pairs)
-        return (known if those == products else _Index(those)).signals(pairs)
+        own = _products(pairs)
+        those = products | dict.fromkeys(own)
+        index = known if len(those) == len(products) else _Index(those)
+        return index.signals(pairs["query"], own)
 
     return signals
 
@@ -44,17 +48,17 @@ def lexical_signals(catalogue: Dataset) -> Callable[[Dataset], np.ndarray]:
 class _Index:
     """What the words of products weigh: a sparse row for each product and kind of signal."""
 
-    def __init__(self, products: dict[str, tuple[str, str]]):
+    def __init__(self, products: Iterable[_Product]):
         self.row = {product: row for row, product in enumerate(products)}
-        texts, titles = map(list, zip(*products.values(), strict=True))
+        _, texts, titles = map(list, zip(*self.row, strict=True))
         self.spelling = words.spelling(texts)
         self.text, self.title = _Words(texts), _Words(titles)
         self.ngrams = TfidfVectorizer(sublinear_tf=True, analyzer="char_wb", ngram_range=(3, 5))
         self.ngram_rows = self.ngrams.fit_transform(titles)
 
-    def signals(self, pairs: Dataset) -> np.ndarray:
-        products = np.array([self.row[product] for product in pairs["product_id"]])
-        asked, queries = pd.factorize(np.asarray(pairs["query"], object))
+    def signals(self, queries: Sequence[str], own: Sequence[_Product]) -> np.ndarray:
+        products = np.array([self.row[product] for product in own])
+        asked, queries = pd.factorize(np.asarray(queries, object))
         mended = [words.mended(self.spelling, query) for query in queries]
         sides = (
             (self.text.counts(mended), self.text.rows),
@@ -97,7 +101,5 @@ def _dot(
     return found
 
 
-def _products(rows: Dataset) -> dict[str, tuple[str, str]]:
-    """Whole text and title of each product."""
-    texts = zip(product_text(rows[:]), rows["product_title"], strict=True)
-    return dict(zip(rows["product_id"], texts, strict=True))
+def _products(rows: Dataset) -> list[_Product]:
+    return list(zip(rows["product_id"], product_text(rows[:]), rows["product_title"], strict=True))

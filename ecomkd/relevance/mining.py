@@ -15,6 +15,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Value, load_from_disk
 from ecomkd import features
 from ecomkd.artifacts import data_digest, stage
 from ecomkd.config import Profile
+from ecomkd.data.contract import as_seen
 from ecomkd.data.schema import TEXT, normalise_query
 from ecomkd.data.sources import product_text
 
@@ -51,7 +52,7 @@ def catalogue_queries(catalogue: Dataset, count: int, seed: int) -> list[str]:
             length = int(rng.integers(2, 5))
             start = int(rng.integers(0, max(1, min(4, len(words) - length + 1))))
             query = " ".join(words[start : start + length])
-        if query := normalise_query(query):
+        if as_seen(query := normalise_query(query)):
             queries[query] = None
     return list(queries)
 
@@ -89,9 +90,9 @@ def catalogue_pairs(
     """
     rng = np.random.default_rng(profile.seed)
     wanted = -(-profile.unlabelled_pairs // per_query)
-    taken = {normalise_query(query) for query in taken}
+    taken = {as_seen(query) for query in taken}
     candidates = catalogue_queries(catalogue, wanted + len(taken), profile.seed)
-    queries = [query for query in candidates if query not in taken][:wanted]
+    queries = [query for query in candidates if as_seen(query) not in taken][:wanted]
     products = features.embed(product_text(catalogue[:]), profile) if vectors is None else vectors
     asked = features.embed(queries, profile) if queries else np.empty((0, products.shape[1]))
     near = min(_NEIGHBOURS, len(catalogue))

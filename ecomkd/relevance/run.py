@@ -23,6 +23,7 @@ from ecomkd import bench, keys, models, outputs, report, runtime, words
 from ecomkd.artifacts import data_digest, stage, write_text
 from ecomkd.config import Profile
 from ecomkd.data import shop, sources
+from ecomkd.data.contract import named
 from ecomkd.data.folds import divided, judged
 from ecomkd.data.schema import TEXT, DataError
 from ecomkd.export import OnnxClassifier, deploy, exports, predict_onnx
@@ -317,7 +318,7 @@ def run(
     out = outputs.claim(out, "run")
     # Else one would be found missing only after hours of training.
     with needed("`ecomkd run`", "run"):
-        for name in ("lightgbm", "onnx"):
+        for name in ("lightgbm", "onnx", "bm25s"):
             import_module(name)
     _agree(source, replace(profile, seed=seeds[0]), folds)
     machine = bench.hardware() | {"precision": runtime.precision(profile)}
@@ -342,7 +343,10 @@ def run(
         if folds is not None:
             parts = divided(data, None if folds == "given" else folds, seed)
             data = DatasetDict(train=pairs, test=pairs)  # each is learnt from, and each is tested
-        for sentence in cautions(data, catalogue):
+        told = cautions(data, catalogue)
+        if folds is not None:
+            told += _on_folds(pairs, parts)
+        for sentence in told:
             if sentence not in notes:
                 warnings.warn(sentence, stacklevel=2)
                 notes.append(sentence)
@@ -377,7 +381,7 @@ def run(
         hardware=machine,
         generator=shop.generator_hash() if source == "shop" else None,
         data={
-            "source": "shop" if source == "shop" else Path(source).name,
+            "source": named(source),
             "pairs": results[0]["pairs"],
             "rows": json.loads(rows.to_json(orient="index")),
             "per_seed": {
@@ -405,6 +409,17 @@ def run(
     keep("report.html", html(rows, clock, compared, said, notes, command))
     outputs.prune(out, "run", written)
     return said
+
+
+def _on_folds(pairs: Dataset, parts: Sequence[DatasetDict]) -> list[str]:
+    """A caution where an order can be judged over all pairs, but not in each fold."""
+    if not judge.rankable(pairs) or all(judge.rankable(part["test"]) for part in parts):
+        return []
+    return [
+        "In a fold or more, most queries have a single judged product: an order cannot be judged "
+        "there, so the report goes by classes alone; judge several products for each query, or ask "
+        "for fewer folds."
+    ]
 
 
 def _agree(source: str | Path, profile: Profile, folds: int | Literal["given"] | None) -> None:

@@ -9,6 +9,7 @@ from functools import partial
 
 import pandas as pd
 
+from ecomkd.data.contract import LEAST_QUERIES
 from ecomkd.relevance.tables import (
     DISTILLED,
     DISTILLED_SUM,
@@ -26,9 +27,6 @@ from ecomkd.relevance.tables import (
 )
 
 BEATS, DOES_NOT_BEAT, CANNOT_BE_TOLD = "beats", "does not beat", "cannot be told"
-
-LEAST_QUERIES = 20
-"""With fewer test queries there is no verdict: an interval over so few says little."""
 
 LEAST_LIFT = 0.05
 """Of a teacher's lift below this no share is told: it would be a ratio of two small numbers."""

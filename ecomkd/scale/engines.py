@@ -61,7 +61,9 @@ def opened(file: Path) -> Iterator[pq.ParquetFile]:
     """A Parquet file. Raises DataError for one that is not whole."""
     try:
         found = pq.ParquetFile(file)
-    except pa.ArrowInvalid as error:
+    except (FileNotFoundError, PermissionError):
+        raise
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"{file}: not a whole Parquet file; write or copy it again.") from error
     with found:
         yield found
@@ -72,7 +74,8 @@ def is_made(part: Part) -> bool:
     path = Path(part.out)
     try:
         return path.exists() and pq.read_metadata(path).num_rows == part.rows
-    except pa.ArrowInvalid:  # not written by us as it is now: a part gets its name once it is whole
+    # Not written by us as it is now, for a part gets its name once it is whole.
+    except (pa.ArrowException, OSError):
         return False
 
 

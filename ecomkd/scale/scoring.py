@@ -15,13 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset, concatenate_datasets
 from scipy.special import logsumexp
 from tqdm import tqdm
 
 from ecomkd import outputs
-from ecomkd.artifacts import digest, known_digest
+from ecomkd.artifacts import digest, known_digest, locked
 from ecomkd.config import Profile
 from ecomkd.data.contract import (
     TEXT,
@@ -30,6 +31,7 @@ from ecomkd.data.contract import (
     is_blank,
     product_text,
     quoted,
+    shown,
 )
 from ecomkd.data.sources import without_bars
 from ecomkd.keys import identity
@@ -103,14 +105,15 @@ def score(
         raise DataError(f"{data}: there are no pairs in it; check the path.")
     names = {Path(part.out).name for part in parts}
     folder.mkdir(exist_ok=True)
-    outputs.expect(folder, KIND, names)
-    left = [part for part in parts if not is_made(part)]
-    found = tqdm(ENGINES[engine](left, worker, address), "Parts", len(left), disable=not left)
-    faults = sorted(filter(None, found)) if left else []
-    if faults:
-        raise DataError(*faults[:_FAULTS], *_more(len(faults) - _FAULTS))
-    outputs.add(folder, KIND, names)
-    outputs.prune(folder, KIND, names)
+    with locked(folder):  # another run would delete what this one has finished
+        outputs.expect(folder, KIND, names)
+        left = [part for part in parts if not is_made(part)]
+        found = tqdm(ENGINES[engine](left, worker, address), "Parts", len(left), disable=not left)
+        faults = sorted(filter(None, found)) if left else []
+        if faults:
+            raise DataError(*faults[:_FAULTS], *_more(len(faults) - _FAULTS))
+        outputs.add(folder, KIND, names)
+        outputs.prune(folder, KIND, names)
     count = sum(part.rows for part in parts)
     return Scored(count, sum(part.rows for part in left), len(parts))
 
@@ -172,7 +175,7 @@ def planned(data: Path, out: Path, key: list, rows: int) -> Iterator[Part]:
 def _files(data: Path) -> list[Path]:
     if data.is_file():
         return [data]
-    found = sorted(data.rglob("*.parquet"))
+    found = sorted(path for path in data.rglob("*.parquet") if path.is_file())
     if not found:
         raise FileNotFoundError(f"{data}: no Parquet file here; check the path.")
     return found
@@ -191,7 +194,7 @@ def read(part: Part) -> Dataset:
             table = table.append_column(name, pa.array([""] * len(table)))
         else:
             place = table.schema.get_field_index(name)
-            table = table.set_column(place, name, table[name].cast(pa.string()).fill_null(""))
+            table = table.set_column(place, name, _texts(table[name], part.source, name))
     for name in _NEEDED:
         for row, text in enumerate(table[name].to_pylist()):
             if is_blank(text):
@@ -200,6 +203,19 @@ def read(part: Part) -> Dataset:
                     "leave the row out."
                 )
     return Dataset(table.append_column("label", pa.array([-1] * len(table))))
+
+
+def _texts(column: pa.ChunkedArray, source: str, name: str) -> pa.ChunkedArray:
+    """A column as texts; what is missing, or no number, is empty."""
+    try:
+        if pa.types.is_floating(column.type):
+            column = pc.if_else(pc.is_nan(column), None, column)
+        return column.cast(pa.string()).fill_null("")
+    except pa.ArrowException as error:
+        raise DataError(
+            f"{source}: the column {quoted(name)} holds {shown(str(column.type))} that is no text; "
+            "write it as text."
+        ) from error
 
 
 class Scorer:

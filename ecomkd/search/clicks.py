@@ -63,6 +63,8 @@ def swaps(searches: int, depth: int, rng: np.random.Generator, share: float = 0.
     has each of them. Which query a search asks plays no part.
     """
     changed = rng.random(searches) < share
+    if depth < 2:  # there is no other rank
+        return np.zeros(searches, int)
     return np.where(changed, 1 + np.cumsum(changed) % (depth - 1), 0)
 
 

@@ -238,17 +238,12 @@ def load(folder: Path | str) -> Engine:
         raise FileNotFoundError(
             f"{folder}: there is no engine.json in it: write the folder with `ecomkd index` first."
         )
-    manifest = path / outputs.MANIFEST
-    if not manifest.is_file():
+    if not (path / outputs.MANIFEST).is_file():
         raise ValueError(
             f"{folder}: there is no {outputs.MANIFEST} in it: it was lost, or an older version "
             f"wrote the folder; write it again with `ecomkd {KIND}`."
         )
-    while True:
-        engine, read = _loaded(path), file_digest(manifest)
-        if engine.version.endswith(read[:12]):
-            return engine
-        # Another folder took the place of this one, and the files may be of both.
+    return outputs.whole(path, _loaded)
 
 
 def _loaded(path: Path) -> Engine:

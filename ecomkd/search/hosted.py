@@ -118,6 +118,8 @@ class StoreEngine(Encoding):
 
     def put(self, products: Sequence[Product]) -> None:
         """Add products to the catalogue, or replace those of the same ids. Raises as stores do."""
+        if not products:
+            return
         told = _columns(products, self.fields)
         self.store.put(stores.encoded(self.embed, self.known, *told))
 
@@ -136,14 +138,12 @@ def enough(products: int) -> int:
 
 def tried(uri: str, table: str, fields: Iterable[str]) -> None:
     """Raise, before any work, what names of fields that no store takes, `stores.opened`, and a
-    store that is out of reach raise."""
+    store that is out of reach, or holds somebody else's table of this name, raise."""
     stores.named(fields)
     stores.without_secrets(uri)
     store = stores.opened(uri, table, "none")
     try:
-        store.count()
-    except (FileNotFoundError, ValueError):  # nothing there yet, or what is to be replaced
-        pass
+        store.claim()
     finally:
         store.close()
 

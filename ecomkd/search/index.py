@@ -9,12 +9,13 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from decimal import Decimal
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Value
 from safetensors.numpy import save
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
@@ -46,7 +47,7 @@ TABLE = "products"
 """Of a store, where no other name is given."""
 _PART = 4_096
 """Products that are read at a time."""
-_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)?(\.\d+)?([eE][+-]?\d+)?(?<=\d)")
+_NUMBER = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d+)?|\.\d+)([eE][+-]?\d+)?")
 
 
 def write(
@@ -122,6 +123,7 @@ def write(
             found = measured(made, test, first_stage)
             write_text(working / QUALITY, json.dumps(found, indent=1))
         if isinstance(made, engine.SearchEngine) and store is not None:
+            outputs.claim(folder, engine.KIND)  # the old folder is of no use without its table
             settings["store"] = asdict(hosted.moved(made, working, store, table))
         write_text(working / "engine.json", json.dumps(settings, indent=1))
     return Path(folder)
@@ -275,7 +277,7 @@ def _is_number(value) -> bool:
         value = value.strip()
         # 007 is a name. Empty says that there is no value.
         return not value or _NUMBER.fullmatch(value) is not None
-    return value is None or isinstance(value, (int, float))
+    return value is None or isinstance(value, (int, float, Decimal))
 
 
 def build(
@@ -316,6 +318,11 @@ def build(
         if name not in catalogue.column_names:
             there = ", ".join(catalogue.column_names)
             raise ValueError(f"{source}: no column {name!r} in the catalogue: it has {there}.")
+        if not isinstance(catalogue.features[name], (Value, ClassLabel)):
+            raise ValueError(
+                f"{source}: the column {name!r} holds lists or objects, and a field is one number "
+                "or text of a product: write it as a text, or leave it out of the fields."
+            )
     if vectors_of is not features.in_turn:
         mining.catalogue_vectors(catalogue, profile, vectors_of)  # kept: all that mines finds them
     data = mining.with_unlabelled(sources.load(source, profile), catalogue, profile)

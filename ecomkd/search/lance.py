@@ -53,7 +53,7 @@ _UNFOLDED = 2_000
 _FRAGMENTS = 50
 """Pieces that the table may lie in before they are put together."""
 _KEPT = timedelta(hours=1)
-"""How long files of older versions stay, for those who still read them."""
+"""Files of versions written longer ago are deleted, but for those of the current version."""
 _FRESH = 1.0
 """Seconds in which object storage is asked once at most whether there is a newer version."""
 _TYPES = {float: pa.float64(), str: pa.string()}
@@ -86,18 +86,31 @@ class LanceStore:
     def candidates(
         self, vector: np.ndarray, terms: Terms, number: int, where: Iterable[Condition] = ()
     ) -> Candidates:
+        conditions = list(where)
         with self._told():
             view = self._view()
-            kept = _expression(stores.fitted(where, view.kinds))
-            rows = self._near(view, vector, number, kept)
-            if len(terms[0]):
-                rows = np.union1d(rows, self._shared(view, terms, number, kept))
-            columns = [name for name in view.table.schema.names if name != "terms"]
-            if len(rows):
-                found = view.table.take_row_ids(rows.tolist()).select(columns).to_arrow()
-            else:
-                found = view.table.schema.empty_table()
-            found = found.combine_chunks().sort_by("place")
+            try:
+                return self._of_view(view, vector, terms, number, conditions)
+            except (ValueError, RuntimeError, OSError):
+                # Once another version is current, the files of this one may be deleted.
+                newer = self._view(now=True)
+                if newer.version == view.version:
+                    raise
+                return self._of_view(newer, vector, terms, number, conditions)
+
+    def _of_view(
+        self, view: _View, vector: np.ndarray, terms: Terms, number: int, where: list[Condition]
+    ) -> Candidates:
+        kept = _expression(stores.fitted(where, view.kinds))
+        rows = self._near(view, vector, number, kept)
+        if len(terms[0]):
+            rows = np.union1d(rows, self._shared(view, terms, number, kept))
+        columns = [name for name in view.table.schema.names if name != "terms"]
+        if len(rows):
+            found = view.table.take_row_ids(rows.tolist()).select(columns).to_arrow()
+        else:
+            found = view.table.schema.empty_table()
+        found = found.combine_chunks().sort_by("place")
         return Candidates(
             *(found[name].to_pylist() for name in ("id", "title", "text")),
             {name: found[f"field_{name}"].to_pylist() for name in view.kinds},
@@ -160,6 +173,14 @@ class LanceStore:
             self._turn(table)
             table.optimize(cleanup_older_than=_KEPT)
             self._turn(table)
+
+    def claim(self) -> None:
+        if self._folder is not None and self._folder.exists() and not self._folder.is_dir():
+            raise NotADirectoryError(
+                f"{self.place}: a file of this name is there; give another folder."
+            )
+        with self._told():
+            self._own()
 
     def _own(self) -> None:
         """Refuse to write over a table that somebody else made."""

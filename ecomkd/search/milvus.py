@@ -168,6 +168,10 @@ class MilvusStore:
                 with suppress(*FAULTS):
                     server.drop_collection(old[0].collection, timeout=WAIT)
 
+    def claim(self) -> None:
+        with self._server.told():
+            self._state()
+
     def _fill(self, server: MilvusClient, known: _Known, batches: Iterable[Batch]) -> None:
         kinds, seen = known.kinds(), set[str]()
         server.create_collection(

@@ -201,13 +201,7 @@ class PostgresStore:
                 "version int8 NOT NULL)"
             ).format(_CATALOGUES)
         )
-        there, comment = run(
-            "SELECT oid IS NOT NULL, obj_description(oid, 'pg_class') "
-            "FROM (SELECT to_regclass(quote_ident(%s))::oid AS oid) t",
-            [name],
-        ).fetchone()
-        if there and comment != _OURS:
-            raise stores.not_ours(self.place, name)
+        there = self._there(line)
         new = Identifier(f"{name}_{secrets.token_hex(4)}")
         first, rest = stores.begun(batches)
         kinds, width = first.kinds(), first.vectors.shape[1]
@@ -250,6 +244,20 @@ class PostgresStore:
             ).format(_CATALOGUES),
             [name, self._build, fields, width, common],
         )
+
+    def claim(self) -> None:
+        self._server.run(self._there)
+
+    def _there(self, line: Line) -> bool:
+        """Whether the table is there. Refuses one that somebody else made."""
+        there, comment = line.server.execute(
+            "SELECT oid IS NOT NULL, obj_description(oid, 'pg_class') "
+            "FROM (SELECT to_regclass(quote_ident(%s))::oid AS oid) t",
+            [self._table],
+        ).fetchone()
+        if there and comment != _OURS:
+            raise stores.not_ours(self.place, self._table)
+        return there
 
     def put(self, products: Batch) -> None:
         def work(line: Line, known: _Known) -> None:

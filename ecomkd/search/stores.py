@@ -249,6 +249,10 @@ class Store(Protocol):
         """
         ...
 
+    def claim(self) -> None:
+        """Raise as `write` would where nothing can be written, or a table is somebody else's."""
+        ...
+
     def put(self, products: Batch) -> None:
         """Add products, or replace those that have the same ids; answers show it at once."""
         ...
@@ -338,9 +342,13 @@ def missing(place: str, table: str) -> FileNotFoundError:
     return FileNotFoundError(f"{place}: there is no catalogue {table!r} in it: write it first.")
 
 
-def of_another_build(place: str, table: str, found: str, build: str) -> ValueError:
+class OtherBuild(ConnectionError, ValueError):
+    """Another build wrote the catalogue: who serves the index that wrote it is answered again."""
+
+
+def of_another_build(place: str, table: str, found: str, build: str) -> OtherBuild:
     """What is raised where another build has written the catalogue."""
-    return ValueError(
+    return OtherBuild(
         f"{place}: the catalogue {table!r} was written by the build {found}, and this one is "
         f"{build}: write it again, or serve the index that wrote it."
     )

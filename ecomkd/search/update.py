@@ -22,7 +22,8 @@ def update(folder: Path, products: Path | None, ids: Path | None) -> tuple[int, 
 
     The file has the columns `product_id`, `product_title`, the fields of the index, and further
     texts where they are known; `ids` names one product a line. What is wrong with a row is told
-    before anything is changed. Raises ValueError and OSError with one sentence.
+    before anything is changed, but for a text that is too long for Milvus. Raises ValueError and
+    OSError with one sentence.
     """
     engine = load(folder)
     if not isinstance(engine, StoreEngine):
@@ -65,6 +66,8 @@ def _given(path: Path, fields: Mapping[str, str]) -> Iterator[Product]:
             for name in ("product_id", "product_title"):
                 if is_blank(own[name]):
                     raise DataError(f"{file.place(row)}: {name} is empty; fill it.")
+            if "\0" in own["product_id"] + text:
+                raise DataError(f"{file.place(row)}: holds a NUL, which no store takes; delete it.")
             told = {}
             for name, kind in fields.items():
                 try:

@@ -18,6 +18,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, Field
 
 import ecomkd
+from ecomkd.service import bodies
 from ecomkd.service.bodies import (
     NOTHING,
     Found,
@@ -38,19 +39,8 @@ _LOG = logging.getLogger(__name__)
 _PAUSE = 10
 """So many times longer is the wait for the next look, where a newer engine was not taken."""
 
-_K = (
-    "How many products to give. So many come, unless the catalogue has fewer, or nothing of the "
-    "query is known. The student reads the first ones and puts them into a new order; those beyond "
-    "come after them, in the order of words and vectors."
-)
-_OFFSET = "How many of the best products to pass over: k for the second page, 2 k for the third."
-_FIELDS = "A field of the products to tell, by its name; may be repeated."
-_FILTER = (
-    "What products have to keep, such as price<20 or brand=Acme (= != < <= > >=); may be repeated."
-)
-_ITEMS = "How many items to give. So many come, unless the shop has fewer."
-_NEW = "Whether to leave out what the user has bought before; without it, as validation found best."
-
+_AGAIN = 1.0, 5.0, 25.0
+"""Seconds after which a reference query is asked again whose catalogue was out of reach."""
 
 _UNKNOWN_HOST = {400: REFUSALS[400]}
 
@@ -69,7 +59,7 @@ class _Service:
         self.engine, self.settings, self.name = engine, settings, name
         self.newer = newer
         self.reference = reference
-        self.ready, self.begin = False, time.monotonic()
+        self.ready, self.failed, self.begin = False, False, time.monotonic()
         self.room = Room(settings)
         self.pool = ThreadPoolExecutor(settings.workers, "engine")
         self.shadow: Shadow | None = None
@@ -148,7 +138,8 @@ class _Service:
                 if self._learning is not None:
                     self._learning.cancel()
                 self.alarm.set(0)
-                self.drift, self._learning = None, asyncio.create_task(self._learn(self.reference))
+                self.drift, self.failed = None, False
+                self._learning = asyncio.create_task(self._learn(self.reference))
 
     async def _learn(self, queries: list[str]) -> None:
         """Ask the reference queries; meanwhile requests are answered."""
@@ -156,14 +147,22 @@ class _Service:
         how = own.drift_window, own.drift_level, own.drift_in_a_row
         try:
             engine, some = self.engine, queries[: own.drift_window]
-            scores = [_best(await self.search(engine, query, 10)) for query in some]
+            scores = [await self._best(engine, query) for query in some]
         except Exception:  # nobody awaits this task, so it would fail in silence
             state = "drift is not watched" if self.ready else "the service stays not ready"
             _LOG.exception("The engine failed on a reference query: %s.", state)
+            self.failed = True
             return
         loop = asyncio.get_running_loop()
         self.drift = await loop.run_in_executor(self.pool, Drift, queries, scores, *how)
         self.ready = True
+
+    async def _best(self, engine: Any, query: str) -> float | None:
+        for pause in _AGAIN:
+            with contextlib.suppress(ConnectionError):
+                return _best(await self.search(engine, query, 10))
+            await asyncio.sleep(pause)
+        return _best(await self.search(engine, query, 10))
 
     def stop(self) -> None:
         if self.shadow is not None:
@@ -222,6 +221,7 @@ class _Service:
     def health(self) -> Health:
         if self.drift is None:
             state = "no reference" if self.reference is None else "reading the reference"
+            state = "the reference failed" if self.failed else state
         elif not self.drift.windows:
             state = "collecting"
         else:
@@ -366,9 +366,9 @@ def _search_paths(app: FastAPI, service: _Service) -> None:
     # As they are described, for a newer index may have other fields.
     fields = list(getattr(engine, "fields", ()))
     field_names = list_of_texts(
-        _FIELDS, {"items": {"type": "string", "enum": fields}} if fields else NOTHING
+        bodies.FIELDS, {"items": {"type": "string", "enum": fields}} if fields else NOTHING
     )
-    filters = list_of_texts(_FILTER, {} if hasattr(engine, "conditions") else NOTHING)
+    filters = list_of_texts(bodies.FILTER, {} if hasattr(engine, "conditions") else NOTHING)
 
     class Rerank(BaseModel):
         """The body of a request to /rerank."""
@@ -381,8 +381,8 @@ def _search_paths(app: FastAPI, service: _Service) -> None:
     @app.get("/search", response_model=Found, responses=REFUSALS)
     async def search(
         q: query_text,
-        k: Annotated[int, Query(ge=1, le=most, description=_K)] = min(10, most),
-        offset: Annotated[int, Query(ge=0, le=settings.max_offset, description=_OFFSET)] = 0,
+        k: Annotated[int, Query(ge=1, le=most, description=bodies.K)] = min(10, most),
+        offset: Annotated[int, Query(ge=0, le=settings.max_offset, description=bodies.OFFSET)] = 0,
         fields: field_names = [],  # noqa: B006
         filter: filters = [],  # noqa: B006
     ) -> JSONResponse:
@@ -437,8 +437,8 @@ def _recommend_paths(app: FastAPI, service: _Service) -> None:
     @app.get("/recommend", response_model=Recommended, responses=REFUSALS)
     async def recommend(
         user: user_id,
-        k: Annotated[int, Query(ge=1, le=most, description=_ITEMS)] = min(10, most),
-        new: Annotated[bool | None, Query(description=_NEW)] = None,
+        k: Annotated[int, Query(ge=1, le=most, description=bodies.ITEMS)] = min(10, most),
+        new: Annotated[bool | None, Query(description=bodies.NEW)] = None,
     ) -> JSONResponse:
         engine = service.engine
         with service.room.work():

@@ -7,6 +7,18 @@ from pydantic import BaseModel, StringConstraints
 
 NOTHING = {"maxItems": 0}
 """What a list of texts is described by where the engine takes none."""
+K = (
+    "How many products to give. Fewer come where the catalogue has no more that fit the query and "
+    "the filter. The student reads the first ones and puts them into a new order; those beyond "
+    "come after them, in the order of words and vectors."
+)
+OFFSET = "How many of the best products to pass over: k for the second page, 2 k for the third."
+FIELDS = "A field of the products to tell, by its name; may be repeated."
+FILTER = (
+    "What products have to keep, such as price<20 or brand=Acme (= != < <= > >=); may be repeated."
+)
+ITEMS = "How many items to give. So many come, unless the shop has fewer that may be shown."
+NEW = "Whether to leave out what the user has bought before; without it, as validation found best."
 _NOT_BLANK = r"[^\s\u001c-\u001f\u0085]"
 """What `str.strip` leaves, as a regular expression of JSON Schema."""
 

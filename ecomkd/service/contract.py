@@ -147,7 +147,9 @@ class Settings:
     def __post_init__(self):
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, tuple):
+            if field.name in ("trusted_proxies", "allowed_hosts"):
+                if not isinstance(value, tuple):
+                    raise ValueError(f"{field.name} is {value!r:.60}: give a tuple of texts.")
                 continue
             low, high = _RANGES.get(field.name, (1, math.inf))
             if not low <= value <= high:
