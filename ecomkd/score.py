@@ -6,7 +6,7 @@
 It needs numpy, onnxruntime and tokenizers alone, and openvino where `labels.json` names it, and
 gives what the evaluation gave. The text of a product is its title, brand, colour, bullet points and
 description, in this order, joined by " . "; empty ones are left out, and so are a brand and a
-colour that the title names. Chapter 5.
+colour whose letters stand in the title, side by side. Chapter 5.
 """
 
 from __future__ import annotations

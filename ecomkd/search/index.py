@@ -78,8 +78,8 @@ def write(
 
     With `store`, the URI of one (see `stores.opened`), products, vectors and words go into a table
     there, and the folder holds the rest. Where models, texts or fields are others than before, a
-    service that answers from the same table fails until it has the new folder, about a second
-    later; a new name of a table spares it that.
+    service that answers from the same table tells its clients to ask again until it has the new
+    folder, about a second later; a new name of a table spares them that.
 
     `vectors_of` computes the catalogue's vectors, part by part; they are the same whoever does.
     Where others compute them, unfinished work lies in the artefact folder under a name of model and
