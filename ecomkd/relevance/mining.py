@@ -155,7 +155,7 @@ def mined_pairs(
         profile.unlabelled_pairs,
         random_share,
     ]
-    folder = stage("mined", parts, make, profile.artifacts, recipe=1)
+    folder = stage("mined", parts, make, profile.artifacts, recipe=2)
     return load_from_disk(str(folder / "pairs"))
 
 

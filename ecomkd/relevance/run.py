@@ -115,7 +115,7 @@ def results_of(made: Trained) -> dict:
         _sizes(made.data),
         keys.settings_of(made.profile),
     ]
-    folder = stage("result", parts, make, made.profile.artifacts, recipe=3)
+    folder = stage("result", parts, make, made.profile.artifacts, recipe=4)
     return json.loads((folder / "result.json").read_text(encoding="utf-8"))
 
 
