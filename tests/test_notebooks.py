@@ -316,6 +316,16 @@ def test_make_teaching_deletes_nothing_that_it_did_not_write(tmp_path):
     assert (tmp_path / "pack" / "thesis.md").read_text() == "the only copy"
 
 
+def test_make_teaching_replaces_nothing_that_was_changed(tmp_path):
+    teaching.main(tmp_path / "pack")
+    teaching.main(tmp_path / "pack")  # as it was written, it is replaced
+    plan = tmp_path / "pack" / "plan.md"
+    plan.write_text("my own plan")
+    with pytest.raises(FileExistsError, match=r"plan\.md: has changed .* nothing of yours"):
+        teaching.main(tmp_path / "pack")
+    assert plan.read_text() == "my own plan"
+
+
 # What a notebook depends on -----------------------------------------------------------------------
 
 

@@ -33,6 +33,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.chapters) - set(CHAPTERS):
         sys.exit(f"Nothing is recorded for {', '.join(sorted(unknown))}: {', '.join(CHAPTERS)}.")
+    if arguments.ship and arguments.chapters:
+        parser.error("--ship replaces all that is recorded: leave the names of chapters out.")
     os.environ["ECOMKD_PROFILE"] = "book"
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["ECOMKD_ARTIFACTS"] = str(PLACE / "artifacts")

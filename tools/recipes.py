@@ -268,12 +268,16 @@ def _bound(node: ast.stmt) -> list[str]:
     """The names that a top-level statement binds, but for imports."""
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         return [node.name]
-    names = []
-    for part in ast.walk(node):
+    names, waiting = [], [node]
+    while waiting:
+        part = waiting.pop()
         if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
             names.append(part.id)
         elif isinstance(part, (ast.FunctionDef, ast.ClassDef)):
             names.append(part.name)
+        # What a comprehension binds is its own. From Python 3.12 on a module lists it with its own.
+        inner = ast.iter_child_nodes(part)
+        waiting += [one for one in inner if not isinstance(one, ast.comprehension)]
     return names
 
 
@@ -345,6 +349,12 @@ class _Bare(ast.NodeTransformer):
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         node.returns = None
+        return self.generic_visit(node)
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
+        # Some versions of Python 3.12 put empty texts between nested fields.
+        empty = [isinstance(one, ast.Constant) and one.value == "" for one in node.values]
+        node.values = [one for one, none in zip(node.values, empty, strict=True) if not none]
         return self.generic_visit(node)
 
     def visit_arg(self, node: ast.arg) -> ast.AST:

@@ -29,12 +29,14 @@ def built(folder: Path) -> Path:
     """The wheel in `folder`, built from a copy of the sources."""
     source = folder / "source"
     source.mkdir(parents=True)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "LICENSE-data"):
         shutil.copy(ROOT / name, source)
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "ecomkd", source / "ecomkd", ignore=ignored)
     build = [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(source)]
-    subprocess.run(build, capture_output=True, check=True)
+    done = subprocess.run(build, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        sys.exit(f"{done.stdout}\nNo wheel was built, which needs the package index; see above.")
     (wheel,) = folder.glob("*.whl")
     return wheel
 

@@ -18,6 +18,7 @@ import nbformat
 from book.common import ROOT, chapters, dump, tags, write
 from book.execute import clear
 from ecomkd import outputs
+from ecomkd.artifacts import MANIFEST, changed
 
 SMOKE = "# The class pack runs at the smallest scale.\n%env ECOMKD_PROFILE=smoke"
 ANSWER = "# Your answer"
@@ -69,8 +70,16 @@ def _added(source: str, tag: str, place: int):
 
 
 def main(folder: Path) -> None:
-    """Write the pack. Raises OSError where `folder` holds anything that this did not write."""
+    """Write the pack. Raises OSError where `folder` holds anything that this did not write, or that
+    was changed since."""
     with outputs.replaced(folder, "teaching") as working:
+        if (folder / MANIFEST).exists():
+            wrong = changed(folder, outputs.read(folder, "teaching")["files"])
+            if wrong is not None and (folder / wrong[0]).exists():
+                raise FileExistsError(
+                    f"{folder}/{wrong[0]}: {wrong[1]}, and nothing of yours is replaced; move the "
+                    "folder away, or give another one with `make teaching OUT=folder`."
+                )
         for path in chapters():
             notebook = nbformat.read(path, as_version=4)
             write(working / "students" / path.name, dump(students(notebook)))

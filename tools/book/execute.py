@@ -12,7 +12,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 from book.common import BUILD, PROFILE, ROOT, dump, say, write
 from book.stale import key
@@ -44,8 +44,9 @@ def execute(
         "ECOMKD_PROFILE": PROFILE,
         "ECOMKD_ARTIFACTS": str(artifacts),
         "PYTHONPATH": str(site or ROOT),
-        "ECOMKD_PRECISION": precision,
     }
+    if precision:
+        environment["ECOMKD_PRECISION"] = precision
     total = sum(cell.cell_type == "code" for cell in notebook.cells)
     begin = time.monotonic()
     done = 0
@@ -70,10 +71,21 @@ def execute(
         bench.peak_memory(client.km.provisioner.pid, 0.5) as memory,
     ):
         for index, cell in enumerate(notebook.cells):
+            place = f"\n{path.name}, cell {index}"
             try:
                 client.execute_cell(cell, index)
             except CellExecutionError as fault:
                 sys.exit(f"\n{path.relative_to(ROOT)}, cell {index}, failed:\n{fault}")
+            except DeadKernelError:
+                sys.exit(
+                    f"{place}: the kernel died, as it does where memory is full; close other "
+                    "programs, and run the command again."
+                )
+            except CellTimeoutError:
+                sys.exit(
+                    f"{place}: no end after {CELL_TIMEOUT_S // 60} minutes; raise CELL_TIMEOUT_S in "
+                    "tools/book/execute.py."
+                )
     shutil.rmtree(working)
     cost = {"seconds": round(time.monotonic() - begin, 1), "peak_mib": round(memory["peak_mib"])}
     say(f"\r{label}: {total} code cells in {cost['seconds']:.0f} s, {cost['peak_mib']} MiB")
