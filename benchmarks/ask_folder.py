@@ -33,7 +33,8 @@ def memory() -> dict:
     """Megabytes of this process: its own, and those of files that it has mapped."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     kilobytes = {name: int(status[name].split()[0]) for name in ("RssAnon", "RssFile")}
-    return {"own_mb": kilobytes["RssAnon"] / 1e3, "mapped_mb": kilobytes["RssFile"] / 1e3}
+    named = {"own_mb": "RssAnon", "mapped_mb": "RssFile"}
+    return {name: kilobytes[of] * 1024 / 1e6 for name, of in named.items()}
 
 
 def exact(engine, query: str) -> np.ndarray:

@@ -435,7 +435,7 @@ def cost(found: Mapping[str, Silo], vectors: torch.Tensor) -> list[dict]:
                     "server_mb": count * averaging.size_of(state) / 1e6,
                 }
             )
-    rows[-1]["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    rows[-1]["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
     return rows
 
 

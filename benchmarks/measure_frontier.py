@@ -407,7 +407,8 @@ def kept() -> list[tuple[str, str]]:
 def goals(found: dict, times: dict[str, dict[str, float]]) -> list[dict]:
     rows = found["rows"]
     differences = {(one["system"], one["against"]): one for one in found["comparisons"]}
-    shares = {one["system"]: one["value"] for one in found["kept"]}
+    # A share is kept where its whole interval lies above what is asked, for test queries choose.
+    shares = {one["system"]: one["low"] for one in found["kept"]}
     speeds = {name: times["teacher"]["p50_ms"] / one["p50_ms"] for name, one in times.items()}
 
     def best(names: Sequence[str]) -> str:
@@ -429,11 +430,11 @@ def goals(found: dict, times: dict[str, dict[str, float]]) -> list[dict]:
         of = (
             "in float32, as its teacher" if names is NETWORKS else "in int8, its teacher in float32"
         )
-        who = f"the fastest student that keeps {share:.0%} of the lift"
+        who = f"the fastest student that keeps {share:.0%} of the lift, its whole interval"
         what = f"{start}times as fast in ONNX Runtime, {who}, {of}"
         entries.append(shared.exact(what, fastest, f"at least {least}", fastest >= least))
     static = speeds["static"] if shares["static"] >= 0.9 else 0.0
-    what = f"{start}times as fast, a static student that keeps 90% of the lift"
+    what = f"{start}times as fast, a static student that keeps 90% of the lift, its whole interval"
     return [*entries, shared.exact(what, static, "at least 300", static >= 300)]
 
 

@@ -355,19 +355,16 @@ def _differences(tables: dict[str, pd.DataFrame]) -> list[dict]:
     return found
 
 
-def _goals(ndcg: pd.DataFrame, rows: dict, shares: bool) -> list[dict]:
-    span = metrics.paired_bootstrap(ndcg[_DISTILLED], ndcg[_LABELS])
-    goals = [
-        report.goal(
-            "nDCG@10: bi-encoder distilled minus one of labels alone, in fewer steps",
-            span["difference"],
-            span["low"],
-            span["high"],
-            "above 0, interval excluding 0",
-            span["low"] > 0,
-        )
-    ]
-    for faster, wanted in ((10, 0.97), (100, 0.85)) if shares else ():
+def _goals(ndcg: pd.DataFrame, rows: dict, simulated: bool) -> list[dict]:
+    name = "nDCG@10: bi-encoder distilled minus one of labels alone, in fewer steps"
+    if simulated:  # a shop's models and queries are its own, so the shops are what may differ
+        shops = ndcg.groupby([query.split()[0] for query in ndcg.index]).mean()
+        span = shared.seeds_apart(shops[_DISTILLED], shops[_LABELS])
+        name += " (interval over seeds)"
+    else:
+        span = metrics.paired_bootstrap(ndcg[_DISTILLED], ndcg[_LABELS])
+    goals = [shared.above(name, span)]
+    for faster, wanted in ((10, 0.97), (100, 0.85)) if simulated else ():
         quick = [name for name in rows if rows[name]["p50_ms"] <= rows[TEACHER]["p50_ms"] / faster]
         best = max(quick, key=lambda name: rows[name]["ndcg@10"])
         span = rows[best]["of the teacher's lift"]

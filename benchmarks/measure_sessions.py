@@ -288,8 +288,11 @@ def merge(folder: Path, out: Path) -> None:
 
 
 def told(parts: list[dict]) -> dict:
-    """Of one share: rows and differences, over seeds and shoppers."""
-    within = tables([part["within"] for part in parts])
+    """Of one share: rows and differences, over seeds."""
+    by_seed = [
+        {name: sum(part["within"]["hits"][name]) / sum(part["within"]["asked"]) for name in ROWS}
+        for part in parts
+    ]
     pairs = [(LIVE, NIGHTLY), (LIVE, LAST), (LIVE, TEXT), (LIVE, CLICKED)]
     pairs += [
         (LIVE, SASREC),
@@ -301,8 +304,8 @@ def told(parts: list[dict]) -> dict:
     pairs += [(NIGHTLY_CLICKED, LIVE), (LIVE_CLICKED, NIGHTLY_CLICKED)]
     return {
         "seeds": [part["seed"] for part in parts],
-        "rows": {name: rate(within, name) for name in ROWS},
-        "minus": {f"{a} − {b}": rate(within, a, b) for a, b in pairs},
+        "rows": {name: rate(by_seed, name) for name in ROWS},
+        "minus": {f"{a} − {b}": rate(by_seed, a, b) for a, b in pairs},
         "heads": {
             head: {
                 "asked": float(np.mean([sum(part["heads"][head]["asked"]) for part in parts])),
@@ -315,29 +318,15 @@ def told(parts: list[dict]) -> dict:
         "log": {name: float(np.mean([part["log"][name] for part in parts]))
                 for name in parts[0]["log"]},
         "chosen": [part["chosen"] for part in parts],
-        "by_seed": [{name: sum(part["within"]["hits"][name]) / sum(part["within"]["asked"])
-                     for name in ROWS} for part in parts],
+        "by_seed": by_seed,
     }  # fmt: skip
 
 
-def tables(parts: list[dict]) -> dict[str, np.ndarray]:
-    """(S, U) of each row, hits of seeds and shoppers, and of `asked`, the clicks; a seed's shoppers
-    are its own, so rows of unlike seeds share no more than a place."""
-    found = {}
-    for name in ("asked", *ROWS):
-        own = [part["asked"] if name == "asked" else part["hits"][name] for part in parts]
-        found[name] = np.zeros((len(parts), SHOPPERS))
-        for row, part, values in zip(found[name], parts, own, strict=True):
-            row[part["user"]] = values
-    return found
-
-
-def rate(within: dict[str, np.ndarray], a: str, b: str | None = None) -> dict:
-    """Hits a click, or the difference of two rows, with an interval over seeds and shoppers."""
-    hits = within[a] - (0 if b is None else within[b])
-    cells = np.stack([hits, within["asked"]], axis=-1)
-    found = metrics.two_way_bootstrap(cells, lambda sums: sums[:, 0] / sums[:, 1], 2_000)
-    return found
+def rate(by_seed: list[dict[str, float]], a: str, b: str | None = None) -> dict:
+    """Hits a click, or the difference of two rows, with an interval over seeds: each has shoppers
+    of its own, whose luck is in it, too."""
+    found = metrics.seed_interval([one[a] - (0 if b is None else one[b]) for one in by_seed])
+    return {"value": found["mean"], "low": found["low"], "high": found["high"]}
 
 
 def pooled(parts: list[dict], name: str) -> float:

@@ -289,12 +289,19 @@ def clock(base: Shop, head: sparse.SparseHead) -> dict[str, dict[str, float]]:
         cut = pieces.encode(query, add_special_tokens=False).tokens
         return first(words.term_sums(postings, cut)[None])
 
-    def by_vectors(name: str, query: str) -> np.ndarray:
-        asked = vectors[name].encode([query], show_progress_bar=False)
-        return exact[name].search(asked, DEPTH)[1]
+    def by_teacher(query: str) -> np.ndarray:
+        asked = base.model.encode([query], show_progress_bar=False)
+        return exact[TEACHER].search(asked, DEPTH)[1]
 
-    systems = {BM25: lambda query: first(words.bm25_of(index, query)[None]), PLAIN: by_sums}
-    systems |= {name: partial(by_vectors, name) for name in vectors}
+    rows = base.table[0].embedding.weight.detach().numpy()
+
+    def by_table(query: str) -> np.ndarray:
+        cut = base.table[0].tokenizer.encode(query, add_special_tokens=False).ids
+        return exact[TABLE].search(search.token_means([cut], rows), DEPTH)[1]
+
+    # Each as an engine calls it.
+    systems = {BM25: lambda query: search.lexical(index, [query], DEPTH)[1], PLAIN: by_sums}
+    systems |= {TEACHER: by_teacher, TABLE: by_table}
     weights = {TEACHER: base.folder / "model.safetensors"}
     bytes_of = {name: (size(one), 0) for name, one in ((BM25, index), (PLAIN, postings))}
     for name, one in exact.items():

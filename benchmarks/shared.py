@@ -189,6 +189,12 @@ def difference(found: dict) -> dict[str, float]:
     return {"difference": found["value"], "low": found["low"], "high": found["high"]}
 
 
+def seeds_apart(one: Sequence[float], other: Sequence[float]) -> dict[str, float]:
+    """The mean difference of two rows by seed (S,), with an interval over seeds."""
+    found = metrics.seed_interval(np.subtract(one, other))
+    return {"difference": found["mean"], "low": found["low"], "high": found["high"]}
+
+
 def means(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Units × systems, the mean over the tables of several seeds."""
     return pd.concat(tables).groupby(level=0).mean()

@@ -109,7 +109,7 @@ def test_every_student_is_judged_on_every_test_query(table, monkeypatch, tmp_pat
     times["teacher"] = {"p50_ms": 50.0}
     goals = script.goals(told, times)
     assert len(goals) == 8
-    shares = {one["system"]: one["value"] for one in told["kept"]}
+    shares = {one["system"]: one["low"] for one in told["kept"]}
     fast = max(shares[name] for name in script.NETWORKS) >= 0.97
     assert goals[3]["value"] == (50 if fast else 0) and goals[3]["met"] == fast
 
@@ -125,7 +125,9 @@ def recorded():
 def test_the_goals_are_those_of_the_data(recorded):
     goals = script.goals(recorded["msrd"], recorded["clock"])
     assert report.recorded("frontier")["goals"] == goals
-    assert all(28 < goals[n]["value"] < 29 and goals[n]["met"] for n in (3, 4))
+    # Three layers keep 97 % with their whole interval, two layers 95 %.
+    assert 21 < goals[3]["value"] < 22 and 28 < goals[4]["value"] < 29
+    assert goals[3]["met"] and goals[4]["met"]
 
 
 def test_the_best_rate_is_the_highest_where_the_page_says_so(recorded):

@@ -240,8 +240,12 @@ def test_noise_keeps_within_its_budget_and_hardly_below():
 
 def test_a_budget_that_is_gone_is_said():
     for epsilon, before in ((0.0, []), (1.0, [(1.0, 1.0, 1)])):
-        with pytest.raises(ValueError, match=f"^noise_for: no noise keeps ε = {epsilon}"):
+        with pytest.raises(
+            ValueError, match=f"^noise_for: no noise .* keeps ε = {epsilon}"
+        ):
             private.noise_for(epsilon, before=before)
+    with pytest.raises(ValueError, match=r"keeps ε = 0\.05"):  # the accountant tells no less apart
+        private.noise_for(0.05)
 
 
 def test_nobody_adds_more_than_the_clip():
@@ -263,12 +267,15 @@ def test_private_steps_are_clipped_sums_of_single_households(seen, vectors):
         logits = functional_call(model, (weights, rest), (decayed[None],))
         return tastes.household_loss(logits, bought[None])[0]
 
+    seen.bought[5] *= 1_000  # uncut, this household would decide alone
     part = seen.of(np.arange(40))
     each = vmap(grad(loss), in_dims=(None, 0, 0))(weights, part.decayed, part.bought)
     length = torch.sqrt(sum(one.flatten(1).square().sum(1) for one in each.values()))
     assert (length > 0.05).any() and length.isfinite().all()
     short = (0.05 / length).clamp(max=1)
     mean = {n: torch.einsum("b,b...->...", short, g) / 40 for n, g in each.items()}
+    whole = {n: g.mean(dim=0) for n, g in each.items()}
+    assert any((mean[n].sign() != whole[n].sign()).any() for n in mean)
     before = {n: w.detach().clone() for n, w in weights.items()}
     private.fit_privately(model, seen, np.arange(40), 0.0, 1, 0.01, rate=1.0, clip=0.05, picks=2)
     for name, weight in model.named_parameters():

@@ -17,7 +17,8 @@ from ecomkd import cli, outputs, recommend
 from ecomkd.config import Profile
 from ecomkd.data import purchases
 from ecomkd.data.contract import DataError
-from ecomkd.recommend import answers, run, training
+from ecomkd.recommend import answers, run, training, tuning
+from ecomkd.recommend.purchases import targets, users_before
 
 LINE = "user_id,item_id,time\n"
 
@@ -89,6 +90,37 @@ def test_times_baskets_and_numbers_in_their_forms(tmp_path):
     assert events["day"].tolist() == [0, 0] and events["basket"].nunique() == 2
     assert events["price"].tolist() == [1.5, 5.0]
     assert found.baskets.left_out["no piece"] == 1
+
+
+def test_a_number_used_again_is_another_basket_and_a_voucher_no_purchase(tmp_path):
+    path = tmp_path / "purchases.csv"
+    path.write_text(
+        "user_id,item_id,time,basket_id,value\n"
+        "a,x,2024-01-01,1,2\na,y,2024-06-01,1,3\na,voucher,2024-06-01,1,-5\n"
+    )
+    found = purchases.load(path).baskets
+    assert found.events["day"].tolist() == [0, 152] and found.events["basket"].nunique() == 2
+    assert found.left_out["value below 0"] == 1
+
+
+def test_large_numbers_of_users_are_no_floating_point_numbers(tmp_path):
+    frame = pd.DataFrame({"user_id": [1e17, 2e17], "item_id": ["x", "y"], "time": "2024-01-01"})
+    frame.to_parquet(tmp_path / "purchases.parquet")
+    with pytest.raises(DataError, match="so large that digits are lost; store ids as text"):
+        purchases.load(tmp_path / "purchases.parquet")
+
+
+def test_settings_are_chosen_on_users_who_can_be_asked(monkeypatch):
+    baskets = tiny_baskets.shop()
+    day = baskets.validation_start
+    monkeypatch.setattr(tuning, "ASKED", 3)
+    monkeypatch.setattr(tuning, "LEAST_ASKED", 5)
+    can = np.intersect1d(users_before(baskets, day), list(targets(baskets, day)))
+    assert len(can) > 5 and len(tuning.some_users(baskets)) == 3
+    some = tuning.some_users(baskets, day)
+    assert np.isin(some, can).sum() == 5 and some[-1] in can
+    monkeypatch.setattr(tuning, "LEAST_ASKED", 10**6)
+    assert len(tuning.some_users(baskets, day)) == len(baskets.users)
 
 
 def test_a_basket_is_one_users_however_it_is_numbered(tmp_path):

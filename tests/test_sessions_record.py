@@ -21,21 +21,21 @@ def test_seeds_are_replayed_and_merged_into_a_record(tmp_path, monkeypatch):
     for name, value in SMALL.items():
         monkeypatch.setattr(script, name, value)
     folder, out = tmp_path / "parts", tmp_path / "sessions.json"
-    lines = "0.5 --seeds 0 1", f"--merge --out {out}"
+    lines = "0.5 --seeds 0 1 2", f"--merge --out {out}"
     tiny_baskets.call(monkeypatch, script, *(f"{line} --folder {folder}" for line in lines))
     record = json.loads(out.read_text(encoding="utf-8"))
     parts = [
-        json.loads((folder / "0.5" / f"seed{seed}.json").read_text("utf-8")) for seed in (0, 1)
+        json.loads((folder / "0.5" / f"seed{seed}.json").read_text("utf-8")) for seed in (0, 1, 2)
     ]
-    assert record["seeds"] == [0, 1] and record["generator"] == shop.generator_hash()
+    assert record["seeds"] == [0, 1, 2] and record["generator"] == shop.generator_hash()
     found = record["data"]["by_lasting"]["0.5"]
     within = [part["within"] for part in parts]
     asked = sum(sum(own["asked"]) for own in within)
     assert asked == sum(part["log"]["asked"] for part in parts) > 0
     for name in script.ROWS:
-        hits = sum(sum(own["hits"][name]) for own in within)
-        assert found["rows"][name]["value"] == pytest.approx(hits / asked)
-        assert 0 <= found["rows"][name]["low"] <= found["rows"][name]["value"]
+        shares = [sum(own["hits"][name]) / sum(own["asked"]) for own in within]
+        assert found["rows"][name]["value"] == pytest.approx(np.mean(shares))
+        assert found["rows"][name]["low"] <= min(max(shares), found["rows"][name]["value"])
     rows = {name: row["value"] for name, row in found["rows"].items()}
     assert found["minus"]["live − nightly"]["value"] == pytest.approx(
         rows["live"] - rows["nightly"]
@@ -146,4 +146,4 @@ def test_what_chapter_14_says_of_sessions_is_in_the_record():
     chief = data["by_lasting"][data["chief"]]["minus"]
     assert chief["live − like the last click, by text"]["high"] < 0
     both = chief["live + clicked together − clicked together"]
-    assert both["low"] <= 0 <= both["high"]
+    assert both["high"] < 0  # a small loss

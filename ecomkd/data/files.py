@@ -30,6 +30,7 @@ STEMS = ("judgments", "products", "unlabelled")
 _BATCH = 2_000
 _EXACT = 2**53  # up to here a floating-point number tells every whole number apart
 _NAMES = {"query_id", "product_id", "query", "esci_label", "grade", "split", "fold", *TEXT}
+_IDS = {"query_id", "product_id", "user_id", "item_id", "basket_id"}
 _EXAMPLE = ("query_id", "product_id", "query", "product_title", "esci_label")
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _SHEET = "save the sheet as CSV in UTF-8"
@@ -344,7 +345,7 @@ class TableFile:
         """Floating-point numbers as texts: 7 for 7.0, as pandas stores ids beside missing ones."""
         column = pc.if_else(pc.is_nan(column), None, column.cast(pa.float64()))
         large = pc.greater_equal(pc.abs(column), _EXACT)
-        if name in ("query_id", "product_id") and pc.any(large).as_py():
+        if name in _IDS and pc.any(large).as_py():
             raise self._fault(
                 pc.index(large, True).as_py(),
                 name,

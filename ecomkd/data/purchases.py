@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ecomkd.data.baskets import Baskets, from_lines
+from ecomkd.data.baskets import Baskets, from_lines, leave_out
 from ecomkd.data.contract import DataError, is_blank, quoted
 from ecomkd.data.files import TableFile, part_of, single_file
 
@@ -55,16 +55,19 @@ def load(path: Path | str) -> Given:
         further = _table(described, ("item_id", "text"))
         named = pd.concat([further, named], ignore_index=True)
     named = named[~named["text"].map(is_blank)].drop_duplicates("item_id")
+    lines["quantity"] = lines.get("quantity", 1.0)
+    lines["value"] = lines.get("value", lines["quantity"])
+    lines, left_out = leave_out(lines, {"value below 0": lines["value"] < 0})
     ids = pd.Series(np.sort(lines["item_id"].unique()))
     of_item = dict(zip(named["item_id"], named["text"], strict=True))
     items = pd.DataFrame({"item_id": ids, "text": [of_item.get(name, name) for name in ids]})
-    # A basket is one user's: many shops number the baskets of each user from 1 on.
-    given = lines["basket_id"] if "basket_id" in lines else lines["time"].dt.date.astype(str)
+    # A basket is of one user and one day: shops number the baskets of each user from 1 on, and
+    # tills use their numbers again.
+    day = lines["time"].dt.date.astype(str)
+    given = lines["basket_id"] + "\n" + day if "basket_id" in lines else day
     lines["basket_id"] = lines["user_id"] + "\n" + given
-    lines["quantity"] = lines.get("quantity", 1.0)
-    lines["value"] = lines.get("value", lines["quantity"])
     users = pd.DataFrame({"user_id": lines["user_id"].unique()})
-    return Given(from_lines(lines, items, users, {}), bool(of_item))
+    return Given(from_lines(lines, items, users, left_out), bool(of_item))
 
 
 def _table(path: Path, needed: tuple[str, ...], further: tuple[str, ...] = ()) -> pd.DataFrame:

@@ -94,6 +94,10 @@ def clipped(sent: State, states: Sequence[State], weights: Sequence[float]) -> S
         tensor([1.])
     """
     lengths = np.array([_length(state, sent) for state in states])
+    # An answer that is not finite moves nothing.
+    pairs = zip(states, lengths, strict=True)
+    states = [state if np.isfinite(length) else sent for state, length in pairs]
+    lengths = np.where(np.isfinite(lengths), lengths, 0.0)
     most = np.median(lengths)
     scales = [min(1.0, most / length) if length > 0 else 1.0 for length in lengths]
     shortened = [

@@ -12,12 +12,13 @@ import numpy as np
 
 STEP = 2.0**-24
 """What a number is rounded to."""
-_MOST = 2.0**30  # so that a sum of a million stores fits
+_MOST = 2.0**30  # a sum of 511 stores fits
 
 
 def encoded(values: np.ndarray) -> np.ndarray:
     """Numbers as whole ones, multiples of `STEP` modulo 2^64.
 
+    A sum of up to 511 stores' numbers can be decoded, and of more as long as it lies within ±2^39.
     Raises ValueError for a number that is not finite, or beyond ±2^30.
 
     Example:

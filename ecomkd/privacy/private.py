@@ -56,11 +56,12 @@ def noise_for(
     """The least noise, to one in a hundred, with which a mechanism stays within ε.
 
     `before` has what was released already, as `spent` takes it. Raises ValueError where ε is not
-    above 0, or what was released already takes more.
+    above 0, or no noise is enough.
     """
-    if not epsilon > 0 or (before and spent(before, delta) >= epsilon):
+    if not epsilon > 0 or spent([*before, (_MOST, rate, times)], delta) > epsilon:
         raise ValueError(
-            f"noise_for: no noise keeps ε = {epsilon} after what was released; allow a larger ε."
+            f"noise_for: no noise up to {_MOST:g} keeps ε = {epsilon} with what was released; "
+            "allow a larger ε, or fewer steps."
         )
     low, high = _LEAST, _MOST
     while high / low > 1.01:
@@ -99,10 +100,11 @@ def fit_privately(
 ) -> nn.Module:
     """Train `model` in place by DP-SGD (Abadi et al. 2016), with opacus, and return it.
 
-    In each step a household is drawn with the chance `rate`; the gradient of each is cut to length
-    `clip`, and normal noise of standard deviation `noise` · `clip` is added to their sum. The ε
-    that this takes is `spent([(noise, rate, steps)])`. The noise comes from a generator that a
-    `seed` decides, so it is for measuring: whoever knows the seed can take it off again.
+    In each step a household is drawn with the chance `rate`, or a little less; the gradient of each
+    is cut to length `clip`, and normal noise of standard deviation `noise` · `clip` is added to
+    their sum. The ε that this takes is at most `spent([(noise, rate, steps)])`. The noise comes
+    from a generator that a `seed` decides, so it is for measuring: whoever knows the seed can take
+    it off again.
 
     Raises ValueError where there are fewer households than one batch needs, and opacus's error for
     a model with layers that mix households, such as BatchNorm.
@@ -111,12 +113,15 @@ def fit_privately(
         raise ValueError(
             f"fit_privately: {len(rows)} households at a rate of {rate} make no batch; raise one."
         )
+    size = round(rate * len(rows))
+    if -(-len(rows) // size) * rate < 1 - 1e-9:  # opacus would draw each more often than is counted
+        size -= 1
     with warnings.catch_warnings(), runtime.seeded(seed):
         # opacus speaks of its generator, and PyTorch of hooks on inputs that have no gradient.
         warnings.simplefilter("ignore")
         loader = torch.utils.data.DataLoader(
             torch.utils.data.TensorDataset(torch.as_tensor(rows)),
-            batch_size=round(rate * len(rows)),
+            batch_size=size,
         )
         optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
         model.train()

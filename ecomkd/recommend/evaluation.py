@@ -52,7 +52,7 @@ def evaluate(
     known = np.diff(past.indptr) > 0
     if asked is not None:
         wanted = {user: wanted[user] for user in np.unique(asked) if user in wanted}
-    users = np.array([user for user in wanted if known[user]])
+    users = np.array([user for user in wanted if known[user]], int)
     both = (
         rank.both(users) if isinstance(rank, ByScores) else (rank(users, False), rank(users, True))
     )

@@ -47,7 +47,8 @@ def buy_again(
 def tie_break(counts: np.ndarray) -> np.ndarray:
     """Scores (I,) of how often items sold, between 0 and 1e-6: all 0 where nothing was sold.
 
-    They are so small that they order only items that a user's own purchases leave equal.
+    They are so small that they order only items that a user's own purchases leave equal, or that
+    were last bought 14 scales ago or more.
     """
     return 1e-6 * counts / max(counts.max(), 1)
 
@@ -219,9 +220,10 @@ def factors(
 ) -> Ranker:
     """A ranker by matrix factorisation with alternating least squares (Hu, Koren & Volinsky 2008).
 
-    The factors have `width` numbers. `weight` is the paper's α: the confidence in a purchase that
-    was made n times is 1 + weight · n. With a `scale` the n is a decayed count. Raises
-    ModuleNotFoundError where the package implicit is missing.
+    The factors have `width` numbers. The confidence in a purchase that was made n times is
+    `weight` · n, as the package implicit has it, where the paper has 1 + α · n; what was not bought
+    has 1. With a `scale` the n is a decayed count. Raises ModuleNotFoundError where the package
+    implicit is missing.
     """
     with needed("factors", "recommend"):
         from implicit.als import AlternatingLeastSquares

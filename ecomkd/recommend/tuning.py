@@ -15,6 +15,7 @@ import numpy as np
 from ecomkd.data.baskets import Baskets
 from ecomkd.recommend.evaluation import Ranker, evaluate
 from ecomkd.recommend.live import PRIOR, initial_state
+from ecomkd.recommend.purchases import targets, users_before
 from ecomkd.recommend.replay import Scheduled, prequential
 
 if TYPE_CHECKING:
@@ -22,16 +23,24 @@ if TYPE_CHECKING:
 
 GOALS = ("recall", "new_recall")
 """Recall@10 of all items, and of those that are new to a user."""
-ASKED = 600
-"""Users of a large shop on whom settings are chosen."""
+ASKED, LEAST_ASKED = 600, 100
+"""Users of a large shop on whom settings are chosen, and how many of them can be asked at least, if
+so many of the shop's can: who buys both before and on the validation days."""
 PRIORS = (PRIOR, 0.0, 3.0, 10.0, 30.0)
 """Values of `initial_state`'s prior that are tried; among equals the first is taken."""
 _VISITS, _HEADS = 2, (0, 1, 3, 10)
 
 
-def some_users(baskets: Baskets) -> np.ndarray:
-    """The rows (K,) of the users on whom settings are chosen, the same in each call."""
-    return np.random.default_rng(0).permutation(len(baskets.users))[:ASKED]
+def some_users(baskets: Baskets, day: int | None = None) -> np.ndarray:
+    """The rows (K,) of the users on whom settings are chosen, the same in each call.
+
+    With a `day`, so many that LEAST_ASKED of them buy before it and in the days from it on.
+    """
+    order = np.random.default_rng(0).permutation(len(baskets.users))
+    if day is None:
+        return order[:ASKED]
+    can = np.isin(order, np.intersect1d(users_before(baskets, day), list(targets(baskets, day))))
+    return order[: max(ASKED, int(np.searchsorted(can.cumsum(), LEAST_ASKED)) + 1)]
 
 
 def old_or_not(
@@ -61,7 +70,8 @@ def tuned(
         make: gives a ranker for the baskets, a day, and settings by name.
         grid: the values of each setting.
     """
-    day, asked = baskets.validation_start, some_users(baskets)
+    day = baskets.validation_start
+    asked = some_users(baskets, day)
     known: dict[tuple, dict[str, float]] = {}
 
     def value(chosen: dict, goal: str) -> float:

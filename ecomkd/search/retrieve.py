@@ -138,7 +138,8 @@ def _first(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         return scores[:, :0], np.zeros((len(scores), 0), int)
     rows = np.empty((len(scores), k), int)
     for row, own in enumerate(scores):
-        least = np.partition(own, len(own) - k)[len(own) - k]
+        # From below it would take ten times as long where most scores are 0.
+        least = -np.partition(-own, k - 1)[k - 1]
         above = np.flatnonzero(own > least)
         level = np.flatnonzero(own == least)[: k - len(above)]
         above = above[np.argsort(-own[above], kind="stable")]

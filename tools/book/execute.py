@@ -83,8 +83,8 @@ def execute(
                 )
             except CellTimeoutError:
                 sys.exit(
-                    f"{place}: no end after {CELL_TIMEOUT_S // 60} minutes; raise CELL_TIMEOUT_S in "
-                    "tools/book/execute.py."
+                    f"{place}: no end after {CELL_TIMEOUT_S // 60} minutes; raise CELL_TIMEOUT_S "
+                    "in tools/book/execute.py."
                 )
     shutil.rmtree(working)
     cost = {"seconds": round(time.monotonic() - begin, 1), "peak_mib": round(memory["peak_mib"])}

@@ -105,7 +105,10 @@ def results_page(found: dict[str, dict]) -> str:
         overall(sources, with_goals),
         "Each table comes from one recorded run that ships with the package, under "
         "`ecomkd/recorded/`. A range in brackets is a 95\u00a0% interval, unless the goal says "
-        "otherwise. Where a result comes from the simulated shop, the shop's hash is given: it is "
+        "otherwise; of rates and waits that were taken in rounds it is the lowest and the highest "
+        "round, and of the calibration error of profiles the lowest and the highest seed. Those of "
+        "descriptions and of writers are over products alone and know nothing of another "
+        "training. Where a result comes from the simulated shop, the shop's hash is given: it is "
         "not a result on real traffic. Where a command has commas, they part several calls: each "
         "part follows the name of the script, without its comma. `SOURCE` stands for each data set "
         "of the record in turn, and a bare name of data or of a folder for the path where you keep "
