@@ -17,7 +17,8 @@ takes for the size, and the ten best by cosine + 0.1 · BM25. Recall is the shar
 the whole catalogue that it finds, by sums: equal ones are worth the same. The whole catalogue is
 compared part by part while it is encoded for writing, and that time is not the engine's. Conditions
 let through a third, a tenth and about one in a hundred of the products, or as near to it as the
-shop's prices, departments and brands come; recall is told under each.
+shop's prices, departments and brands come; recall is told under each. OMP_NUM_THREADS=1 holds the
+libraries of who asks; LanceDB's own threads and PostgreSQL may use all cores for a query.
 """
 
 from __future__ import annotations

@@ -240,9 +240,7 @@ def test_noise_keeps_within_its_budget_and_hardly_below():
 
 def test_a_budget_that_is_gone_is_said():
     for epsilon, before in ((0.0, []), (1.0, [(1.0, 1.0, 1)])):
-        with pytest.raises(
-            ValueError, match=f"^noise_for: no noise .* keeps ε = {epsilon}"
-        ):
+        with pytest.raises(ValueError, match=f"^noise_for: no noise .* keeps ε = {epsilon}"):
             private.noise_for(epsilon, before=before)
     with pytest.raises(ValueError, match=r"keeps ε = 0\.05"):  # the accountant tells no less apart
         private.noise_for(0.05)

@@ -58,6 +58,7 @@ def load(path: Path | str) -> Given:
     lines["quantity"] = lines.get("quantity", 1.0)
     lines["value"] = lines.get("value", lines["quantity"])
     lines, left_out = leave_out(lines, {"value below 0": lines["value"] < 0})
+    lines = lines.copy()  # before pandas 3 it may be a view
     ids = pd.Series(np.sort(lines["item_id"].unique()))
     of_item = dict(zip(named["item_id"], named["text"], strict=True))
     items = pd.DataFrame({"item_id": ids, "text": [of_item.get(name, name) for name in ids]})
