@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ONLY ?=
-OUT ?= teaching
+OUT = teaching
 # Several tests at a time, each on one thread: that is quicker than one test on two.
 SIDE_BY_SIDE = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile
 AXE = _build/axe/node_modules/axe-core/axe.min.js
@@ -97,7 +97,7 @@ cells: $(VENV)/.book
 	PYTHONPATH=tools $(BIN)/python -m book cells
 
 teaching: $(VENV)/.book
-	$(BIN)/python tools/teaching.py $(OUT)
+	$(BIN)/python tools/teaching.py "$(OUT)"
 
 colab: $(VENV)/.test
 	$(BIN)/python tools/colab.py

@@ -7,7 +7,6 @@ and each file's size and SHA-256.
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import re
@@ -190,7 +189,7 @@ def whole(folder: Path, load: Callable[[Path], T]) -> T:
         another = Changes(folder)
         try:
             found = load(folder)
-        except (ValueError, OSError):
+        except Exception:  # whatever a mixture of two folders leads to
             if not another():
                 raise
             continue
@@ -225,11 +224,10 @@ def prune(folder: Path, kind: str, keep: Iterable[str]) -> None:
     """Delete the files of an earlier run: those in the manifest that are not among `keep`, and
     what a killed run left of them."""
     files = read(folder, kind)["files"]
-    for name in files.keys() - set(keep):
+    gone = files.keys() - set(keep)
+    for name in [one for one in _files(folder) if one in gone or _finished(one) in gone]:
         (folder / name).unlink(missing_ok=True)
-        for left in (folder / name).parent.glob(f".{glob.escape(Path(name).name)}.*"):
-            if _finished(left.relative_to(folder).as_posix()) == name:
-                left.unlink(missing_ok=True)
+    for name in gone:
         del files[name]
     _write(folder, kind, files)
 

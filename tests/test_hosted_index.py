@@ -153,6 +153,7 @@ def test_an_update_is_seen_at_once_by_who_answers(folder, tmp_path, capsys):
         ("product_id,product_title,price,brand\na,b,1,c\nb,c,dear,c", "line 3: price is 'dear'"),
         ("product_id,product_title,price,brand\na,b,1,c\na,b,1,c", "'a' stands there twice"),
         ("product_id,product_title,price,brand\na,b,1,c\nb,c\0d,1,c", "line 3: holds a NUL"),
+        ("product_id,product_title,price,brand\na,b,1,c\nb,c,1,c\0d", "line 3: holds a NUL"),
     ],
 )
 def test_a_wrong_row_is_told_before_anything_is_changed(parts, tmp_path, rows, fault, monkeypatch):

@@ -319,11 +319,12 @@ def test_make_teaching_deletes_nothing_that_it_did_not_write(tmp_path):
 def test_make_teaching_replaces_nothing_that_was_changed(tmp_path):
     teaching.main(tmp_path / "pack")
     teaching.main(tmp_path / "pack")  # as it was written, it is replaced
-    plan = tmp_path / "pack" / "plan.md"
-    plan.write_text("my own plan")
-    with pytest.raises(FileExistsError, match=r"plan\.md: has changed .* nothing of yours"):
+    (tmp_path / "pack" / "plan.md").unlink()
+    own = tmp_path / "pack" / "students" / "01_concepts.ipynb"
+    own.write_text("my own lesson")
+    with pytest.raises(FileExistsError, match=r"01_concepts\.ipynb: has changed"):
         teaching.main(tmp_path / "pack")
-    assert plan.read_text() == "my own plan"
+    assert own.read_text() == "my own lesson"
 
 
 # What a notebook depends on -----------------------------------------------------------------------

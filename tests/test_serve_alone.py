@@ -107,7 +107,7 @@ def environment(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
     source = folder / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "LICENSE-data"):
         shutil.copy(ROOT / name, source)
     shutil.copytree(ROOT / "ecomkd", source / "ecomkd", ignore=shutil.ignore_patterns("*.pyc"))
     run(sys.executable, "-m", "build", "--wheel", "--outdir", folder, source)

@@ -8,7 +8,7 @@ import pytest
 import tiny_baskets
 
 import measure_sessions as script
-from ecomkd import recommend, report
+from ecomkd import metrics, recommend, report
 from ecomkd.data import shop
 from ecomkd.data.baskets import Baskets
 
@@ -35,7 +35,9 @@ def test_seeds_are_replayed_and_merged_into_a_record(tmp_path, monkeypatch):
     for name in script.ROWS:
         shares = [sum(own["hits"][name]) / sum(own["asked"]) for own in within]
         assert found["rows"][name]["value"] == pytest.approx(np.mean(shares))
-        assert found["rows"][name]["low"] <= min(max(shares), found["rows"][name]["value"])
+        apart = metrics.seed_interval(shares)
+        ends = [found["rows"][name][end] for end in ("low", "high")]
+        assert ends == pytest.approx([apart["low"], apart["high"]])
     rows = {name: row["value"] for name, row in found["rows"].items()}
     assert found["minus"]["live − nightly"]["value"] == pytest.approx(
         rows["live"] - rows["nightly"]

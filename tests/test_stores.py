@@ -342,6 +342,10 @@ def test_a_catalogue_with_other_fields_takes_the_place_of_the_old_one(store, uri
     asker.close()
 
 
+def test_a_place_where_nothing_is_may_be_claimed(uri):
+    opened(uri).claim()
+
+
 def test_what_nobody_has_written_is_told(uri):
     store = opened(uri)
     for call in (store.version, store.count, lambda: ask(store, "oak"), lambda: store.remove([])):

@@ -74,8 +74,9 @@ def main(folder: Path) -> None:
     was changed since."""
     with outputs.replaced(folder, "teaching") as working:
         if (folder / MANIFEST).exists():
-            wrong = changed(folder, outputs.read(folder, "teaching")["files"])
-            if wrong is not None and (folder / wrong[0]).exists():
+            known = outputs.read(folder, "teaching")["files"]
+            there = {name: one for name, one in known.items() if (folder / name).exists()}
+            if wrong := changed(folder, there):
                 raise FileExistsError(
                     f"{folder}/{wrong[0]}: {wrong[1]}, and nothing of yours is replaced; move the "
                     "folder away, or give another one with `make teaching OUT=folder`."

@@ -87,7 +87,10 @@ def from_lines(
     }
     lines, counts = leave_out(lines, own)
     if lines.empty:
-        raise DataError("no line is left: each has no piece or an unknown item; check the ids.")
+        raise DataError(
+            "no line is left: each has no piece, an unknown item or a value below 0; check ids and "
+            "signs."
+        )
     keys = ["user_id", "basket_id", "item_id"]
     bought = lines.groupby(keys, sort=False).agg(
         time=("time", "min"), quantity=("quantity", "sum"), value=("value", "sum")

@@ -33,11 +33,12 @@ def load(path: Path | str) -> Given:
     """The purchases in a CSV or Parquet file, or in the `purchases.*` of a folder.
 
     Each row is one item that a user bought: `user_id`, `item_id` and `time`, a date with or without
-    a time of day, or seconds since 1970. Further columns may be `basket_id` (without it, what a
-    user buys on one day is one basket), `quantity` (without it 1; rows with 0 or less are left
-    out), `value`, what the row cost (without it, all pieces cost the same), and `text`, what the
-    item is called. A folder may have the texts in a file `items.*` of its own, with the columns
-    `item_id` and `text`. An item without a text is read by its id.
+    a time of day, or seconds since 1970; days are those of UTC for seconds and for times with a
+    zone. Further columns may be `basket_id` (what a user buys on one day under one number, or
+    without any, is one basket), `quantity` (without it 1; rows with 0 or less are left out),
+    `value`, what the row cost (without it, all pieces cost the same; rows below 0 are left out),
+    and `text`, what the item is called. A folder may have the texts in a file `items.*` of its own,
+    with the columns `item_id` and `text`. An item without a text is read by its id.
 
     Raises DataError with one sentence that names file, row, column and mend.
     """
@@ -56,8 +57,9 @@ def load(path: Path | str) -> Given:
         named = pd.concat([further, named], ignore_index=True)
     named = named[~named["text"].map(is_blank)].drop_duplicates("item_id")
     lines["quantity"] = lines.get("quantity", 1.0)
+    below = lines["value"] < 0 if "value" in lines else pd.Series(False, lines.index)
     lines["value"] = lines.get("value", lines["quantity"])
-    lines, left_out = leave_out(lines, {"value below 0": lines["value"] < 0})
+    lines, left_out = leave_out(lines, {"value below 0": below})
     lines = lines.copy()  # before pandas 3 it may be a view
     ids = pd.Series(np.sort(lines["item_id"].unique()))
     of_item = dict(zip(named["item_id"], named["text"], strict=True))

@@ -21,7 +21,7 @@ from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
 from ecomkd.data import purchases
 from ecomkd.data.baskets import HORIZON, Baskets
-from ecomkd.data.contract import DataError
+from ecomkd.data.contract import DataError, named
 from ecomkd.recommend import answers
 from ecomkd.recommend.answers import AGAIN, NEAR, POPULAR, STUDENT
 from ecomkd.recommend.evaluation import Ranker, evaluate, rank_by
@@ -355,7 +355,7 @@ def _write_report(
         hardware=bench.hardware(),
         generator=None,
         data={
-            "source": Path(path).name,
+            "source": named(path),
             "counts": counts,
             "rows": json.loads(table.to_json(orient="index")),
             "settings": settings,

@@ -169,7 +169,8 @@ class MilvusStore:
                     server.drop_collection(old[0].collection, timeout=WAIT)
 
     def claim(self) -> None:
-        with self._server.told():
+        # A file that is not there yet is made by `write`.
+        with self._server.told(), suppress(FileNotFoundError):
             self._state()
 
     def _fill(self, server: MilvusClient, known: _Known, batches: Iterable[Batch]) -> None:

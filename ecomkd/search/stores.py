@@ -250,7 +250,10 @@ class Store(Protocol):
         ...
 
     def claim(self) -> None:
-        """Raise as `write` would where nothing can be written, or a table is somebody else's."""
+        """Raise as `write` would where the store is out of reach, or a table is somebody else's.
+
+        Whether the right to write is there is not tried.
+        """
         ...
 
     def put(self, products: Batch) -> None:

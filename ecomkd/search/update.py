@@ -66,7 +66,7 @@ def _given(path: Path, fields: Mapping[str, str]) -> Iterator[Product]:
             for name in ("product_id", "product_title"):
                 if is_blank(own[name]):
                     raise DataError(f"{file.place(row)}: {name} is empty; fill it.")
-            if "\0" in own["product_id"] + text:
+            if any("\0" in one for one in own.values()):
                 raise DataError(f"{file.place(row)}: holds a NUL, which no store takes; delete it.")
             told = {}
             for name, kind in fields.items():

@@ -157,7 +157,7 @@ class _Service:
         self.drift = await loop.run_in_executor(self.pool, Drift, queries, scores, *how)
         self.ready = True
 
-    async def _best(self, engine: Any, query: str) -> float | None:
+    async def _best(self, engine: Any, query: str) -> float:
         for pause in _AGAIN:
             with contextlib.suppress(ConnectionError):
                 return _best(await self.search(engine, query, 10))

@@ -100,19 +100,20 @@ def results_page(found: dict[str, dict]) -> str:
     met = sum(goal["met"] for goal in goals)
     parts = [
         "# Measured results",
-        f"**{met} of {len(goals)} goals are met.** A goal was set before the run that it is about; "
-        "one that was missed is shown as missed.",
+        f"**{met} of {len(goals)} goals are met.** A goal was set before the run that it is about, "
+        "unless its name says otherwise. Over what its interval is taken was mended later for "
+        "some. One that was missed is shown as missed.",
         overall(sources, with_goals),
         "Each table comes from one recorded run that ships with the package, under "
         "`ecomkd/recorded/`. A range in brackets is a 95\u00a0% interval, unless the goal says "
         "otherwise; of rates and waits that were taken in rounds it is the lowest and the highest "
-        "round, and of the calibration error of profiles the lowest and the highest seed. Those of "
-        "descriptions and of writers are over products alone and know nothing of another "
-        "training. Where a result comes from the simulated shop, the shop's hash is given: it is "
-        "not a result on real traffic. Where a command has commas, they part several calls: each "
-        "part follows the name of the script, without its comma. `SOURCE` stands for each data set "
-        "of the record in turn, and a bare name of data or of a folder for the path where you keep "
-        "it. Real data lie in the folder that `ECOMKD_REAL_DATA` names. The record's `hardware` "
+        "round, and of the calibration error of profiles the lowest and the highest seed. "
+        "Intervals of descriptions and of writers are over products alone and know nothing of "
+        "another training. Where a result comes from the simulated shop, the shop's hash is given: "
+        "it is not a result on real traffic. Where a command has commas, they part several calls: "
+        "each part follows the name of the script, without its comma. `SOURCE` stands for each "
+        "data set of the record in turn, and a bare name of data or of a folder for the path where "
+        "you keep it. Real data lie in the folder that `ECOMKD_REAL_DATA` names. The record's `hardware` "
         "says on how many threads it ran; for one, set `OMP_NUM_THREADS=1`.",
         "In a plot the dashed line is the goal, the point is what was measured, and the bar is its "
         "interval; to the right is better. Each row has a scale of its own, so that its far end "
