@@ -113,8 +113,8 @@ def results_page(found: dict[str, dict]) -> str:
         "it is not a result on real traffic. Where a command has commas, they part several calls: "
         "each part follows the name of the script, without its comma. `SOURCE` stands for each "
         "data set of the record in turn, and a bare name of data or of a folder for the path where "
-        "you keep it. Real data lie in the folder that `ECOMKD_REAL_DATA` names. The record's `hardware` "
-        "says on how many threads it ran; for one, set `OMP_NUM_THREADS=1`.",
+        "you keep it. Real data lie in the folder that `ECOMKD_REAL_DATA` names. The record's "
+        "`hardware` says on how many threads it ran; for one, set `OMP_NUM_THREADS=1`.",
         "In a plot the dashed line is the goal, the point is what was measured, and the bar is its "
         "interval; to the right is better. Each row has a scale of its own, so that its far end "
         "touches the edge: compare a bar with its goal, not with another bar. The numbers say how "
