@@ -659,14 +659,10 @@ def minus_free(rows: dict) -> dict:
     """Each row that learns from few queries minus the bi-encoder: the mean over seeds with their
     interval, which says nothing of other queries."""
     free = np.array(rows[FREE]["by seed"])
-    found = {
-        f"{name} − {FREE}": metrics.seed_interval(np.array(row["by seed"]) - free)
+    return {
+        f"{name} − {FREE}": shared.of_seeds(np.array(row["by seed"]) - free)
         for name, row in rows.items()
         if name.startswith("from ")
-    }
-    return {
-        name: {"value": own["mean"], "low": own["low"], "high": own["high"]}
-        for name, own in found.items()
     }
 
 
@@ -759,7 +755,7 @@ def over_seeds(point: dict, measure: str, place: int) -> dict[str, float]:
     baskets and trains anew, which an interval over customers does not know."""
     rows = point["rows" if measure == "recall" else "new"]
     moved, alone = (rows[_at(name, place)]["by seed"] for name in ("moved", "alone"))
-    return shared.seeds_apart(moved, alone)
+    return shared.of_seeds(np.subtract(moved, alone))
 
 
 def goals_of(data: dict) -> list[dict]:

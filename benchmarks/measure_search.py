@@ -359,7 +359,7 @@ def _goals(ndcg: pd.DataFrame, rows: dict, simulated: bool) -> list[dict]:
     name = "nDCG@10: bi-encoder distilled minus one of labels alone, in fewer steps"
     if simulated:  # a shop's models and queries are its own, so the shops are what may differ
         shops = ndcg.groupby([query.split()[0] for query in ndcg.index]).mean()
-        span = shared.seeds_apart(shops[_DISTILLED], shops[_LABELS])
+        span = shared.of_seeds(shops[_DISTILLED] - shops[_LABELS])
         name += " (interval over seeds)"
     else:
         span = metrics.paired_bootstrap(ndcg[_DISTILLED], ndcg[_LABELS])

@@ -24,7 +24,7 @@ from sklearn.preprocessing import normalize
 
 import rivals
 import shared
-from ecomkd import features, metrics, recommend, report
+from ecomkd import features, recommend, report
 from ecomkd.config import Profile
 from ecomkd.data import shop
 from ecomkd.data.baskets import Baskets
@@ -325,8 +325,7 @@ def told(parts: list[dict]) -> dict:
 def rate(by_seed: list[dict[str, float]], a: str, b: str | None = None) -> dict:
     """Hits a click, or the difference of two rows, with an interval over seeds: each has shoppers
     of its own, whose luck is in it, too."""
-    found = metrics.seed_interval([one[a] - (0 if b is None else one[b]) for one in by_seed])
-    return {"value": found["mean"], "low": found["low"], "high": found["high"]}
+    return shared.of_seeds([one[a] - (0 if b is None else one[b]) for one in by_seed])
 
 
 def pooled(parts: list[dict], name: str) -> float:

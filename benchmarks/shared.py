@@ -189,10 +189,10 @@ def difference(found: dict) -> dict[str, float]:
     return {"difference": found["value"], "low": found["low"], "high": found["high"]}
 
 
-def seeds_apart(one: Sequence[float], other: Sequence[float]) -> dict[str, float]:
-    """The mean difference of two rows by seed (S,), with an interval over seeds."""
-    found = metrics.seed_interval(np.subtract(one, other))
-    return {"difference": found["mean"], "low": found["low"], "high": found["high"]}
+def of_seeds(values: Sequence[float]) -> dict[str, float]:
+    """The mean over at least three seeds (S,) as a value, with its interval over them."""
+    found = metrics.seed_interval(values)
+    return {"value": found["mean"], "low": found["low"], "high": found["high"]}
 
 
 def means(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -119,8 +119,7 @@ def sample(baskets: Baskets, users: int | None, seed: int) -> Baskets:
     """The shop as so many of its users know it, drawn at random; all of it with None.
 
     Items that none of them bought are gone. Day numbers stay as they are, and the periods end with
-    the last purchase that is left. Raises ValueError when the shop
-    has fewer users.
+    the last purchase that is left. Raises ValueError when the shop has fewer users.
     """
     if users is None:
         return baskets
