@@ -126,6 +126,15 @@ def test_reading_ease_of_a_sentence_counted_by_hand():
     assert facts.reading_ease("The cat sat on the mat.") == pytest.approx(206.835 - 6.09 - 84.6)
 
 
+def test_nothing_is_near_training_texts_of_two_words():
+    assert facts.distance(["a navy pot for tea", "x"], ["a pot", ""]).tolist() == [1, 1]
+    assert len(facts.distance([], ["a navy pot"])) == 0
+
+
+def test_an_empty_vocabulary_knows_numbers_alone():
+    assert Vocabulary({}).find("a navy pot of 2 litres") == [("2", "2")]
+
+
 def test_distance_is_zero_for_a_copy_and_one_without_a_common_run():
     training = ["a navy pot for tea", "one two seven"]
     near = facts.distance(["a navy pot for tea", "x y z", "a navy pot of tin"], training)

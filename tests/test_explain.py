@@ -257,6 +257,13 @@ def test_a_counterfactual_is_true_and_needs_all_that_it_names(student):
         assert (events["user"] == 3).all() and (events["day"] < DAY).all()
 
 
+def test_what_is_shown_whatever_was_bought_has_no_counterfactual(student, monkeypatch):
+    """As many items are new as are shown."""
+    few = np.sort(student.shown())[:10]
+    monkeypatch.setattr(student, "new", few)
+    assert explain.counterfactual(student, int(few[0])) is None
+
+
 def test_a_sentence_adds_up_purchases_of_one_name(student):
     one = explain.Counterfactual(int(student.new[0]), student.seen[:2], np.array([], int))
     baskets = student.shelf.collator.baskets

@@ -50,7 +50,33 @@ def test_bytes_of_a_file_and_an_open_picture_give_the_same():
     assert np.array_equal(pictures.colours([picture]), pictures.colours([file_of(picture)]))
 
 
-@pytest.mark.parametrize("held", [b"", b"no picture", file_of(Image.new("RGB", (64, 64)))[:60]])
+def damaged() -> bytes:
+    """A PNG of which the second part of the pixels has a name that no part has."""
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, (256, 256, 3), dtype=np.uint8))
+    before, first, rest = file_of(noise).partition(b"IDAT")
+    assert rest.count(b"IDAT")
+    return before + first + rest.replace(b"IDAT", b"\0\1\2\3", 1)
+
+
+def test_a_photograph_stands_upright():
+    """As on a page: how the camera was held is noted beside the pixels."""
+    picture, target = Image.new("RGB", (80, 40), "red"), io.BytesIO()
+    noted = Image.Exif()
+    noted[274] = 6
+    picture.save(target, "JPEG", exif=noted)
+    assert pictures.opened(target.getvalue()).size == (40, 80)
+
+
+def test_a_grey_of_two_bytes_keeps_its_steps():
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16)[None].repeat(8, axis=0)
+    found = np.asarray(pictures.opened(file_of(Image.fromarray(ramp))))
+    assert np.array_equal(found[..., 0], ramp >> 8)
+
+
+@pytest.mark.parametrize(
+    "held", [b"", b"no picture", file_of(Image.new("RGB", (64, 64)))[:60], damaged()]
+)
 def test_what_is_no_picture_is_named_by_its_place(held):
     whole = file_of(Image.new("RGB", (8, 8)))
     with pytest.raises(ValueError, match=r"^picture 1: no picture that can be read .* again\.$"):

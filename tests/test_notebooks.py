@@ -12,6 +12,7 @@ import nbformat
 import pytest
 
 import teaching
+from book import __main__ as actions
 from book import cites, execute, pages, stale, values
 from book.common import chapters, tags
 
@@ -70,7 +71,7 @@ def test_every_code_cell_was_executed_in_order_in_profile_book(path):
     # A fresh clone has no chapter whose outputs are those of other code.
     notebook = read(path)
     noted = notebook.metadata["ecomkd"]
-    assert (noted["profile"], noted["key"]) == ("book", stale.key(notebook))
+    assert noted == stale.stamp(notebook)
 
 
 @each_notebook
@@ -402,24 +403,41 @@ def test_outputs_of_other_code_are_never_shown(tmp_path, monkeypatch):
     monkeypatch.setattr(execute, "BUILD", tmp_path / "build")
     monkeypatch.setattr(execute, "ROOT", ROOT)
 
-    def shown(code: str, **stored) -> tuple[str, bool]:
+    def shown(code: str, text: str = "stored", **other) -> tuple[str, bool]:
+        """What is shown of a chapter that was stored with `code`, and whether it was executed."""
         cell = nbformat.v4.new_code_cell(code, execution_count=1)
         cell.outputs = [nbformat.v4.new_output("stream", text="stored")]
         notebook = nbformat.v4.new_notebook(cells=[cell])
-        notebook.metadata["ecomkd"] = stored
+        notebook.metadata["ecomkd"] = stale.stamp(notebook) | other
+        cell.outputs[0].text = text
         nbformat.write(notebook, path)
         found, cost = execute.executed(path, "one", artifacts=tmp_path / "artifacts")
-        assert found.metadata["ecomkd"]["key"] == stale.key(found)
+        assert found.metadata["ecomkd"] == stale.stamp(found)
         return stored_text(found.cells[0]).strip(), cost is not None
 
     code = "import os\nprint(os.environ['ECOMKD_PROFILE'], os.listdir())"
-    cell = nbformat.v4.new_code_cell(code)
-    fresh = stale.key(nbformat.v4.new_notebook(cells=[cell]))
-    assert shown(code, key=fresh) == ("stored", False)
+    assert shown(code) == ("stored", False)
     assert shown(code, key="of other code") == ("book []", True)
-    assert shown(code) == ("book []", False)
-    assert shown(code + "\n") == ("book []", True)
+    assert shown(code, text="run in an editor") == ("book []", False)
+    assert shown(code + "\n", key="of other code") == ("book []", True)
     assert len(list((tmp_path / "executed").iterdir())) == 1
+
+
+def test_only_outputs_that_were_stored_are_accepted(tmp_path, monkeypatch):
+    """A chapter that somebody ran in an editor has to be executed."""
+    cell = nbformat.v4.new_code_cell("1", execution_count=1)
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    notebook.metadata["ecomkd"] = stale.stamp(notebook) | {"key": "of other code"}
+    path = tmp_path / "one.ipynb"
+    monkeypatch.setattr(actions, "chapters", lambda: [path])
+    nbformat.write(notebook, path)
+    actions.accept(["one"])
+    kept = nbformat.read(path, as_version=4)
+    assert kept.metadata["ecomkd"] == stale.stamp(kept)
+    kept.cells[0].execution_count = 2
+    nbformat.write(kept, path)
+    with pytest.raises(SystemExit, match=r"one\.ipynb: its outputs are not those .* ONLY=one`"):
+        actions.accept(["one"])
 
 
 def test_stored_outputs_are_cleaned():

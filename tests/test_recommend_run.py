@@ -186,6 +186,18 @@ def shrink(patch, folder) -> Profile:
     return own
 
 
+def test_a_stray_early_date_is_named_before_anything_is_tuned(lines, tmp_path):
+    """A single early order makes the span of a young shop long enough for networks."""
+    late = lines[lines["time"] >= lines["time"].max() - pd.Timedelta(days=50)]
+    early = late.head(1).assign(time=late["time"].max() - pd.Timedelta(days=250))
+    pd.concat([early, late]).to_csv(tmp_path / "purchases.csv", index=False)
+    own = purchases.load(tmp_path / "purchases.csv")
+    assert own.baskets.days >= run.NETWORK_DAYS
+    assert not run._networks_can_learn(own.baskets, True)
+    (note,) = [one for one in run._cautions(own.baskets, True) if "stray early date" in one]
+    assert "none was trained" in note
+
+
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory, lines):
     """The folder of a run with networks, and what it said."""

@@ -32,6 +32,7 @@ def test_recording_packs_new_artefacts_and_goes_on_with_the_packed_ones(
     for _ in range(2):  # what was packed is not made again
         tool.record(one, ["second"])
         assert len(made) == 2
+        assert len(list(tool.unpacked().glob("*/second-*"))) == 1
     assert [path.name.split("-")[0] for path in (tmp_path / "packed").iterdir()] == ["second"]
     assert "recorded" in one().parts
     (packed,) = (tmp_path / "packed").iterdir()
@@ -39,16 +40,23 @@ def test_recording_packs_new_artefacts_and_goes_on_with_the_packed_ones(
     assert capsys.readouterr().out.count("second-") == 1
 
 
-def test_what_is_too_large_is_not_shipped(tmp_path, monkeypatch):
+def test_what_is_too_large_or_was_not_asked_for_is_not_shipped(tmp_path, monkeypatch):
     monkeypatch.setattr(tool, "PLACE", tmp_path / "place")
     monkeypatch.setattr(tool, "ROOT", tmp_path)
     shipped = tmp_path / "ecomkd" / "recorded" / "models"
-    (tmp_path / "place" / "packed" / "one-0a").mkdir(parents=True)
-    (tmp_path / "place" / "packed" / "one-0a" / "card.json").write_text("{}")
+
+    def packed(name: str) -> None:
+        folder = tmp_path / "place" / "packed" / name
+        folder.mkdir(parents=True)
+        (folder / "card.json").write_text("{}")
+
+    packed("one-0a")
+    packed("one-00")  # of a former recipe
+    (tool.unpacked() / "44136fa3" / "one-0a").mkdir(parents=True)
     tool.ship()
     assert [path.name for path in shipped.iterdir()] == ["one-0a"]
-    (tmp_path / "place" / "packed" / "two-0b").mkdir()
-    (tmp_path / "place" / "packed" / "two-0b" / "card.json").write_text("{}")
+    packed("two-0b")
+    (tool.unpacked() / "44136fa3" / "two-0b").mkdir()
     monkeypatch.setattr(tool, "LIMIT_MB", 1e-7)
     with pytest.raises(SystemExit, match="too much to ship"):
         tool.ship()

@@ -40,6 +40,7 @@ def main() -> None:
     os.environ["ECOMKD_ARTIFACTS"] = str(PLACE / "artifacts")
     os.environ["ECOMKD_RECORDED"] = str(PLACE / "packed")
     (PLACE / "packed").mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(unpacked(), ignore_errors=True)
     for name in arguments.chapters or CHAPTERS:
         for call, *stages in CHAPTERS[name]():
             record(call, stages)
@@ -58,6 +59,12 @@ def record(call: Callable, stages: list[str]) -> None:
                 size = pack(folder, packed / folder.name)
                 seconds = time.monotonic() - begin
                 print(f"{folder.name}: {size / 1e6:.2f} MB, {seconds:.0f} s", flush=True)
+    call()
+
+
+def unpacked() -> Path:
+    """Where a packed artefact is unpacked once a call asks for it."""
+    return PLACE / "artifacts" / "recorded"
 
 
 def pack(folder: Path, packed: Path) -> int:
@@ -96,15 +103,20 @@ def quality(folder: Path) -> float | None:
 
 
 def ship() -> None:
-    """Put what is packed in place of what the package has."""
-    packed, shipped = PLACE / "packed", ROOT / "ecomkd" / "recorded" / "models"
-    files = [path for path in packed.rglob("*") if path.is_file()]
+    """Put what is packed in place of what the package has, but for what no call asked for.
+
+    That is left from before a stage's recipe was raised.
+    """
+    shipped = ROOT / "ecomkd" / "recorded" / "models"
+    folders = [PLACE / "packed" / name for name in {path.name for path in unpacked().glob("*/*")}]
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     total, largest = sum(p.stat().st_size for p in files), max(p.stat().st_size for p in files)
     if total > LIMIT_MB * 1e6 or largest > FILE_MB * 1e6:
         sys.exit(f"{total / 1e6:.1f} MB, {largest / 1e6:.1f} in one file: too much to ship.")
     working = shipped.with_name(".models")
     shutil.rmtree(working, ignore_errors=True)
-    shutil.copytree(packed, working)
+    for folder in folders:
+        shutil.copytree(folder, working / folder.name)
     shutil.rmtree(shipped, ignore_errors=True)
     working.rename(shipped)
     print(f"{len(list(shipped.iterdir()))} artefacts, {total / 1e6:.1f} MB")

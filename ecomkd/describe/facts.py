@@ -3,7 +3,8 @@
 A description names a fact of the record, or misses it. Anything else that it claims is contradicted
 where the record says something else about the same attribute, and invented where the record says
 nothing. The checker sees what its vocabulary holds: words for values of attributes, brands, uses
-and promises; and every number. Chapter 12.
+and promises; and every number. Words are runs of the letters a to z: a fact in another script, or
+with an accent, is not recognised. Chapter 12.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ class Vocabulary:
             for form in all_ - AMBIGUOUS - {""}:
                 if reading[0] != "product" and not re.search(r"\d", form):
                     self.readings[form].add(reading)
-        self.longest = max(len(form.split()) for form in self.readings)
+        self.longest = max((len(form.split()) for form in self.readings), default=1)
 
     def find(self, text: str) -> list[tuple[str, str]]:
         """The phrases of this vocabulary in a text, and the text's numbers.
@@ -264,8 +265,11 @@ def reading_ease(text: str) -> float:
 def distance(texts: Sequence[str], training: Sequence[str]) -> np.ndarray:
     """The distance of each text from the nearest training text, (N,); 0 is a copy.
 
-    It is 1 minus the Jaccard index of the two texts' runs of three words.
+    It is 1 minus the Jaccard index of the two texts' runs of three words. Where no training text
+    has three words, every distance is 1.
     """
+    if not len(texts) or not any(map(_runs, training)):
+        return np.ones(len(texts))
     count = CountVectorizer(analyzer=_runs, binary=True)
     known = count.fit_transform(training).astype(np.float32)
     size = np.asarray(known.sum(axis=1)).ravel()

@@ -162,6 +162,8 @@ def counterfactual(household: Household, item: int, most: int = 10) -> Counterfa
             "`shown()`."
         )
     others = household.new[household.new != item]
+    if len(others) < evaluation.DEPTH:
+        return None  # So few are new that it is shown whatever was bought.
     near = evaluation.best(household.scores(household.whole, others), depth=_RIVALS)[0]
     order = np.append(others[near], item)
 

@@ -20,7 +20,7 @@ from ecomkd.extras import needed
 with needed("ecomkd.multimodal.pictures", "multimodal"):
     import timm
     import torch
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ecomkd import checkpoints
 from ecomkd.runtime import ModelError
@@ -43,7 +43,8 @@ MOST_PIXELS = 50_000_000
 def opened(picture: Picture, name: str = "picture") -> Image.Image:
     """The picture in RGB, from the bytes of a file (JPEG, PNG, …) or from an image of Pillow.
 
-    What is transparent becomes white, as on a shop's page. Raises ValueError, which calls the
+    What is transparent becomes white, and a photograph that notes how the camera was held stands
+    upright, both as on a shop's page. Raises ValueError, which calls the
     picture `name`, for bytes that are no picture, that are cut short, or for one with more than 50
     million pixels.
     """
@@ -54,12 +55,21 @@ def opened(picture: Picture, name: str = "picture") -> Image.Image:
                 f"{name}: {image.width} × {image.height} pixels, at most {MOST_PIXELS:,} are read: "
                 "make it smaller."
             )
+        image = ImageOps.exif_transpose(image)
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
             image = image.convert("RGBA")
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image)
+        if image.mode.startswith("I;16"):  # Pillow would cut such a grey at 255, and not scale it.
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+    # Pillow tells of a damaged part of a PNG by a SyntaxError.
+    except (
+        UnidentifiedImageError,
+        OSError,
+        SyntaxError,
+        Image.DecompressionBombError,
+    ) as error:
         raise ValueError(
             f"{name}: no picture that can be read (JPEG, PNG or WebP), or one cut short: "
             "leave it out or get it again."

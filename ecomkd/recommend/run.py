@@ -35,7 +35,14 @@ from ecomkd.recommend.networks import (
     load,
     network,
 )
-from ecomkd.recommend.purchases import BUYERS, buyers_of, history, targets, texts
+from ecomkd.recommend.purchases import (
+    BUYERS,
+    buyers_of,
+    history,
+    targets,
+    texts,
+    users_before,
+)
 from ecomkd.recommend.rankers import buy_again, popular, user_knn
 from ecomkd.recommend.training import FIRST, train
 from ecomkd.recommend.tuning import GOALS, old_or_not, shown, tuned, tuned_prior
@@ -143,10 +150,15 @@ def _cautions(baskets: Baskets, has_texts: bool) -> list[str]:
             "The items have no texts, and the networks read texts: none was trained; add a column "
             "text."
         )
-    elif not _networks_can_learn(baskets, has_texts):
+    elif baskets.days < NETWORK_DAYS:
         notes.append(
             f"The purchases span {baskets.days} days, and networks are trained from "
             f"{NETWORK_DAYS} days on: none was."
+        )
+    elif not _has_occasions(baskets):
+        notes.append(
+            f"Nobody buys both before and after any of the days from {FIRST} on that networks "
+            "could learn from, so none was trained: look for a stray early date."
         )
     return notes
 
@@ -157,7 +169,18 @@ def _who_can_be_asked(baskets: Baskets, start: int) -> int:
 
 
 def _networks_can_learn(baskets: Baskets, has_texts: bool) -> bool:
-    return has_texts and baskets.days >= NETWORK_DAYS
+    return has_texts and baskets.days >= NETWORK_DAYS and _has_occasions(baskets)
+
+
+def _has_occasions(baskets: Baskets) -> bool:
+    """Whether somebody buys before and after one of the days that networks learn from.
+
+    Where a single early order makes a young shop's span long enough, nobody does.
+    """
+    return any(
+        np.isin(users_before(baskets, day), list(targets(baskets, day))).any()
+        for day in range(baskets.validation_start - HORIZON, FIRST - 1, -7)
+    )
 
 
 def _least_buyers(baskets: Baskets) -> int:

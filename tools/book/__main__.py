@@ -28,7 +28,7 @@ from book.common import BUILD, NOTEBOOKS, PROFILE, chapters, dump, say, write
 from book.execute import executed
 from book.pages import record_run_times, recorded_seconds, write_cells, write_house
 from book.render import render
-from book.stale import key
+from book.stale import shown, stamp
 
 
 def build() -> None:
@@ -80,7 +80,12 @@ def store(names: list[str], timed: bool = False) -> None:
 def accept(names: list[str]) -> None:
     for path in chosen(names):
         notebook = nbformat.read(path, as_version=4)
-        notebook.metadata["ecomkd"] = {"profile": PROFILE, "key": key(notebook)}
+        if notebook.metadata.get("ecomkd", {}).get("outputs") != shown(notebook):
+            sys.exit(
+                f"{path.name}: its outputs are not those that were stored; run "
+                f"`make notebooks ONLY={path.stem}`."
+            )
+        notebook.metadata["ecomkd"] = stamp(notebook)
         write(path, dump(notebook))
 
 

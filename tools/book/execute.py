@@ -15,7 +15,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 from book.common import BUILD, PROFILE, ROOT, dump, say, write
-from book.stale import key
+from book.stale import stamp
 from book.values import fill
 from ecomkd import bench
 
@@ -142,7 +142,7 @@ def with_outputs(notebook, ran):
             source = next(outputs)
             cell.outputs, cell.execution_count = source.outputs, source.execution_count
     notebook.metadata = copy.deepcopy(ran.metadata)
-    notebook.metadata["ecomkd"] = {"profile": PROFILE, "key": key(notebook)}
+    notebook.metadata["ecomkd"] = stamp(notebook)
     return notebook
 
 
@@ -153,11 +153,11 @@ def executed(path: Path, label: str, again: bool = False, **where):
     execution cost, None when there was none.
     """
     notebook = nbformat.read(path, as_version=4)
-    found = key(notebook)
-    if not again and notebook.metadata.get("ecomkd", {}).get("key") == found:
+    found = stamp(notebook)
+    if not again and notebook.metadata.get("ecomkd") == found:
         say(f"{label}: its stored outputs are those of this code")
         return notebook, None
-    kept = EXECUTED / f"{path.stem}-{found}.ipynb"
+    kept = EXECUTED / f"{path.stem}-{found['key']}.ipynb"
     cost = None
     if again or not kept.exists():
         ran, cost = execute(path, label, **where)

@@ -83,3 +83,15 @@ def key(notebook) -> str:
     for path in data_files(code, set(reached)):
         sha.update(f"\0{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
     return sha.hexdigest()[:16]
+
+
+def shown(notebook) -> str:
+    """A hash of what the code cells show: whoever runs a chapter in an editor changes it."""
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    parts = [[cell.execution_count, cell.outputs] for cell in cells]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def stamp(notebook) -> dict[str, str]:
+    """What is noted beside stored outputs: their profile, the key of their code, and their hash."""
+    return {"profile": PROFILE, "key": key(notebook), "outputs": shown(notebook)}
