@@ -10,6 +10,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+PACKAGED = frozenset({"minilm", "mpnet", "e5-multilingual", "smollm2"})
+"""Names of checkpoints that come as packages: see `models.checkpoint` and `generation.load`."""
+
 
 @dataclass(frozen=True)
 class Profile:

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 from datasets import Array2D, Dataset, Features, Value, concatenate_datasets
 from datasets import Sequence as SequenceFeature
@@ -27,7 +25,7 @@ with needed("ecomkd.distill", "run"):
 
 from ecomkd import losses, runtime, trainer
 from ecomkd.config import Profile
-from ecomkd.data.sources import product_text
+from ecomkd.data.sources import apart_from_the_data, product_text
 
 _TOKENS = ("input_ids", "token_type_ids")
 
@@ -51,26 +49,13 @@ def encode(dataset: Dataset, tokenizer: Any, max_length: int) -> Dataset:
         return columns
 
     kept = {"query_id", "product_id"}
-    with _apart_from_the_data():
+    with apart_from_the_data():
         return dataset.map(
             encode_batch,
             batched=True,
             remove_columns=[name for name in dataset.column_names if name not in kept],
             desc="Tokenising",
         )
-
-
-@contextmanager
-def _apart_from_the_data() -> Iterator[None]:
-    """Inside, `datasets` keeps what it computes in a temporary folder, not beside the data: these
-    are an artefact, to which nothing is added."""
-    before = datasets.is_caching_enabled()
-    datasets.disable_caching()
-    try:
-        yield
-    finally:
-        if before:
-            datasets.enable_caching()
 
 
 @dataclass
@@ -149,7 +134,7 @@ def teacher_outputs(
         | {f"teacher_hidden_{index}": Array2D((None, width), "float16") for index in hidden_states}
     )
     order = _order(encoded)
-    with _apart_from_the_data():
+    with apart_from_the_data():
         labelled = encoded.select(order).map(
             run_batch,
             batched=True,
@@ -199,7 +184,7 @@ def with_teacher(encoded: Dataset, taught: Dataset) -> Dataset:
             )
         rows = np.array([first[pair] for pair in wanted])
     column = taught.select_columns(["teacher_logits"]).with_format(None).select(rows)
-    with _apart_from_the_data():
+    with apart_from_the_data():
         return concatenate_datasets([encoded, column], axis=1)
 
 
@@ -330,7 +315,7 @@ class DistillationTrainer(trainer.MeasuredTrainer):
             index: inputs.pop(f"teacher_hidden_{index}", None) for index in self.hidden_map.values()
         }
         if self.teacher is not None:
-            with torch.inference_mode():
+            with torch.inference_mode(), runtime.autocast(self.profile):
                 output = self.teacher(**inputs, output_hidden_states=bool(hidden))
             logits = output.logits
             hidden = {index: output.hidden_states[index] for index in hidden}
@@ -417,10 +402,11 @@ def fit(
     """Train `model` for `steps` optimiser steps and save the best of it into `folder`.
 
     The best is the checkpoint with the highest `quality(logits)["quality"]` on `validation`,
-    looked at `evaluations` times. Further keyword arguments go to `DistillationTrainer`. A run
-    that finds checkpoints of its own in `folder` resumes from the last whole one and reaches the
-    same weights as an unbroken run on the same machine. Returns the log, also written to
-    `training.json` beside the weights; the `seconds` of its last entry are those of the whole run.
+    looked at about `evaluations` times, and at the end. Further keyword arguments go to
+    `DistillationTrainer`. A run that finds checkpoints of its own in `folder` resumes from the last
+    whole one and reaches the same weights as an unbroken run on the same machine. Returns the log,
+    also written to `training.json` beside the weights; the `seconds` of its last entry are those of
+    the whole run.
     """
     run = DistillationTrainer(
         model,

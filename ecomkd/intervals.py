@@ -130,12 +130,26 @@ def macro_f1_difference(
     Returns:
         `difference`, `low`, `high`.
 
+    Raises ValueError for no pair, for arrays of unlike length, and for an unknown class.
+
     Example:
         >>> labels, right, wrong = [0, 1, 0, 1], [0, 1, 0, 1], [0, 0, 0, 0]
         >>> found = macro_f1_difference(labels, right, wrong, ["q1", "q1", "q2", "q2"], classes=2)
         >>> round(found["difference"], 4)  # 1 - (2/3 + 0) / 2
         0.6667
     """
+    lengths = {len(part) for part in (labels, a, b, query_ids, *([] if seeds is None else [seeds]))}
+    if len(lengths) > 1 or lengths == {0}:
+        raise ValueError(
+            f"macro_f1_difference: arrays of {sorted(lengths)} values; give one of each for every "
+            "pair, and at least one pair."
+        )
+    for given in map(np.asarray, (labels, a, b)):
+        if given.min() < 0 or given.max() >= classes:
+            raise ValueError(
+                f"macro_f1_difference: a class is {given.min()} or {given.max()}; with {classes} "
+                f"classes they are 0 to {classes - 1}."
+            )
     codes, names = pd.factorize(np.asarray(query_ids))
     of_seed, several = (0, [0]) if seeds is None else pd.factorize(np.asarray(seeds))
     tables = []

@@ -6,13 +6,14 @@ Neither source text nor library versions nor hardware: a stage's own number stan
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
 from ecomkd.artifacts import data_digest, known_digest
-from ecomkd.config import Profile
+from ecomkd.config import PACKAGED, Profile
 from ecomkd.data.schema import TEXT
 
 _COLUMNS = ("query_id", "product_id", "query", *TEXT, "label")
@@ -36,17 +37,43 @@ def identity(folder: Path | str) -> list[list[str]]:
 
     A list of [file's name, SHA-256]; each file is hashed once a process.
     """
-    return [
+    own = [
         [path.name, known_digest(path)]
         for path in sorted(Path(folder).iterdir())
         if path.suffix in (".safetensors", ".model")
         or path.name in ("config.json", "generation_config.json")
         or path.name.startswith(_OF_A_TOKENIZER)
     ]
+    return own + _of_its_modules(Path(folder))
+
+
+def _of_its_modules(folder: Path) -> list[list[str]]:
+    """The same of the folders that a sentence encoder has below its own, such as `1_Pooling`.
+
+    A pooling that takes the mean adds nothing, so that encoders known without it keep their keys.
+    """
+    if not (folder / "modules.json").is_file():
+        return []
+    poolings = [path for path in folder.glob("*_Pooling/config.json") if not _takes_mean(path)]
+    return [
+        [path.relative_to(folder).as_posix(), known_digest(path)]
+        for path in sorted([*folder.glob("[0-9]*_*/*.safetensors"), *poolings])
+    ]
+
+
+def _takes_mean(path: Path) -> bool:
+    settings = json.loads(path.read_text("utf-8"))
+    before = [name for name, on in settings.items() if name.startswith("pooling_mode_") and on]
+    return settings.get("pooling_mode") == "mean" or before == ["pooling_mode_mean_tokens"]
 
 
 def known_as(checkpoint: Path | str) -> str | list[list[str]]:
-    """What stands for a checkpoint in a key: a folder's `identity`, or a name as it is."""
+    """What stands for a checkpoint in a key: a folder's `identity`, or a name as it is.
+
+    A name of `PACKAGED` is that checkpoint, whatever folder of this name lies here.
+    """
+    if str(checkpoint) in PACKAGED:
+        return str(checkpoint)
     folder = Path(checkpoint)
     return (identity(folder) if folder.is_dir() else []) or str(checkpoint)
 

@@ -16,9 +16,14 @@ def names(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any],
         package: the package's `__name__`.
         homes: each module, and the names that are found in it, separated by spaces. A module that
             begins with a dot lies in the package. Modules in the package are names themselves.
+
+    Raises ValueError for a name that is also a module in the package: Python binds the module to it
+    as soon as that is loaded.
     """
     home = {name: module for module, listed in homes.items() for name in listed.split()}
     modules = {module.removeprefix(".") for module in homes if module.startswith(".")}
+    if both := home.keys() & modules:
+        raise ValueError(f"{package}: {min(both)!r} is a module and a name in one; rename one.")
 
     def __getattr__(name: str) -> Any:
         if name in home:

@@ -240,8 +240,8 @@ def retrieval(ranked: pd.DataFrame, judged: pd.DataFrame, gains: Mapping) -> dic
         `n_without_relevant`; `per_query`, a frame of the four, indexed by query_id.
 
     Raises:
-        ValueError: no query with a relevant product, a label without a gain, a product that is
-            ranked twice for a query.
+        ValueError: no query with a relevant product, a label without a gain, a gain below 0 or not
+            finite, a score that is no number, a product that is ranked or judged twice for a query.
 
     Example:
         >>> pairs = [("q1", "p1", "E"), ("q1", "p2", "I")]
@@ -255,18 +255,10 @@ def retrieval(ranked: pd.DataFrame, judged: pd.DataFrame, gains: Mapping) -> dic
     import ir_measures
 
     label = _label_column(judged)
-    unknown = set(judged[label]) - set(gains)
-    if unknown:
-        raise ValueError(
-            f"retrieval: no gain for {label} {sorted(unknown)[0]!r}; name it in gains."
-        )
-    twice = ranked.duplicated(["query_id", "product_id"])
-    if twice.any():
-        row = ranked[twice].iloc[0]
-        raise ValueError(
-            f"retrieval: product {row['product_id']!r} is ranked twice for query "
-            f"{row['query_id']!r}; leave one."
-        )
+    _check_gains("retrieval", judged[label], gains)
+    _check_once("retrieval, what is ranked", ranked)
+    _check_once("retrieval, what is judged", judged)
+    _check_scores("retrieval", ranked)
     # ir-measures takes whole numbers alone; times 700 the gains of the book are such.
     worth = judged[label].map(gains).mul(700).round().astype(int)
     half = round(350 * max(gains.values()))
@@ -286,6 +278,7 @@ def retrieval(ranked: pd.DataFrame, judged: pd.DataFrame, gains: Mapping) -> dic
     values = [(value.query_id, names[value.measure], value.value) for value in found]
     table = pd.DataFrame(values, columns=["query_id", "name", "value"])
     per_query = table.pivot(index="query_id", columns="name", values="value")
+    per_query.index = per_query.index.map({str(query): query for query in asked})
     per_query = per_query.reindex(relevant.sort_values(), columns=list(names.values())).fillna(0.0)
     per_query.columns.name = None
     means = {name: float(per_query[name].mean()) for name in per_query}
@@ -293,9 +286,9 @@ def retrieval(ranked: pd.DataFrame, judged: pd.DataFrame, gains: Mapping) -> dic
 
 
 def _by_query(pairs: pd.DataFrame, values: pd.Series) -> dict[str, dict[str, float]]:
-    """The value of each pair: query_id to product_id to value."""
+    """The value of each pair: query_id to product_id to value. Ids become texts."""
     found: dict[str, dict[str, float]] = {}
-    names = pairs["query_id"].tolist(), pairs["product_id"].tolist()
+    names = [list(map(str, pairs[name].tolist())) for name in ("query_id", "product_id")]
     for query, product, value in zip(*names, values.tolist(), strict=True):
         found.setdefault(query, {})[product] = value
     return found
@@ -351,6 +344,34 @@ def _label_column(frame: pd.DataFrame) -> str:
     return "grade" if "grade" in frame and "esci_label" not in frame else "esci_label"
 
 
+def _check_gains(what: str, labels: pd.Series, gains: Mapping) -> None:
+    wrong = {k: g for k, g in gains.items() if not (isfinite(g) and g >= 0)}
+    if wrong:
+        raise ValueError(f"{what}: gains must be finite and 0 or more, not {wrong}.")
+    strange = [x for x in labels.unique().tolist() if x not in gains]
+    if strange:
+        raise ValueError(
+            f"{what}: {labels.name} {strange[0]!r} has no gain; gains are given for {list(gains)}."
+        )
+
+
+def _check_scores(what: str, pairs: pd.DataFrame) -> None:
+    if pairs["score"].isna().any():
+        query, product = pairs.loc[pairs["score"].isna(), ["query_id", "product_id"]].iloc[0]
+        raise ValueError(
+            f"{what}: the score of query {query}, product {product} is NaN; mend the scorer."
+        )
+
+
+def _check_once(what: str, pairs: pd.DataFrame) -> None:
+    twice = pairs.duplicated(["query_id", "product_id"])
+    if twice.any():
+        query, product = pairs.loc[twice, ["query_id", "product_id"]].iloc[0]
+        raise ValueError(
+            f"{what}: query {query}, product {product} stands twice; keep one row per pair."
+        )
+
+
 def _check_frame(frame: pd.DataFrame, label: str, gains: Mapping) -> None:
     for column in ("query_id", "product_id", label, "score"):
         if column not in frame:
@@ -363,27 +384,11 @@ def _check_frame(frame: pd.DataFrame, label: str, gains: Mapping) -> None:
     for column in ("query_id", "product_id"):
         if frame[column].isna().any():
             raise ValueError(f"ranking: row {int(frame[column].isna().argmax())} has no {column}.")
-    wrong = {k: g for k, g in gains.items() if not (isfinite(g) and g >= 0)}
-    if wrong:
-        raise ValueError(f"ranking: gains must be finite and 0 or more, not {wrong}.")
-    strange = [x for x in frame[label].unique().tolist() if x not in gains]
-    if strange:
-        raise ValueError(
-            f"ranking: {label} {strange[0]!r} has no gain; gains are given for {list(gains)}."
-        )
+    _check_gains("ranking", frame[label], gains)
     if not pd.api.types.is_numeric_dtype(frame["score"]):
         raise ValueError(f"ranking: score is {frame['score'].dtype}; give numbers.")
-    if frame["score"].isna().any():
-        query, product = frame.loc[frame["score"].isna(), ["query_id", "product_id"]].iloc[0]
-        raise ValueError(
-            f"ranking: the score of query {query}, product {product} is NaN; mend the scorer."
-        )
-    twice = frame.duplicated(["query_id", "product_id"])
-    if twice.any():
-        query, product = frame.loc[twice, ["query_id", "product_id"]].iloc[0]
-        raise ValueError(
-            f"ranking: query {query}, product {product} stands twice; keep one row per pair."
-        )
+    _check_scores("ranking", frame)
+    _check_once("ranking", frame)
 
 
 def _order(queries: np.ndarray, score: np.ndarray, value: np.ndarray):

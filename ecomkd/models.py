@@ -108,11 +108,11 @@ def build_teacher(
                 f"{name}: no head of the classes {' and '.join(WARMED)} can be spread: start from "
                 "a warm-up, which needs 10 unlabelled pairs and warm_up_pairs above 0."
             )
-        _spread(_head(two), _head(model), torch.tensor(gains))
+        _spread(head(two), head(model), torch.tensor(gains))
     return model
 
 
-def _head(model: PreTrainedModel) -> nn.Linear:
+def head(model: PreTrainedModel) -> nn.Linear:
     """The layer that gives the logits, which the library's classifiers hold last."""
     return [part for part in model.modules() if isinstance(part, nn.Linear)][-1]
 

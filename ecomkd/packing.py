@@ -36,6 +36,10 @@ class DamagedError(ValueError):
     """A packed artefact that does not give what its card promises."""
 
 
+class _MissingError(Exception):
+    """The checkpoint that a recorded model differs from is not there."""
+
+
 def pack(folder: Path, packed: Path, made: Mapping[str, Any], sources: tuple[str, ...] = ()) -> int:
     """Pack the artefact in `folder` into the new folder `packed`; the bytes that it takes.
 
@@ -104,6 +108,8 @@ def unpack(packed: Path, folder: Path) -> None:
             path.write_bytes(content)
     except DamagedError:
         raise
+    except _MissingError as error:
+        raise DamagedError(f"{packed}: its weights are stored as a difference; {error}") from error
     except OSError as error:
         if not str(error.filename or "").startswith(str(packed)):
             raise  # of the folder that is written to
@@ -188,9 +194,12 @@ def _whole(
 
 
 def _weights_of(name: str) -> Path:
-    from ecomkd.models import checkpoint  # here, for it loads PyTorch
+    from ecomkd.models import ModelError, checkpoint  # here, for it loads PyTorch
 
-    return Path(checkpoint(name)) / f"model{_WEIGHTS}"
+    try:
+        return Path(checkpoint(name)) / f"model{_WEIGHTS}"
+    except ModelError as error:
+        raise _MissingError(str(error).rstrip(".")) from error
 
 
 def _tensors(path: Path) -> tuple[str, dict[str, np.ndarray]]:

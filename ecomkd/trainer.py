@@ -121,12 +121,15 @@ def arguments(
     """How every model of the book is trained; `further` goes to the arguments, of class `kind`.
 
     The processes of `accelerate launch` share the pairs of a batch, so that a step is the same step
-    whatever their number. Raises ValueError for a batch that they cannot share evenly.
+    whatever their number. Without it one graphics card is used, however many there are. Raises
+    ValueError for a batch that the processes cannot share evenly, and for no evaluation.
 
-    The rate rises over the first tenth of the steps and falls to zero. Of `evaluations` looks at
-    the evaluation set the best is kept, by `metric_for_best_model` of `further`. Checkpoints go to
-    `folder/checkpoints`.
+    The rate rises over the first tenth of the steps and falls to zero. Of some `evaluations` looks
+    at the evaluation set, the last of them at the end, the best is kept, by
+    `metric_for_best_model` of `further`. Checkpoints go to `folder/checkpoints`.
     """
+    if evaluations < 1:
+        raise ValueError(f"evaluations={evaluations}: give 1 or more, for the best look is kept.")
     every = max(1, -(-steps // evaluations))
     precision = runtime.precision(profile)
     processes = int(os.environ.get("WORLD_SIZE", 1))
@@ -135,7 +138,7 @@ def arguments(
             f"batch_size={profile.batch_size}: {processes} processes cannot share it evenly; give "
             "a multiple of their number."
         )
-    return kind(
+    made = kind(
         output_dir=str(folder / "checkpoints"),
         max_steps=steps,
         learning_rate=learning_rate,
@@ -163,6 +166,9 @@ def arguments(
         dataloader_pin_memory=runtime.device(profile).type == "cuda",
         **further,
     )
+    if made.n_gpu > 1:  # The library would hand each card a batch, and multiply the step by them.
+        made._n_gpu = 1
+    return made
 
 
 def _no_word_of_mtime(entry: logging.LogRecord) -> bool:
@@ -190,6 +196,8 @@ def run_to_end(trainer: Trainer, folder: Path) -> list[dict]:
     trainer.accelerator.wait_for_everyone()
     if first:
         write_text(folder / "training.json", json.dumps(trainer.state.log_history, indent=1))
+        for state in checkpoints.glob("*/trainer_state.json"):
+            state.unlink()  # If the deletion is cut short, none is taken for whole.
         shutil.rmtree(checkpoints)
     return trainer.state.log_history
 

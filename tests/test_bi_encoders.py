@@ -54,6 +54,13 @@ def test_grades_have_their_best_and_worst_too():
     assert [tuple(row.values()) for row in found] == [("a", "best", "bad"), ("b", "fair", "poor")]
 
 
+def test_of_two_classes_one_is_good_and_of_three_one_is_neither():
+    two = ClassLabel(names=["bad", "good"])
+    rows = [("a", "best", "good"), ("a", "worst", "bad"), ("b", "other", "bad")]
+    found = bi_encoders.contrastive_rows(judged(*rows, classes=two), seed=0)
+    assert [tuple(row.values()) for row in found] == [("a", "best", "worst")]
+
+
 def test_a_query_without_a_bad_product_has_a_good_one_of_another():
     pairs = judged(("lamp", "desk lamp", "E"), ("mug", "tea mug", "E"), ("mug", "tea pot", "S"))
     rows = bi_encoders.contrastive_rows(pairs, seed=0)

@@ -131,6 +131,12 @@ def test_nothing_is_near_training_texts_of_two_words():
     assert len(facts.distance([], ["a navy pot"])) == 0
 
 
+def test_words_are_cut_from_the_text_itself():
+    """Where lower case has more letters than the text, places must not move."""
+    blue = Vocabulary({("colour", "blue"): ["navy"]})
+    assert blue.find("Stra\u00dfe, Ma\u00dfe: Navy") == [("navy", "navy")]
+
+
 def test_an_empty_vocabulary_knows_numbers_alone():
     assert Vocabulary({}).find("a navy pot of 2 litres") == [("2", "2")]
 
@@ -318,6 +324,11 @@ def test_a_text_does_not_depend_on_what_is_written_beside_it(tiny, tmp_path):
 def test_a_missing_or_changed_package_is_named(monkeypatch, tmp_path):
     with monkeypatch.context() as patch, pytest.raises(runtime.ModelError, match="--no-deps"):
         patch.setattr(generation.importlib.util, "find_spec", lambda name: None)
+        generation.load()
+    # What pip leaves behind, or a folder of that name, is a package without a file.
+    with monkeypatch.context() as patch, pytest.raises(runtime.ModelError, match="--no-deps"):
+        bare = type("Spec", (), {"origin": None})
+        patch.setattr(generation.importlib.util, "find_spec", lambda name: bare)
         generation.load()
     with monkeypatch.context() as patch, pytest.raises(ModuleNotFoundError, match="describe"):
         patch.setitem(sys.modules, "gguf", None)

@@ -4,6 +4,7 @@ import json
 import logging
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -494,6 +495,31 @@ def test_checkpoints_of_one_second_are_put_into_order_without_a_word(profile, tm
         logger.removeHandler(teller)
     assert [path[-3:] for path in found] == ["t-9", "-10"]
     assert [entry.getMessage() for entry in said] == ["another thing"]
+
+
+def test_a_run_killed_while_it_cleans_up_leaves_nothing_to_resume_from(
+    profile, tmp_path, monkeypatch
+):
+    """Half of a checkpoint would otherwise be taken for whole, and stop every later run."""
+    pairs = outputs(mixed(40), profile, hidden_states=(2,))
+
+    rmtree = distill.trainer.shutil.rmtree
+
+    def killed(folder, **options):
+        if Path(folder).name == "checkpoints":
+            raise KeyboardInterrupt
+        rmtree(folder, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(distill.trainer.shutil, "rmtree", killed)
+        run_fit(pairs, profile, tmp_path / "run")
+    left = list((tmp_path / "run" / "checkpoints").iterdir())
+    assert left
+    for checkpoint in left:
+        (checkpoint / "model.safetensors").unlink()
+    again = run_fit(pairs, profile, tmp_path / "run")
+    whole = run_fit(pairs, profile, tmp_path / "whole")
+    assert all(torch.equal(again[name], whole[name]) for name in whole)
 
 
 @pytest.mark.parametrize("cut_short", [False, True])

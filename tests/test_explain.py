@@ -240,6 +240,18 @@ def test_leaving_one_out_is_a_shop_that_never_sold_it(shelves, student):
     assert np.allclose(student.leave_one_out(asked)[1], falls, atol=1e-5)
 
 
+def test_what_is_left_of_long_ago_is_as_if_read_anew(shelves):
+    """The latest purchases are gone, and what stays is a year and a half older."""
+    home = explain.Household(shelves["DecayedMeans"], 3)
+    latest = home.own["day"] == home.own["day"].max()
+    home.own = home.own.assign(day=home.own["day"] - np.where(latest, 0, 600))
+    latest = home.own.loc[latest, "item"].unique()
+    kept = ~np.isin(home.seen, latest)[None]
+    found, anew = home.tastes(kept), home.read_anew(kept)
+    assert kept.any() and torch.isfinite(found).all()
+    assert torch.allclose(found, anew, atol=1e-4)
+
+
 def test_a_counterfactual_is_true_and_needs_all_that_it_names(student):
     shown = student.shown()
     found = [explain.counterfactual(student, int(item), most=20) for item in shown]
@@ -364,3 +376,25 @@ def test_a_missing_shap_is_named(monkeypatch, trees):
 def test_every_module_says_its_chapter():
     for module in (curves, purchases, signals, words):
         assert "Chapter 17" in module.__doc__
+
+
+def test_purchases_are_moved_to_where_the_network_lies(teacher, monkeypatch):
+    """On a card a network cannot read what lies beside the CPU."""
+    moved, read = [], []
+    network = teacher.shelf.model
+
+    def move(batch, device):
+        assert device == network.items.device
+        moved.append(dict(batch))
+        return moved[-1]
+
+    def taste(batch, read_of):
+        read.append(batch)
+        return type(network).taste(network, batch, read_of)
+
+    monkeypatch.setattr(purchases.networks, "moved", move)
+    monkeypatch.setattr(network, "taste", taste)
+    teacher.read_anew(teacher.whole)
+    explain.attention_to_purchases(teacher)
+    assert len(read) == 2
+    assert all(one is other for one, other in zip(read, moved, strict=True))

@@ -9,7 +9,8 @@ import tiny_models
 import torch
 from datasets import ClassLabel
 
-from ecomkd import features, keys, models
+from ecomkd import checkpoints, features, keys, models
+from ecomkd.config import PACKAGED
 from ecomkd.data.schema import TEXT
 from ecomkd.relevance import adapt, stages
 
@@ -40,8 +41,25 @@ def test_a_name_stands_for_itself_and_a_folder_for_its_content(tmp_path, folder,
     assert keys.known_as("minilm") == "minilm"
     assert keys.known_as(str(folder)) == keys.identity(folder)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "minilm").mkdir()  # a folder of that name without a checkpoint in it
+    (tmp_path / "minilm").mkdir()  # The packaged one is loaded, whatever lies here.
+    (tmp_path / "minilm" / "config.json").write_text("{}")
     assert keys.known_as("minilm") == "minilm"
+    assert {*models._BUNDLED, *checkpoints.OPTIONAL, "smollm2"} == PACKAGED
+
+
+def test_the_modules_below_a_sentence_encoder_make_it_another(tmp_path, folder):
+    alone = keys.identity(folder)
+    (folder / "modules.json").write_text("[]")
+    (folder / "1_Pooling").mkdir()
+    pooling = folder / "1_Pooling" / "config.json"
+    for mean in ({"pooling_mode": "mean"}, {"pooling_mode_mean_tokens": True, "word": 3}):
+        pooling.write_text(json.dumps(mean))
+        assert keys.identity(folder) == alone
+    pooling.write_text('{"pooling_mode": "cls"}')
+    assert [name for name, _ in keys.identity(folder)[len(alone) :]] == ["1_Pooling/config.json"]
+    (folder / "2_Dense").mkdir()
+    (folder / "2_Dense" / "model.safetensors").write_bytes(b"weights")
+    assert keys.identity(folder)[-1][0] == "2_Dense/model.safetensors"
 
 
 def test_settings_hold_neither_hardware_nor_versions(profile):

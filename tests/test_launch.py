@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from ecomkd import trainer
@@ -125,3 +126,25 @@ def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(ValueError, match="batch_size=32: 3 processes cannot share it"):
         trainer.arguments(Profile.named("smoke"), tmp_path, 10, 1e-3)
+
+
+def test_without_a_launcher_one_card_is_used(monkeypatch, tmp_path):
+    """The library would give each of four cards a batch, and so take steps of four times as many
+    pairs."""
+    monkeypatch.setattr(trainer.TrainingArguments, "_setup_devices", torch.device("cuda", 0))
+    made = []
+
+    def four(self) -> None:
+        made.append(self)
+        self._n_gpu = 4
+
+    monkeypatch.setattr(trainer.TrainingArguments, "__post_init__", four)
+    profile = Profile.named("smoke", device="cpu", precision="fp32")
+    found = trainer.arguments(profile, tmp_path, 10, 1e-3)
+    assert made == [found]
+    assert found.train_batch_size == profile.batch_size
+
+
+def test_no_look_at_all_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="evaluations=0: give 1 or more"):
+        trainer.arguments(Profile.named("smoke"), tmp_path, 10, 1e-3, evaluations=0)

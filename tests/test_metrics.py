@@ -478,6 +478,19 @@ def test_intervals_over_many_queries_need_little_memory():
     assert peak < 64 * 2**20
 
 
+@pytest.mark.parametrize(
+    ("labels", "ids", "message"),
+    [
+        ([0, 2], ["a", "b"], "a class is 0 or 2; with 2 classes they are 0 to 1"),
+        ([0, -1], ["a", "b"], "a class is -1 or 0"),
+        ([0], ["a"], r"arrays of \[1, 2\] values"),
+    ],
+)
+def test_a_difference_in_macro_f1_refuses_what_it_cannot_count(labels, ids, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.macro_f1_difference(labels, [0, 1], [0, 0], ids, 2)
+
+
 TWO = series([0.1, 0.2])
 BAD_SERIES = {
     "other queries": ((TWO, TWO.rename({"q0": "x"})), "2 queries stand in one series only"),

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tiny_models
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, load_from_disk
 
 from ecomkd import features
 from ecomkd.config import Profile
@@ -43,6 +43,14 @@ def mined(catalogue, taken=(), pairs=60, **options):
 
 def kind_of(product_id: str) -> str:
     return KINDS[int(product_id[1])]
+
+
+def test_nothing_is_written_beside_the_catalogue(catalogue, tmp_path):
+    """It may be an artefact, to which nothing is added."""
+    catalogue.save_to_disk(str(tmp_path / "kept"))
+    before = sorted(tmp_path.rglob("*"))
+    assert len(mined(load_from_disk(str(tmp_path / "kept"))))
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_judged_query_is_left_out_whatever_invisible_it_holds(catalogue):

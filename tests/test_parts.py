@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import ecomkd
+from ecomkd import lazy
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 PARTS = (
@@ -66,3 +67,9 @@ def test_what_a_notebook_uses_of_a_module_is_there(notebook):
         if not hasattr(getattr(ecomkd, module, None) or import_module(f"ecomkd.{module}"), name)
     ]
     assert not missing
+
+
+def test_a_name_that_is_a_module_too_is_refused():
+    """Once loaded, the module would hide it."""
+    with pytest.raises(ValueError, match="'run' is a module and a name in one"):
+        lazy.names("part", {".run": "Trained", ".other": "run"})

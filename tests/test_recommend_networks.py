@@ -240,6 +240,20 @@ def test_days_without_a_future_are_read_without_targets(items, baskets, profile,
     assert torch.isclose(loss, 2 * expected)
 
 
+def test_somebody_who_bought_years_ago_has_a_taste(items):
+    """After 1,500 days nothing is left of the sums of the shortest scale."""
+    model = recommend.DecayedMeans(items, width=8).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.3 * torch.randn_like(weight))
+    seen, habit = networks._habits(1_600, np.array([100, 90]), np.array([0, 1]))
+    batch = {"user": torch.zeros(2, dtype=torch.long), "mask": torch.ones(1, 1)}
+    batch |= {"seen": torch.from_numpy(seen), "habit": torch.from_numpy(habit)}
+    with torch.no_grad():
+        taste = model.taste(batch, lambda rows: model.vectors(model.read, rows, START))
+    assert torch.isfinite(taste).all() and taste.abs().sum() > 0
+
+
 def trained(items, folder, profile, kind=recommend.DecayedMeans, rows=None, passes=2, **options):
     torch.manual_seed(0)
     rows = recommend.occasions(items.baskets, 40, START, 6, 0) if rows is None else rows

@@ -175,8 +175,9 @@ def test_retrieval_takes_grades():
 @pytest.mark.parametrize(
     ("found", "judged", "message"),
     [
-        (["x", "x"], JUDGED, "product 'x' is ranked twice for query 'a'"),
-        (["x"], JUDGED.replace("S", "Q"), "no gain for esci_label 'Q'"),
+        (["x", "x"], JUDGED, "what is ranked: query a, product x stands twice"),
+        (["x"], pd.concat([JUDGED, JUDGED]), "what is judged: query a, .* stands twice"),
+        (["x"], JUDGED.replace("S", "Q"), "esci_label 'Q' has no gain"),
         (["x"], JUDGED.replace({"E": "I", "S": "I"}), "no query has a relevant product"),
     ],
 )
@@ -184,6 +185,19 @@ def test_retrieval_refuses(found, judged, message):
     frame = pd.DataFrame({"query_id": "a", "product_id": found, "score": 1.0})
     with pytest.raises(ValueError, match=message):
         metrics.retrieval(frame, judged, GAINS)
+
+
+def test_retrieval_refuses_what_is_no_number_and_takes_ids_that_are():
+    nothing = pd.DataFrame([("a", "x", np.nan)], columns=["query_id", "product_id", "score"])
+    with pytest.raises(ValueError, match="score of query a, product x is NaN"):
+        metrics.retrieval(nothing, JUDGED, GAINS)
+    with pytest.raises(ValueError, match="gains must be finite and 0 or more"):
+        metrics.retrieval(nothing.fillna(1.0), JUDGED, GAINS | {"I": -1.0})
+    named = {"query_id": [7, 8, 7], "product_id": [1, 1, 2]}
+    judged = pd.DataFrame(named | {"esci_label": ["E", "E", "I"]})
+    found = metrics.retrieval(pd.DataFrame(named | {"score": [1.0, 2.0, 3.0]}), judged, GAINS)
+    assert found["per_query"].index.tolist() == [7, 8]
+    assert found["per_query"]["mrr@10"].tolist() == [0.5, 1]
 
 
 def test_truth_agrees_with_the_judgments_that_the_shop_gives(smoke):

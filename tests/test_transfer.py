@@ -283,6 +283,16 @@ def test_a_lesson_is_the_order_of_one_teacher_on_a_common_scale(teacher, tmp_pat
     gain = transfer.scores(teacher, pairs, own)
     assert (np.argsort(odds[:, 1]) == np.argsort(gain)).all()
     assert set(taught["labels"]) == {-100}
+    with pytest.raises(ValueError, match="gives all 5 pairs the same score"):
+        transfer.teacher_odds(pairs.select([0] * 5), teacher, own)
+
+
+def test_a_head_of_two_layers_is_turned_too(tmp_path):
+    own = tiny_models.profile(tmp_path / "artifacts")
+    teacher = tiny_models.save(tiny_models.encoder("roberta"), tmp_path / "teacher")
+    before, after = (models.head(models.load(one)) for one in
+                     (teacher, transfer.flip_head(teacher, own)))  # fmt: skip
+    assert torch.equal(after.weight, before.weight.flip(0))
 
 
 def test_a_student_of_two_learns_from_both(teacher, tmp_path):

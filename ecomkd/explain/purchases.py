@@ -61,9 +61,9 @@ class Household:
     def tastes(self, kept: np.ndarray) -> torch.Tensor:
         """The tastes (M, W) of M versions of the history, each with what is true in `kept` (M, S).
 
-        A student of sums answers in closed form: what is left out is subtracted from its sums. Any
-        other network reads each version anew. Raises ValueError for another shape, or for a version
-        that keeps nothing.
+        A student of sums answers in closed form, from the sums of what is kept. Any other network
+        reads each version anew. Raises ValueError for another shape, or for a version that keeps
+        nothing.
         """
         kept = np.asarray(kept, bool)
         if kept.ndim != 2 or kept.shape[1] != len(self.seen):
@@ -78,17 +78,21 @@ class Household:
         return self.read_anew(kept)
 
     def _by_subtraction(self, kept: np.ndarray) -> torch.Tensor:
-        """Σ w v / Σ w over what is kept, for each speed of forgetting, through the last layers."""
+        """Σ w v / Σ w over what is kept, for each speed of forgetting, through the last layers.
+
+        What is kept is added up. To subtract what is gone from the sums of all is the same, but
+        loses all digits where the latest purchases are gone and the others are a year older.
+        """
         age = self.shelf.day - self.own["day"].to_numpy()
+        age = age - age.min()  # A factor that the quotient does not see.
         place = np.searchsorted(self.seen, self.own["item"])
-        vectors = self.shelf.read[torch.from_numpy(self.seen)].double()
-        gone, parts = torch.from_numpy(~kept).double(), []
+        vectors = self.shelf.read[torch.from_numpy(self.seen)].cpu().double()
+        held, parts = torch.from_numpy(kept).double(), []
         for scale in SCALES:
             weight = torch.from_numpy(np.bincount(place, np.exp(-age / scale), len(self.seen)))
-            sums = (weight[:, None] * vectors).sum(dim=0) - (gone * weight) @ vectors
-            parts.append(sums / (weight.sum() - gone @ weight)[:, None])
+            parts.append((held * weight) @ vectors / (held @ weight)[:, None])
         with networks.at_rest(self.shelf.model) as model:
-            return model.mix(torch.cat(parts, dim=1).float())
+            return model.mix(torch.cat(parts, dim=1).float().to(model.items.device))
 
     def read_anew(self, kept: np.ndarray) -> torch.Tensor:
         """The tastes (M, W) as the network itself makes them from each version's purchases."""
@@ -101,7 +105,8 @@ class Household:
             collator.items = [items[own] for own in there]
             row = {"day": self.shelf.day, "users": np.arange(len(part)), "labelled": False}
             with networks.at_rest(self.shelf.model) as model:
-                found.append(model.taste(collator([row]), self.shelf.read.__getitem__))
+                batch = networks.moved(collator([row]), model.items.device)
+                found.append(model.taste(batch, self.shelf.read.__getitem__))
         return torch.cat(found)
 
     def scores(self, kept: np.ndarray, items: np.ndarray) -> np.ndarray:
@@ -239,7 +244,7 @@ def attention_to_purchases(household: Household) -> np.ndarray:
             "BasketTransformer's household."
         )
     row = {"day": shelf.day, "users": np.array([household.user]), "labelled": False}
-    batch, caught = shelf.collator([row]), {}
+    batch, caught = networks.moved(shelf.collator([row]), model.items.device), {}
     layer = model.encoder.layers[-1]
 
     def catch(_: object, inputs: tuple) -> None:
@@ -257,7 +262,7 @@ def attention_to_purchases(household: Household) -> np.ndarray:
             )[1][0]
     finally:
         hook.remove()
-    of_basket = seen[mask[0]].mean(dim=0).double().numpy()
-    slots, items = batch["slot"].numpy(), batch["item"].numpy()
+    of_basket = seen[mask[0]].mean(dim=0).cpu().double().numpy()
+    slots, items = batch["slot"].cpu().numpy(), batch["item"].cpu().numpy()
     share = of_basket[slots] / np.bincount(slots, minlength=len(of_basket))[slots]
     return np.bincount(np.searchsorted(household.seen, items), share, len(household.seen))

@@ -95,10 +95,10 @@ def scores(model: PreTrainedModel, pair: Pair, kept: np.ndarray) -> np.ndarray:
     there = torch.from_numpy(np.where(pair.word < 0, True, kept[:, pair.word]))
     ids, found = torch.where(there, pair.ids, pair.mask), []
     with torch.inference_mode():
-        for part in ids.split(_BATCH):
-            sides = pair.types.expand_as(part)
+        for part in ids.to(model.device).split(_BATCH):
+            sides = pair.types.to(model.device).expand_as(part)
             found.append(log_odds(model(input_ids=part, token_type_ids=sides).logits))
-    return torch.cat(found).double().numpy()
+    return torch.cat(found).cpu().double().numpy()
 
 
 def by_word(pair: Pair, of_tokens: np.ndarray) -> np.ndarray:
@@ -114,14 +114,14 @@ def _gradients(
     `places` (S,) along it, from 0 to 1."""
     table = model.get_input_embeddings()
     with torch.no_grad():
-        start, end = table(pair.masked), table(pair.ids)
+        start, end = table(pair.masked.to(model.device)), table(pair.ids.to(model.device))
     found = []
-    for part in places.split(_BATCH // 2):
+    for part in places.to(model.device).split(_BATCH // 2):
         inputs = (start + part[:, None, None] * (end - start)).requires_grad_()
-        sides = pair.types.expand(len(part), -1)
+        sides = pair.types.to(model.device).expand(len(part), -1)
         score = log_odds(model(inputs_embeds=inputs, token_type_ids=sides).logits).sum()
         found.append(torch.autograd.grad(score, inputs)[0])
-    return end - start, torch.cat(found)
+    return (end - start).cpu(), torch.cat(found).cpu()
 
 
 def integrated_gradients(model: PreTrainedModel, pair: Pair, steps: int = 16) -> np.ndarray:
@@ -179,12 +179,13 @@ def _attentions(model: PreTrainedModel, pair: Pair) -> torch.Tensor:
     model.set_attn_implementation("eager")  # the others do not tell what they attend to
     try:
         with torch.inference_mode():
+            sides = [part[None].to(model.device) for part in (pair.ids, pair.types)]
             seen = model(
-                input_ids=pair.ids[None], token_type_ids=pair.types[None], output_attentions=True
+                input_ids=sides[0], token_type_ids=sides[1], output_attentions=True
             ).attentions
     finally:
         model.set_attn_implementation(before)
-    return torch.cat(seen).mean(dim=1)
+    return torch.cat(seen).mean(dim=1).cpu()
 
 
 def attention(model: PreTrainedModel, pair: Pair) -> np.ndarray:

@@ -64,12 +64,17 @@ class Fusion(nn.Module):
         if there is None:
             there = torch.ones(len(first), len(self.modes), dtype=torch.bool)
         weight = there.to(first.dtype)
+        # A vector that is missing may hold anything, NaN too.
+        known = [
+            torch.where(there[:, [column]], seen[mode], 0.0)
+            for column, mode in enumerate(self.modes)
+        ]
         if self.gate is not None:
-            known = [seen[mode] * weight[:, [column]] for column, mode in enumerate(self.modes)]
             open_ = self.gate(torch.cat(known, dim=1)).masked_fill(~there, -torch.inf)
             # Where all is missing, nothing is let through.
             weight = torch.softmax(open_, dim=1).nan_to_num(0.0)
-        parts = torch.stack([self.into[mode](seen[mode]) for mode in self.modes], dim=1)
+        maps = zip(self.modes, known, strict=True)
+        parts = torch.stack([self.into[mode](vectors) for mode, vectors in maps], dim=1)
         return self.out((parts * weight.unsqueeze(-1)).sum(dim=1))
 
 
@@ -99,8 +104,14 @@ def fit(
         teacher: logits (N, C); the loss is then cross entropy + alpha · KL (chapter 3).
         missing: how often, in training, a product's modes but the first are hidden together.
 
-    Returns the accuracy on validation. Raises ValueError where nothing says what to learn.
+    Returns the accuracy on validation. Raises ValueError where nothing says what to learn, for no
+    step, and for no product to validate with.
     """
+    if steps < 1 or not len(validation[1]):
+        raise ValueError(
+            f"fit: {steps} steps and {len(validation[1])} products of validation; give one or more "
+            "of each."
+        )
     if teacher is None and bool((labels == UNLABELLED).all()):
         raise ValueError("fit: there is neither a label nor a teacher to learn from.")
     # Without a teacher, what has no label teaches nothing.

@@ -82,6 +82,8 @@ def square(picture: Picture, size: int = SIZE, name: str = "picture") -> np.ndar
     Raises as `opened` does.
     """
     image = opened(picture, name)
+    if max(image.size) ** 2 > MOST_PIXELS:  # A thin strip would be padded to gigabytes.
+        image.thumbnail((4 * size, 4 * size), Image.Resampling.BICUBIC)
     side = max(image.size)
     padded = Image.new("RGB", (side, side), "white")
     padded.paste(image, ((side - image.width) // 2, (side - image.height) // 2))

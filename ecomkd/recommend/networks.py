@@ -338,7 +338,9 @@ class DecayedMeans(Recommender):
             total = weight.new_zeros(users).index_add(0, user, weight)
             sums = vectors.new_zeros(users, vectors.shape[1])
             sums = sums.index_add(0, user, vectors * weight[:, None])
-            parts.append(sums / total[:, None])
+            # After some four years nothing is left of the shortest scale.
+            least = torch.finfo(total.dtype).tiny
+            parts.append(sums / total.clamp_min(least)[:, None])
         return self.mix(torch.cat(parts, dim=1))
 
 

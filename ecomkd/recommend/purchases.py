@@ -29,9 +29,7 @@ def history(baskets: Baskets, day: int, scale: float | None = None) -> sp.csr_ma
     past = baskets.between(0, day)
     weight = np.ones(len(past)) if scale is None else np.exp((past["day"] - day) / scale)
     shape = len(baskets.users), len(baskets.items)
-    found = sp.csr_matrix((weight, (past["user"], past["item"])), shape, dtype=np.float32)
-    found.sum_duplicates()  # SciPy 1.13 leaves an entry for each basket
-    return found
+    return sp.csr_matrix((weight, (past["user"], past["item"])), shape, dtype=np.float32)
 
 
 def buyers_of(past: sp.csr_matrix) -> np.ndarray:

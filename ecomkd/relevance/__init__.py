@@ -1,8 +1,8 @@
 """Relevance of products for queries: teacher, students, baselines, verdict. Chapters 1 to 7.
 
 All public names of the modules of this part can be had from here, as `relevance.teacher`; each
-module is loaded when one of its names is first asked for. `relevance.gate`, `relevance.run` and
-`relevance.verdict` are the modules.
+module is loaded when one of its names is first asked for. `relevance.gate`, `relevance.lambdamart`,
+`relevance.run` and `relevance.verdict` are the modules.
 """
 
 from ecomkd import lazy
@@ -28,7 +28,7 @@ __getattr__, __dir__ = lazy.names(
         ),
         ".lexical": "LEXICAL lexical_signals",
         ".fusion": "choose_fusion Fusion FUSIONS",
-        ".lambdamart": "LambdaMart lambdamart",
+        ".lambdamart": "LambdaMart",
         ".bi_encoders": "contrastive contrastive_choices contrastive_rows cosine_scores",
         ".tables": "by_kind DISTILLED f1_difference STUDENTS SYSTEMS table UNTRAINED",
         ".verdict": "LEAST_LIFT LEAST_QUERIES",

@@ -17,7 +17,7 @@ from ecomkd.artifacts import data_digest, stage
 from ecomkd.config import Profile
 from ecomkd.data.contract import as_seen
 from ecomkd.data.schema import TEXT, normalise_query
-from ecomkd.data.sources import product_text
+from ecomkd.data.sources import apart_from_the_data, product_text
 
 _NEIGHBOURS = 40
 """Nearest products from which a query's candidates are drawn: the near ones are the hard ones."""
@@ -83,8 +83,9 @@ def catalogue_pairs(
     pretrained bi-encoder), the rest at random. The teacher is less sure of near products than of
     random ones, which are nearly all irrelevant; but on the simulated shop near products did not
     make better students (chapter 4, two seeds). Queries in `taken` (the judged ones) are left out,
-    so that no split meets another. `vectors` (products × H) are the embeddings of the catalogue's
-    texts, where they are at hand; without them they are computed.
+    so that no split meets another. Which of the nearest are drawn hangs on the order in which NumPy
+    leaves them, and that on the kind of processor. `vectors` (products × H) are the embeddings of
+    the catalogue's texts, where they are at hand; without them they are computed.
 
     Returns columns as `load` gives them, with label −1; no row where every query is taken.
     """
@@ -114,9 +115,11 @@ def catalogue_pairs(
     pairs = catalogue.select_columns(["product_id", *TEXT]).select(rows)
     # Without a row their types would be unknown.
     text, number = Value("string"), Value("int64")
-    pairs = pairs.add_column("query_id", ids, feature=text).add_column("query", texts, feature=text)
-    pairs = pairs.add_column("label", [-1] * len(rows), feature=number)
-    pairs = pairs.cast_column("label", labels)
+    with apart_from_the_data():
+        pairs = pairs.add_column("query_id", ids, feature=text)
+        pairs = pairs.add_column("query", texts, feature=text)
+        pairs = pairs.add_column("label", [-1] * len(rows), feature=number)
+        pairs = pairs.cast_column("label", labels)
     return pairs.select(range(min(len(pairs), profile.unlabelled_pairs)))
 
 

@@ -1,7 +1,4 @@
-"""The stages from a data set to a student, each made once and kept.
-
-Chapters 2 to 4.
-"""
+"""The stages from a data set to a student, each made once and kept. Chapters 2 to 4."""
 
 from __future__ import annotations
 
@@ -25,6 +22,7 @@ with needed("ecomkd.relevance.stages", "run"):
 from ecomkd import checkpoints, distill, features, keys, models
 from ecomkd.artifacts import stage
 from ecomkd.config import Profile
+from ecomkd.data.sources import apart_from_the_data
 from ecomkd.relevance import judge
 
 ROWS = ("none", "kd", "kd_unlabelled", "hard", "kd_hidden")
@@ -432,9 +430,10 @@ def _learnt_from(
     if unlabelled:
         extra = taught("unlabelled", pairs=unlabelled)
         if row == "hard":
-            best = np.argmax(np.asarray(extra["teacher_logits"]), axis=1).tolist()
-            extra = extra.remove_columns("labels").add_column("labels", best)
-            extra = extra.cast(parts[0].features.copy())
+            best = np.asarray(extra["teacher_logits"]).argmax(axis=1).tolist()
+            other = extra.remove_columns("labels").add_column("labels", best)
+            with apart_from_the_data():
+                extra = other.cast(parts[0].features.copy())
         parts.append(extra)
     pairs = concatenate_datasets([part.select_columns(parts[0].column_names) for part in parts])
     if row in ("none", "hard"):

@@ -17,6 +17,7 @@ from datasets import Dataset, Value
 from ecomkd import metrics
 from ecomkd.config import Profile
 from ecomkd.data.schema import TEXT
+from ecomkd.data.sources import apart_from_the_data
 from ecomkd.relevance import judge
 from ecomkd.search.retrieve import Weights, rerank, weighted
 
@@ -138,5 +139,6 @@ def weights_on(
 
 def model_scores(folder: Path, pairs: Dataset, labels, weights, profile: Profile) -> np.ndarray:
     """Expected gains (N,) of pairs under a saved cross-encoder with these labels."""
-    pairs = pairs.cast_column("label", labels)
+    with apart_from_the_data():
+        pairs = pairs.cast_column("label", labels)
     return metrics.expected_gain(judge.predict(folder, pairs, profile), weights)

@@ -16,6 +16,7 @@ from ecomkd import features, keys
 from ecomkd.artifacts import data_digest, stage
 from ecomkd.config import Profile
 from ecomkd.data.schema import TEXT
+from ecomkd.data.sources import apart_from_the_data
 from ecomkd.relevance import mining, stages
 from ecomkd.relevance.bi_encoders import COLUMNS
 from ecomkd.search.retrieve import exact
@@ -38,7 +39,8 @@ def hard_negatives(data: DatasetDict, catalogue: Dataset, profile: Profile) -> D
 
     def make(folder: Path) -> None:
         pairs = _near(splits, catalogue, profile)
-        pairs = pairs.cast_column("label", data["train"].features["label"])
+        with apart_from_the_data():
+            pairs = pairs.cast_column("label", data["train"].features["label"])
         # Without a row the library would write no file, and could not read that.
         pairs.save_to_disk(str(folder / "pairs"), num_shards=None if len(pairs) else 1)
 
@@ -100,8 +102,9 @@ def told(
                 taught, profile, teacher_folder, name, outputs_of=outputs_of
             )
             likeliest = np.asarray(answers["teacher_logits"]).argmax(axis=1).tolist()
-            pairs = pairs.remove_columns("label").add_column("label", likeliest)
-            parts.append(pairs.cast_column("label", data["train"].features["label"]))
+            with apart_from_the_data():
+                pairs = pairs.remove_columns("label").add_column("label", likeliest)
+                parts.append(pairs.cast_column("label", data["train"].features["label"]))
     return datasets.concatenate_datasets([part.select_columns(COLUMNS) for part in parts])
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from ecomkd import distill, metrics, models
 from ecomkd.artifacts import stage
 from ecomkd.config import Profile
 from ecomkd.data.contract import GAINS, gains_of
+from ecomkd.data.sources import apart_from_the_data
 from ecomkd.keys import batches, digests, identity, settings_of
 from ecomkd.relevance import judge, stages
 
@@ -48,12 +50,13 @@ def restyled(data: DatasetDict) -> DatasetDict:
         told = dict.fromkeys(texts, "") | {"product_title": terse(row["product_title"])}
         return told | {"label": row["label"] if row["label"] < 0 else len(GAINS) - 1 - row["label"]}
 
-    return DatasetDict(
-        {
-            split: pairs.map(other, desc="Style").cast_column("label", grades)
-            for split, pairs in data.items()
-        }
-    )
+    with apart_from_the_data():
+        return DatasetDict(
+            {
+                split: pairs.map(other, desc="Style").cast_column("label", grades)
+                for split, pairs in data.items()
+            }
+        )
 
 
 def first_queries(pairs: Dataset, queries: int) -> Dataset:
@@ -104,9 +107,9 @@ def flip_head(folder: Path, profile: Profile) -> Path:
 
     def make(into: Path) -> None:
         model = models.load(folder)
-        head = model.classifier
+        last = models.head(model)
         with torch.no_grad():
-            for weight in (head.weight, head.bias):
+            for weight in (last.weight, last.bias):
                 weight.copy_(weight.flip(0))
         model.save_pretrained(into)
         models.load_tokenizer(str(folder)).save_pretrained(into)
@@ -129,17 +132,24 @@ def fine_tune(
     return stages.teacher(data, settings, checkpoint=begin)
 
 
-def teacher_odds(pairs: Dataset, teacher: Path, profile: Profile) -> Dataset:
+def teacher_odds(pairs: Dataset, teacher: Path, profile: Profile, tokenizer: Any = None) -> Dataset:
     """The encoded pairs with `teacher_logits` (N, 2), on a scale that all teachers share.
 
-    The log-odds of the expected gain, in standard deviations z from the mean of these pairs, become
-    two classes with the odds e^(2z). This takes away how high and how far apart a shop's labels
-    lie, and keeps how its teacher orders products.
+    The pairs are in the tokens of `tokenizer`, by default the teacher's own. The log-odds of the
+    expected gain, in standard deviations z from the mean of these pairs, become two classes with
+    the odds e^(2z). This takes away how high and how far apart a shop's labels lie, and keeps how
+    its teacher orders products. Raises ValueError for a teacher that tells no pair from another.
     """
     gain = scores(teacher, pairs, profile).clip(0.001, 0.999)
     odds = np.log(gain / (1 - gain))
+    if np.ptp(odds) < 1e-6:
+        raise ValueError(
+            f"{teacher}: this teacher gives all {len(odds)} pairs the same score, and has no order "
+            "to teach: train it on more labels."
+        )
     z = (odds - odds.mean()) / odds.std()
-    encoded = distill.encode(pairs, models.load_tokenizer(str(teacher)), profile.max_length)
+    tokenizer = tokenizer or models.load_tokenizer(str(teacher))
+    encoded = distill.encode(pairs, tokenizer, profile.max_length)
     unlabelled = encoded.remove_columns("labels").add_column("labels", [-100] * len(encoded))
     return unlabelled.add_column("teacher_logits", [[0.0, 2 * value] for value in z.tolist()])
 
@@ -159,7 +169,8 @@ def joint_student(
     """
 
     def make(folder: Path) -> None:
-        parts = [teacher_odds(pairs, teacher, profile) for pairs, teacher in taught]
+        tokenizer = models.load_tokenizer(str(begin))
+        parts = [teacher_odds(pairs, teacher, profile, tokenizer) for pairs, teacher in taught]
         held = [part.select(range(9, len(part), 10)) for part in parts]
         kept = [part.select([i for i in range(len(part)) if i % 10 < 9]) for part in parts]
         wanted = [np.asarray(part["teacher_logits"])[:, 1] for part in held]
@@ -168,7 +179,7 @@ def joint_student(
         def agreement(logits: np.ndarray) -> dict[str, float]:
             found = np.split(logits[:, 1] - logits[:, 0], ends)
             own = [np.corrcoef(a, b)[0, 1] for a, b in zip(found, wanted, strict=True)]
-            return {"quality": float(np.nan_to_num(np.mean(own)))}
+            return {"quality": float(np.mean(np.nan_to_num(own)))}
 
         student = models.build_student(models.load(begin, 2), profile.student_layers)
         models.freeze(student, None if profile.frozen_layers is None else 0)
@@ -177,7 +188,7 @@ def joint_student(
             student,
             concatenate_datasets(kept),
             concatenate_datasets(held),
-            models.load_tokenizer(str(begin)),
+            tokenizer,
             profile,
             folder,
             steps=steps,

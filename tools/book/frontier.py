@@ -8,7 +8,7 @@ from collections.abc import Callable
 import readme_picture
 from book.figures import inline, one_line
 from book.goals import folded, span
-from book.pages import ranked, table
+from book.pages import ranked, rates, table
 from ecomkd.relevance.tables import TEACHER, UNTRAINED, UNTRAINED_SUM
 from ecomkd.relevance.verdict import BEATS
 
@@ -32,7 +32,8 @@ TEACHERS = {
 ALT = (
     "Quality of ranking against the time for one query, on a logarithmic axis: the teacher of base "
     "size, students of six, three and two layers, a narrow and a static one, each distilled and "
-    "faster than the one before, and two of them trained on labels alone, lower; words and the sum "
+    "faster than the one before, and two of them trained on labels alone, lower; rings, hardly "
+    "lower and further to the left, for what int8 makes of teacher and students; words and the sum "
     "that nobody trained as dashed lines"
 )
 
@@ -97,7 +98,9 @@ def page_part(record: dict, sparse: dict) -> str:
     )
     figure = f'<figure class="frontier">{picture("compared")}</figure>'
     shown = f"```{{raw}} html\n{figure}\n```"
-    return "\n\n".join([shown, *tables, folded(record)]) + "\n"
+    alone = {f"{name}, labels": f"{words}, labels alone" for name, words in NAMES.items()}
+    chosen = rates(data["choices"], encoders | alone)
+    return "\n\n".join([shown, *tables, chosen, folded(record)]) + "\n"
 
 
 def teachers_part(record: dict) -> str:

@@ -334,7 +334,22 @@ def query_side(record: dict) -> str:
     }
     both = ["alone", "added to words"]
     tables = table("nDCG@10", both, shown), table("labelled queries", both, curve)
-    return "\n\n".join([*tables, folded(record)]) + "\n"
+    chosen = rates([of_seed[0] for of_seed in record["data"]["choices"]["msrd"]], QUERY_ENCODERS)
+    return "\n\n".join([*tables, chosen, folded(record)]) + "\n"
+
+
+def rates(choices: list[dict], names: dict[str, str]) -> str:
+    """A folded table of the learning rates that validation took, seed by seed, of those tried."""
+    rows = {
+        names.get(system, system): [
+            ", ".join(f"{float(rate):g}" for rate in one["tried"]),
+            *(f"{of_seed[system]['rate']:g}" for of_seed in choices),
+        ]
+        for system, one in choices[0].items()
+        if "tried" in one
+    }
+    columns = ["tried", *(f"taken, seed {place}" for place in range(1, len(choices) + 1))]
+    return f":::{{dropdown}} Learning rates\n{table('trained', columns, rows)}\n:::"
 
 
 def apart(compared: dict) -> str:
