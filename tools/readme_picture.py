@@ -78,6 +78,7 @@ def _hollow(axes: plt.Axes, first: int) -> None:
     """Make rings of the discs from number `first` on."""
     (marks,) = axes.collections
     filled = marks.get_facecolors()
+    marks.set_alpha(None)  # It is in the colours, and would be set for what is transparent too.
     marks.set_edgecolors(filled)
     marks.set_linewidths([0] * first + [1.5] * (len(filled) - first))
     filled[first:] = 0  # transparent
