@@ -5,7 +5,7 @@
     python benchmarks/measure_moved_sum.py --merge                         all files into the record
 
 The source is the simulated shop of the core, and its recorded teacher is used as it comes. A target
-is another simulated shop, with products, brands and queries of its own and titles in shorthand, or
+is another simulated shop, with products and queries of its own and titles in shorthand, or
 Icecat (needs ECOMKD_REAL_DATA). Of its training and validation queries `FEW` are drawn at random,
 `DRAWS` times: they choose the weights of a sum in standard units, and nothing else is learnt. Test
 queries are the target's own, and no seed of a target was looked at before.

@@ -241,7 +241,7 @@ def retrieval(ranked: pd.DataFrame, judged: pd.DataFrame, gains: Mapping) -> dic
 
     Raises:
         ValueError: no query with a relevant product, a label without a gain, a gain below 0 or not
-            finite, a score that is no number, a product that is ranked or judged twice for a query.
+            finite, a score that is NaN, a product that is ranked or judged twice for a query.
 
     Example:
         >>> pairs = [("q1", "p1", "E"), ("q1", "p2", "I")]
@@ -266,6 +266,8 @@ def retrieval(ranked: pd.DataFrame, judged: pd.DataFrame, gains: Mapping) -> dic
     relevant = pd.Index(judged.loc[worth >= half, "query_id"].unique(), name="query_id")
     if relevant.empty:
         raise ValueError("retrieval: no query has a relevant product; judge some, or mend gains.")
+    if len(ranked) and not ranked["query_id"].isin(asked).any():
+        raise ValueError("retrieval: no ranked query is judged; give both the same query ids.")
     names = {
         ir_measures.nDCG @ 10: "ndcg@10",
         ir_measures.R(rel=half) @ 100: "recall@100",
@@ -367,9 +369,7 @@ def _check_once(what: str, pairs: pd.DataFrame) -> None:
     twice = pairs.duplicated(["query_id", "product_id"])
     if twice.any():
         query, product = pairs.loc[twice, ["query_id", "product_id"]].iloc[0]
-        raise ValueError(
-            f"{what}: query {query}, product {product} stands twice; keep one row per pair."
-        )
+        raise ValueError(f"{what}: query {query}, product {product} stands twice; keep one row.")
 
 
 def _check_frame(frame: pd.DataFrame, label: str, gains: Mapping) -> None:

@@ -54,7 +54,7 @@ def test_grades_have_their_best_and_worst_too():
     assert [tuple(row.values()) for row in found] == [("a", "best", "bad"), ("b", "fair", "poor")]
 
 
-def test_of_two_classes_one_is_good_and_of_three_one_is_neither():
+def test_of_two_classes_one_is_good_and_one_a_rival():
     two = ClassLabel(names=["bad", "good"])
     rows = [("a", "best", "good"), ("a", "worst", "bad"), ("b", "other", "bad")]
     found = bi_encoders.contrastive_rows(judged(*rows, classes=two), seed=0)

@@ -325,6 +325,10 @@ def test_a_missing_or_changed_package_is_named(monkeypatch, tmp_path):
     with monkeypatch.context() as patch, pytest.raises(runtime.ModelError, match="--no-deps"):
         patch.setattr(generation.importlib.util, "find_spec", lambda name: None)
         generation.load()
+    with pytest.raises(runtime.ModelError, match=r"'minilm' is an encoder.*use 'smollm2'"):
+        generation.load("minilm")
+    with pytest.raises(runtime.ModelError, match=r"generator .*nowhere.*use 'smollm2'"):
+        generation.load(str(tmp_path / "nowhere"))
     # What pip leaves behind, or a folder of that name, is a package without a file.
     with monkeypatch.context() as patch, pytest.raises(runtime.ModelError, match="--no-deps"):
         bare = type("Spec", (), {"origin": None})

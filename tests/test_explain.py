@@ -216,7 +216,7 @@ def test_what_is_shown_is_what_the_network_ranks(student, teacher):
         assert household.shown().tolist() == rank(np.array([3]), True)[0].tolist()
 
 
-def test_subtraction_is_what_reading_anew_gives(student):
+def test_sums_are_what_reading_anew_gives(student):
     rng = np.random.default_rng(0)
     kept = rng.random((20, len(student.seen))) < 0.6
     kept[:, 0] = True

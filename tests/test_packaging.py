@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
 
+import readme_picture
 import recipes
 from ecomkd.artifacts import file_digest
 from lowest import lowest, requirements
@@ -420,3 +421,13 @@ def test_the_picture_of_the_readme_shows_the_recorded_result():
         "run `python tools/readme_picture.py`"
     )
     assert "book/figures/readme.png" in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_what_int8_makes_of_the_encoders_is_drawn_as_rings():
+    figure = readme_picture.draw()
+    (marks,) = figure.axes[0].collections
+    filled = marks.get_facecolors()[:, 3] > 0
+    named = len(readme_picture.SHOWN)
+    assert filled[:named].all() and not filled[named:].any()
+    assert len(filled) == named + 5 and min(marks.get_linewidths()[named:]) > 0
+    readme_picture.plt.close(figure)

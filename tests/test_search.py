@@ -197,6 +197,9 @@ def test_retrieval_refuses_what_is_no_number_and_takes_ids_that_are():
     judged = pd.DataFrame(named | {"esci_label": ["E", "E", "I"]})
     found = metrics.retrieval(pd.DataFrame(named | {"score": [1.0, 2.0, 3.0]}), judged, GAINS)
     assert found["per_query"].index.tolist() == [7, 8]
+    other = pd.DataFrame(named | {"score": 1.0, "query_id": ["7", "8", "7"]})
+    with pytest.raises(ValueError, match="no ranked query is judged"):
+        metrics.retrieval(other, judged, GAINS)
     assert found["per_query"]["mrr@10"].tolist() == [0.5, 1]
 
 

@@ -185,6 +185,10 @@ def test_verdict_without_ranking_goes_by_macro_f1():
     )
     plain = without_ranking(GUESSED | {PLAIN: [0, 1, 0, 1]}, times=12)
     assert verdict([plain]).startswith("Train the small student on labels alone: it keeps 100%")
+    ahead = without_ranking(GUESSED, times=12)
+    best = ahead["systems"]["bi-encoder, untrained"]
+    best["classification"] = best["classification"] | {"macro_f1": 0.6}
+    assert "from the untrained bi-encoder" in verdict([ahead])
     few = without_ranking(GUESSED, times=9)
     assert verdict([few]).startswith("No verdict: there are 18 test queries")
 

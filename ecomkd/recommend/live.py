@@ -229,7 +229,8 @@ class Live:
     def scores(self, user: int, day: int) -> np.ndarray:
         """Log-odds (I,) of all items for a user on a day; the next call writes over them.
 
-        They equal those of `Shelf.scores` with the same purchases and tables, where `prior` is 0. A
+        They equal those of `Shelf.scores` with the same purchases and tables, where `prior` is 0
+        and the user bought in the last three years (a network's float32 forgets what is older). A
         user without a past has no taste and no habits: items stand in the order of demand. Raises
         ValueError for a day before the user's last purchase.
         """

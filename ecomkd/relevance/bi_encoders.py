@@ -143,16 +143,16 @@ def contrastive_rows(pairs: Dataset, seed: int) -> Dataset:
     The good pairs of a query are those of the label with the highest gain (E), or, where it has
     none, of the one below (S). The rival is drawn among the query's pairs of the two labels with
     the lowest gains (C and I), and where it has none, among the good products of other queries, as
-    all others of its batch are. Of two or three classes, the best alone is good and the worst alone
-    a rival. A rival has another text than the product. Queries without a good
-    pair are left out, and so are rows that no rival can be found for.
+    all others of its batch are. Of two classes the better one is good and the other a rival. A
+    rival has another text than the product. Queries without a good pair are left out, and so are
+    rows that no rival can be found for.
     """
     rng = np.random.default_rng(seed)
     place = np.argsort(np.argsort(list(judge.gains(pairs).values())))  # 0 is the least gain
     level = place[np.asarray(pairs["label"], dtype=int)]
     queries = pd.factorize(np.asarray(pairs["query_id"]))[0]
     best = pd.Series(level).groupby(queries).transform("max").to_numpy()
-    few = len(place) // 2  # of two or three classes one is good and one bad
+    few = len(place) // 2  # of two classes one is good and one bad
     good = np.flatnonzero((level == best) & (level >= len(place) - min(2, few)))
     bad = np.flatnonzero(level < min(2, few))
     judged = pd.Series(bad).groupby(queries[bad]).indices

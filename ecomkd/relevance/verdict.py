@@ -70,7 +70,8 @@ def verdict(results: Sequence[dict]) -> str:
     on each of them or in each seed, it says that there is no verdict.
 
     What needs no training is the one of `UNTRAINED` that ranks best in the mean. Where most queries
-    have a single candidate or none has a relevant one, the verdict goes by macro-F1.
+    have a single candidate or none has a relevant one, the verdict goes by macro-F1, and what needs
+    no training is the one with the highest.
     """
     by = _measure(results)
     if by.queries < LEAST_QUERIES:
