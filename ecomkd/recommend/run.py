@@ -35,16 +35,9 @@ from ecomkd.recommend.networks import (
     load,
     network,
 )
-from ecomkd.recommend.purchases import (
-    BUYERS,
-    buyers_of,
-    history,
-    targets,
-    texts,
-    users_before,
-)
+from ecomkd.recommend.purchases import BUYERS, buyers_of, history, targets, texts
 from ecomkd.recommend.rankers import buy_again, popular, user_knn
-from ecomkd.recommend.training import FIRST, train
+from ecomkd.recommend.training import FIRST, known_futures, train
 from ecomkd.recommend.tuning import GOALS, old_or_not, shown, tuned, tuned_prior
 from ecomkd.relevance.page import page
 
@@ -177,10 +170,7 @@ def _has_occasions(baskets: Baskets) -> bool:
 
     Where a single early order makes a young shop's span long enough, nobody does.
     """
-    return any(
-        np.isin(users_before(baskets, day), list(targets(baskets, day))).any()
-        for day in range(baskets.validation_start - HORIZON, FIRST - 1, -7)
-    )
+    return any(len(users) for _, users in known_futures(baskets, FIRST, baskets.validation_start))
 
 
 def _least_buyers(baskets: Baskets) -> int:

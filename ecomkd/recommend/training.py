@@ -5,6 +5,7 @@ Sizes: B users of a batch, P purchases, K candidates. Chapters 10, 13 and 14.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,11 +54,14 @@ def occasions(baskets: Baskets, first: int, end: int, size: int, seed: int) -> D
 
     The days are a week apart, from `first` to `end` - HORIZON: nothing from `end` on is read.
     """
-    days = range(end - HORIZON, first - 1, -7)
-    users = [
-        np.intersect1d(users_before(baskets, day), list(targets(baskets, day))) for day in days
-    ]
-    return _in_groups(days, users, size, seed, labelled=True)
+    own = dict(known_futures(baskets, first, end))
+    return _in_groups(own, list(own.values()), size, seed, labelled=True)
+
+
+def known_futures(baskets: Baskets, first: int, end: int) -> Iterator[tuple[int, np.ndarray]]:
+    """The days of `occasions`, the last one first, each with the users who buy before and after."""
+    for day in range(end - HORIZON, first - 1, -7):
+        yield day, np.intersect1d(users_before(baskets, day), list(targets(baskets, day)))
 
 
 def unlabelled_occasions(baskets: Baskets, end: int, size: int, seed: int) -> Dataset:
@@ -84,7 +88,7 @@ def _with_a_purchase(rows: Dataset, baskets: Baskets, candidates: torch.Tensor) 
 
 
 def _in_groups(
-    days: range, users: list[np.ndarray], size: int, seed: int, labelled: bool
+    days: Iterable[int], users: list[np.ndarray], size: int, seed: int, labelled: bool
 ) -> Dataset:
     rng = np.random.default_rng(seed)
     rows = []
