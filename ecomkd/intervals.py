@@ -59,10 +59,8 @@ def paired_bootstrap(
             f"paired_bootstrap: {len(odd)} queries stand in one series only, the first {odd[0]!r}; "
             "give the same queries to both."
         )
-    if len(a) < 2 or resamples < 1:
-        raise ValueError(
-            f"paired_bootstrap: {len(a)} queries and {resamples} resamples; give at least 2 and 1."
-        )
+    if len(a) < 2:
+        raise ValueError(f"paired_bootstrap: {len(a)} queries; give at least 2.")
     a = a.sort_index()
     difference = a.to_numpy(np.float64) - b.loc[a.index].to_numpy(np.float64)
 
@@ -90,6 +88,8 @@ def bootstrap_of_means(
     Returns:
         `value` on the queries as they are, `low`, `high`.
 
+    Raises ValueError for fewer than two queries, and for NaN.
+
     Example:
         >>> lifts = pd.DataFrame({"student": [0.1, 0.2, 0.3], "teacher": [0.2, 0.2, 0.4]})
         >>> found = bootstrap_of_means(lifts, lambda means: means["student"] / means["teacher"])
@@ -97,6 +97,11 @@ def bootstrap_of_means(
         (0.75, 0.5, 1.0)
     """
     queries, table = len(per_query), per_query.to_numpy(np.float64)
+    if queries < 2 or np.isnan(table).any():
+        raise ValueError(
+            f"bootstrap_of_means: {queries} queries, {int(np.isnan(table).any(axis=1).sum())} of "
+            "them with NaN; give at least 2, and leave out those with NaN."
+        )
 
     def of_means(rng: np.random.Generator, rows: int) -> np.ndarray:
         means = _counts(rng, rows, queries) / queries @ table
@@ -130,7 +135,8 @@ def macro_f1_difference(
     Returns:
         `difference`, `low`, `high`.
 
-    Raises ValueError for no pair, for arrays of unlike length, and for an unknown class.
+    Raises ValueError for no pair, for arrays of unlike length, for an unknown class, and for a seed
+    that lacks a query.
 
     Example:
         >>> labels, right, wrong = [0, 1, 0, 1], [0, 1, 0, 1], [0, 0, 0, 0]
@@ -152,6 +158,13 @@ def macro_f1_difference(
             )
     codes, names = pd.factorize(np.asarray(query_ids))
     of_seed, several = (0, [0]) if seeds is None else pd.factorize(np.asarray(seeds))
+    met = np.bincount(of_seed * len(names) + codes, minlength=len(several) * len(names))
+    if not met.all():
+        seed_at, query_at = divmod(int(met.argmin()), len(names))
+        raise ValueError(
+            f"macro_f1_difference: seed {several[seed_at]} lacks query {names[query_at]}; give "
+            "all seeds the same queries."
+        )
     tables = []
     for predicted in (a, b):
         cell = of_seed * len(names) + codes
@@ -326,6 +339,8 @@ def _bootstrap(
     They are drawn in parts, so that a table of draws stays near 16 MB; the generator gives the same
     numbers as in one piece.
     """
+    if resamples < 1:
+        raise ValueError(f"An interval takes at least 1 resample, and {resamples} were asked for.")
     rng = np.random.default_rng(seed)
     # A matrix product rounds alike, cut or whole, if its parts are whole numbers of the blocks that
     # BLAS works in, of 4 to 24 rows, and none is so small that BLAS takes another way for it.

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -252,12 +252,18 @@ def test_a_process_that_waits_for_another_says_so(tmp_path, monkeypatch):
     folder = stage("thing", [1], thing, tmp_path)
     (folder / "file").unlink()
     monkeypatch.setattr(artifacts, "_SILENT_S", 0.05)
-    held = threading.Event()
+    held, said, warn = threading.Event(), threading.Event(), warnings.warn
 
     def other():
         with FileLock(tmp_path / f".{folder.name}.lock"):
             held.set()
-            time.sleep(0.5)
+            said.wait(60)
+
+    def watched(*sentence, **options):
+        warn(*sentence, **options)
+        said.set()
+
+    monkeypatch.setattr(artifacts.warnings, "warn", watched)
 
     thread = threading.Thread(target=other)
     thread.start()

@@ -274,7 +274,7 @@ def test_bad_usage_is_named_with_status_2(arguments, words, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
-    assert words in capsys.readouterr().err
+    assert words in capsys.readouterr().err.splitlines()[-1]
 
 
 def refused(number: int, *where) -> OSError:

@@ -189,6 +189,18 @@ def test_the_page_says_so_of_the_esci_lists(pytestconfig):
 
     below = span("the untrained bi-encoder", "nDCG@10", "teacher", -1)
     assert f"it stands {below} below the untrained bi-encoder." in page
+    rows = report.recorded("core_esci_150")["data"]["rows"]
+    trees, teacher = rows["boosted trees on words"], rows["teacher"]
+    students = [row["ndcg@10"] for name, row in rows.items()
+                if name in NAME_OF_ROW.values()]  # fmt: skip
+    assert f"same labels, have {trees['ndcg@10']:.3f}." in page
+    assert f"highest macro-F1 of the table, {teacher['macro_f1']:.3f}." in page
+    assert f"the mean over all of them is {teacher['random_ndcg@10']:.3f}." in page
+    assert f"students have {min(students):.3f} to {max(students):.3f} nDCG@10." in page
+    assert "cannot be told from a random one (0.015 [−0.019, 0.050]" in page
+    (int8,) = (goal for goal in report.recorded("core_esci_150")["goals"]
+               if "nDCG@10: what int8" in goal["name"])  # fmt: skip
+    assert f"int8 costs the student {int8['value']:.2f} points of nDCG@10" in page
     order, classes = (span("student, labels only", name) for name in ("nDCG@10", "macro-F1"))
     assert (
         "**Whether distillation helps cannot be told.** Against labels alone it changes nDCG@10 by "

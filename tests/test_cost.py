@@ -56,6 +56,10 @@ def test_a_student_that_is_infinitely_quick_has_to_pay_for_its_making_alone():
         (lambda: cost.worker_hours(1, 100, efficiency=0), "efficiency is 0"),
         (lambda: cost.times_cheaper(-1, 5), "teacher_per_second is -1"),
         (lambda: cost.break_even(1, 2, -1, 0), "taught_pairs is -1"),
+        (lambda: cost.break_even(0, 2, 1, 0), "teacher_per_second is 0"),
+        (lambda: cost.break_even(1, 0, 1, 0), "student_per_second is 0"),
+        (lambda: cost.times_cheaper(5, math.inf), "student_per_second is inf"),
+        (lambda: cost.worker_hours(math.nan, 1), "pairs is nan"),
         (lambda: cost.break_even(1, 2, 0, -1), "training_seconds is -1"),
     ],
 )

@@ -466,3 +466,8 @@ def test_a_student_of_written_texts_is_keyed_by_how_long_they_may_be(tmp_path, m
 def test_too_few_products_are_named():
     with pytest.raises(ValueError, match="set smaller parts"):
         describe.task([POT], WORDS, Profile.named("smoke"))
+
+
+def test_an_empty_text_names_no_fact():
+    product = facts.Product("1", "lamp", (facts.Fact("brand", "光", "光"),))
+    assert facts.Vocabulary({}).check("", product).missing == product.facts

@@ -164,6 +164,30 @@ def test_the_page_has_the_numbers_of_the_record(recorded, pytestconfig):
     ahead = [span(f"words + {name}", script.FREE[0]) for name in ("teacher", "six layers")]
     told = f"the teacher is {ahead[0]} above it and the student of six layers {ahead[1]};"
     assert f"Added to words, {told} the smaller ones cannot be told from it." in page
+    films, clock = recorded["msrd"], recorded["clock"]
+    kept = {one["system"]: one for one in films["kept"]}
+    fast = {name: clock["teacher"]["p50_ms"] / clock[name]["p50_ms"] for name in clock}
+
+    def below(name: str) -> str:
+        found = pair(films, name, "teacher")
+        number, low, high = (report.number(-found[end]) for end in ("value", "high", "low"))
+        return f"{number} [{low}, {high}]"
+
+    def share(name: str, end: str = "value") -> str:
+        return f"{100 * kept[name][end]:.1f}"
+
+    three, two = "three layers", "two layers"
+    assert (
+        f"**Three layers are {fast[three]:.0f} times as fast and {below(three)} below their "
+        f"teacher**; they keep {share(three)} % of its lift. Two layers are {fast[two]:.0f} times "
+        f"as fast and {below(two)} below; they keep {share(two)} %."
+    ) in page
+    ends = ", ".join(share("static", end) for end in ("low", "high"))
+    told = f"{below('static')} below; it keeps {share('static')} % [{ends}]."
+    assert told in page and 950 < fast["static"] < 1_050
+    raised = [span(name, "base size, untrained") for name in ("teacher", "six layers", three)]
+    assert f"Fine-tuning has raised the teacher by {raised[0]}." in page
+    assert f"Its students of six and three layers are {raised[1]} and {raised[2]} above" in page
 
 
 def test_what_the_page_concludes_holds(recorded):
@@ -199,6 +223,18 @@ def test_what_the_page_concludes_holds(recorded):
     assert fast["three layers"] > 8 and fast["two layers"] > 15 and fast["static"] > 300
     for name in (*script.SIZES, script.NARROW):
         assert round(pair(films, f"{name}, int8", name)["low"], 3) >= -0.002
+    gain = {n: clock[n]["p50_ms"] / clock[f"{n}, int8"]["p50_ms"] for n in clock
+            if f"{n}, int8" in clock}  # fmt: skip
+    times = {n: f"{gain[n]:.1f}" for n in gain}
+    assert (times["teacher"], times[script.NARROW]) == ("3.2", "1.4")
+    wide = [times[name] for name in script.SIZES]
+    assert (min(wide), max(wide)) == ("2.1", "2.3")
+    both = [f"{fast[f'{n}, int8']:.0f}" for n in ("two layers", script.NARROW)]
+    assert both == ["62", "91"]
+    costs = pair(films, "teacher", "teacher, int8")
+    assert [f"{costs[end]:.3f}" for end in ("value", "low", "high")] == [
+        "0.002", "-0.001", "0.005",
+    ]  # fmt: skip
     for name in script.CURVED:
         steps = [rows[f"{name}, {count} pairs"] for count in script.CURVE]
         assert steps[-1] == max(steps) < rows["teacher"]

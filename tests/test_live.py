@@ -755,3 +755,34 @@ def test_of_two_processes_that_make_one_folder_the_second_is_told(state, tmp_pat
     monkeypatch.setattr(Path, "exists", lambda path: False)  # as it was when the second looked
     with pytest.raises(FileExistsError, match="holds a state; restore it"):
         journal.Durable(state, tmp_path)
+
+
+def test_a_front_answers_who_has_bought_an_item_that_was_added_late(shelf):
+    few = unshrunk(shelf, front=6)
+    rows = [few.add_item(np.ones(16)) for _ in range(300)]
+    few.update(0, rows[-1], START)
+    assert rows[-1] in few.bought(0)
+    assert len(few.recommend(0, START)) == 10
+    assert rows[-1] not in few.recommend(0, START, [rows[-1]])
+
+
+def test_a_copy_has_the_same_front_after_an_item_was_added(shelf, model):
+    few = unshrunk(shelf, front=6)
+    few.add_item(50 * model.appeal.weight.detach().numpy()[0])
+    again = live.Live(few.arrays())
+    for user in EVERYONE:
+        assert np.array_equal(again.recommend(user, START), few.recommend(user, START))
+
+
+def test_a_snapshot_may_be_larger_than_a_value_of_sqlite(state, tmp_path, monkeypatch):
+    connect = sqlite3.connect
+
+    def small(*given, **options):
+        made = connect(*given, **options)
+        made.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 30_000)
+        return made
+
+    monkeypatch.setattr(journal.sqlite3, "connect", small)
+    monkeypatch.setattr(journal, "_PART", 10_000, raising=False)
+    journal.Durable(state, tmp_path).update(0, 3, START)
+    assert same(journal.Durable.restore(tmp_path).live, state)

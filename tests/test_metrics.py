@@ -491,6 +491,34 @@ def test_a_difference_in_macro_f1_refuses_what_it_cannot_count(labels, ids, mess
         metrics.macro_f1_difference(labels, [0, 1], [0, 0], ids, 2)
 
 
+def test_a_seed_that_lacks_a_query_is_named():
+    with pytest.raises(ValueError, match="seed 2 lacks query b; give all seeds the same"):
+        metrics.macro_f1_difference(
+            [0, 1, 0], [0, 1, 0], [0, 0, 0], ["a", "b", "a"], 2, seeds=[1, 1, 2]
+        )
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [([0.1], "1 queries, 0 of them"), ([0.1, np.nan, 0.3], "3 queries, 1 of them with NaN")],
+)
+def test_means_of_too_few_queries_or_of_nan_have_no_interval(values, message):
+    with pytest.raises(ValueError, match=f"bootstrap_of_means: {message}"):
+        metrics.bootstrap_of_means(pd.DataFrame({"a": values}), lambda means: means["a"])
+
+
+def test_every_interval_takes_a_resample():
+    table = np.array([[0.1, 0.2], [0.2, 0.1]])
+    for interval in (
+        lambda: metrics.paired_bootstrap(TWO, 2 * TWO, resamples=0),
+        lambda: metrics.bootstrap_of_means(TWO.to_frame("a"), lambda of: of["a"], resamples=0),
+        lambda: metrics.macro_f1_difference([0, 1], [0, 1], [0, 0], ["a", "b"], 2, resamples=0),
+        lambda: metrics.two_way_bootstrap(table, resamples=0),
+    ):
+        with pytest.raises(ValueError, match="at least 1 resample, and 0 were asked for"):
+            interval()
+
+
 TWO = series([0.1, 0.2])
 BAD_SERIES = {
     "other queries": ((TWO, TWO.rename({"q0": "x"})), "2 queries stand in one series only"),

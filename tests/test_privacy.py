@@ -304,7 +304,7 @@ def test_a_layer_that_mixes_households_is_refused(seen):
         def forward(self, decayed):
             return self.out(self.norm(decayed))
 
-    with pytest.raises(Exception, match="BatchNorm"):
+    with pytest.raises(ValueError, match=r"^fit_privately: BatchNorm.*each household by itself"):
         private.fit_privately(Mixed(), seen, np.arange(40), 1.0, 1, 0.01)
 
 
@@ -325,3 +325,10 @@ def test_votes_are_summed_and_hidden_by_what_one_household_changes():
     votes[0, 0, 5] = 1
     with pytest.raises(ValueError, match="teachers cast different numbers of votes"):
         private.noisy_votes(votes, 1.0, 0)
+
+
+def test_a_rate_of_alarms_is_a_share():
+    scores, members = [1.0, 2.0, 3.0], np.array([True, False, False])
+    assert privacy.caught(scores, members, 0.5) == 0
+    with pytest.raises(ValueError, match="give 0 to below 1"):
+        privacy.caught(scores, members, 1.0)

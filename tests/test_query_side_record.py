@@ -251,6 +251,10 @@ def test_what_the_page_concludes_holds(recorded):
     assert 1.8 < times["teacher"] / times["three layers"] < 2.2
     kept = {one["system"]: one["value"] for one in films["kept"]}
     assert kept[distilled] >= 0.99 and kept[words + distilled] >= 0.99
+    (whole,) = (one for one in films["kept"] if one["system"] == distilled)
+    assert [f"{100 * whole[end]:.1f}" for end in ("value", "low", "high")] == [
+        "99.8", "99.0", "100.7",
+    ]  # fmt: skip
     lift = {name: films["rows"][name]["lift@10"] for name in ("teacher", plain)}
     assert round(lift[plain] / lift["teacher"], 3) == 0.990
     curve = {n: pair(films, f"{words}teacher of {n}", script.BEST_FREE) for n in script.CURVE}

@@ -221,3 +221,20 @@ def test_a_live_state_is_kept_and_answers_without_pytorch():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_what_was_bought_years_ago_is_not_new():
+    baskets = shop([(0, "a", 0), (1, "a", 1580), (1, "b", 1580), (0, "c", 1550)])
+    past = recommend.history(baskets, 1585, scale=14.0)
+    assert (past[0].toarray() > 0).tolist() == [[True, False, True]]
+    new = recommend.buy_again(baskets, 1585, 14.0)(np.array([0]), True)
+    assert new[0, 0] == 1
+
+
+def test_a_list_that_is_filled_up_shows_no_further_item(baskets):
+    def rank(users, new):
+        return np.tile([0, -1, -1], (len(users), 1))
+
+    found = recommend.evaluate(rank, baskets, START)
+    assert found["coverage"] == 1 / len(baskets.items)
+    assert set(found["per_user"]["repeats"]) <= {0.0, 1.0}

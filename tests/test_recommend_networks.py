@@ -339,3 +339,14 @@ def test_a_network_is_trained_once_and_keyed_by_its_teacher(items, baskets, prof
     cheaper = replace(baskets, events=baskets.events.assign(price=2.0))
     again = recommend.Items(cheaper, items.vectors.numpy(), 30, 4, profile)
     assert again.key != items.key
+
+
+def test_one_text_for_all_items_tells_nothing(baskets, profile):
+    same = replace(baskets, items=baskets.items.assign(text="thing"))
+    vector = np.random.default_rng(1).standard_normal((1, 16))
+    assert not recommend.Items(same, vector, 30, 4, profile).vectors.any()
+
+
+def test_a_depth_that_no_ranker_shows_is_refused(baskets):
+    with pytest.raises(ValueError, match="depth is 11, and the ranker shows 10 items"):
+        recommend.evaluate(recommend.popular(baskets, START), baskets, START, depth=11)

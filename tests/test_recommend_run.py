@@ -512,3 +512,9 @@ def test_what_is_about_searches_is_refused(ran, tmp_path, capsys):
 def test_the_last_days_of_the_shop_are_the_tests():
     baskets = tiny_baskets.shop()
     assert (baskets.test_start, baskets.days) == (DAYS - 28, DAYS)
+
+
+def test_a_prior_is_chosen_where_few_of_many_users_still_come(student, monkeypatch):
+    monkeypatch.setattr(recommend.tuning, "ASKED", 2)
+    shelf = on(student, student.items.baskets.validation_start)
+    assert set(recommend.tuned_prior(shelf, 5)[1]) == set(recommend.PRIORS)

@@ -170,7 +170,7 @@ def test_about_the_share_asked_for_is_sampled():
         for _ in range(2_000):
             shadow.offer("red", TITLES)
         shadow.stop()
-        return 32 + int(shadow._counts["dropped"]._value.get()) if share else 0
+        return shadow._open + int(shadow._counts["dropped"]._value.get())
 
     assert asyncio.run(sampled(0.1)) == pytest.approx(200, abs=50)
     assert asyncio.run(sampled(1.0)) == 2_000
@@ -210,8 +210,13 @@ def test_no_alarm_while_nothing_changes():
 
 
 def test_alarms_without_drift_are_as_rare_as_asked():
-    found = windows(watcher(level=0.2), traffic(200 * 100, seed=3))
-    assert sum(map(bool, found)) <= 30
+    found = 0
+    for seed in range(20):  # in the mean over references
+        queries, scores = zip(*traffic(600, seed=seed), strict=True)
+        drift = Drift(queries, scores[:300], 200, 0.2, in_a_row=1)
+        found += sum(map(bool, windows(drift, traffic(200 * 10, seed=1_000 + seed))))
+    # Where the level is not shared out among the three numbers, it is 62.
+    assert 10 < found <= 0.2 * 200
 
 
 @pytest.mark.parametrize(

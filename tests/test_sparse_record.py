@@ -135,6 +135,25 @@ def test_on_films_it_learns_much_and_stays_below_words(recorded):
     assert added["low"] < 0 < added["high"]
 
 
+def test_the_page_has_the_numbers_of_films(recorded, pytestconfig):
+    page = (pytestconfig.rootpath / "book" / "compared.md").read_text("utf-8")
+    page = " ".join(page.split())
+    films, clock = recorded["msrd"], recorded["clock"]
+    rows, row = films["rows"], "{ndcg@10:.3f} [{ndcg@10 low:.3f}, {ndcg@10 high:.3f}]"
+    span = "{value:.3f} [{low:.3f}, {high:.3f}]"
+    slower = clock[script.PLAIN]["p50_ms"] / clock[script.BM25]["p50_ms"]
+    assert f"that takes {slower:.1f} times as long as BM25" in page
+    found = compared(films, script.PLAIN, "words")
+    below = span.format(value=-found["value"], low=-found["high"], high=-found["low"])
+    raised = span.format(**compared(films, script.PLAIN, script.START))
+    assert (
+        f"By itself the sparse student has {row.format(**rows[script.PLAIN])}, which is {below} "
+        f"below words; training had raised it by {raised}. "
+        f"Added to words it has {row.format(**rows[f'words + {script.PLAIN}'])}. That cannot be "
+        f"told from the {rows['words + untrained']['ndcg@10']:.3f} of words and six untrained"
+    ) in page
+
+
 def test_the_penalty_is_the_largest_that_costs_little_on_validation(recorded):
     found = {row["penalty"]: row["ndcg@10"] for row in recorded["grid"] if row["penalty"]}
     near = [one for one in found if found[one] > max(found.values()) - 0.005]

@@ -390,6 +390,13 @@ def test_a_table_of_somebody_else_is_left_alone(uri, request):
             refused()
     with pytest.raises((FileNotFoundError, ValueError)):
         ask(opened(uri), "oak")
+    if uri.startswith("postgresql"):
+        assert request.getfixturevalue("server").sql("SELECT own FROM products") == "7"
+    elif uri.startswith("milvus"):
+        assert MilvusClient(str(file)).list_collections() == ["products"]
+    else:
+        table = lance.lancedb.connect(uri).open_table("products")
+        assert table.to_arrow().to_pylist() == [{"own": 7}]
 
 
 @pytest.mark.parametrize(
@@ -665,3 +672,9 @@ def test_what_serves_from_a_store_loads_no_framework():
         "assert not [name for name in heavy[:4] if name in sys.modules]\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_two_equal_signs_are_no_condition():
+    with pytest.raises(ValueError, match="is no condition"):
+        condition("brand==acme")
+    assert condition('brand="=acme"').value == "=acme"

@@ -33,16 +33,34 @@ class Chinese(SphinxPostTransform):
     def run(self, **kwargs) -> None:
         if (self.config.language or "en").startswith("zh"):
             return
-        kept = (nodes.literal, nodes.literal_block, nodes.raw, nodes.math, nodes.math_block)
-        for text in list(self.document.findall(nodes.Text)):
-            around, node = [], text.parent
-            while node is not None:
-                around.append(node)
-                node = node.parent
-            if any(isinstance(node, kept) for node in around):
-                continue
+        for text in prose(self.document):
             if parts := marked(str(text)):
                 text.parent.replace(text, parts)
+
+
+class Percent(SphinxPostTransform):
+    """Keeps a number and its % on one line."""
+
+    default_priority = 399
+
+    def run(self, **kwargs) -> None:
+        for text in prose(self.document):
+            held = re.sub(r"(?<=\d) %", "\u00a0%", text)
+            if held != text:
+                text.parent.replace(text, nodes.Text(held))
+
+
+def prose(document: nodes.document) -> list[nodes.Text]:
+    """The texts of a page that are neither code nor formula."""
+    kept = (nodes.literal, nodes.literal_block, nodes.raw, nodes.math, nodes.math_block)
+    found = []
+    for text in document.findall(nodes.Text):
+        node = text.parent
+        while node is not None and not isinstance(node, kept):
+            node = node.parent
+        if node is None:
+            found.append(text)
+    return found
 
 
 def marked(text: str) -> list[nodes.Node]:
@@ -103,9 +121,12 @@ def describe(app, pagename, templatename, context, doctree) -> str | None:
     }
     if app.config.html_baseurl:
         properties["og:url"] = f"{app.config.html_baseurl.rstrip('/')}/{pagename}.html"
-    lines = [f'<meta name="description" content="{escape(properties["og:description"])}" />']
+    lines = []
+    if said := escape(properties["og:description"]):  # the bibliography has no sentence
+        lines.append(f'<meta name="description" content="{said}" />')
     for name, value in properties.items():
-        lines.append(f'<meta property="{name}" content="{escape(value)}" />')
+        if value:
+            lines.append(f'<meta property="{name}" content="{escape(value)}" />')
     context["metatags"] = context.get("metatags", "") + "\n".join(lines)
 
 
@@ -114,6 +135,8 @@ def description(doctree: nodes.document) -> str:
     words: list[str] = []
     for paragraph in doctree.findall(nodes.paragraph):
         where = paragraph.parent
+        if "letters" in paragraph["classes"]:
+            continue
         if isinstance(where, nodes.section) or "lead" in where.get("classes", ()):
             words += paragraph.astext().split()
         if len(" ".join(words)) > LONGEST:
@@ -147,6 +170,7 @@ def keep_one_viewport(app, exception) -> None:
 
 
 def setup(app) -> dict:
+    app.add_post_transform(Percent)
     app.add_post_transform(Chinese)
     app.add_post_transform(Letters)
     app.connect("html-collect-pages", write_definitions)

@@ -276,15 +276,17 @@
       tries.append(button, " ");
     }
     if (tries.childNodes.length) tries.prepend("Try ");
-    place.append(form, tries, cut, time, spoken, lists);
+    place.replaceChildren(form, tries, cut, time, spoken, lists);
     const title = ([first]) => (first ? index.titles[first.row] : "nothing");
     let waiting;
+    let typed = ""; // the last query that is no sample
 
     function update(event) {
       const begin = performance.now();
       const found = search(index, input.value, shown, weight);
       const spent = performance.now() - begin;
       const sample = index.samples.find(({ query }) => query === input.value.trim());
+      if (!sample) typed = input.value;
       const best = (sample ? sample.teacher : []).slice(0, shown);
       const common = (results) => results.filter(({ row }) => best.includes(row)).length;
       const worth = (results) =>
@@ -335,7 +337,7 @@
 
     form.addEventListener("submit", (event) => event.preventDefault());
     input.addEventListener("input", update);
-    select.addEventListener("change", (event) => ask(select.value, event));
+    select.addEventListener("change", (event) => ask(select.value || typed, event));
     ask(place.dataset.query ?? "");
   }
 
@@ -354,5 +356,10 @@
   }
 
   const place = document.getElementById("search-page");
-  if (place) start(place);
+  if (place) {
+    // The data file has megabytes: the page does not wait for it, and it may be here already.
+    place.append(element("p", {}, "The catalogue is being loaded …"));
+    if (window.ecomkdSearch || document.readyState === "complete") start(place);
+    else window.addEventListener("load", () => start(place));
+  }
 })();

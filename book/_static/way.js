@@ -24,7 +24,8 @@
     const width = document.documentElement.clientWidth;
     const left = Math.max(8, Math.min(word.left, width - box.offsetWidth - 8));
     const above = word.top - box.offsetHeight - 4;
-    const top = above > 60 ? above : word.bottom + 4; // 60: the bar at the top covers what is under it
+    const under = link.getBoundingClientRect().bottom + 4; // all lines of a link that is broken
+    const top = above > 60 ? above : under; // 60: the bar at the top covers what is under it
     box.style.left = `${left + scrollX}px`;
     box.style.top = `${top + scrollY}px`;
   }
@@ -36,7 +37,11 @@
   }
 
   function hideSoon() {
-    leaving = setTimeout(hide, 200);
+    leaving = setTimeout(() => {
+      const at = document.activeElement; // its definition stays while it has the focus
+      if (at?.matches(".term")) show(at);
+      else hide();
+    }, 200);
   }
 
   function anchor(link) {
@@ -50,7 +55,7 @@
     link.addEventListener("pointerenter", () => show(link));
     link.addEventListener("pointerleave", hideSoon);
     link.addEventListener("focus", () => show(link));
-    link.addEventListener("blur", hide);
+    link.addEventListener("blur", () => shown === link && hide());
   }
   box.addEventListener("pointerenter", () => clearTimeout(leaving));
   box.addEventListener("pointerleave", hideSoon);

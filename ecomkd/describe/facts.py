@@ -167,7 +167,8 @@ class Vocabulary:
         named, missing, denied, invented = [], [], [], []
         for fact in product.facts:
             forms = {phrase(fact.shown), *self.forms.get((fact.attribute, fact.value), ())}
-            (named if any(f" {form} " in told for form in forms) else missing).append(fact)
+            said = any(form and f" {form} " in told for form in forms)
+            (named if said else missing).append(fact)
         for form, _ in (claim for one in sentences(text) for claim in self.find(one)):
             readings = self.readings.get(form) or {("number", form)}
             if f" {form} " in record or readings & known:

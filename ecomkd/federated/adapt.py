@@ -36,21 +36,22 @@ def move(
     Raises ValueError for an unknown part, or a tensor that has another shape there, as `kinds` has
     where the other shop sells other things.
     """
+    own, moved = model.state_dict(), []
     for part in parts:
         if part not in PARTS:
             raise ValueError(f"move: unknown part {part!r}; choose from {', '.join(PARTS)}.")
-    own = model.state_dict()
-    with torch.no_grad():
-        for part in parts:
-            for name in own:
-                if not name.startswith(PARTS[part]):
-                    continue
-                if source[name].shape != own[name].shape:
-                    raise ValueError(
-                        f"move: {name} is {tuple(source[name].shape)} there and "
-                        f"{tuple(own[name].shape)} here; leave the part {part!r} out."
-                    )
-                own[name].copy_(source[name])
+        for name in own:
+            if not name.startswith(PARTS[part]):
+                continue
+            if source[name].shape != own[name].shape:
+                raise ValueError(
+                    f"move: {name} is {tuple(source[name].shape)} there and "
+                    f"{tuple(own[name].shape)} here; leave the part {part!r} out."
+                )
+            moved.append(name)
+    with torch.no_grad():  # once all of them are found to fit
+        for name in moved:
+            own[name].copy_(source[name])
     return model
 
 

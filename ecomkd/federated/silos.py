@@ -91,8 +91,9 @@ def cut(
     Returns silos by name. In each moment are the users who bought before its day and in the
     `HORIZON` days from it on.
 
-    Raises ValueError where `owner` does not fit the users, a name owns nobody, too few days are
-    there for so many moments, or a silo has no household in one of its last two moments.
+    Raises ValueError where `owner` does not fit the users, a name owns nobody, `last` has no
+    `HORIZON` days after it, too few days are there for so many moments, or a silo has no household
+    in one of its last two moments.
 
     Example:
         >>> from ecomkd.data import baskets
@@ -113,6 +114,10 @@ def cut(
             f"cut: {len(owner)} owners for {len(baskets.users)} users; give one for each user."
         )
     last = baskets.test_start if last is None else last
+    if last > baskets.test_start:
+        raise ValueError(
+            f"cut: day {last} has no {HORIZON} days after it; take one up to {baskets.test_start}."
+        )
     days = [last - HORIZON * (back + 2) for back in range(trained)][::-1]
     if not days or days[0] < 1:
         raise ValueError(

@@ -52,9 +52,11 @@ def masked(
     Args:
         values: (I,), `encoded`.
         stores: all who take part.
-        secrets: for each pair (lower, higher) a whole number that these two know and nobody else.
+        secrets: for each pair (lower, higher) a whole number that these two know and nobody else,
+            for one sum: two messages under the same secrets differ by the counts alone.
 
-    Raises ValueError where the store is not among the stores or a secret is missing.
+    Raises ValueError where the store is not among the stores, a store stands twice or a secret is
+    missing.
 
     Example:
         >>> sent = [masked(encoded(np.array([n])), n, [1, 2], {(1, 2): 9}) for n in (1, 2)]
@@ -63,6 +65,8 @@ def masked(
     """
     if store not in stores:
         raise ValueError(f"masked: store {store} is not among the stores; add it.")
+    if len(set(stores)) < len(stores):
+        raise ValueError("masked: a store stands twice; name each once.")
     found = np.array(values, np.uint64)
     for other in stores:
         if other == store:

@@ -117,10 +117,12 @@ def caught(scores: np.ndarray, members: np.ndarray, alarms: float = CHANCE) -> f
     """The share of members whom an attacker names with at most this rate of false `alarms`.
 
     Guessing gets `alarms`. Where scores are tied at the threshold, nobody of them is named. Raises
-    ValueError where all or none are members.
+    ValueError where all or none are members, or `alarms` is no share below 1.
     """
     members = _checked("caught", scores, members)
-    flat = scores.ravel()
+    if not 0 <= alarms < 1:
+        raise ValueError(f"caught: a rate of {alarms} false alarms; give 0 to below 1.")
+    flat = np.ravel(scores)
     outside = np.sort(flat[~members])[::-1]
     threshold = outside[int(np.floor(alarms * len(outside)))]
     return float((flat[members] > threshold).mean())

@@ -17,6 +17,7 @@ with needed("ecomkd.privacy.private", "privacy"):
     import torch
     from opacus import PrivacyEngine
     from opacus.accountants import RDPAccountant
+    from opacus.validators import ModuleValidator
     from torch import nn
 
 from ecomkd import runtime
@@ -106,9 +107,14 @@ def fit_privately(
     from a generator that a `seed` decides, so it is for measuring: whoever knows the seed can take
     it off again.
 
-    Raises ValueError where there are fewer households than one batch needs, and opacus's error for
-    a model with layers that mix households, such as BatchNorm.
+    Raises ValueError where there are fewer households than one batch needs, and for a model with
+    layers that mix households, such as BatchNorm.
     """
+    if faults := ModuleValidator.validate(model.train(), strict=False):
+        raise ValueError(
+            f"fit_privately: {str(faults[0]).partition('.')[0]}; take layers that read each "
+            "household by itself, such as LayerNorm."
+        )
     if rate * len(rows) < 1:
         raise ValueError(
             f"fit_privately: {len(rows)} households at a rate of {rate} make no batch; raise one."

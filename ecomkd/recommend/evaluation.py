@@ -46,6 +46,8 @@ def evaluate(
         the old ones, `new_recall` and `new_ndcg`, NaN for a user without such a target; the means
         of these five; `coverage`, the share of all items that are shown to anyone; `novelty`, the
         mean of -log2 of the share of users who have bought what is shown; `n_without_history`.
+
+    Raises ValueError for a `depth` above DEPTH of which the ranker shows less.
     """
     past = history(baskets, start)
     wanted = targets(baskets, start)
@@ -56,6 +58,11 @@ def evaluate(
     both = (
         rank.both(users) if isinstance(rank, ByScores) else (rank(users, False), rank(users, True))
     )
+    if depth > DEPTH and both[0].shape[1] < min(depth, len(baskets.items)):
+        raise ValueError(
+            f"evaluate: depth is {depth}, and the ranker shows {both[0].shape[1]} items; take "
+            "as many at most."
+        )
     shown, fresh = (found[:, :depth] for found in both)
     buyers = buyers_of(past)
     rows = []
@@ -64,7 +71,9 @@ def evaluate(
         new = np.setdiff1d(wanted[user], old)
         recall, ndcg = _hits(top, wanted[user])
         new_recall, new_ndcg = _hits(new_top, new) if len(new) else (np.nan, np.nan)
-        rows.append((recall, ndcg, np.isin(top, old).mean(), new_recall, new_ndcg))
+        again = np.isin(top[top >= 0], old).mean() if (top >= 0).any() else 0.0
+        rows.append((recall, ndcg, again, new_recall, new_ndcg))
+    shown = shown[shown >= 0]  # implicit fills a list that is too short with -1
     columns = ["recall", "ndcg", "repeats", "new_recall", "new_ndcg"]
     per_user = pd.DataFrame(rows, pd.Index(users, name="user"), columns)
     share = (buyers[shown] + 1) / (len(baskets.users) + 1)

@@ -28,6 +28,8 @@ _CHANGES = {
     "add_user": Live.add_user,
     "add_item": Live.add_item,
 }
+_PART = 1 << 28
+"""Bytes of a snapshot in one row: SQLite takes no value above a thousand million."""
 _FORMAT = 0x65636B01  # "eck" and a version, where SQLite keeps a number for the owner of a file
 _TABLES = f"""
 BEGIN IMMEDIATE;
@@ -166,7 +168,8 @@ class Durable:
         try:
             (refreshes,) = ask("SELECT refreshes FROM snapshot").fetchone()
             if refreshes != self._refreshes:  # no event holds the tables
-                arrays, self._end = ask("SELECT arrays, after FROM snapshot").fetchone()
+                parts = ask("SELECT arrays, after FROM snapshot ORDER BY id").fetchall()
+                self._end, arrays = parts[0][1], b"".join(part for part, _ in parts)
                 with np.load(io.BytesIO(arrays), allow_pickle=False) as kept:
                     self.live, self._refreshes = Live(dict(kept)), refreshes
             (last,) = ask("SELECT coalesce(max(number), 0) FROM event").fetchone()
@@ -187,8 +190,12 @@ class Durable:
     def _write_snapshot(self, live: Live, refreshes: int) -> None:
         file = io.BytesIO()
         np.savez(file, **live.arrays())
-        row = refreshes, self._end, file.getbuffer()
-        self._database.execute("REPLACE INTO snapshot VALUES (1, ?, ?, ?)", row)
+        whole, told = file.getbuffer(), (refreshes, self._end)
+        starts = range(0, len(whole), _PART)
+        for number, start in enumerate(starts, 1):
+            row = number, *told, whole[start : start + _PART]
+            self._database.execute("REPLACE INTO snapshot VALUES (?, ?, ?, ?)", row)
+        self._database.execute("DELETE FROM snapshot WHERE id > ?", [len(starts)])
 
 
 @contextmanager

@@ -57,7 +57,7 @@ class Live:
         self.weights = {name: part for name, part in arrays.items() if "." in name}
         self.items, self.users = len(arrays["demand"]), len(arrays["last"])
         self.events, self._times = int(arrays["events"]), np.array(arrays["times"])
-        self._lay({name: arrays[name] for name in _TABLES})
+        self._lay({name: arrays[name] for name in _TABLES}, arrays.get("front_rows"))
         for name in _USERS:
             setattr(self, f"_{name}", np.array(arrays[name]))
         self._owned = np.diff(arrays["ends"], prepend=0)
@@ -76,10 +76,14 @@ class Live:
             "events": np.array(self.events),
             "prior": np.array(self.prior),
             "front": np.array(self.front),
+            "front_rows": self._front_rows,  # an added item may sell better than one of them
         }
 
-    def _lay(self, tables: Mapping[str, np.ndarray]) -> None:
-        """Take tables of items (I, ...), with room up to a whole block, which never wins."""
+    def _lay(self, tables: Mapping[str, np.ndarray], front: np.ndarray | None = None) -> None:
+        """Take tables of items (I, ...), with room up to a whole block, which never wins.
+
+        `front` has the rows of the front; without it they are chosen by these tables.
+        """
         room = -len(tables["demand"]) % BLOCK
         for name, table in tables.items():
             fill = -np.inf if name == "demand" else 0
@@ -87,7 +91,9 @@ class Live:
         times = self._times[: len(self._demand)]
         self._times = longer(times, len(self._demand) - len(times))
         self._scores = np.empty(len(self._demand), np.float32)
-        rows = np.argsort(-self._demand[: self.items], kind="stable")[: self.front]
+        rows = front
+        if rows is None:
+            rows = np.argsort(-self._demand[: self.items], kind="stable")[: self.front]
         self._front_rows = rows.astype(np.int32)
         self._front_offers, self._front_demand = self._offers[rows], self._demand[rows]
         self._place = np.full(len(self._demand), -1, np.int32)
@@ -205,6 +211,7 @@ class Live:
                 more = -(-self.items // (2 * BLOCK)) * BLOCK  # half as many again, whole blocks
                 setattr(self, f"_{name}", longer(table, more, fill))
             self._scores = np.empty(len(self._demand), np.float32)
+            self._place = longer(self._place, len(self._demand) - len(self._place), -1)
         row = self.items
         self._read[row] = linear(vector, self.weights, "read.0")
         self._offers[row] = linear(vector, self.weights, "offer.0")
@@ -440,4 +447,4 @@ def aligned(vector: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     `Items` does the same with `vectors` (T, E), those of all texts that it knows.
     """
     mean = vectors.mean(axis=0)
-    return (vector - mean) / (vectors - mean).std()
+    return (vector - mean) / ((vectors - mean).std() or 1.0)

@@ -58,13 +58,15 @@ class Items:
         self.key = _key(baskets, vectors, codes, first, width, profile.seed)
         self.text_of = torch.from_numpy(codes).to(self.device)
         centred = vectors - vectors.mean(axis=0)
-        self.vectors = torch.from_numpy(centred / centred.std()).float().to(self.device)
+        spread = centred.std() or 1.0  # one text for all items tells nothing
+        self.vectors = torch.from_numpy(centred / spread).float().to(self.device)
         self._people = _people(history(baskets, first), width, profile.seed)
         events = baskets.events
         place, shape = (events["day"], events["item"]), (baskets.days, len(baskets.items))
         self._sold = sp.csr_matrix((np.ones(len(events), np.float32), place), shape)
         self._paid = sp.csr_matrix((events["price"].to_numpy(), place), shape)
-        self.on = lru_cache(maxsize=64)(self._on)
+        # A day a week is learnt from, and some more are asked for.
+        self.on = lru_cache(maxsize=max(64, baskets.days // 7 + 8))(self._on)
 
     def _on(self, day: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Two tables of what was known before `day`.

@@ -28,6 +28,8 @@ def history(baskets: Baskets, day: int, scale: float | None = None) -> sp.csr_ma
     """
     past = baskets.between(0, day)
     weight = np.ones(len(past)) if scale is None else np.exp((past["day"] - day) / scale)
+    # Never 0 in float32: what was bought long ago was bought.
+    weight = np.maximum(weight, np.finfo(np.float32).tiny)
     shape = len(baskets.users), len(baskets.items)
     return sp.csr_matrix((weight, (past["user"], past["item"])), shape, dtype=np.float32)
 

@@ -103,7 +103,8 @@ def tuned_prior(shelf: Shelf, least: int) -> tuple[float, dict[float, float]]:
     """
     baskets = shelf.model.items.baskets
     events = baskets.events
-    events = events[(events["day"] >= shelf.day) & events["user"].isin(some_users(baskets))]
+    asked = some_users(baskets, shelf.day)
+    events = events[(events["day"] >= shelf.day) & events["user"].isin(asked)]
     early = events[events.groupby("user")["day"].rank("dense") <= _VISITS]
     systems = {str(prior): Scheduled(initial_state(shelf, 0, prior), shelf.day) for prior in PRIORS}
     found = prequential(systems, replace(baskets, events=early), shelf.day, heads=_HEADS)

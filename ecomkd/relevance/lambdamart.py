@@ -60,7 +60,8 @@ def lambdamart(
 
     Args:
         signals: (N, F) of the training pairs: words, cosines, a model's expected gain.
-        train: N labelled pairs as `load` gives them, in any order.
+        train: N labelled pairs as `load` gives them, their queries in any order. Equal scores are
+            ranked by row, so another order within a query gives other trees.
         validation_signals: (M, F).
         validation: M labelled pairs.
 

@@ -52,7 +52,7 @@ def condition(text: str) -> Condition:
         Condition(field='price', operator='<', value='20')
     """
     found = _CONDITION.fullmatch(text)
-    if found is None or not found[3] or "\0" in text:
+    if found is None or not found[3] or found[2][-1] + found[3][0] == "==" or "\0" in text:
         raise ValueError(
             f"{text[:60]!r} is no condition: write a field, one of {' '.join(OPERATORS)}, and a "
             "value, such as price<20."

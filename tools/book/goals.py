@@ -48,6 +48,7 @@ SOURCES = (
     ),
     Source("search_shop", "Search over the simulated shop", "notebooks/08_search"),
     Source("search_controls", "What a first stage learns from", "notebooks/08_search"),
+    Source("letters", "N-grams of letters, beside words", "notebooks/08_search"),
     Source("search_icecat", "Search over Icecat", "notebooks/08_search"),
     Source("search_page", "Search in the page", "notebooks/08_search"),
     Source("serving_load", "Serving under load", "notebooks/09_serving"),
@@ -195,16 +196,17 @@ def table(goals: list[dict]) -> str:
         met = "✓ met" if goal["met"] else "✗ missed"
         rows.append(
             f'<tr class="{"yes" if goal["met"] else "no"}">'
-            f'<td class="name">{escape(goal["name"])}</td>'
+            f'<th class="name" scope="row">{escape(goal["name"])}</th>'
             f'<td class="forest">{forest(goal)}</td>'
             f'<td class="value">{span(goal)}</td>'
-            f'<td class="wanted">{escape(goal["goal"])}</td><td class="met">{met}</td></tr>'
+            f'<td class="wanted">{escape(goal["goal"].replace(" -", " −"))}</td>'
+            f'<td class="met">{met}</td></tr>'
         )
     body = "\n".join(rows)
     return (
-        '```{raw} html\n<table class="goals"><thead><tr><th>What is measured</th><th>Against the '
-        "goal</th><th>Measured</th><th>Wanted</th><th>Goal</th></tr></thead><tbody>\n"
-        f"{body}\n</tbody></table>\n```"
+        '```{raw} html\n<div class="table-box"><table class="goals"><thead><tr><th>What is measured'
+        "</th><th>Against the goal</th><th>Measured</th><th>Wanted</th><th>Goal</th></tr></thead>"
+        f"<tbody>\n{body}\n</tbody></table></div>\n```"
     )
 
 
@@ -244,7 +246,12 @@ def span(goal: dict) -> str:
 
 
 def number(value) -> str:
-    return value if isinstance(value, str) else report.number(value).replace("-", "−")
+    if isinstance(value, str):
+        return value
+    text = report.number(value)
+    if "e" in text:  # 3e-06, which the page writes as 0.000003
+        text = f"{float(text):.12f}".rstrip("0")
+    return text.replace("-", "−")
 
 
 def folded(record: dict) -> str:

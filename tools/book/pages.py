@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -236,7 +237,9 @@ def beside(shown: dict[str, dict]) -> str:
     names = dict.fromkeys(name for found in goals for name in found)
     spans = {name: [found.get(name, "") for found in goals] for name in names}
     parts.append(table("Goal", list(shown), spans))
-    parts += [f"{title}\n: {record['data']['verdict']}" for title, record in shown.items()]
+    for title, record in shown.items():
+        said = re.sub(r"(?<=[ (])-(?=\d)", "−", record["data"]["verdict"])
+        parts.append(f"{title}\n: {said}")
     return "\n\n".join(parts) + "\n"
 
 

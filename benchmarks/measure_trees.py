@@ -1,0 +1,208 @@
+"""LambdaMART with a fine-tuned teacher's score among its signals, on real film queries.
+
+    python benchmarks/measure_trees.py --seeds 1 2 3
+    python benchmarks/measure_trees.py --merge
+
+needs ECOMKD_REAL_DATA with `msrd`. Most search engines re-rank with boosted trees over all signals.
+The teacher is the query encoder of `measure_query_side.py`, fine-tuned on 400 labelled queries. On
+these its scores are better than on any others, so trees that learn from the same queries would
+trust it too much. They are tried beside trees that learn from 400 further labelled queries, with
+the teacher's score among their signals and without it. Beside these stand the sums of the same
+signals, whose weights validation chooses, and the sum with a teacher of all 800 queries. A run that
+is started again goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict
+from torch import nn
+
+import measure_query_side as query_side
+import shared
+from ecomkd import features, metrics, report, runtime
+from ecomkd.config import Profile
+from ecomkd.data import sources
+from ecomkd.relevance import baselines, judge, lexical
+from ecomkd.relevance.fusion import choose_fusion
+from ecomkd.relevance.lambdamart import lambdamart
+from ecomkd.relevance.lexical import LEXICAL
+from measure_query_side import LABELLED, Lists
+from measure_untrained import parts_of
+
+OWN, OTHER, BOTH = "own", "other", "both"
+"""Labelled queries: those of the teacher, as many further ones, and all of them."""
+FREE_SUM, SUM, SUM_OF_BOTH = "sum, no teacher", "sum", "sum, teacher of all labels"
+FREE_TREES, TREES, TREES_ON_OWN = "trees, no teacher", "trees", "trees, the teacher's own queries"
+SCORED = ("validation", "test")
+COMPARED = (
+    (TREES, FREE_TREES),
+    (TREES, SUM),
+    (TREES, SUM_OF_BOTH),
+    (TREES, TREES_ON_OWN),
+    (TREES, FREE_SUM),
+    (FREE_TREES, FREE_SUM),
+    (SUM, FREE_SUM),
+)
+
+
+def first_labelled(pairs: Dataset, count: int) -> Dataset:
+    """The pairs of the first queries that have a relevant product, query by query."""
+    pairs = query_side.by_query(pairs)
+    ids, worth = np.asarray(pairs["query_id"]), judge.worth(pairs)
+    relevant = set(ids[worth > 0])
+    kept = set([query for query in dict.fromkeys(ids) if query in relevant][:count])
+    return pairs.select([row for row, query in enumerate(ids) if query in kept])
+
+
+def queries_of(pairs: Dataset, start: int, stop: int) -> Dataset:
+    """The pairs of some queries, counted in the order in which they come."""
+    order = list(dict.fromkeys(pairs["query_id"]))
+    kept = set(order[start:stop])
+    return pairs.select([row for row, one in enumerate(pairs["query_id"]) if one in kept])
+
+
+@functools.cache
+def films() -> tuple[DatasetDict, dict[str, Lists], dict[str, np.ndarray], torch.Tensor]:
+    """Labelled queries, validation and test, their lists, what words say of their pairs (N, F), and
+    the products' vectors. No seed changes them."""
+    profile = Profile.named("book")
+    with tempfile.TemporaryDirectory(prefix="ecomkd-") as scratch:
+        most = max(query_side.CURVE)  # of as many queries measure_query_side takes its first
+        (data,), catalogue = parts_of("msrd", profile, Path(scratch), most, 0)
+    train = first_labelled(data["train"], 2 * LABELLED)
+    data = DatasetDict(
+        {
+            OWN: queries_of(train, 0, LABELLED),
+            OTHER: queries_of(train, LABELLED, 2 * LABELLED),
+            BOTH: train,
+            **{split: query_side.by_query(data[split]) for split in SCORED},
+        }
+    )
+    signals = lexical.lexical_signals(catalogue), baselines.word_features(catalogue)
+    of_words = {
+        split: np.column_stack([signal(pairs) for signal in signals])
+        for split, pairs in data.items()
+    }
+    texts = dict(zip(catalogue["product_id"], sources.product_text(catalogue[:]), strict=True))
+    vectors = query_side.unit(features.last_layer(list(texts.values()), profile))
+    place = {product: row for row, product in enumerate(texts)}
+    lists = {split: query_side.of_pairs(pairs, place) for split, pairs in data.items()}
+    return data, lists, of_words, torch.from_numpy(vectors)
+
+
+def said_by(
+    model: nn.Module, lists: dict[str, Lists], vectors: torch.Tensor
+) -> dict[str, np.ndarray]:
+    """By split, the cosines of an encoder of queries, (N,)."""
+    return {
+        split: query_side.in_order(query_side.cosines(model, asked, vectors), asked)
+        for split, asked in lists.items()
+    }
+
+
+def taught(
+    lists: dict[str, Lists], vectors: torch.Tensor, on: str, seed: int
+) -> tuple[dict[str, np.ndarray], dict]:
+    """What a teacher says that is fine-tuned `on` some queries, and what validation chose."""
+    model, chosen = query_side.tuned(
+        query_side.Network,
+        query_side.RATES,
+        lists[on],
+        vectors=vectors,
+        validation=lists["validation"],
+        passes=query_side.passes_over(lists[on]),
+        seed=seed,
+    )
+    return said_by(model, lists, vectors), chosen
+
+
+def measured(seed: int) -> dict:
+    """All systems of a seed: nDCG@10 of each test query, and what validation chose."""
+    data, lists, of_words, vectors = films()
+    untrained, test = said_by(query_side.Network(), lists, vectors), data["test"]
+    values: dict[str, dict[str, float]] = {}
+    choices: dict[str, dict] = {}
+
+    def ranked(name: str, scores: np.ndarray) -> None:
+        found = metrics.ranking(judge.frame(test, scores), judge.gains(test))
+        values[name] = found["per_query"]["ndcg@10"].to_dict()
+
+    def summed(name: str, *further: dict[str, np.ndarray]) -> None:
+        held, asked = (
+            np.column_stack(
+                [of_words[split][:, : len(LEXICAL)], *(of[split] for of in (untrained, *further))]
+            )
+            for split in SCORED
+        )
+        fused = choose_fusion("z", held, data["validation"])
+        ranked(name, fused.scores(asked, test["query_id"]))
+        choices[name] = {"weights": list(fused.weights)}
+
+    def grown(name: str, on: str, *further: dict[str, np.ndarray]) -> None:
+        shown, held, asked = (
+            np.column_stack([of_words[split], *(of[split] for of in (untrained, *further))])
+            for split in (on, *SCORED)
+        )
+        trees = lambdamart(shown, data[on], held, data["validation"])
+        ranked(name, trees.scores(asked))
+        choices[name] = trees.settings
+
+    ranked("random", np.zeros(len(test)))  # ties share their places
+    ranked("untrained", untrained["test"])
+    said, choices["teacher"] = taught(lists, vectors, OWN, seed)
+    ranked("teacher", said["test"])
+    summed(FREE_SUM)
+    summed(SUM, said)
+    grown(FREE_TREES, OTHER)
+    grown(TREES, OTHER, said)
+    grown(TREES_ON_OWN, OWN, said)
+    said, choices["teacher of all labels"] = taught(lists, vectors, BOTH, seed)
+    summed(SUM_OF_BOTH, said)
+    return {
+        "precision": runtime.precision(Profile.named("book")),
+        "generator": None,
+        "values": values,
+        "choices": choices,
+    }
+
+
+def merge(folder: Path, out: Path) -> None:
+    """Write the recorded result from the files of single seeds."""
+    parts = shared.read(folder, ("profile", "precision"))
+    parts.sort(key=lambda part: part["seed"])
+    found = summary(parts)
+    told = {(one["system"], one["against"]): one for one in found["comparisons"]}
+    goals = [
+        shared.above(f"film queries, nDCG@10: trees that read the teacher minus {what}", told[pair])
+        for what, pair in {
+            "trees that do not": (TREES, FREE_TREES),
+            "the sum of the same signals": (TREES, SUM),
+        }.items()
+    ]
+    report.write_recorded(out, **shared.origin("trees", parts), data=found, goals=goals)
+    print(f"Wrote {out}.")
+
+
+def summary(parts: Sequence[dict]) -> dict:
+    """Rows and differences as `measure_query_side.summary` has them, and the choices."""
+    found = query_side.summary(parts, COMPARED, ())
+    kept = {name: found[name] for name in ("queries", "seeds", "rows", "comparisons")}
+    return kept | {"choices": [part["choices"] for part in parts]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Trees that read what a teacher says.")
+    arguments = shared.arguments_of(parser, "trees", scaled=False)
+    shared.run(shared.resumed(arguments), measured, merge)
+
+
+if __name__ == "__main__":
+    main()
