@@ -125,8 +125,12 @@ def merge(folder: Path, out: Path) -> None:
         row |= {"recall@100": float(recall[name]), "ndcg@10 by kind": by_kind[name].to_dict()}
     apart = {(one["system"], one["against"]): one for one in differences}
     what = {
-        WORDED: (MENDED, "words with n-grams of letters minus words"),
-        ALL: (FREE_MENDED, "words, untrained bi-encoder and n-grams minus the same without them"),
+        WORDED: (MENDED, "words with n-grams of titles' letters minus words"),
+        ALL: (
+            FREE_MENDED,
+            "words, untrained bi-encoder and n-grams of titles' letters minus the "
+            "same without letters",
+        ),
     }
     report.write_recorded(
         out,

@@ -208,6 +208,22 @@ def test_a_trimmed_generator_reads_its_texts_as_before(tiny):
     torch.testing.assert_close(got, want)
 
 
+def test_tokens_that_were_added_to_a_generator_stay_when_it_is_trimmed(tiny):
+    model, tokenizer = (copy.deepcopy(one) for one in tiny)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<shop>", "<end>"]})
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    smaller, cut = generation.trim(model, tokenizer, [f"<shop>{TEXTS[0]}"])
+    text = f"<end>{TEXTS[0]}<shop>"
+    before, after = tokenizer(text)["input_ids"], cut(text)["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(before) == cut.convert_ids_to_tokens(after)
+    assert len(cut) == smaller.config.vocab_size
+    old = tokenizer.convert_tokens_to_ids(cut.convert_ids_to_tokens(range(len(cut))))
+    with torch.no_grad():
+        want = model(torch.tensor([before])).logits[..., old]
+        got = smaller(torch.tensor([after])).logits
+    torch.testing.assert_close(got, want)
+
+
 def test_a_student_has_the_layers_that_were_named(tiny):
     model, _ = tiny
     student = models.build_student(model, (0, 4))

@@ -40,6 +40,11 @@ def test_lexical_leaves_out_products_that_share_no_word():
     assert rows[1].tolist() == [-1, -1, -1]
 
 
+def test_of_equal_products_the_first_are_found_by_words():
+    index = words.bm25(["oak lamp"] * 3000 + ["desk"])
+    assert search.lexical(index, ["lamp"], 10)[1].tolist() == [list(range(10))]
+
+
 def test_lexical_orders_by_score_and_then_by_row():
     index = words.bm25(["lamp", "lamp", "lamp lamp desk", "desk"])
     scores, rows = search.lexical(index, ["lamp"], 2)

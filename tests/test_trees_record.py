@@ -44,6 +44,7 @@ def tiny(monkeypatch):
 
 
 def test_trees_read_the_teacher_on_queries_that_it_never_saw_and_once_on_its_own(tiny, monkeypatch):
+    script.without_teacher.cache_clear()
     learnt, grow = [], script.lambdamart
     taught, fit = [], query_side.fit
 
@@ -61,8 +62,8 @@ def test_trees_read_the_teacher_on_queries_that_it_never_saw_and_once_on_its_own
     found = script.measured(1)
     own, other = (frozenset(tiny[of]["query_id"]) for of in (script.OWN, script.OTHER))
     assert taught == [6, 12]
-    assert [on for on, _ in learnt] == [other, other, own]
-    free, told, _ = (signals for _, signals in learnt)
+    assert [on for on, _ in learnt] == [other, own | other, other, own]
+    free, _, told, _ = (signals for _, signals in learnt)
     assert free.shape[1] == FEATURES + 1 and told.shape[1] == FEATURES + 2
     assert np.array_equal(free, told[:, :-1])  # the teacher's score is the last signal
     assert set(found["values"]) > {name for pair in script.COMPARED for name in pair}
@@ -86,3 +87,38 @@ def recorded():
 def span(found: dict) -> str:
     ends = [report.number(found[end]) for end in ("value", "low", "high")]
     return "{} [{}, {}]".format(*ends).replace("-", "−")
+
+
+def test_the_page_says_what_trees_make_of_a_teacher(recorded, pytestconfig):
+    page = (pytestconfig.rootpath / "book" / "compared.md").read_text("utf-8")
+    part = page.partition("(sec-trees)=")[2].partition("(sec-frontier)=")[0]
+    part = " ".join(part.split())
+    found = {(one["system"], one["against"]): one for one in recorded["data"]["comparisons"]}
+    rows = recorded["data"]["rows"]
+    others = (script.FREE_TREES, script.FREE_TREES_OF_BOTH, script.SUM, script.SUM_OF_BOTH)
+    without, fair, summed, both, own = (
+        found[script.TREES, other] for other in (*others, script.TREES_ON_OWN)
+    )
+    assert rows["teacher"]["ndcg@10"] == pytest.approx(
+        report.recorded("query_side")["data"]["msrd"]["rows"]["teacher"]["ndcg@10"], abs=5e-4
+    )
+    assert (
+        f"They stand {span(without)} above trees that learnt from the same 400 queries without it, "
+        f"which was our goal, and {span(fair)} above trees without it that learnt from all 800."
+    ) in part
+    assert f"With the teacher of 400 queries, a sum is {span(summed)} below them, and" in part
+    assert f"(trees minus sum: {span(both)})." in part
+    assert f"the same trees lose {span(own)}.**" in part
+    assert all(one["low"] > 0 for one in (without, fair, own))
+    assert all(one["low"] < 0 < one["high"] for one in (summed, both))
+    assert [goal["met"] for goal in recorded["goals"]] == [True, False]
+    level = rows[script.TREES_ON_OWN]["ndcg@10"] - rows["teacher"]["ndcg@10"]
+    assert abs(level) < 0.002  # "level with the teacher alone, in the mean"
+    taken = [
+        of_seed[teacher]["rate"]
+        for of_seed in recorded["data"]["choices"]
+        for teacher in ("teacher", "teacher of all labels")
+    ]
+    ends = [min(query_side.RATES), max(query_side.RATES)]
+    assert len(taken) == 6 and sum(rate in ends for rate in taken) == 3
+    assert "Of the six learning rates that validation chose for teachers, three lie at an" in part

@@ -236,6 +236,12 @@ def test_the_live_search_answers_the_opening_words(browser, opening, page, count
     for button in tab.locator("#search-page .tries button").all():
         button.click()
         assert tab.get_by_role("searchbox", name="Query").input_value() == button.inner_text()
+    tab.get_by_role("searchbox", name="Query").fill("red umbrella")
+    samples = tab.locator("#search-page select")
+    samples.select_option(index=1)
+    assert tab.get_by_role("searchbox", name="Query").input_value() != "red umbrella"
+    samples.select_option("")
+    assert tab.get_by_role("searchbox", name="Query").input_value() == "red umbrella"
     context.close()
 
 
@@ -363,13 +369,24 @@ def test_chinese_words_are_marked_as_such():
 
 
 @built
-@pytest.mark.parametrize("page", ["index", "book/preface", "book/results", "notebooks/08_search"])
+@pytest.mark.parametrize(
+    "page", ["book/compared", "book/results", "notebooks/06_feature_extraction"]
+)
+def test_a_number_and_its_percent_stay_on_one_line(page):
+    article = re.search(r'<article class="bd-article.*?</article>', html(page), re.DOTALL)[0]
+    prose = re.sub(r"<(pre|code|svg|script)\b.*?</\1>", "", article, flags=re.DOTALL)
+    assert "\u00a0%" in prose and not re.findall(r".{0,20}\d[ \n]%", prose)
+
+
+@built
+@pytest.mark.parametrize("page", ["index", "book/preface", "book/glossary", "notebooks/08_search"])
 def test_a_page_says_what_it_is_to_those_who_link_to_it(page):
     head = html(page).partition("</head>")[0]
     said = dict(re.findall(r'<meta (?:property|name)="([^"]+)" content="([^"]*)"', head))
     assert 40 < len(said["description"]) <= 160
     assert said["og:description"] == said["description"]
     assert said["og:title"] and "<" not in said["og:title"]
+    assert " A B C D" not in said["description"]
     assert head.count('name="viewport"') == 1
     assert re.search(r'<link rel="icon" href="[^"]*favicon\.svg"', head)
     config = yaml.safe_load((ROOT / "_config.yml").read_text("utf-8"))

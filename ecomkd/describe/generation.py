@@ -129,19 +129,24 @@ def trim(
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
     vocabulary, merges = spec["model"]["vocab"], [tuple(m) for m in spec["model"]["merges"]]
     parts = {"".join(merge): merge for merge in reversed(merges)}
-    name = {number: token for token, number in vocabulary.items()}
-    special = {entry["content"] for entry in spec["added_tokens"]}
-    kept = {token for token in vocabulary if len(token) == 1} | special & set(vocabulary)
-    wanted = {name[i] for ids in tokenizer(list(texts))["input_ids"] for i in ids} - kept
+    special = {entry["content"]: entry["id"] for entry in spec["added_tokens"]}
+    # Added tokens may lie beyond the vocabulary; all of them are kept.
+    beyond = {token: number for token, number in special.items() if token not in vocabulary}
+    name = {number: token for token, number in (vocabulary | beyond).items()}
+    kept = {token for token in vocabulary if len(token) == 1} | special.keys() - beyond
+    read = {name[i] for ids in tokenizer(list(texts))["input_ids"] for i in ids}
+    wanted = read - kept - beyond.keys()
     while wanted:
         token = wanted.pop()
         kept.add(token)
         wanted |= set(parts.get(token, ())) - kept
     old = sorted(vocabulary[token] for token in kept)
     spec["model"]["vocab"] = {name[number]: new for new, number in enumerate(old)}
+    old += sorted(beyond.values())
+    new_of = {name[number]: new for new, number in enumerate(old)}
     spec["model"]["merges"] = [list(m) for m in merges if {*m, "".join(m)} <= kept]
     for entry in spec["added_tokens"]:
-        entry["id"] = spec["model"]["vocab"][entry["content"]]
+        entry["id"] = new_of[entry["content"]]
     smaller = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(spec)),
         eos_token=tokenizer.eos_token,

@@ -47,7 +47,9 @@ def evaluate(
         of these five; `coverage`, the share of all items that are shown to anyone; `novelty`, the
         mean of -log2 of the share of users who have bought what is shown; `n_without_history`.
 
-    Raises ValueError for a `depth` above DEPTH of which the ranker shows less.
+    A row of −1 is no item: it fills a list that is too short, and is not counted as shown.
+
+    Raises ValueError where `depth` is above DEPTH and the ranker shows fewer items than that.
     """
     past = history(baskets, start)
     wanted = targets(baskets, start)

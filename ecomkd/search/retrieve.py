@@ -20,14 +20,16 @@ _QUERIES = 256
 
 
 def lexical(index: words.Words, queries: Sequence[str], k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k best products by BM25; those that share no word with the query are left out."""
+    """The k best products by BM25; those that share no word with the query are left out.
+
+    Equal scores keep the order of the catalogue.
+    """
     k = min(k, index.texts)
     scores = np.full((len(queries), k), -np.inf)
     rows = np.full((len(queries), k), -1)
     for number, query in enumerate(queries):
         found = words.bm25_of(index, query)
-        best = np.argpartition(-found, k - 1)[:k]
-        best = best[np.lexsort((best, -found[best]))]
+        best = _first(found[None], k)[1][0]  # equal scores keep the catalogue's order
         best = best[found[best] > 0]
         scores[number, : len(best)], rows[number, : len(best)] = found[best], best
     return scores, rows

@@ -55,6 +55,7 @@ SOURCES = (
     Source("frontier", "A base-size teacher and its students, on film queries", "book/compared"),
     Source("free_teacher", "Teachers that nobody fine-tuned, on film queries", "book/compared"),
     Source("query_side", "Query encoders, on real film queries", "book/compared"),
+    Source("trees", "Trees that read a teacher, on film queries", "book/compared"),
     Source("recommendation", "The next basket", "notebooks/10_recommendation"),
     Source("cold_items", "Items that nobody has bought", "book/cold_items"),
     Source("trial", "A trial, and lists with two aims", "book/trial"),
@@ -250,7 +251,7 @@ def number(value) -> str:
         return value
     text = report.number(value)
     if "e" in text:  # 3e-06, which the page writes as 0.000003
-        text = f"{float(text):.12f}".rstrip("0")
+        text = f"{float(text):.12f}".rstrip("0").rstrip(".")
     return text.replace("-", "−")
 
 

@@ -38,6 +38,18 @@ QUERY_ENCODERS = {
     "static, untrained": "static, untrained",
 }
 """The encoders of the record `query_side`, in words."""
+TREES = {
+    "untrained": "the encoder as it came",
+    "teacher": "the teacher",
+    "sum, no teacher": "sum without a teacher",
+    "sum": "sum with the teacher",
+    "sum, teacher of all labels": "sum with a teacher of all 800 queries",
+    "trees, no teacher": "trees without a teacher, on 400 other queries",
+    "trees, no teacher, all labels": "trees without a teacher, on all 800 queries",
+    "trees": "trees with the teacher, on 400 other queries",
+    "trees, the teacher's own queries": "trees with the teacher, on its own 400 queries",
+}
+"""The systems of the record `trees`, in words."""
 
 EXTRAS = "describe,plots,recommend,search,serve"
 OWN_EXTRAS = {
@@ -339,6 +351,18 @@ def query_side(record: dict) -> str:
     tables = table("nDCG@10", both, shown), table("labelled queries", both, curve)
     chosen = rates([of_seed[0] for of_seed in record["data"]["choices"]["msrd"]], QUERY_ENCODERS)
     return "\n\n".join([*tables, chosen, folded(record)]) + "\n"
+
+
+def trees(record: dict) -> str:
+    """What trees reach that read what a teacher says, beside sums of such signals."""
+    data = record["data"]
+    shown = {name: [ranked(data["rows"][system])] for system, name in TREES.items()}
+    told = {
+        f"{TREES[one['system']]} − {TREES[one['against']]}": [span(one)]
+        for one in data["comparisons"]
+    }
+    tables = table("system", ["nDCG@10"], shown), table("compared", ["difference"], told)
+    return "\n\n".join([*tables, folded(record)]) + "\n"
 
 
 def rates(choices: list[dict], names: dict[str, str]) -> str:

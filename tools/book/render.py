@@ -25,6 +25,7 @@ from book.pages import (
     recipes,
     records,
     run_times_page,
+    trees,
     untrained,
 )
 from book.terms import linked
@@ -71,6 +72,7 @@ def render(output: Path, notebooks: dict[str, nbformat.NotebookNode]) -> Path:
     wanted["book/whole_lists_icecat.txt"] = recipes(found["whole_lists_icecat"])
     wanted["book/free_teacher.txt"] = frontier.teachers_part(found["free_teacher"])
     wanted["book/query_side.txt"] = query_side(found["query_side"])
+    wanted["book/trees.txt"] = trees(found["trees"])
     # That around these is book/cold_items.md.
     wanted["book/cold_items.txt"] = cold.page_part(found["cold_items"], found["recommendation"])
     # And those around these are book/moved_pairs.md.
