@@ -198,7 +198,7 @@ def test_the_page_says_so_of_the_esci_lists(pytestconfig):
     assert f"highest macro-F1 of the table, {teacher['macro_f1']:.3f}." in page
     assert f"the mean over all of them is {teacher['random_ndcg@10']:.3f}." in page
     assert f"students have {min(students):.3f} to {max(students):.3f} nDCG@10." in page
-    told = r"\+?(\S+) nDCG@10 \(95 % interval \+?(\S+) to \+?([\d.-]+)\)"
+    told = r"\+?(-?[\d.]+) nDCG@10 \(95 % interval \+?(\S+) to \+?([\d.-]+)\)"
     found = re.search(told, report.recorded("core_esci_150")["data"]["verdict"])
     lift, low, high = (number.replace("-", "−") for number in found.groups())
     assert f"cannot be told from a random one ({lift} [{low}, {high}]" in page
