@@ -198,8 +198,8 @@ def test_the_page_says_so_of_the_esci_lists(pytestconfig):
     assert f"highest macro-F1 of the table, {teacher['macro_f1']:.3f}." in page
     assert f"the mean over all of them is {teacher['random_ndcg@10']:.3f}." in page
     assert f"students have {min(students):.3f} to {max(students):.3f} nDCG@10." in page
-    told = r"\+?(-?[\d.]+) nDCG@10 \(95 % interval \+?(\S+) to \+?([\d.-]+)\)"
-    said = re.search(told, report.recorded("core_esci_150")["data"]["verdict"])
+    pattern = r"\+?(-?[\d.]+) nDCG@10 \(95 % interval \+?(\S+) to \+?([\d.-]+)\)"
+    said = re.search(pattern, report.recorded("core_esci_150")["data"]["verdict"])
     lift, low, high = (number.replace("-", "−") for number in said.groups())
     assert f"cannot be told from a random one ({lift} [{low}, {high}]" in page
     (int8,) = (goal for goal in report.recorded("core_esci_150")["goals"]
