@@ -88,7 +88,7 @@ def bootstrap_of_means(
     Returns:
         `value` on the queries as they are, `low`, `high`.
 
-    Raises ValueError for fewer than two queries, and for NaN.
+    Raises ValueError for no query, and for NaN.
 
     Example:
         >>> lifts = pd.DataFrame({"student": [0.1, 0.2, 0.3], "teacher": [0.2, 0.2, 0.4]})
@@ -97,10 +97,10 @@ def bootstrap_of_means(
         (0.75, 0.5, 1.0)
     """
     queries, table = len(per_query), per_query.to_numpy(np.float64)
-    if queries < 2 or np.isnan(table).any():
+    if not queries or np.isnan(table).any():
         raise ValueError(
             f"bootstrap_of_means: {queries} queries, {int(np.isnan(table).any(axis=1).sum())} of "
-            "them with NaN; give at least 2, and leave out those with NaN."
+            "them with NaN; give at least 1, and leave out those with NaN."
         )
 
     def of_means(rng: np.random.Generator, rows: int) -> np.ndarray:
