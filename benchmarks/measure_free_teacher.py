@@ -205,7 +205,7 @@ def merge(folder: Path, out: Path = shared.RECORDED / "free_teacher.json") -> No
     """Write the record from the files of all seeds."""
     seeds = shared.read(folder, ["profile", "precision"])
     found = summary(seeds, compared(), [])
-    told = {(one["system"], one["against"]): one for one in found["comparisons"]}
+    told = shared.by_pair(found["comparisons"])
     entries = []
     for student in CURVED:
         pair = taught(student, TUNED), taught(student, FREE_SUM)

@@ -117,7 +117,7 @@ def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds."""
     parts = shared.read(folder, ("profile", "generator", "precision"))
     found = summary(parts)
-    told = {(one["system"], one["against"]): one for one in found["differences"]}
+    told = shared.by_pair(found["differences"])
     share = found["kept"][MORE_FREED]
     goals = [
         shared.above_over_seeds(f"nDCG@10: {name} (interval over seeds)", told[pair])

@@ -406,7 +406,7 @@ def kept() -> list[tuple[str, str]]:
 
 def goals(found: dict, times: dict[str, dict[str, float]]) -> list[dict]:
     rows = found["rows"]
-    differences = {(one["system"], one["against"]): one for one in found["comparisons"]}
+    differences = shared.by_pair(found["comparisons"])
     # A share is kept where its whole interval lies above what is asked, for test queries choose.
     shares = {one["system"]: one["low"] for one in found["kept"]}
     speeds = {name: times["teacher"]["p50_ms"] / one["p50_ms"] for name, one in times.items()}

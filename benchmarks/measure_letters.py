@@ -18,13 +18,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 import shared
 from ecomkd import features, metrics, report, runtime, search, words
 from ecomkd.config import Profile
 from ecomkd.data import shop, sources, truth
-from ecomkd.relevance import judge
+from ecomkd.relevance import judge, lexical
 from ecomkd.search.tune import WORDS
 from measure_search_controls import DEPTH, FREE_MENDED, MENDED, READ, UNTRAINED
 
@@ -81,7 +80,7 @@ def measured(seed: int) -> dict:
         result["systems"][name] = columns
 
     index, lexicon = words.bm25(texts), words.spelling(texts)
-    grams = TfidfVectorizer(sublinear_tf=True, analyzer="char_wb", ngram_range=(3, 5))
+    grams = lexical.ngrams()
     titles = grams.fit_transform(catalogue["product_title"])
     vectors = features.embed(texts, profile)
 
@@ -118,12 +117,8 @@ def merge(folder: Path, out: Path) -> None:
     parts.sort(key=lambda part: part["seed"])
     order = shared.by_query(parts, "ndcg@10")
     rows, differences = shared.of_shops(order, COMPARED)
-    recall = shared.by_query(parts, "recall@100").mean()
-    kinds = shared.kinds_of(parts, order)
-    by_kind = order.groupby(kinds).mean()
-    for name, row in rows.items():
-        row |= {"recall@100": float(recall[name]), "ndcg@10 by kind": by_kind[name].to_dict()}
-    apart = {(one["system"], one["against"]): one for one in differences}
+    kinds = shared.add_search_by_kind(rows, parts)
+    apart = shared.by_pair(differences)
     what = {
         WORDED: (MENDED, "words with n-grams of titles' letters minus words"),
         ALL: (
@@ -138,7 +133,7 @@ def merge(folder: Path, out: Path) -> None:
         data={
             "rows": rows,
             "differences": differences,
-            "queries by kind": kinds.value_counts().to_dict(),
+            "queries by kind": kinds,
             "weights": {part["seed"]: part["weights"] for part in parts},
         },
         goals=[

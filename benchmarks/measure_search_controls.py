@@ -454,10 +454,9 @@ def merge(folder: Path, out: Path) -> None:
     rows, differences = shared.of_shops(order, COMPARED)
     seen = order[shared.kinds_of(parts, order) != "unseen_synonym"]
     of_labels = {pair: COMPARED[pair] for pair in COMPARED if pair[0] in (DISTILLED, SELF)}
-    recall = shared.by_query(parts, "recall@100").mean()
-    by_kind = order.groupby(shared.kinds_of(parts, order)).mean()
+    shared.add_search_by_kind(rows, parts)
     ten = {name: np.mean([part["judged"][name] for part in parts]) for name in rows}
-    apart = {(one["system"], one["against"]): one for one in differences}
+    apart = shared.by_pair(differences)
     origin = shared.origin("search_controls", parts)
     origin["command"] = origin["command"].replace("--seeds", "--once --seeds")
     report.write_recorded(
@@ -465,10 +464,7 @@ def merge(folder: Path, out: Path) -> None:
         **origin,
         data={
             "rows": {
-                name: row
-                | {"recall@100": float(recall[name]), "ndcg@10 by kind": by_kind[name].to_dict()}
-                | {"ndcg@10, ten judged": float(ten[name])}
-                for name, row in rows.items()
+                name: row | {"ndcg@10, ten judged": float(ten[name])} for name, row in rows.items()
             },
             "differences": differences,
             "without_unseen_synonyms": shared.of_shops(seen, of_labels)[1],

@@ -543,10 +543,7 @@ def mean_sizes(seeds: Sequence[dict]) -> dict[str, dict[str, float]]:
 
 def goals(found: dict[str, dict], times: dict[str, dict[str, float]]) -> list[dict]:
     """What was set before the run: better than BM25, near the bi-encoder, and not slow."""
-    pairs = {
-        name: {(one["system"], one["against"]): one for one in own["comparisons"]}
-        for name, own in found.items()
-    }
+    pairs = {name: shared.by_pair(own["comparisons"]) for name, own in found.items()}
     shares = {
         name: {(one["system"], one["of"]): one for one in own["kept"]}
         for name, own in found.items()

@@ -226,7 +226,7 @@ def merge(folder: Path, out: Path) -> None:
     parts = shared.read(folder, ("profile", "precision"))
     parts.sort(key=lambda part: part["seed"])
     found = summary(parts)
-    told = {(one["system"], one["against"]): one for one in found["comparisons"]}
+    told = shared.by_pair(found["comparisons"])
     goals = [
         shared.above(
             f"nDCG@10: a student of the sum, with mined pairs, minus labels only, {start}",

@@ -61,8 +61,9 @@ def first_labelled(pairs: Dataset, count: int) -> Dataset:
     pairs = query_side.by_query(pairs)
     ids, worth = np.asarray(pairs["query_id"]), judge.worth(pairs)
     relevant = set(ids[worth > 0])
-    kept = set([query for query in dict.fromkeys(ids) if query in relevant][:count])
-    return pairs.select([row for row, query in enumerate(ids) if query in kept])
+    return queries_of(
+        pairs.select([row for row, query in enumerate(ids) if query in relevant]), 0, count
+    )
 
 
 def queries_of(pairs: Dataset, start: int, stop: int) -> Dataset:
@@ -165,8 +166,8 @@ class Systems:
 
 
 @functools.cache
-def without_teacher() -> Systems:
-    """What no seed changes, on `films`."""
+def without_teacher() -> tuple[Systems, dict[str, np.ndarray]]:
+    """What no seed changes, on `films`: systems, and what the encoder says as it came."""
     data, lists, of_words, vectors = films()
     untrained = said_by(query_side.Network(), lists, vectors)
     free = Systems(data, of_words)
@@ -175,14 +176,13 @@ def without_teacher() -> Systems:
     free.summed(FREE_SUM, untrained)
     free.grown(FREE_TREES, OTHER, untrained)
     free.grown(FREE_TREES_OF_BOTH, BOTH, untrained)
-    return free
+    return free, untrained
 
 
 def measured(seed: int) -> dict:
     """All systems of a seed: nDCG@10 of each test query, and what validation chose."""
     data, lists, of_words, vectors = films()
-    free, own = without_teacher(), Systems(data, of_words)
-    untrained = said_by(query_side.Network(), lists, vectors)
+    (free, untrained), own = without_teacher(), Systems(data, of_words)
     said, own.choices["teacher"] = taught(lists, vectors, OWN, seed)
     own.ranked("teacher", said["test"])
     own.summed(SUM, untrained, said)
@@ -203,7 +203,7 @@ def merge(folder: Path, out: Path) -> None:
     parts = shared.read(folder, ("profile", "precision"))
     parts.sort(key=lambda part: part["seed"])
     found = summary(parts)
-    told = {(one["system"], one["against"]): one for one in found["comparisons"]}
+    told = shared.by_pair(found["comparisons"])
     goals = [
         shared.above(
             "film queries, nDCG@10: trees that read the teacher, with 800 labelled queries in all, "

@@ -189,6 +189,11 @@ def difference(found: dict) -> dict[str, float]:
     return {"difference": found["value"], "low": found["low"], "high": found["high"]}
 
 
+def by_pair(differences: Sequence[dict]) -> dict[tuple[str, str], dict]:
+    """The differences of a record by the two systems that they compare."""
+    return {(one["system"], one["against"]): one for one in differences}
+
+
 def of_seeds(values: Sequence[float]) -> dict[str, float]:
     """The mean over at least three seeds (S,) as a value, with its interval over them."""
     found = metrics.seed_interval(values)
@@ -318,6 +323,17 @@ def add_lift_by_kind(rows: dict[str, dict], parts: Sequence[dict]) -> dict[str, 
     by_kind = (order - chance).groupby(kinds).mean()
     for name, row in rows.items():
         row["lift@10 by kind"] = by_kind[name].to_dict()
+    return kinds.value_counts().to_dict()
+
+
+def add_search_by_kind(rows: dict[str, dict], parts: Sequence[dict]) -> dict[str, int]:
+    """Put the mean recall@100 of each system and its nDCG@10 by kind of query into its row; how
+    many queries are of each kind."""
+    order, recall = (by_query(parts, name) for name in ("ndcg@10", "recall@100"))
+    kinds, recall = kinds_of(parts, order), recall.mean()
+    by_kind = order.groupby(kinds).mean()
+    for name, row in rows.items():
+        row |= {"recall@100": float(recall[name]), "ndcg@10 by kind": by_kind[name].to_dict()}
     return kinds.value_counts().to_dict()
 
 

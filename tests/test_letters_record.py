@@ -1,5 +1,7 @@
 """N-grams of letters beside words over a whole catalogue: weights, and the record."""
 
+from functools import partial
+
 import chapter_text
 import numpy as np
 import pytest
@@ -41,14 +43,12 @@ def test_all_systems_order_the_whole_catalogue(tmp_path, monkeypatch):
 # The record
 
 
+span = partial(chapter_text.span, value="mean")
+
+
 @pytest.fixture(scope="module")
 def recorded():
     return report.recorded("letters")
-
-
-def span(found: dict) -> str:
-    ends = [report.number(found[end]) for end in ("mean", "low", "high")]
-    return "{} [{}, {}]".format(*ends).replace("-", "−")
 
 
 def test_chapter_8_says_what_letters_add(recorded):

@@ -1,7 +1,9 @@
 """Pairs of 72 tokens: what is trained, and what it is held against."""
 
 import json
+from functools import partial
 
+import chapter_text
 import pytest
 import tiny_models
 
@@ -90,14 +92,12 @@ def test_rows_are_held_against_those_of_32_tokens_shop_by_shop(tmp_path, monkeyp
 # The record
 
 
+span = partial(chapter_text.span, value="mean")
+
+
 @pytest.fixture(scope="module")
 def recorded():
     return report.recorded("longer_pairs")["data"]
-
-
-def span(found: dict) -> str:
-    ends = [report.number(found[end]) for end in ("mean", "low", "high")]
-    return "{} [{}, {}]".format(*ends).replace("-", "−")
 
 
 def test_the_page_has_what_longer_pairs_bring(recorded, pytestconfig):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from chapter_text import span
 from datasets import DatasetDict
 from test_query_side_record import COLOURS, PLACE, THINGS, WIDTH, pairs
 
@@ -82,11 +83,6 @@ def test_trees_read_the_teacher_on_queries_that_it_never_saw_and_once_on_its_own
 @pytest.fixture(scope="module")
 def recorded():
     return report.recorded("trees")
-
-
-def span(found: dict) -> str:
-    ends = [report.number(found[end]) for end in ("value", "low", "high")]
-    return "{} [{}, {}]".format(*ends).replace("-", "−")
 
 
 def test_the_page_says_what_trees_make_of_a_teacher(recorded, pytestconfig):

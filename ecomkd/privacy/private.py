@@ -130,7 +130,6 @@ def fit_privately(
             batch_size=size,
         )
         optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
-        model.train()
         hidden, optimizer, loader = PrivacyEngine().make_private(
             module=model,
             optimizer=optimizer,

@@ -45,6 +45,11 @@ def lexical_signals(catalogue: Dataset) -> Callable[[Dataset], np.ndarray]:
     return signals
 
 
+def ngrams() -> TfidfVectorizer:
+    """TF-IDF over character 3- to 5-grams within words, not yet fitted."""
+    return TfidfVectorizer(sublinear_tf=True, analyzer="char_wb", ngram_range=(3, 5))
+
+
 class _Index:
     """What the words of products weigh: a sparse row for each product and kind of signal."""
 
@@ -53,7 +58,7 @@ class _Index:
         _, texts, titles = map(list, zip(*self.row, strict=True))
         self.spelling = words.spelling(texts)
         self.text, self.title = _Words(texts), _Words(titles)
-        self.ngrams = TfidfVectorizer(sublinear_tf=True, analyzer="char_wb", ngram_range=(3, 5))
+        self.ngrams = ngrams()
         self.ngram_rows = self.ngrams.fit_transform(titles)
 
     def signals(self, queries: Sequence[str], own: Sequence[_Product]) -> np.ndarray:
