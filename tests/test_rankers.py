@@ -101,6 +101,20 @@ def test_frequencies_fade_within_a_group_and_across_groups():
     assert many[0, :3] == pytest.approx(np.array([0.25, 0.5, 1]) / 3)
 
 
+def test_the_frequency_of_what_is_in_every_basket_is_one():
+    baskets = shop([(0, "a", day) for day in range(8)] + [(1, "a", day) for day in range(31)])
+    for groups in (1, 3, 7, 30):
+        fading = recommend.rankers._fading(baskets, 40, 1.0, 1.0, groups).toarray()
+        assert fading[:, 0] == pytest.approx([1, 1]), groups
+
+
+def test_who_has_bought_nothing_yet_is_no_neighbour():
+    early = [(0, "a", 0), (1, "e", 1), (1, "f", 1)]
+    baskets = shop([*early, *((user, "d", 90) for user in range(2, 40))])
+    found = recommend.tifu_knn(baskets, 50, neighbours=5, share=0.0)(np.array([0]), True)
+    assert set(found[0, :2]) == {2, 3}, "e and f, not what sells"
+
+
 def test_the_own_frequency_and_the_neighbours_add_up(two_groups):
     own = recommend.tifu_knn(two_groups, DAY, 2, share=1.0)(np.array([0]), False)[0]
     assert set(own[:2]) == {0, 1}

@@ -92,6 +92,13 @@ def test_a_perfect_ranking_has_recall_and_ndcg_one(baskets):
     assert np.isnan(per_user.loc[2, "new_recall"])  # item d is not new to user 2
 
 
+def test_of_many_equals_the_first_ones_are_the_best():
+    assert recommend.best(np.zeros((1, 3000)))[0].tolist() == list(range(10))
+    scores = np.random.default_rng(0).integers(0, 4, (200, 60))
+    stable = np.argsort(-scores, axis=1, kind="stable")[:, :10]
+    assert np.array_equal(recommend.best(scores), stable)
+
+
 def test_recall_ndcg_and_repeats_by_hand(baskets):
     def rank(users, new):
         return np.array([[5, 4, 3]] * len(users)) if new else np.array([[0, 1, 2]] * len(users))

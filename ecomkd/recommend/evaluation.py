@@ -128,9 +128,14 @@ def best(
     if without is not None:
         scores = np.array(scores, np.float32)
         scores[without.nonzero()] = -np.inf
-    top = np.argpartition(-scores, depth - 1, axis=1)[:, :depth]
-    order = np.lexsort((top, -np.take_along_axis(scores, top, axis=1)))
-    return np.take_along_axis(top, order, axis=1)
+    rows = np.empty((len(scores), depth), int)
+    for row, own in enumerate(-scores):
+        # A partition alone leaves it to the processor which of equals are in.
+        last = np.partition(own, depth - 1)[depth - 1]
+        above, level = np.flatnonzero(own < last), np.flatnonzero(own == last)
+        above = above[np.argsort(own[above], kind="stable")]
+        rows[row] = np.concatenate([above, level[: depth - len(above)]])
+    return rows
 
 
 class ByScores:

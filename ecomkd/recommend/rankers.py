@@ -133,10 +133,11 @@ def tifu_knn(
     """
     past, own = history(baskets, day), _fading(baskets, day, within, across, groups)
     length = np.asarray(own.multiply(own).sum(axis=1)).ravel()
-    filler, kept = tie_break(popularity(baskets, day)), min(neighbours, own.shape[0] - 1)
+    there = length > 0  # who has bought nothing yet is nobody's neighbour
+    filler, kept = tie_break(popularity(baskets, day)), max(min(neighbours, there.sum() - 1), 1)
 
     def scores(users: np.ndarray) -> np.ndarray:
-        far = length - 2 * (own[users] @ own.T).toarray()
+        far = np.where(there, length - 2 * (own[users] @ own.T).toarray(), np.inf)
         far[np.arange(len(users)), users] = np.inf
         near = np.argpartition(far, kept - 1, axis=1)[:, :kept]
         rows = np.repeat(np.arange(len(users)), kept)
@@ -149,15 +150,19 @@ def tifu_knn(
 
 
 def _fading(baskets: Baskets, day: int, within: float, across: float, groups: int) -> sp.csr_matrix:
-    """The frequencies (U, I) of `tifu_knn`; the first group has what is left over."""
+    """The frequencies (U, I) of `tifu_knn`; older groups may have a basket less, as the authors'
+    code cuts them."""
     past = baskets.between(0, day)
     visits = past[["user", "basket"]].drop_duplicates()
     back = visits.groupby("user").cumcount(ascending=False)
     number = visits.groupby("user")["basket"].transform("size")
     parts = np.minimum(groups, number)
-    size = np.ceil(number / parts)
-    group, place = back // size, back % size
-    weight = within**place / np.minimum(size, number - group * size)
+    least, larger = number // parts, number % parts
+    late = back < larger * (least + 1)  # in one of the groups that have a basket more
+    size = least + late
+    first = np.where(late, 0, larger * (least + 1))
+    group = (back - first) // size + np.where(late, 0, larger)
+    weight = within ** ((back - first) % size) / size
     weight = weight * across**group / parts
     of_basket = dict(zip(visits["basket"], weight, strict=True))
     values = past["basket"].map(of_basket).to_numpy(np.float32)
