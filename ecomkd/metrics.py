@@ -240,8 +240,9 @@ def retrieval(ranked: pd.DataFrame, judged: pd.DataFrame, gains: Mapping) -> dic
         `n_without_relevant`; `per_query`, a frame of the four, indexed by query_id.
 
     Raises:
-        ValueError: no query with a relevant product, a label without a gain, a gain below 0 or not
-            finite, a score that is NaN, a product that is ranked or judged twice for a query.
+        ValueError: a missing column, no query with a relevant product, a label without a gain, a
+            gain below 0 or not finite, a score that is NaN, a product that is ranked or judged
+            twice for a query.
 
     Example:
         >>> pairs = [("q1", "p1", "E"), ("q1", "p2", "I")]
@@ -255,9 +256,9 @@ def retrieval(ranked: pd.DataFrame, judged: pd.DataFrame, gains: Mapping) -> dic
     import ir_measures
 
     label = _label_column(judged)
+    _check_once("retrieval, what is ranked", ranked, "score")
+    _check_once("retrieval, what is judged", judged, label)
     _check_gains("retrieval", judged[label], gains)
-    _check_once("retrieval, what is ranked", ranked)
-    _check_once("retrieval, what is judged", judged)
     _check_scores("retrieval", ranked)
     # ir-measures takes whole numbers alone; times 700 the gains of the book are such.
     worth = judged[label].map(gains).mul(700).round().astype(int)
@@ -365,7 +366,10 @@ def _check_scores(what: str, pairs: pd.DataFrame) -> None:
         )
 
 
-def _check_once(what: str, pairs: pd.DataFrame) -> None:
+def _check_once(what: str, pairs: pd.DataFrame, *further: str) -> None:
+    for column in (needed := ("query_id", "product_id", *further)):
+        if column not in pairs:
+            raise ValueError(f"{what}: no column {column!r}; it needs {', '.join(needed)}.")
     twice = pairs.duplicated(["query_id", "product_id"])
     if twice.any():
         query, product = pairs.loc[twice, ["query_id", "product_id"]].iloc[0]
@@ -373,12 +377,7 @@ def _check_once(what: str, pairs: pd.DataFrame) -> None:
 
 
 def _check_frame(frame: pd.DataFrame, label: str, gains: Mapping) -> None:
-    for column in ("query_id", "product_id", label, "score"):
-        if column not in frame:
-            raise ValueError(
-                f"ranking: the frame has no column {column!r}; it needs query_id, product_id, "
-                "esci_label (or grade) and score."
-            )
+    _check_once("ranking", frame, label, "score")
     if frame.empty:
         raise ValueError("ranking: the frame has no rows; give at least one judged pair.")
     for column in ("query_id", "product_id"):
@@ -388,7 +387,6 @@ def _check_frame(frame: pd.DataFrame, label: str, gains: Mapping) -> None:
     if not pd.api.types.is_numeric_dtype(frame["score"]):
         raise ValueError(f"ranking: score is {frame['score'].dtype}; give numbers.")
     _check_scores("ranking", frame)
-    _check_once("ranking", frame)
 
 
 def _order(queries: np.ndarray, score: np.ndarray, value: np.ndarray):

@@ -183,6 +183,7 @@ def test_retrieval_takes_grades():
         (["x", "x"], JUDGED, "what is ranked: query a, product x stands twice"),
         (["x"], pd.concat([JUDGED, JUDGED]), "what is judged: query a, .* stands twice"),
         (["x"], JUDGED.replace("S", "Q"), "esci_label 'Q' has no gain"),
+        (["x"], JUDGED.drop(columns="esci_label"), "what is judged: no column 'esci_label'"),
         (["x"], JUDGED.replace({"E": "I", "S": "I"}), "no query has a relevant product"),
     ],
 )
@@ -198,6 +199,8 @@ def test_retrieval_refuses_what_is_no_number_and_takes_ids_that_are():
         metrics.retrieval(nothing, JUDGED, GAINS)
     with pytest.raises(ValueError, match="gains must be finite and 0 or more"):
         metrics.retrieval(nothing.fillna(1.0), JUDGED, GAINS | {"I": -1.0})
+    with pytest.raises(ValueError, match="what is ranked: no column 'score'; it needs query_id"):
+        metrics.retrieval(nothing.drop(columns="score"), JUDGED, GAINS)
     named = {"query_id": [7, 8, 7], "product_id": [1, 1, 2]}
     judged = pd.DataFrame(named | {"esci_label": ["E", "E", "I"]})
     found = metrics.retrieval(pd.DataFrame(named | {"score": [1.0, 2.0, 3.0]}), judged, GAINS)

@@ -1,0 +1,79 @@
+"""A bi-encoder that labels teach by contrast on whole lists: what is compared, on tiny data."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_run import judgments, shop
+
+import measure_contrast_lists as script
+import measure_untrained
+from ecomkd import features
+from ecomkd.config import Profile
+from ecomkd.data import sources
+from ecomkd.data.folds import divided
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*judged products have more than one title"),
+    pytest.mark.filterwarnings("ignore:.*too few to conclude"),
+]
+ROWS = {name for pair in script.COMPARED for name in pair}
+
+
+def test_the_taught_cosine_takes_the_place_of_the_untrained_one(tmp_path, monkeypatch):
+    profile = Profile.named("smoke", device="cpu", artifacts=tmp_path / "artifacts")
+    folder = shop(tmp_path / "shoes", judgments())
+    data, catalogue = sources.load(folder, profile), sources.catalogue(folder, profile)
+    parts = divided(data, 3, seed=1)
+    taught = []
+
+    def contrastive(data, profile):
+        taught.append(set(data["train"]["query_id"]))
+        return tmp_path
+
+    looks = pd.DataFrame([{"learning_rate": 0.0, "epoch": 0.0, "ndcg@10": 0.5}])
+    monkeypatch.setattr(script.Profile, "named", lambda *_, **__: profile)
+    monkeypatch.setattr(measure_untrained, "parts_of", lambda *_: (parts, catalogue))
+    monkeypatch.setattr(features, "bi_encoder_scores", lambda pairs, *_: np.arange(len(pairs)))
+    monkeypatch.setattr(script.bi_encoders, "contrastive", contrastive)
+    monkeypatch.setattr(script.bi_encoders, "contrastive_choices", lambda _: looks)
+    # It knows the labels, the first of which is the best.
+    monkeypatch.setattr(script, "cosines", lambda _, pairs, __: -np.array(pairs["label"], float))
+    found = script.measured(18)
+    assert set(found["systems"]) == ROWS
+    asked = {tuple(own["ndcg@10"]) for own in found["systems"].values()}
+    assert len(asked) == 1, "all are asked the same queries"
+    assert set(found["systems"][script.CONTRAST]["ndcg@10"].values()) == {1.0}
+    assert min(found["systems"][script.FREE]["ndcg@10"].values()) < 1
+    assert [own["looks"] for own in found["choices"]] == [looks.to_dict("records")] * 3
+    assert len(taught) == 3 and not set.intersection(*taught)
+
+
+def test_the_taught_encoder_is_asked_with_as_many_tokens_as_the_untrained_one(monkeypatch):
+    class Encoder:
+        max_seq_length = script.TOKENS
+
+    def encode(model, texts):
+        assert model.max_seq_length == script.ASKED == features._MAX_TOKENS
+        return np.array([[len(text), 1.0] for text in texts])
+
+    pairs = pd.DataFrame({"query": ["ab", "c"], "title": ["x", "yy"]})
+    monkeypatch.setattr(script.bi_encoders, "encoder", lambda *_: Encoder())
+    monkeypatch.setattr(script, "product_text", lambda pairs: list(pairs["title"]))
+    monkeypatch.setattr(script.features, "encode", encode)
+    assert script.cosines(None, pairs, None).tolist() == [2 * 1 + 1, 1 * 2 + 1]
+
+
+def test_goals_are_held_against_the_cosine_and_against_the_sum(tmp_path):
+    systems = {}
+    for name in ROWS:
+        order = {f"0: q{n}": 0.5 + 0.1 * (name == script.ADDED) + n / 100 for n in range(4)}
+        systems[name] = {"ndcg@10": order, "random_ndcg@10": dict.fromkeys(order, 0.4)}
+    part = {"seed": 18, "profile": {}, "hardware": {}, "generator": None, "precision": "bf16"}
+    part |= {"systems": systems, "choices": []}
+    (tmp_path / "seed18.json").write_text(json.dumps(part), encoding="utf-8")
+    script.merge(tmp_path, tmp_path / "record.json")
+    record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
+    assert [goal["met"] for goal in record["goals"]] == [False, True]
+    assert record["goals"][1]["value"] == pytest.approx(0.1)
