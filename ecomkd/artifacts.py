@@ -157,7 +157,8 @@ def _make(folder: Path, make: Callable[[Path], None]) -> None:
     working.mkdir(exist_ok=True)
     make(working)
     files = sorted(path for path in working.rglob("*") if path.is_file())
-    manifest = noted(working, [path.relative_to(working).as_posix() for path in files])
+    names = [path.relative_to(working).as_posix() for path in files]
+    manifest = noted(working, [name for name in names if name != MANIFEST])  # of a killed run
     write_text(working / MANIFEST, json.dumps(manifest, indent=1))
     made = working.resolve()
     os.replace(working, folder)
@@ -204,7 +205,7 @@ def _explained(error: Exception, folder: Path) -> OSError | None:
     elif (
         number in _FORBIDDEN
         and isinstance(place, str)
-        and Path(place).resolve().is_relative_to(root.resolve())
+        and (Path(place).resolve().is_relative_to(root.resolve()) or not root.is_dir())
     ):
         said = f"Nothing can be written to {root}: allow it, or {other}"
     else:

@@ -230,7 +230,7 @@ def retrieval(ranked: pd.DataFrame, judged: pd.DataFrame, gains: Mapping) -> dic
     What nobody judged counts as gain 0; `judged@10` says how much of the first ten that concerns.
 
     Args:
-        ranked: columns `query_id`, `product_id`, `score`: what was found, in any order.
+        ranked: columns `query_id`, `product_id`, `score`, in any order; equal scores go by id.
         judged: columns `query_id`, `product_id` and `esci_label` or `grade`.
         gains: label or grade -> gain, 0 or more; relevant is what has half the largest or more.
 
@@ -241,8 +241,8 @@ def retrieval(ranked: pd.DataFrame, judged: pd.DataFrame, gains: Mapping) -> dic
 
     Raises:
         ValueError: a missing column, no query with a relevant product, a label without a gain, a
-            gain below 0 or not finite, a score that is NaN, a product that is ranked or judged
-            twice for a query.
+            gain below 0 or not finite, a score that is NaN or no number, a product that is ranked
+            or judged twice for a query.
 
     Example:
         >>> pairs = [("q1", "p1", "E"), ("q1", "p2", "I")]
@@ -275,8 +275,11 @@ def retrieval(ranked: pd.DataFrame, judged: pd.DataFrame, gains: Mapping) -> dic
         ir_measures.RR(rel=half) @ 10: "mrr@10",
         ir_measures.Judged @ 10: "judged@10",
     }
+    # By rank, for the libraries behind ir-measures order equal scores unlike, and one rounds them.
+    best = ranked.sort_values(["score", "product_id"], ascending=[False, True])
+    rank = best.groupby("query_id").cumcount()
     # As mappings, for ir-measures goes through a frame row by row, once for each library it asks.
-    qrels, run = _by_query(judged, worth), _by_query(ranked, ranked["score"])
+    qrels, run = _by_query(judged, worth), _by_query(best, -1.0 * rank)
     found = ir_measures.iter_calc(list(names), qrels, run)
     values = [(value.query_id, names[value.measure], value.value) for value in found]
     table = pd.DataFrame(values, columns=["query_id", "name", "value"])
@@ -359,6 +362,8 @@ def _check_gains(what: str, labels: pd.Series, gains: Mapping) -> None:
 
 
 def _check_scores(what: str, pairs: pd.DataFrame) -> None:
+    if len(pairs) and not pd.api.types.is_numeric_dtype(pairs["score"]):
+        raise ValueError(f"{what}: score is {pairs['score'].dtype}; give numbers.")
     if pairs["score"].isna().any():
         query, product = pairs.loc[pairs["score"].isna(), ["query_id", "product_id"]].iloc[0]
         raise ValueError(
@@ -384,8 +389,6 @@ def _check_frame(frame: pd.DataFrame, label: str, gains: Mapping) -> None:
         if frame[column].isna().any():
             raise ValueError(f"ranking: row {int(frame[column].isna().argmax())} has no {column}.")
     _check_gains("ranking", frame[label], gains)
-    if not pd.api.types.is_numeric_dtype(frame["score"]):
-        raise ValueError(f"ranking: score is {frame['score'].dtype}; give numbers.")
     _check_scores("ranking", frame)
 
 

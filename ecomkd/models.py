@@ -84,7 +84,8 @@ def build_teacher(
     """A pretrained encoder with a new classification head of `len(labels)` classes.
 
     As a cross-encoder it reads a query and a product in one sequence and gives logits (N, C).
-    The head is drawn from `seed`; the encoder's weights are the checkpoint's.
+    The head is drawn from `seed`, unless the checkpoint has one of as many classes, which stays;
+    the encoder's weights are the checkpoint's.
 
     `gains` (C,), if given, lay the head's rows between the two rows of a warm-up's head, which has
     the classes apart and alike: row c is w_apart + g_c (w_alike - w_apart), and so are the biases.
@@ -249,15 +250,21 @@ def build_narrow_student(
 
     Word embeddings are the teacher's, projected on their first `hidden` principal directions,
     so that what pretraining knows of words is kept; all else is random. Works for BERT, RoBERTa,
-    MPNet and their like.
+    MPNet and their like. Raises ValueError for a width that the teacher does not have.
     """
+    if not 1 <= hidden <= teacher.config.hidden_size:
+        raise ValueError(
+            f"student_width={hidden}: a narrow student has a width from 1 to its teacher's, "
+            f"{teacher.config.hidden_size}."
+        )
+    heads = next(n for n in range(max(1, hidden // 32), 0, -1) if hidden % n == 0)
     config = type(teacher.config).from_dict(
         teacher.config.to_dict()
         | {
             "num_hidden_layers": layers,
             "hidden_size": hidden,
             "intermediate_size": 4 * hidden,
-            "num_attention_heads": max(1, hidden // 32),
+            "num_attention_heads": heads,
         }
     )
     with seeded(seed), torch.no_grad():

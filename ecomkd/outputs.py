@@ -7,9 +7,11 @@ and each file's size and SHA-256.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,6 +24,9 @@ import ecomkd
 from ecomkd.artifacts import MANIFEST, changed, file_digest, noted, write_text
 
 T = TypeVar("T")
+_IN_PLACE = ("run", "score")
+"""The kinds of folders that are written where they lie; others are put together beside and take
+their place whole."""
 
 
 def claim(folder: Path | str, kind: str) -> Path:
@@ -36,6 +41,10 @@ def claim(folder: Path | str, kind: str) -> Path:
     """
     if "\0" in str(folder):
         raise OSError(f"{folder}: the name of a folder holds no NUL; give another name.")
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise OSError(f"{folder}: the name is not UTF-8; give another name.") from None
     given, folder = folder, _resolved(folder)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{given}: a file of this name is there; give another folder.")
@@ -44,18 +53,24 @@ def claim(folder: Path | str, kind: str) -> Path:
             f"{given}: the folder that you work in, or one above it, is not replaced; "
             "give a new folder."
         )
+    if kind not in _IN_PLACE and os.path.ismount(folder):
+        raise OSError(
+            f"{given}: a disk or volume is mounted there, and {_by(kind)} replaces its folder as a "
+            "whole; give a folder inside it."
+        )
     strange = _stranger(folder, kind)
     if strange is not None:
         raise FileExistsError(
             f"{given}: {_by(kind)} did not write {strange}, and deletes nothing of yours; "
             "give a new folder, or move it away."
         )
+    there = [folder] if folder.exists() else []
+    # `run` needs its folder alone; all others put something beside it.
+    beside = [] if there and kind == "run" else [folder.parent]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".ecomkd-"):
-            pass
-        if folder.exists():
-            with tempfile.TemporaryDirectory(dir=folder, prefix=".ecomkd-"):
+        for place in (*beside, *there):
+            with tempfile.TemporaryDirectory(dir=place, prefix=".ecomkd-"):
                 pass
     except OSError as error:
         raise PermissionError(
@@ -262,9 +277,20 @@ def replaced(folder: Path | str, kind: str) -> Iterator[Path]:
             old = Path(room) / "old"
             try:
                 if folder.exists():
-                    os.replace(folder, old)
+                    _aside(folder, old)
                 os.replace(working, folder)
             except BaseException:
                 if old.exists() and not folder.exists():
                     os.replace(old, folder)
                 raise
+
+
+def _aside(folder: Path, old: Path) -> None:
+    """Move a folder, by copying where it lies in a layer of an image, which nothing renames."""
+    try:
+        os.replace(folder, old)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.copytree(folder, old, symlinks=True)
+        shutil.rmtree(folder)

@@ -142,7 +142,7 @@ def arguments(
         output_dir=str(folder / "checkpoints"),
         max_steps=steps,
         learning_rate=learning_rate,
-        warmup_steps=max(1, steps // 10),
+        warmup_steps=max(1, steps // 10) if steps > 1 else 0,  # else a single step had rate 0
         lr_scheduler_type="linear",
         weight_decay=0.01,
         per_device_train_batch_size=profile.batch_size // processes,
@@ -203,7 +203,9 @@ def run_to_end(trainer: Trainer, folder: Path) -> list[dict]:
 
 
 def _drop_unfinished(folder: Path) -> None:
-    # The Trainer writes trainer_state.json last: a checkpoint without it was cut short.
+    # The Trainer writes trainer_state.json last: a checkpoint without a whole one was cut short.
     for path in folder.glob("checkpoint-*"):
-        if not (path / "trainer_state.json").exists():
+        try:
+            json.loads((path / "trainer_state.json").read_bytes())
+        except (FileNotFoundError, ValueError):
             shutil.rmtree(path)

@@ -16,7 +16,7 @@ from filelock import FileLock
 from safetensors import SafetensorError
 
 from ecomkd import artifacts
-from ecomkd.artifacts import stage, write_text
+from ecomkd.artifacts import digest, stage, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -299,3 +299,38 @@ def test_a_text_that_cannot_be_written_leaves_the_old_one_alone(tmp_path, monkey
         write_text(tmp_path / "text", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["text"]
     assert (tmp_path / "text").read_text() == "old"
+
+
+def test_the_manifest_of_a_killed_run_is_no_file_of_the_artefact(tmp_path):
+    """A run may be killed after it has written the manifest, and before the rename."""
+    key = f"thing-{digest('thing', 1, 1)}"
+    working = tmp_path / f".{key}.partial"
+    working.mkdir()
+    (working / "manifest.json").write_text("{}")
+    made = []
+
+    def make(folder):
+        made.append(folder)
+        (folder / "file").write_text("whole")
+
+    assert stage("thing", [1], make, tmp_path) == tmp_path / key
+    artifacts._DIGESTS.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stage("thing", [1], make, tmp_path)
+    assert len(made) == 1
+
+
+def test_a_forbidden_folder_above_that_of_artefacts_is_told_of_too(tmp_path, monkeypatch):
+    root = tmp_path / "shared" / "mine"
+
+    def mkdir(path, *arguments, **options):
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "shared"))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError) as told:
+        patch.setattr(artifacts.Path, "mkdir", mkdir)
+        stage("thing", [1], lambda folder: None, root)
+    assert told.value.strerror == (
+        f"Nothing can be written to {root}: allow it, or set ECOMKD_ARTIFACTS to a folder that you "
+        "can write to"
+    )

@@ -15,11 +15,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments, get_scheduler
 from transformers.trainer_utils import sort_checkpoints
 
 from ecomkd import distill, features, losses, models
 from ecomkd.relevance import judge, stages
+from ecomkd.trainer import _drop_unfinished
+from ecomkd.trainer import arguments as as_trained
 
 TOKENIZER = tiny_models.tokenizer()
 LENGTH = 32
@@ -751,3 +753,27 @@ def test_a_student_starts_where_its_teacher_started(tmp_path, monkeypatch):
     }
     assert len(folders) == 1
     assert [path.name.split("-")[0] for path in profile.artifacts.iterdir()].count("warmed") == 1
+
+
+def test_a_checkpoint_whose_state_was_cut_short_is_dropped(tmp_path):
+    """A full disk may leave an empty file, or a part of one."""
+    for number, state in ((2, '{"epoch": 1.0}'), (4, '{"epoch": 1.0, "glob'), (6, "")):
+        (tmp_path / f"checkpoint-{number}").mkdir()
+        (tmp_path / f"checkpoint-{number}" / "trainer_state.json").write_text(state)
+    (tmp_path / "checkpoint-8").mkdir()
+    _drop_unfinished(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 20])
+def test_a_training_of_any_length_has_a_step_with_a_rate(tmp_path, steps):
+    args = as_trained(tiny_models.profile(tmp_path), tmp_path, steps, 1e-3)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+    warm = args.get_warmup_steps(steps)
+    plan = get_scheduler(args.lr_scheduler_type, optimizer, warm, num_training_steps=steps)
+    rates = []
+    for _ in range(steps):
+        rates += plan.get_last_lr()
+        optimizer.step()
+        plan.step()
+    assert max(rates) == pytest.approx(1e-3)

@@ -323,3 +323,20 @@ def test_a_fold_in_which_no_order_can_be_judged_is_told():
     (told,) = running._on_folds(many, parts)
     assert "the report goes by classes alone" in told
     assert not running._on_folds(many, parts[:1]) and not running._on_folds(few, parts)
+
+
+def test_folds_that_a_later_seed_draws_are_refused_before_any_work(tmp_path, monkeypatch):
+    rows = ["query_id,product_id,query,product_title,esci_label,split"]
+    for number in range(9):
+        split = ("test", "validation")[number] if number < 2 else "train"
+        for product in range(3):
+            label = "E" if number < 4 and product == 0 else "I"
+            rows.append(f"q{number},p{product},query {number},title {product},{label},{split}")
+    (tmp_path / "judgments.csv").write_text("\n".join(rows))
+    profile = Profile.named("smoke", artifacts=tmp_path / "artifacts")
+    monkeypatch.setattr(running, "trained", lambda *_: pytest.fail("the work had begun"))
+    with (
+        pytest.warns(UserWarning),
+        pytest.raises(DataError, match="of the 3 that were drawn with seed 19"),
+    ):
+        running.run(tmp_path, profile, [18, 19], tmp_path / "out", "ecomkd run", folds=3)

@@ -387,3 +387,11 @@ def test_data_without_the_split_are_refused(checkpoint, shop, tmp_path, capsys, 
     status, _, err = tried(command(checkpoint, tmp_path / "untested.csv"), capsys)
     assert status == 1
     assert err.startswith("ecomkd: ") and "test" in err
+
+
+def test_a_folder_without_a_classifier_is_told_as_such(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no classifier in it; give the folder"):
+        gating.stated_length(tmp_path)
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(ValueError, match="give --max-length"):
+        gating.stated_length(tmp_path)

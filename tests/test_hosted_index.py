@@ -330,3 +330,26 @@ def test_no_answer_of_a_catalogue_in_a_store_is_kept(parts, tmp_path, capsys):
 )  # fmt: skip
 def test_a_field_is_a_number_or_a_text_or_nothing(value, kind, kept):
     assert catalogue_module.plain_field(value, kind) == kept
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "scheme", "told"),
+    [("ti\0tle", "", "'p11' holds a NUL"), ("t" * 65_536, "milvus://x", "'p11' .* 65,535 bytes")],
+)
+def test_a_product_that_the_store_refuses_is_told_before_any_work(
+    tmp_path, monkeypatch, spoilt, scheme, told
+):
+    rows = ["query_id,product_id,query,product_title,esci_label"]
+    rows += [f"q{n // 2},p{n},query {n // 2},title {n},{'EI'[n % 2]}" for n in range(12)]
+    rows[-1] = rows[-1].replace("title", spoilt)
+    (tmp_path / "judgments.csv").write_text("\n".join(rows))
+    monkeypatch.setattr(index.hosted, "tried", lambda *_: None)
+    monkeypatch.setattr(
+        index.mining, "with_unlabelled", lambda *_: pytest.fail("the work had begun")
+    )
+    profile, place = tiny_models.profile(tmp_path / "artifacts"), scheme or str(tmp_path / "lance")
+    with (
+        pytest.warns(UserWarning, match="too few to conclude"),
+        pytest.raises(ValueError, match=told),
+    ):
+        search.build(tmp_path / "judgments.csv", profile, tmp_path / "out", store=place)

@@ -362,3 +362,18 @@ def test_the_environment_sets_the_precision_of_all_chapters(monkeypatch):
     assert Profile.named("book").precision == "auto"
     monkeypatch.setenv("ECOMKD_PRECISION", "int4")
     assert "choose auto, fp32, bf16 or fp16" in message(runtime.precision, Profile.named("book"))
+
+
+@pytest.mark.parametrize(("hidden", "heads"), [(96, 3), (100, 2), (8, 1), (127, 1)])
+def test_the_heads_of_a_narrow_student_divide_its_width(hidden, heads):
+    student = models.build_narrow_student(tiny_models.bert(hidden=128), hidden, 1)
+    assert student.config.num_attention_heads == heads
+
+
+@pytest.mark.parametrize("hidden", [0, 33])
+def test_a_narrow_student_is_no_wider_than_its_teacher(hidden):
+    with pytest.raises(ValueError) as error:
+        models.build_narrow_student(tiny_models.bert(), hidden)
+    assert str(error.value) == (
+        f"student_width={hidden}: a narrow student has a width from 1 to its teacher's, 32."
+    )

@@ -1,8 +1,11 @@
 """Folders that a command writes: nothing of a user's is deleted, and damage is named."""
 
+import errno
 import json
 import os
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -232,3 +235,50 @@ def test_a_folder_without_a_manifest_or_of_another_kind_is_named(tmp_path):
     )
     with pytest.raises(ValueError, match="`ecomkd run` wrote this folder"):
         outputs.read(tmp_path, "index")
+
+
+def test_a_mounted_volume_is_refused_before_any_work(tmp_path, monkeypatch):
+    (tmp_path / "volume").mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: os.fspath(path).endswith("volume"))
+    with pytest.raises(OSError, match=r"mounted there, .* give a folder inside it"):
+        outputs.claim(tmp_path / "volume", "index")
+    for kind in ("run", "score"):  # which write into the folder that is there
+        assert outputs.claim(tmp_path / "volume", kind) == tmp_path / "volume"
+    assert outputs.claim(tmp_path / "volume" / "search", "index")
+
+
+def test_a_folder_that_cannot_be_renamed_is_replaced_too(tmp_path, monkeypatch):
+    out, replace = written(tmp_path / "out", a="1"), os.replace
+
+    def crossing(source, target):
+        if Path(source).name == "out":
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        replace(source, target)
+
+    monkeypatch.setattr(outputs.os, "replace", crossing)
+    written(out, a="2")
+    assert (out / "a").read_text() == "2"
+    assert outputs.check(out, "index")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.lock", "out"]
+
+
+def test_a_run_needs_its_own_folder_alone(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    made = tempfile.TemporaryDirectory
+
+    def read_only(dir, prefix):
+        if dir == tmp_path:
+            raise OSError(30, "Read-only file system")
+        return made(dir=dir, prefix=prefix)
+
+    monkeypatch.setattr(outputs.tempfile, "TemporaryDirectory", read_only)
+    assert outputs.claim(tmp_path / "out", "run") == tmp_path / "out"
+    for kind, name in (("run", "new"), ("index", "out")):
+        with pytest.raises(PermissionError, match="Read-only file system"):
+            outputs.claim(tmp_path / name, kind)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_not_utf8_is_refused_before_any_work(tmp_path):
+    with pytest.raises(OSError, match="the name is not UTF-8; give another name"):
+        outputs.claim(tmp_path / os.fsdecode(b"m\xf6bel"), "index")

@@ -518,3 +518,13 @@ def test_a_prior_is_chosen_where_few_of_many_users_still_come(student, monkeypat
     monkeypatch.setattr(recommend.tuning, "ASKED", 2)
     shelf = on(student, student.items.baskets.validation_start)
     assert set(recommend.tuned_prior(shelf, 5)[1]) == set(recommend.PRIORS)
+
+
+def test_a_stray_late_date_is_hinted_at(tmp_path):
+    days = pd.date_range("2025-01-01", periods=120).strftime("%Y-%m-%d")
+    rows = [f"u{user},i{user},{day}" for day in days for user in range(3)]
+    text = "\n".join(["user_id,item_id,time", *rows, "u1,i1,9999-12-31"])
+    (tmp_path / "purchases.csv").write_text(text)
+    found = purchases.load(tmp_path)
+    with pytest.raises(DataError, match="a stray late date"):
+        run._cautions(*found)

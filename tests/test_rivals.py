@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import tiny_models
+from datasets import ClassLabel
 from test_run import judgments, shop
 
 from ecomkd import features
@@ -71,3 +72,13 @@ def test_the_sum_with_the_teacher_ranks_as_well_as_its_best_signal(shoes):
         for name, scores in found.items()
     }
     assert quality[TEACHER_SUM]["ndcg@10"] > quality[UNTRAINED_SUM]["ndcg@10"]
+
+
+@pytest.mark.parametrize("names", [["bad", "good"], ["0", "1"]])
+def test_pairs_of_two_classes_have_an_order_too(names):
+    pairs = tiny_models.pairs(8)
+    labels = [0, 1, 0, 0, 1, 0, 0, 0]
+    pairs = pairs.remove_columns("label").add_column("label", labels)
+    pairs = pairs.cast_column("label", ClassLabel(names=names))
+    found = judge.evaluate(pairs, np.eye(2)[labels])
+    assert found["ranking"]["ndcg@10"] == found["ranking"]["mrr"] == 1.0

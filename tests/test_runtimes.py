@@ -251,3 +251,13 @@ def test_what_is_chosen(ort, openvino, expected):
 def test_classes_alone_decide_where_no_order_can_be_judged():
     table = measured(**FP32, onnxruntime_int8=(3.0, 9.0, 0.1)).drop(columns="ndcg@10_loss")
     assert winner(table, max_loss=0.5) == VARIANTS[1]
+
+
+def test_without_the_float_file_no_loss_is_told(exported, pairs, tmp_path):
+    folder = tmp_path / "int8 alone"
+    TOKENIZER.save_pretrained(folder)
+    (folder / "model.int8.onnx").write_bytes((exported / "model.int8.onnx").read_bytes())
+    found = like_for_like({"model": folder}, pairs, LENGTH)
+    assert {key[1:3] for key in found.index} == {("onnxruntime", "int8")}
+    assert found[["macro_f1_loss", "ndcg@10_loss"]].isna().all(axis=None)
+    assert winner(found, 100.0) is None

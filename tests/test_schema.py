@@ -2,6 +2,7 @@
 
 import csv
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ecomkd.data import schema
 from ecomkd.data.contract import order_by_hash
 from ecomkd.data.schema import (
     GAINS,
@@ -315,3 +317,14 @@ def test_real_esci_sample(tmp_path):
     assert tables.report["duplicates_merged"] == 1
     assert tables.report["pairs"]["test"] == 351
     assert set(to_dataset(tables)["test"]["product_locale"]) == {"us"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_path_that_is_not_utf8_is_refused_at_once(tmp_path):
+    folder = tmp_path / os.fsdecode(b"m\xf6bel")
+    folder.mkdir()
+    rows = ["query_id,product_id,query,product_title,esci_label"]
+    rows += [f"q{n // 2},p{n},query {n // 2},title {n},{'EI'[n % 2]}" for n in range(12)]
+    (folder / "judgments.csv").write_text("\n".join(rows))
+    with pytest.raises(DataError, match="the path is not UTF-8; rename"):
+        schema.check(folder)

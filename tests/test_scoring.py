@@ -586,3 +586,12 @@ def test_a_cluster_that_is_not_there_is_told_before_any_training(
     assert cli.main(call) == 1
     assert "127.0.0.1:1: no Ray cluster answers" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_csv_file_of_pairs_is_told_to_be_parquet(tmp_path):
+    (tmp_path / "pairs.csv").write_text("query,product_title\na,b\n")
+    with (
+        pytest.raises(DataError, match="write it as Parquet"),
+        engines.opened(tmp_path / "pairs.csv"),
+    ):
+        pass

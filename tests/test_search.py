@@ -553,3 +553,25 @@ def test_an_index_with_the_teacher_gives_what_the_teacher_gives(smoke, folders, 
 def test_load_names_what_is_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no engine\.json in it"):
         search.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("other", "more", "first"),
+    [("a", 0.0, False), ("z", 0.0, True), ("a", 1e-9, True), ("z", 1e-9, True)],
+)
+def test_all_measures_of_a_list_see_one_order(other, more, first):
+    """Equal scores go by product_id, and scores that are nearly equal are not equal."""
+    judged = pd.DataFrame({"query_id": "q", "product_id": ["p"], "esci_label": "E"})
+    rows = [("q", other, 1.0), ("q", "p", 1.0 + more)]
+    for given in (rows, rows[::-1]):
+        found = pd.DataFrame(given, columns=["query_id", "product_id", "score"])
+        values = metrics.retrieval(found, judged, GAINS)
+        assert values["mrr@10"] == (1.0 if first else 0.5)
+        assert values["ndcg@10"] == pytest.approx(1.0 if first else 0.6309, abs=1e-4)
+
+
+def test_retrieval_refuses_scores_that_are_texts():
+    judged = pd.DataFrame({"query_id": "q", "product_id": ["p"], "esci_label": "E"})
+    found = pd.DataFrame({"query_id": "q", "product_id": ["p"], "score": ["1.0"]})
+    with pytest.raises(ValueError, match="give numbers"):
+        metrics.retrieval(found, judged, GAINS)

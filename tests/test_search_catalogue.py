@@ -215,3 +215,8 @@ def test_a_folder_written_anew_is_taken_while_clients_ask(tmp_path):
     for version, found in answers.items():
         assert {len(hits) for hits in found} == {expected[version]}
         assert len(set(map(tuple, found))) == 1
+
+
+def test_a_text_of_bytes_is_a_text():
+    assert catalogue.plain_field("Öl & Co".encode(), "text") == "Öl & Co"
+    assert catalogue.plain_field(b"", "text") in (None, "")

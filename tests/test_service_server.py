@@ -242,3 +242,8 @@ def test_a_service_loads_little():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_query(tmp_path):
+    (tmp_path / "queries.txt").write_text("\ufeff" + "red mug\n" * 100, encoding="utf-8")
+    assert set(read_queries(tmp_path / "queries.txt")) == {"red mug"}

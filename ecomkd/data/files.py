@@ -138,6 +138,10 @@ class TableFile:
 
     def __init__(self, path: Path, names: Sequence[str] = ()):
         """`names` are those that a table of another kind than judged pairs may have."""
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise DataError(f"{path}: the path is not UTF-8; rename the folder or file.") from None
         self.path, self._known = path, set(names) or _NAMES
         self._example = names or _EXAMPLE
         self.rows = 0  # in the batches before the one that is being read

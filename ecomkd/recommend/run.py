@@ -130,7 +130,7 @@ def _cautions(baskets: Baskets, has_texts: bool) -> list[str]:
         if not asked:
             raise DataError(
                 f"nobody who bought before day {start} buys in the {HORIZON} days after it, which "
-                f"{when}: give purchases of people who come back."
+                f"{when}: give purchases of people who come back, or take out a stray late date."
             )
     notes = []
     if asked < LEAST_USERS:

@@ -128,10 +128,10 @@ def low_rank(
 ) -> Path:
     """The folder of a teacher of which only a low-rank correction was trained, and the head.
 
-    It starts where `teacher` does and loads like any teacher: the correction is added to the
-    weights (see `models.build_low_rank`). What was trained is kept beside it, in `adapter`. The
-    learning rate is its own, about ten times that of fine-tuning: a correction starts at zero, and
-    a step of Adam moves it by little.
+    It starts where `teacher` does, but for `spread_head`: its head is drawn. It loads like any
+    teacher: the correction is added to the weights (see `models.build_low_rank`). What was trained
+    is kept beside it, in `adapter`. The learning rate is its own, about ten times that of
+    fine-tuning: a correction starts at zero, and a step of Adam moves it by little.
 
     Raises as `models.build_low_rank` does.
     """

@@ -124,6 +124,11 @@ def stated_length(model: Path) -> int:
     try:
         length = json.loads(path.read_text(encoding="utf-8"))["max_length"]
     except FileNotFoundError:
+        if not any([*model.glob("*.safetensors"), *model.glob("*.onnx")]):
+            raise FileNotFoundError(
+                f"{model}: there is no classifier in it; give the folder of one, such as the "
+                "student/ that `ecomkd run` wrote."
+            ) from None
         raise ValueError(
             f"{model}: nothing in it says at how many tokens a pair is cut; give --max-length, the "
             "number that it was trained with."

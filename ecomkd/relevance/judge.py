@@ -46,14 +46,12 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 def frame(pairs: Dataset, scores: np.ndarray) -> pd.DataFrame:
     """What `metrics.ranking` reads: ids, label or grade, and the score of each pair."""
-    names = pairs.features["label"].names
-    graded = names != list(GAINS)
-    labels = [names[label] for label in pairs["label"]]
+    known = list(gains(pairs))
     return pd.DataFrame(
         {
             "query_id": pairs["query_id"],
             "product_id": pairs["product_id"],
-            "grade" if graded else "esci_label": [int(x) for x in labels] if graded else labels,
+            "esci_label" if known == list(GAINS) else "grade": [known[x] for x in pairs["label"]],
             "score": scores,
         }
     )

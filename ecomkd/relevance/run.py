@@ -321,6 +321,9 @@ def run(
         for name in ("lightgbm", "onnx", "bm25s"):
             import_module(name)
     _agree(source, replace(profile, seed=seeds[0]), folds)
+    if isinstance(folds, int):  # else a later seed's could be refused after hours of training
+        for seed in seeds:
+            divided(sources.load(source, replace(profile, seed=seed)), folds, seed)
     machine = bench.hardware() | {"precision": runtime.precision(profile)}
     written: list[str] = []
 

@@ -116,7 +116,8 @@ def like_for_like(
                     logits = np.concatenate([classifier(**batch) for batch in batches])
                     found = judge.quality(pairs, logits)
                     del found["quality"]
-                    origin = rows.get((name, *VARIANTS[0][:2], 1), found)
+                    first, unknown = (name, *VARIANTS[0][:2], 1), dict.fromkeys(found, np.nan)
+                    origin = found if key == first else rows.get(first, unknown)
                     lost = {f"{of}_loss": 100 * (origin[of] - found[of]) for of in found}
                     megabytes = bench.model_size(path)["bytes"] / 1e6
                     rows[key] = {"megabytes": megabytes, **found, **lost}
@@ -135,7 +136,7 @@ def _files(folder: Path, scratch: Path) -> Iterator[tuple[Variant, Path]]:
     """The variants that can run, each with its file; OpenVINO's is made where it is not there."""
     for variant in available():
         path = folder / variant.file
-        if variant.file == INT8_WEIGHTS and not path.is_file():
+        if variant.file == INT8_WEIGHTS and not path.is_file() and (folder / FP32).is_file():
             path = scratch / variant.file
             made(export.quantize_weights, folder / FP32, path)
         if path.is_file():

@@ -64,7 +64,9 @@ def opened(file: Path) -> Iterator[pq.ParquetFile]:
     except (FileNotFoundError, PermissionError):
         raise
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file}: not a whole Parquet file; write or copy it again.") from error
+        raise DataError(
+            f"{file}: not a whole Parquet file; write it as Parquet, or copy it again."
+        ) from error
     with found:
         yield found
 

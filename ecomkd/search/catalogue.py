@@ -128,7 +128,8 @@ def plain_field(value, kind: str) -> str | float | None:
     if value is None or value != value or (isinstance(value, str) and not value.strip()):
         return None
     if kind == "text":
-        return str(value)
+        # Some programs write texts to Parquet as bytes.
+        return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
     number = float(value)
     return number if math.isfinite(number) else None
 

@@ -280,6 +280,25 @@ def _is_number(value) -> bool:
     return value is None or isinstance(value, (int, float, Decimal))
 
 
+def _fits(source: str | Path, catalogue: Dataset, fields: Sequence[str], store: str) -> None:
+    """Refuse, before any work, a product that the store would refuse at the end of it."""
+    longest = 65_535 if store.startswith("milvus") else None  # bytes, as in `milvus`
+    for rows in catalogue.iter(_PART):
+        told = [rows["product_title"], sources.product_text(rows), *(rows[one] for one in fields)]
+        for own, *values in zip(rows["product_id"], *told, strict=True):
+            for text in (own, *(value for value in values if isinstance(value, str))):
+                if "\0" in text:
+                    raise ValueError(
+                        f"{source}: product {own!r:.60} holds a NUL, which no store takes; delete "
+                        "it."
+                    )
+                if longest is not None and len(text.encode()) > longest:
+                    raise ValueError(
+                        f"{source}: product {own!r:.60} has a text of more than the {longest:,} "
+                        "bytes that Milvus takes; shorten it."
+                    )
+
+
 def build(
     source: str | Path,
     profile: Profile,
@@ -323,6 +342,8 @@ def build(
                 f"{source}: the column {name!r} holds lists or objects, and a field is one number "
                 "or text of a product: write it as a text, or leave it out of the fields."
             )
+    if store is not None:
+        _fits(source, catalogue, fields, store)
     if vectors_of is not features.in_turn:
         mining.catalogue_vectors(catalogue, profile, vectors_of)  # kept: all that mines finds them
     data = mining.with_unlabelled(sources.load(source, profile), catalogue, profile)

@@ -43,7 +43,7 @@ def read_queries(path: Path | str) -> list[str]:
     Raises ValueError that names the file for other bytes, or for fewer than 100 queries.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 at byte {error.start}: save it as UTF-8.") from error
     found = [line for line in lines if line.strip()]
