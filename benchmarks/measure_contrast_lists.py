@@ -7,8 +7,9 @@ needs ECOMKD_REAL_DATA with `esci_150`, whose queries are each tested once, in f
 encoder is that of `bi_encoders.contrastive`, with the book's settings: lower layers still, six
 looks at validation at each of two rates, of which the best is kept, and the pretrained encoder
 where none is better. It learns from the first 96 tokens of a text, as the teachers of
-`whole_lists` do, and is asked with 256, as the untrained encoder is. It stands alone and added to
-words, with weights from validation. A run that is started again goes on where it stopped.
+`whole_lists` do, and is chosen by them; it is asked with 256, as the untrained encoder is. It
+stands alone and added to words, with weights from validation, where it is asked with 256 as well.
+A run that is started again goes on where it stopped.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ days. What counts is counted up to the test days, so that the rows that end in "
 up to them as well, with all that was chosen before but for the checkpoint. A run that is started
 again finds its networks among the artefacts.
 
-In the record the rows of TIFU-kNN, their settings and edges are of a later run, alone, after
-`recommend.tifu_knn` had been mended; their waits are of before, and no difference by user is with
-them.
+In the record the rows of TIFU-kNN, with their settings and edges, come from a later run of these
+rows alone, after `recommend.tifu_knn` had been mended. Their waits are those of the first run, and
+the record lacks the differences, user by user, between other rows and these.
 """
 
 from __future__ import annotations

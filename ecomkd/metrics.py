@@ -374,7 +374,10 @@ def _check_scores(what: str, pairs: pd.DataFrame) -> None:
 def _check_once(what: str, pairs: pd.DataFrame, *further: str) -> None:
     for column in (needed := ("query_id", "product_id", *further)):
         if column not in pairs:
-            raise ValueError(f"{what}: no column {column!r}; it needs {', '.join(needed)}.")
+            names = ", ".join(needed).replace("esci_label", "esci_label (or grade)")
+            raise ValueError(f"{what}: no column {column!r}; it needs {names}.")
+        if column not in further and (gone := pairs[column].isna()).any():
+            raise ValueError(f"{what}: row {int(gone.argmax())} has no {column}.")
     twice = pairs.duplicated(["query_id", "product_id"])
     if twice.any():
         query, product = pairs.loc[twice, ["query_id", "product_id"]].iloc[0]
@@ -385,9 +388,6 @@ def _check_frame(frame: pd.DataFrame, label: str, gains: Mapping) -> None:
     _check_once("ranking", frame, label, "score")
     if frame.empty:
         raise ValueError("ranking: the frame has no rows; give at least one judged pair.")
-    for column in ("query_id", "product_id"):
-        if frame[column].isna().any():
-            raise ValueError(f"ranking: row {int(frame[column].isna().argmax())} has no {column}.")
     _check_gains("ranking", frame[label], gains)
     _check_scores("ranking", frame)
 

@@ -250,7 +250,7 @@ def build_narrow_student(
 
     Word embeddings are the teacher's, projected on their first `hidden` principal directions,
     so that what pretraining knows of words is kept; all else is random. Works for BERT, RoBERTa,
-    MPNet and their like. Raises ValueError for a width that the teacher does not have.
+    MPNet and their like. Raises ValueError for a width below 1 or above the teacher's.
     """
     if not 1 <= hidden <= teacher.config.hidden_size:
         raise ValueError(

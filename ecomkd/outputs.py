@@ -41,11 +41,11 @@ def claim(folder: Path | str, kind: str) -> Path:
     """
     if "\0" in str(folder):
         raise OSError(f"{folder}: the name of a folder holds no NUL; give another name.")
+    given, folder = folder, _resolved(folder)
     try:
         str(folder).encode()
     except UnicodeEncodeError:
         raise OSError(f"{folder}: the name is not UTF-8; give another name.") from None
-    given, folder = folder, _resolved(folder)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{given}: a file of this name is there; give another folder.")
     if folder in (Path.cwd(), *Path.cwd().parents):
@@ -67,6 +67,7 @@ def claim(folder: Path | str, kind: str) -> Path:
     there = [folder] if folder.exists() else []
     # `run` needs its folder alone; all others put something beside it.
     beside = [] if there and kind == "run" else [folder.parent]
+    place = folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         for place in (*beside, *there):
@@ -74,8 +75,9 @@ def claim(folder: Path | str, kind: str) -> Path:
                 pass
     except OSError as error:
         raise PermissionError(
-            f"{given}: nothing can be written there ({error.strerror or error}); "
-            "give another folder."
+            f"{given}: nothing can be written "
+            f"{'beside it' if there and place != folder else 'there'} "
+            f"({error.strerror or error}); give another folder."
         ) from error
     return folder
 

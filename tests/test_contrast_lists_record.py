@@ -1,6 +1,7 @@
 """A bi-encoder that labels teach by contrast on whole lists: what is compared, on tiny data."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ from test_run import judgments, shop
 
 import measure_contrast_lists as script
 import measure_untrained
-from ecomkd import features
+from ecomkd import features, models
 from ecomkd.config import Profile
 from ecomkd.data import sources
 from ecomkd.data.folds import divided
@@ -46,6 +47,11 @@ def test_the_taught_cosine_takes_the_place_of_the_untrained_one(tmp_path, monkey
     assert len(asked) == 1, "all are asked the same queries"
     assert set(found["systems"][script.CONTRAST]["ndcg@10"].values()) == {1.0}
     assert min(found["systems"][script.FREE]["ndcg@10"].values()) < 1
+    taught_sum, free_sum = (
+        sum(found["systems"][name]["ndcg@10"].values())
+        for name in (script.ADDED, script.UNTRAINED_SUM)
+    )
+    assert taught_sum > free_sum
     assert [own["looks"] for own in found["choices"]] == [looks.to_dict("records")] * 3
     assert len(taught) == 3 and not set.intersection(*taught)
 
@@ -55,7 +61,9 @@ def test_the_taught_encoder_is_asked_with_as_many_tokens_as_the_untrained_one(mo
         max_seq_length = script.TOKENS
 
     def encode(model, texts):
-        assert model.max_seq_length == script.ASKED == features._MAX_TOKENS
+        told = Path(models.checkpoint("minilm")) / "sentence_bert_config.json"
+        untrained = json.loads(told.read_text(encoding="utf-8"))["max_seq_length"]
+        assert model.max_seq_length == script.ASKED == untrained
         return np.array([[len(text), 1.0] for text in texts])
 
     pairs = pd.DataFrame({"query": ["ab", "c"], "title": ["x", "yy"]})

@@ -140,6 +140,9 @@ def test_recommend_shows_the_best_ten_in_order(state, shelf):
 def test_blocks_give_what_sorting_all_gives(size, depth):
     scores = np.random.default_rng(size).standard_normal(size).astype(np.float32)
     assert np.array_equal(live.highest(scores, depth), np.argsort(-scores)[:depth])
+    level = np.random.default_rng(0).integers(0, 3, size).astype(np.float32)
+    first = np.argsort(-level, kind="stable")[:depth]
+    assert np.array_equal(live.highest(level, depth), first), "of equals the first"
     few = np.full(size, -np.inf, np.float32)
     few[[7, 200]] = 1.0, 0.5
     assert live.highest(few, depth).tolist() == [7, 200][:depth]

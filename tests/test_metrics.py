@@ -292,6 +292,8 @@ BAD_FRAMES = {
     "neither": (PAIR.drop(columns="esci_label"), "no column 'esci_label'"),
     "no rows": (PAIR.iloc[:0], "no rows"),
     "no query": (PAIR.assign(query_id=["q", None]), "row 1 has no query_id"),
+    "no query twice": (PAIR.assign(query_id=None, product_id="p"), "row 0 has no query_id"),
+    "no score": (PAIR.drop(columns=["score", "esci_label"]), "esci_label \\(or grade\\), score"),
     "no product": (PAIR.assign(product_id=[None, "p"]), "row 0 has no product_id"),
 }
 

@@ -273,12 +273,16 @@ def test_a_run_needs_its_own_folder_alone(tmp_path, monkeypatch):
 
     monkeypatch.setattr(outputs.tempfile, "TemporaryDirectory", read_only)
     assert outputs.claim(tmp_path / "out", "run") == tmp_path / "out"
-    for kind, name in (("run", "new"), ("index", "out")):
-        with pytest.raises(PermissionError, match="Read-only file system"):
+    for kind, name, where in (("run", "new", "there"), ("index", "out", "beside it")):
+        with pytest.raises(PermissionError, match=rf"written {where} \(Read-only file system"):
             outputs.claim(tmp_path / name, kind)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
-def test_a_name_that_is_not_utf8_is_refused_before_any_work(tmp_path):
+def test_a_name_that_is_not_utf8_is_refused_before_any_work(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="the name is not UTF-8; give another name"):
         outputs.claim(tmp_path / os.fsdecode(b"m\xf6bel"), "index")
+    (tmp_path / os.fsdecode(b"m\xf6bel")).mkdir()
+    monkeypatch.chdir(tmp_path / os.fsdecode(b"m\xf6bel"))
+    with pytest.raises(OSError, match="the name is not UTF-8; give another name"):
+        outputs.claim("out", "index")

@@ -115,6 +115,13 @@ def test_who_has_bought_nothing_yet_is_no_neighbour():
     assert set(found[0, :2]) == {2, 3}, "e and f, not what sells"
 
 
+def test_of_equally_near_users_the_first_ones_are_neighbours():
+    far = [(user, "abcdef"[user % 3 + 1], 0) for user in range(1, 400)]
+    baskets = shop([(0, "a", 0), *far])
+    found = recommend.tifu_knn(baskets, 50, neighbours=1, share=0.0)(np.array([0]), True)
+    assert found[0, 0] == 2, "what user 1 has bought"
+
+
 def test_the_own_frequency_and_the_neighbours_add_up(two_groups):
     own = recommend.tifu_knn(two_groups, DAY, 2, share=1.0)(np.array([0]), False)[0]
     assert set(own[:2]) == {0, 1}

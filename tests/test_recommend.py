@@ -97,6 +97,8 @@ def test_of_many_equals_the_first_ones_are_the_best():
     scores = np.random.default_rng(0).integers(0, 4, (200, 60))
     stable = np.argsort(-scores, axis=1, kind="stable")[:, :10]
     assert np.array_equal(recommend.best(scores), stable)
+    nothing = np.array([[np.nan, np.nan, 1.0, 2.0]])
+    assert recommend.best(nothing, depth=3)[0].tolist() == [3, 2, 0], "no number comes last"
 
 
 def test_recall_ndcg_and_repeats_by_hand(baskets):

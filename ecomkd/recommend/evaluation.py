@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from ecomkd import metrics
+from ecomkd import metrics, ranks
 from ecomkd.data.baskets import Baskets
 from ecomkd.recommend.purchases import buyers_of, first_sold, history, targets
 
@@ -128,14 +128,7 @@ def best(
     if without is not None:
         scores = np.array(scores, np.float32)
         scores[without.nonzero()] = -np.inf
-    rows = np.empty((len(scores), depth), int)
-    for row, own in enumerate(-scores):
-        # A partition alone leaves it to the processor which of equals are in.
-        last = np.partition(own, depth - 1)[depth - 1]
-        above, level = np.flatnonzero(own < last), np.flatnonzero(own == last)
-        above = above[np.argsort(own[above], kind="stable")]
-        rows[row] = np.concatenate([above, level[: depth - len(above)]])
-    return rows
+    return ranks.first(scores, depth)
 
 
 class ByScores:

@@ -335,8 +335,8 @@ class Live:
         old = np.where(np.isin(rows, without), -np.inf, old)
         scores, rows = np.concatenate([new, old]), np.concatenate([self._front_rows, rows])
         depth = min(depth, len(scores))
-        found = np.argpartition(scores, len(scores) - depth)[len(scores) - depth :]
-        found = found[np.lexsort((rows[found], -scores[found]))]
+        found = np.flatnonzero(scores >= -np.partition(-scores, depth - 1)[depth - 1])
+        found = found[np.lexsort((rows[found], -scores[found]))][:depth]
         return rows[found[scores[found] > -np.inf]]
 
     def bought(self, user: int) -> np.ndarray:

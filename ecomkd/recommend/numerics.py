@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from scipy.special import erf
 
+from ecomkd import ranks
+
 BLOCK = 256
 """Items of which one maximum is taken."""
 
@@ -22,11 +24,10 @@ def highest(scores: np.ndarray, depth: int) -> np.ndarray:
     """
     maxima = scores.reshape(-1, BLOCK).max(axis=1)
     count = min(depth, len(maxima))
-    blocks = np.sort(np.argpartition(maxima, len(maxima) - count)[len(maxima) - count :])
+    # By a threshold: which of equals a partition takes hangs on the processor.
+    blocks = np.flatnonzero(maxima >= -np.partition(-maxima, count - 1)[count - 1])
     rows = (blocks[:, None] * BLOCK + np.arange(BLOCK)).ravel()
-    found = scores[rows]
-    rows = rows[np.argpartition(found, len(found) - depth)[len(found) - depth :]]
-    rows = rows[np.lexsort((rows, -scores[rows]))]
+    rows = rows[ranks.first(scores[rows][None], depth)[0]]
     return rows[scores[rows] > -np.inf]
 
 

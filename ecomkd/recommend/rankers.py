@@ -16,6 +16,7 @@ from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
+from ecomkd import ranks
 from ecomkd.data.baskets import HORIZON, Baskets
 from ecomkd.extras import needed
 from ecomkd.recommend.evaluation import DEPTH, Ranker, rank_by
@@ -139,7 +140,7 @@ def tifu_knn(
     def scores(users: np.ndarray) -> np.ndarray:
         far = np.where(there, length - 2 * (own[users] @ own.T).toarray(), np.inf)
         far[np.arange(len(users)), users] = np.inf
-        near = np.argpartition(far, kept - 1, axis=1)[:, :kept]
+        near = ranks.first(-far, kept)
         rows = np.repeat(np.arange(len(users)), kept)
         mean = sp.csr_matrix(
             (np.full(near.size, 1 / kept, np.float32), (rows, near.ravel())), far.shape

@@ -96,7 +96,8 @@ def like_for_like(
         A frame indexed by `model`, `runtime`, `precision` and `batch`: `p50_ms` of a call,
         `pairs_per_second`, `megabytes` of the file, `macro_f1` and, where an order can be judged,
         `ndcg@10`, as shares; and as points, which are hundredths, what each of the two has lost
-        against the same model in ONNX Runtime, fp32, batch 1: `macro_f1_loss`, `ndcg@10_loss`.
+        against the same model in ONNX Runtime, fp32, batch 1: `macro_f1_loss`, `ndcg@10_loss`, NaN
+        where its file is not there.
         What cannot run here, and a file that is not in the folder, has no row.
     """
     rows: dict[tuple, dict] = {}

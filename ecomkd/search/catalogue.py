@@ -125,11 +125,12 @@ def plain_field(value, kind: str) -> str | float | None:
 
     Raises ValueError for a text that is no number where there should be one.
     """
+    if isinstance(value, bytes):  # some programs write texts to Parquet so
+        value = value.decode(errors="replace")
     if value is None or value != value or (isinstance(value, str) and not value.strip()):
         return None
     if kind == "text":
-        # Some programs write texts to Parquet as bytes.
-        return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+        return str(value)
     number = float(value)
     return number if math.isfinite(number) else None
 

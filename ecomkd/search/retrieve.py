@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ecomkd import words
+from ecomkd import ranks, words
 from ecomkd.extras import needed
 
 _QUERIES = 256
@@ -29,7 +29,7 @@ def lexical(index: words.Words, queries: Sequence[str], k: int) -> tuple[np.ndar
     rows = np.full((len(queries), k), -1)
     for number, query in enumerate(queries):
         found = words.bm25_of(index, query)
-        best = _first(found[None], k)[1][0]  # equal scores keep the catalogue's order
+        best = ranks.first(found[None], k)[0]
         best = best[found[best] > 0]
         scores[number, : len(best)], rows[number, : len(best)] = found[best], best
     return scores, rows
@@ -72,7 +72,9 @@ class Exact:
         for start in range(0, len(queries), _QUERIES):
             part = slice(start, start + _QUERIES)
             products = np.asarray(queries[part], np.float32) @ self.vectors.T
-            scores[part, :found], rows[part, :found] = _first(products, found)
+            best = ranks.first(products, found)
+            scores[part, :found] = np.take_along_axis(products, best, 1)
+            rows[part, :found] = best
         return scores, rows
 
 
@@ -128,25 +130,8 @@ def weighted(cosines: np.ndarray, words: np.ndarray, weight: float, k: int):
     Equal sums keep the order of the catalogue.
     """
     sums = cosines + weight * words
-    return _first(sums, min(k, sums.shape[1]))
-
-
-def _first(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k highest of each row of scores (Q, N), best first; equal ones keep their order.
-
-    What a stable sort of all N would give, at the cost of a partition.
-    """
-    if k == 0:
-        return scores[:, :0], np.zeros((len(scores), 0), int)
-    rows = np.empty((len(scores), k), int)
-    for row, own in enumerate(scores):
-        # From below it would take ten times as long where most scores are 0.
-        least = -np.partition(-own, k - 1)[k - 1]
-        above = np.flatnonzero(own > least)
-        level = np.flatnonzero(own == least)[: k - len(above)]
-        above = above[np.argsort(-own[above], kind="stable")]
-        rows[row] = np.concatenate([above, level])
-    return np.take_along_axis(scores, rows, 1), rows
+    rows = ranks.first(sums, min(k, sums.shape[1]))
+    return np.take_along_axis(sums, rows, 1), rows
 
 
 def rerank(rows: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
