@@ -8,11 +8,10 @@ book's teacher has no order there to pass on (`core_esci_150`). So the teacher i
 trained: words and bi-encoder, added up, with weights from validation. Networks of three layers read
 query and product together and learn from the labels alone; from these and the sum's answers for the
 same pairs; or from its answers for mined pairs too, whose queries nobody judged. All start from the
-checkpoint as it came, under a new head, or all from the book's warm-up, under a head that is spread
-between its rows (`models.build_teacher`). The two that hear the sum have the book's settings;
-labels alone have those of TRIED that validation takes. All but one of these take as many steps as
-the student with mined pairs. Within each run, the order of the validation queries chooses the
-checkpoint. A run that is started again goes on where it stopped.
+checkpoint as it came, without the book's warm-up, under a new head. The two that hear the sum have
+the book's settings; labels alone have those of TRIED that validation takes. All but one of these
+take as many steps as the student with mined pairs. Within each run, the order of the validation
+queries chooses the checkpoint. A run that is started again goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
-from transformers import PreTrainedModel
 
 import measure_whole_lists
 import shared
@@ -38,7 +36,6 @@ from measure_whole_lists import FREE, TOKENS
 
 MINED = 4_000
 """So many of the book's 20,000 mined pairs a student learns from, as in `core_esci_150`."""
-STARTS = {"checkpoint": "", "warmed": ", warmed up"}
 LABELS, SOFT, MORE = "labels only", "the sum's answers too", "the sum's answers, more pairs"
 BOOK = {"rate": 1.0, "steps": 1.0, "dropout": 0.0}
 """Shares of the book's rate and of the steps of the student with mined pairs, and the dropout."""
@@ -73,32 +70,18 @@ def answers(
     return told, [*fused.weights, *fused.means, *fused.deviations, mean, deviation]
 
 
-def start_of(data: DatasetDict, profile: Profile, warmed: str | None) -> PreTrainedModel:
-    """The network before its first label, from a warm-up's folder or else from the checkpoint."""
-    labels = data["train"].features["label"].names
-    if warmed:
-        worth = tuple(judge.gains(data["train"]).values())
-        source = models.build_teacher(warmed, labels, profile.seed, worth)
-    else:
-        source = models.build_teacher(profile.teacher, labels, profile.seed)
-    learner = models.build_student(source, profile.student_layers)
-    models.freeze(learner, 0)
-    return learner
-
-
 def student(
     data: DatasetDict,
     told: dict[str, np.ndarray],
     weighed: list[float],
     profile: Profile,
     row: str,
-    warmed: str | None,
     settings: dict[str, float],
 ) -> Path:
     """The folder of a network that learns as `row` says."""
     pairs = len(data["train"]) + len(told["unlabelled"])
-    whole = profile.student_epochs * keys.batches(pairs, profile)
-    steps = max(1, round(settings["steps"] * whole))
+    passes = profile.student_epochs * keys.batches(pairs, profile)
+    steps = max(1, round(settings["steps"] * passes))
     rate = settings["rate"] * profile.student_learning_rate
     splits = {LABELS: (), SOFT: ("train",), MORE: ("train", "unlabelled")}[row]
 
@@ -111,7 +94,10 @@ def student(
         taught = [
             encoded(split).add_column("teacher_logits", told[split].tolist()) for split in splits
         ]
-        learner = start_of(data, profile, warmed)
+        labels = data["train"].features["label"].names
+        whole = models.build_teacher(profile.teacher, labels, profile.seed)
+        learner = models.build_student(whole, profile.student_layers)
+        models.freeze(learner, 0)
         models.set_dropout(learner, settings["dropout"])
         distill.fit(
             learner,
@@ -132,7 +118,6 @@ def student(
         keys.digests(data["train"], data["validation"], *(data[split] for split in splits)),
         # Not the logits: their last digits depend on the number of threads.
         [f"{value:.4g}" for value in weighed] if splits else None,
-        keys.known_as(warmed) if warmed else None,
         keys.settings_of(profile, "teacher", "student_layers", "alpha"),
     ]
     return stage("sum_student", parts, make, profile.artifacts, recipe=1)
@@ -156,23 +141,19 @@ def fold(
     ranked(FREE, seen["test"].cosine)
     ((_, _, added, _),) = rivals.sums(data, seen, [UNTRAINED_SUM])
     ranked(UNTRAINED_SUM, added)
-    # The warm-up has read more mined pairs than a student does.
-    warmed = stages.origin(data, profile)
     few = stages.first_pairs(data["unlabelled"], MINED)
     part = DatasetDict({**data, "unlabelled": few})
     told, weighed = answers(part, catalogue, seen, profile)
-    for start, suffix in STARTS.items():
-        begins = warmed if start == "warmed" else None
-        for row in (LABELS, SOFT, MORE):
-            runs = []
-            for settings in TRIED if row == LABELS else (BOOK,):
-                folder = student(part, told, weighed, profile, row, begins, settings)
-                held = ndcg(data["validation"], judge.predict(folder, data["validation"], profile))
-                runs.append({"system": row + suffix, **settings, "ndcg@10": held, "in": folder})
-            best = max(runs, key=lambda run: run["ndcg@10"])
-            said = judge.predict(best["in"], test, profile)
-            ranked(row + suffix, metrics.expected_gain(said, judge.gains(test)))
-            tried += [{of: value for of, value in run.items() if of != "in"} for run in runs]
+    for row in (LABELS, SOFT, MORE):
+        runs = []
+        for settings in TRIED if row == LABELS else (BOOK,):
+            folder = student(part, told, weighed, profile, row, settings)
+            held = ndcg(data["validation"], judge.predict(folder, data["validation"], profile))
+            runs.append({"system": row, **settings, "ndcg@10": held, "in": folder})
+        best = max(runs, key=lambda run: run["ndcg@10"])
+        said = judge.predict(best["in"], test, profile)
+        ranked(row, metrics.expected_gain(said, judge.gains(test)))
+        tried += [{of: value for of, value in run.items() if of != "in"} for run in runs]
     return found, tried
 
 
@@ -198,17 +179,13 @@ def measured(seed: int) -> dict:
     }
 
 
-COMPARED = tuple(
-    (one + suffix, other if other in (FREE, UNTRAINED_SUM) else other + suffix)
-    for suffix in STARTS.values()
-    for one, other in (
-        (MORE, LABELS),
-        (SOFT, LABELS),
-        (MORE, SOFT),
-        (MORE, FREE),
-        (MORE, UNTRAINED_SUM),
-        (LABELS, FREE),
-    )
+COMPARED = (
+    (MORE, LABELS),
+    (SOFT, LABELS),
+    (MORE, SOFT),
+    (MORE, FREE),
+    (MORE, UNTRAINED_SUM),
+    (LABELS, FREE),
 )
 
 
@@ -227,13 +204,8 @@ def merge(folder: Path, out: Path) -> None:
     parts.sort(key=lambda part: part["seed"])
     found = summary(parts)
     told = shared.by_pair(found["comparisons"])
-    goals = [
-        shared.above(
-            f"nDCG@10: a student of the sum, with mined pairs, minus labels only, {start}",
-            told[MORE + suffix, LABELS + suffix],
-        )
-        for start, suffix in zip(("from the checkpoint", "warmed up"), STARTS.values(), strict=True)
-    ]
+    name = "nDCG@10: a student of the sum, with mined pairs, minus labels only"
+    goals = [shared.above(name, told[MORE, LABELS])]
     report.write_recorded(out, **shared.origin("sum_students", parts), data=found, goals=goals)
     print(f"Wrote {out}.")
 

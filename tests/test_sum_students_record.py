@@ -52,19 +52,6 @@ def test_an_answer_rises_with_the_score_by_each_classs_gain(tiny):
     assert told["unlabelled"] == pytest.approx(2 * np.outer(z, gains))
 
 
-def test_a_warmed_start_has_a_head_between_the_rows_of_the_warm_ups(tiny):
-    profile, _, data = tiny
-    warmed = script.stages.origin(data, profile)
-    learner = script.start_of(data, profile, warmed)
-    assert len(learner.bert.encoder.layer) == 1 and learner.config.num_labels == 4
-    two = script.models.load(warmed).classifier.weight
-    gains = np.asarray(list(script.judge.gains(data["train"]).values()))
-    spread = two[0].detach().numpy() + np.outer(gains, (two[1] - two[0]).detach().numpy())
-    assert learner.classifier.weight.detach().numpy() == pytest.approx(spread, abs=1e-6)
-    fresh = script.start_of(data, profile, None)
-    assert fresh.classifier.weight.shape == learner.classifier.weight.shape
-
-
 def test_each_system_is_judged_on_the_queries_of_all_folds(tiny, monkeypatch):
     learned = []
     fit = script.distill.fit
@@ -76,9 +63,7 @@ def test_each_system_is_judged_on_the_queries_of_all_folds(tiny, monkeypatch):
 
     _, *others = script.TRIED
     monkeypatch.setattr(script, "TRIED", (script.BOOK, others[0]))
-    script.stages.origin(tiny[2], tiny[0])  # a warm-up is no student
     monkeypatch.setattr(script.distill, "fit", watched)
-    monkeypatch.setattr(script.stages, "origin", lambda *_: None)
     found = script.measured(18)
     rows = {name for pair in script.COMPARED for name in pair}
     assert set(found["systems"]) == rows
@@ -88,7 +73,7 @@ def test_each_system_is_judged_on_the_queries_of_all_folds(tiny, monkeypatch):
         names = [run["system"] for run in one]
         three = (script.LABELS, script.SOFT, script.MORE)
         assert [names.count(name) for name in three] == [2, 1, 1]
-    # The same start twice is trained once, and in a fold all take as many steps.
+    # In a fold all take as many steps.
     steps = [steps for _, _, steps, *_ in learned]
     assert len(steps) == 3 * 4
     assert all(len(set(steps[fold : fold + 4])) == 1 for fold in (0, 4, 8))
@@ -98,7 +83,7 @@ def test_each_system_is_judged_on_the_queries_of_all_folds(tiny, monkeypatch):
     assert len({pairs for pairs, *_ in learned}) > 1
 
 
-def test_goals_are_what_the_mined_pairs_add_from_each_start(tmp_path):
+def test_the_goal_is_what_the_sum_and_mined_pairs_add(tmp_path):
     names = {name for pair in script.COMPARED for name in pair}
     systems = {}
     for name in names:
@@ -110,6 +95,6 @@ def test_goals_are_what_the_mined_pairs_add_from_each_start(tmp_path):
     (tmp_path / "seed18.json").write_text(json.dumps(part), encoding="utf-8")
     script.merge(tmp_path, tmp_path / "record.json")
     record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
-    assert [goal["met"] for goal in record["goals"]] == [True, False]
+    assert [goal["met"] for goal in record["goals"]] == [True]
     assert record["goals"][0]["value"] == pytest.approx(0.1)
     assert record["data"]["rows"][script.MORE]["lift@10"] == pytest.approx(0.215)
