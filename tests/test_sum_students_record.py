@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 import tiny_models
+from chapter_text import span
 from test_run import judgments, shop
 
 import measure_sum_students as script
 import measure_untrained
-from ecomkd import features
+from ecomkd import features, report
 from ecomkd.config import Profile
 from ecomkd.data import sources
 from ecomkd.data.folds import divided
@@ -98,3 +99,40 @@ def test_the_goal_is_what_the_sum_and_mined_pairs_add(tmp_path):
     assert [goal["met"] for goal in record["goals"]] == [True]
     assert record["goals"][0]["value"] == pytest.approx(0.1)
     assert record["data"]["rows"][script.MORE]["lift@10"] == pytest.approx(0.215)
+
+
+def test_the_page_says_what_students_of_the_sum_gain_and_lack(pytestconfig):
+    recorded = report.recorded("sum_students")
+    page = (pytestconfig.rootpath / "book" / "compared.md").read_text("utf-8")
+    part = page.partition("(sec-sum-students)=")[2].partition("(sec-icecat-lists)=")[0]
+    part = " ".join(part.split())
+    found = {(one["system"], one["against"]): one for one in recorded["data"]["comparisons"]}
+    labels, soft, more = script.LABELS, script.SOFT, script.MORE
+    gain, nothing, mined = found[more, labels], found[soft, labels], found[more, soft]
+    taught, free = found[more, script.UNTRAINED_SUM], found[more, script.FREE]
+    assert f"the student gains {told(gain)} over labels alone.**" in part
+    assert (
+        f"nothing that can be told ({told(nothing)}), those for mined pairs {told(mined)}" in part
+    )
+    assert f"by {told(turned(taught))}, and {told(turned(free))} below the bi-encoder" in part
+    assert min(gain["low"], mined["low"]) > 0 > max(taught["high"], free["high"])
+    assert nothing["low"] < 0 < nothing["high"]
+    rows = recorded["data"]["rows"]
+    assert rows[labels]["lift@10"] < 0 < rows[more]["lift@10"]
+    assert [goal["met"] for goal in recorded["goals"]] == [True]
+    tried = [run for fold in recorded["data"]["choices"]["18"] for run in fold]
+    assert {run["system"]: run["rate"] for run in tried if run["system"] != labels} == {
+        soft: 1.0,
+        more: 1.0,
+    }
+    assert len([run for run in tried if run["system"] == labels]) == 5 * len(script.TRIED)
+
+
+def told(one: dict) -> str:
+    return span(one, "difference")
+
+
+def turned(one: dict) -> dict:
+    """The same difference the other way round."""
+    ends = {"difference": "difference", "low": "high", "high": "low"}
+    return {end: -one[other] for end, other in ends.items()}
