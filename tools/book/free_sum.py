@@ -6,12 +6,13 @@ from book.goals import folded, number
 from book.pages import apart, ranked, table
 from ecomkd.relevance.tables import UNTRAINED_SUM
 
+ALONE = "labels only"
 ROWS = {
     "bi-encoder, untrained": "bi-encoder, untrained",
     UNTRAINED_SUM: "words and bi-encoder: the teacher",
-    "labels only": "student, labels only",
-    "the sum's answers too": "student, and the teacher's answers for the same pairs",
-    "the sum's answers, more pairs": "student, and for mined pairs",
+    ALONE: "student, labels only",
+    "the sum's answers too": "student, with answers for the labelled pairs",
+    "the sum's answers, more pairs": "student, with answers for mined pairs too",
 }
 """The rows of the record, in words."""
 
@@ -28,4 +29,21 @@ def page_part(record: dict) -> str:
         table("system", ["nDCG@10", "above a random order"], shown),
         table("compared", ["difference of nDCG@10"], told),
     )
-    return "\n\n".join([*tables, folded(record)]) + "\n"
+    return "\n\n".join([*tables, tried(record["data"]["choices"]), folded(record)]) + "\n"
+
+
+def tried(choices: dict[str, list[list[dict]]]) -> str:
+    """A folded table of nDCG@10 on the validation queries of each fold, with what labels alone
+    take in bold."""
+    shown: dict[str, list[str]] = {}
+    for runs in (fold for own in choices.values() for fold in own):
+        best = max(run["ndcg@10"] for run in runs if run["system"] == ALONE)
+        for run in runs:
+            held, name = number(run["ndcg@10"]), ROWS[run["system"]]
+            if run["system"] == ALONE:
+                name += ", rate × {rate:.2g}, steps × {steps:g}, dropout {dropout:g}".format(**run)
+                held = f"**{held}**" if run["ndcg@10"] == best else held
+            shown.setdefault(name, []).append(held)
+    heads = [f"fold {place}" for place in range(1, len(next(iter(shown.values()))) + 1)]
+    title = "What was tried, and what validation said"
+    return f":::{{dropdown}} {title}\n{table('nDCG@10 on validation', heads, shown)}\n:::"
