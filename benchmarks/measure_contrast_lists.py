@@ -19,16 +19,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 
+import measure_untrained
 import measure_whole_lists
 import shared
-from ecomkd import features, metrics, report, runtime
+from ecomkd import metrics, report
 from ecomkd.config import Profile
 from ecomkd.data.sources import product_text
 from ecomkd.relevance import bi_encoders, judge, rivals
 from ecomkd.relevance.tables import UNTRAINED_SUM
-from measure_whole_lists import FREE, TOKENS
+from measure_whole_lists import FREE
 
 CONTRAST = "bi-encoder, labels by contrast"
 ADDED = "words + " + CONTRAST
@@ -41,16 +42,12 @@ def cosines(folder: Path, pairs: Dataset, profile: Profile) -> np.ndarray:
     """Cosine between query and product, (N,), by a saved bi-encoder that reads ASKED tokens."""
     model = bi_encoders.encoder(folder, profile)
     model.max_seq_length = ASKED
-    query, product = (
-        features.encode(model, texts) for texts in (list(pairs["query"]), product_text(pairs[:]))
-    )
-    return (query * product).sum(axis=1)
+    return bi_encoders._cosines(model, list(pairs["query"]), product_text(pairs[:]))
 
 
-def fold(
-    data: DatasetDict, seen: dict[str, rivals.Signals], profile: Profile
-) -> tuple[dict[str, dict], dict]:
+def fold(case: measure_untrained.Case, profile: Profile) -> tuple[dict[str, dict], dict]:
     """By system, nDCG@10 by test query with its chance, and what validation says."""
+    data, _, seen = case
     test, found = data["test"], {}
 
     def ranked(name: str, scores: np.ndarray) -> None:
@@ -75,24 +72,7 @@ def fold(
 
 def measured(seed: int) -> dict:
     """All systems of a seed on the test queries of all folds."""
-    profile = Profile.named("book", seed=seed, max_length=TOKENS)
-    systems: dict[str, dict[str, dict[str, float]]] = {}
-    choices = []
-    for number, (data, _, seen) in enumerate(measure_whole_lists.folds(profile)):
-        found, told = fold(data, seen, profile)
-        choices.append(told)
-        print(f"seed {seed}, fold {number}: {told}", flush=True)
-        for name, columns in found.items():
-            for of, values in columns.items():
-                systems.setdefault(name, {}).setdefault(of, {}).update(
-                    {f"{number}: {query}": value for query, value in values.items()}
-                )
-    return {
-        "precision": runtime.precision(profile),
-        "generator": None,
-        "systems": systems,
-        "choices": choices,
-    }
+    return measure_whole_lists.over_folds(seed, fold)
 
 
 def merge(folder: Path, out: Path) -> None:

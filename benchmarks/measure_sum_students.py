@@ -23,16 +23,17 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
+import measure_untrained
 import measure_whole_lists
 import shared
-from ecomkd import distill, features, keys, metrics, models, report, runtime
+from ecomkd import distill, features, keys, metrics, models, report
 from ecomkd.artifacts import stage
 from ecomkd.config import Profile
 from ecomkd.relevance import judge, rivals, stages
 from ecomkd.relevance.fusion import choose_fusion
 from ecomkd.relevance.lexical import lexical_signals
 from ecomkd.relevance.tables import UNTRAINED_SUM
-from measure_whole_lists import FREE, TOKENS
+from measure_whole_lists import FREE
 
 MINED = 4_000
 """So many of the book's 20,000 mined pairs a student learns from, as in `core_esci_150`."""
@@ -128,10 +129,9 @@ def ndcg(pairs: Dataset, probabilities: np.ndarray) -> float:
     return float(judge.evaluate(pairs, probabilities)["ranking"]["ndcg@10"])
 
 
-def fold(
-    data: DatasetDict, catalogue: Dataset, seen: dict[str, rivals.Signals], profile: Profile
-) -> tuple[dict[str, dict], list[dict]]:
+def fold(case: measure_untrained.Case, profile: Profile) -> tuple[dict[str, dict], list[dict]]:
     """By system, nDCG@10 by test query with its chance, and what validation says of each run."""
+    data, catalogue, seen = case
     test, found, tried = data["test"], {}, []
 
     def ranked(name: str, scores: np.ndarray) -> None:
@@ -159,24 +159,7 @@ def fold(
 
 def measured(seed: int) -> dict:
     """All systems of a seed on the test queries of all folds."""
-    profile = Profile.named("book", seed=seed, max_length=TOKENS)
-    systems: dict[str, dict[str, dict[str, float]]] = {}
-    choices = []
-    for number, (data, catalogue, seen) in enumerate(measure_whole_lists.folds(profile)):
-        found, tried = fold(data, catalogue, seen, profile)
-        choices.append(tried)
-        print(f"seed {seed}, fold {number}: {tried}", flush=True)
-        for name, columns in found.items():
-            for of, values in columns.items():
-                systems.setdefault(name, {}).setdefault(of, {}).update(
-                    {f"{number}: {query}": value for query, value in values.items()}
-                )
-    return {
-        "precision": runtime.precision(profile),
-        "generator": None,
-        "systems": systems,
-        "choices": choices,
-    }
+    return measure_whole_lists.over_folds(seed, fold)
 
 
 COMPARED = (

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -159,25 +159,44 @@ def folds(profile: Profile, name: str = "esci_150") -> Iterator[measure_untraine
             yield mining.with_unlabelled(data, catalogue, profile), catalogue, seen
 
 
-def measured(seed: int, name: str = "esci_150") -> dict:
-    """All systems of a seed on the test queries of all folds of the data of this name."""
+def over_folds(
+    seed: int,
+    judged: Callable[[measure_untrained.Case, Profile], tuple[dict[str, dict], Any]],
+    name: str = "esci_150",
+) -> dict:
+    """All systems of a seed on the test queries of all folds of the data of this name.
+
+    Of a fold `judged` gives, by system, columns of values by query, and what was chosen.
+    """
     profile = Profile.named("book", seed=seed, max_length=TOKENS)
-    systems: dict[str, dict[str, float]] = {}
+    systems: dict[str, dict[str, dict[str, float]]] = {}
     choices = []
-    for number, (data, _, seen) in enumerate(folds(profile, name)):
-        found, told = fold(data, seen, profile, TRIED[name])
+    for number, case in enumerate(folds(profile, name)):
+        found, told = judged(case, profile)
         choices.append(told)
         print(f"seed {seed}, fold {number}: {told}", flush=True)
-        for system, values in found.items():
-            systems.setdefault(system, {}).update(
-                {f"{number}: {query}": value for query, value in values.items()}
-            )
+        for system, columns in found.items():
+            for of, values in columns.items():
+                systems.setdefault(system, {}).setdefault(of, {}).update(
+                    {f"{number}: {query}": value for query, value in values.items()}
+                )
     return {
         "precision": runtime.precision(profile),
         "generator": None,
-        "systems": {name: {"ndcg@10": values} for name, values in systems.items()},
+        "systems": systems,
         "choices": choices,
     }
+
+
+def measured(seed: int, name: str = "esci_150") -> dict:
+    """`over_folds`, of the recipes that are tried on these data."""
+
+    def judged(case: measure_untrained.Case, profile: Profile) -> tuple[dict[str, dict], Any]:
+        data, _, seen = case
+        found, told = fold(data, seen, profile, TRIED[name])
+        return {system: {"ndcg@10": values} for system, values in found.items()}, told
+
+    return over_folds(seed, judged, name)
 
 
 def compared(recipes: Sequence[str]) -> list[tuple[str, str]]:

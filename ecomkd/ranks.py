@@ -16,9 +16,10 @@ def first(scores: np.ndarray, k: int) -> np.ndarray:
         [[1, 2, 0]]
     """
     rows = np.empty((len(scores), k), int)
-    for row, own in enumerate(-scores):
-        if k == 0:
-            break
+    if k == 0:
+        return rows
+    for row, given in enumerate(scores):
+        own = -given  # row by row, for the whole table may fill the memory
         # A partition's own order of equals hangs on the processor, so only its threshold is used.
         last = np.partition(own, k - 1)[k - 1]
         if np.isnan(last):

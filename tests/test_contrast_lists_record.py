@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from test_run import judgments, shop
+from test_sum_students_record import merged
 
 import measure_contrast_lists as script
 import measure_untrained
@@ -58,7 +59,7 @@ def test_the_taught_cosine_takes_the_place_of_the_untrained_one(tmp_path, monkey
 
 def test_the_taught_encoder_is_asked_with_as_many_tokens_as_the_untrained_one(monkeypatch):
     class Encoder:
-        max_seq_length = script.TOKENS
+        max_seq_length = script.measure_whole_lists.TOKENS
 
     def encode(model, texts):
         told = Path(models.checkpoint("minilm")) / "sentence_bert_config.json"
@@ -69,19 +70,11 @@ def test_the_taught_encoder_is_asked_with_as_many_tokens_as_the_untrained_one(mo
     pairs = pd.DataFrame({"query": ["ab", "c"], "title": ["x", "yy"]})
     monkeypatch.setattr(script.bi_encoders, "encoder", lambda *_: Encoder())
     monkeypatch.setattr(script, "product_text", lambda pairs: list(pairs["title"]))
-    monkeypatch.setattr(script.features, "encode", encode)
+    monkeypatch.setattr(features, "encode", encode)
     assert script.cosines(None, pairs, None).tolist() == [2 * 1 + 1, 1 * 2 + 1]
 
 
 def test_goals_are_held_against_the_cosine_and_against_the_sum(tmp_path):
-    systems = {}
-    for name in ROWS:
-        order = {f"0: q{n}": 0.5 + 0.1 * (name == script.ADDED) + n / 100 for n in range(4)}
-        systems[name] = {"ndcg@10": order, "random_ndcg@10": dict.fromkeys(order, 0.4)}
-    part = {"seed": 18, "profile": {}, "hardware": {}, "generator": None, "precision": "bf16"}
-    part |= {"systems": systems, "choices": []}
-    (tmp_path / "seed18.json").write_text(json.dumps(part), encoding="utf-8")
-    script.merge(tmp_path, tmp_path / "record.json")
-    record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
+    record = merged(script, script.ADDED, tmp_path)
     assert [goal["met"] for goal in record["goals"]] == [False, True]
     assert record["goals"][1]["value"] == pytest.approx(0.1)

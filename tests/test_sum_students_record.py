@@ -1,6 +1,7 @@
 """Students of a sum that nobody trained: what they learn from, on tiny data."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,18 +85,21 @@ def test_each_system_is_judged_on_the_queries_of_all_folds(tiny, monkeypatch):
     assert len({pairs for pairs, *_ in learned}) > 1
 
 
-def test_the_goal_is_what_the_sum_and_mined_pairs_add(tmp_path):
-    names = {name for pair in script.COMPARED for name in pair}
+def merged(script, better: str, folder: Path) -> dict:
+    """The record of a script from one seed, where one of its systems is 0.1 above all others."""
     systems = {}
-    for name in names:
-        gain = 0.1 * (name == script.MORE)
-        order = {f"0: q{n}": 0.5 + gain + n / 100 for n in range(4)}
+    for name in {name for pair in script.COMPARED for name in pair}:
+        order = {f"0: q{n}": 0.5 + 0.1 * (name == better) + n / 100 for n in range(4)}
         systems[name] = {"ndcg@10": order, "random_ndcg@10": dict.fromkeys(order, 0.4)}
     part = {"seed": 18, "profile": {}, "hardware": {}, "generator": None, "precision": "bf16"}
     part |= {"systems": systems, "choices": []}
-    (tmp_path / "seed18.json").write_text(json.dumps(part), encoding="utf-8")
-    script.merge(tmp_path, tmp_path / "record.json")
-    record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
+    (folder / "seed18.json").write_text(json.dumps(part), encoding="utf-8")
+    script.merge(folder, folder / "record.json")
+    return json.loads((folder / "record.json").read_text(encoding="utf-8"))
+
+
+def test_the_goal_is_what_the_sum_and_mined_pairs_add(tmp_path):
+    record = merged(script, script.MORE, tmp_path)
     assert [goal["met"] for goal in record["goals"]] == [True]
     assert record["goals"][0]["value"] == pytest.approx(0.1)
     assert record["data"]["rows"][script.MORE]["lift@10"] == pytest.approx(0.215)

@@ -27,7 +27,7 @@ from ecomkd.data import sources
 from ecomkd.data.contract import TEXT
 from ecomkd.extras import needed
 from ecomkd.relevance import judge, mining, stages
-from ecomkd.search import engine, hosted
+from ecomkd.search import engine, hosted, stores
 from ecomkd.search.catalogue import (
     Column,
     Product,
@@ -282,7 +282,7 @@ def _is_number(value) -> bool:
 
 def _fits(source: str | Path, catalogue: Dataset, fields: Sequence[str], store: str) -> None:
     """Refuse, before any work, a product that the store would refuse at the end of it."""
-    longest = 65_535 if store.startswith("milvus") else None  # bytes, as in `milvus`
+    longest = stores.MILVUS_LONGEST if store.startswith("milvus") else None
     for rows in catalogue.iter(_PART):
         told = [rows["product_title"], sources.product_text(rows), *(rows[one] for one in fields)]
         for own, *values in zip(rows["product_id"], *told, strict=True):

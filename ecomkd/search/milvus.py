@@ -35,8 +35,6 @@ _WIDTH = 4
 """So many times the products that are asked for a search keeps in view in the graph."""
 _MOST = 8_000
 """Candidates that can be asked for: Milvus gives 16,384 rows in one answer."""
-_LONGEST = 65_535
-"""Bytes of the longest text that Milvus takes."""
 _PART = 1_000
 """Ids that one condition names."""
 _STATE = "ecomkd: the state of this catalogue"
@@ -311,14 +309,14 @@ def _parts(ids: Sequence[str]) -> Iterator[str]:
 
 def _schema(kinds: stores.Kinds, width: int) -> Any:
     schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
-    schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=_LONGEST)
+    schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=stores.MILVUS_LONGEST)
     schema.add_field("place", DataType.INT64)
     for name in ("title", "text"):
-        schema.add_field(name, DataType.VARCHAR, max_length=_LONGEST)
+        schema.add_field(name, DataType.VARCHAR, max_length=stores.MILVUS_LONGEST)
     schema.add_field("vector", DataType.FLOAT_VECTOR, dim=width)
     schema.add_field("words", DataType.SPARSE_FLOAT_VECTOR)
     for name, kind in kinds.items():
-        longest = {"max_length": _LONGEST} if kind is str else {}
+        longest = {"max_length": stores.MILVUS_LONGEST} if kind is str else {}
         schema.add_field(_field(name), _TYPES[kind], nullable=True, **longest)
     return schema
 
@@ -343,10 +341,10 @@ def _rows(products: Batch, places: Iterable[int]) -> list[dict[str, Any]]:
         if row["id"] == _STATE:
             raise ValueError(f"Product id {_STATE!r} is taken: give the product another.")
         for name, value in row.items():
-            if isinstance(value, str) and len(value.encode()) > _LONGEST:
+            if isinstance(value, str) and len(value.encode()) > stores.MILVUS_LONGEST:
                 raise ValueError(
                     f"Product {row['id']!r:.60}: its {name.removeprefix('field_')} is longer than "
-                    f"the {_LONGEST:,} bytes that Milvus takes: shorten it."
+                    f"the {stores.MILVUS_LONGEST:,} bytes that Milvus takes: shorten it."
                 )
     return rows
 

@@ -29,6 +29,8 @@ _CONDITION = re.compile(rf"\s*({_NAME})\s*({'|'.join(OPERATORS)})\s*(.*?)\s*", r
 _TABLE = re.compile(r"[a-z_][a-z0-9_]{0,39}")
 _CLOUDS = ("s3", "gs", "az", "s3+ddb")
 """Schemes of object storage that LanceDB reads."""
+MILVUS_LONGEST = 65_535
+"""Bytes of the longest text that Milvus takes."""
 
 
 @dataclass(frozen=True)
