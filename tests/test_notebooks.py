@@ -150,6 +150,8 @@ def test_exercises_have_solution_and_check(path):
     labels = re.findall(r"\{exercise\}.*\n:label: (\S+)", text)
     assert len(labels) >= 2
     assert len(labels) == len(re.findall(r"\{exercise\}", text))
+    # One at least asks for a guess before anything is computed.
+    assert re.search(r":label: \S+\n+\*\*Predict, then run\.\*\* ", text)
     assert re.findall(r"\{solution-start\} (\S+)\n:class: dropdown", text) == labels
     kinds = [next((tag for tag in ("solution", "check") if tag in tags(c)), "")
              for c in notebook.cells]  # fmt: skip
