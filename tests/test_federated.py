@@ -1,6 +1,7 @@
 """Stores that keep their baskets: silos, averaging, sharing, sums, and adapting. Chapter 18."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -428,3 +429,30 @@ def test_a_test_moment_has_its_whole_weeks(baskets):
 def test_a_store_that_stands_twice_is_refused():
     with pytest.raises(ValueError, match="once"):
         sums.masked(np.zeros(1, np.uint64), 1, [1, 2, 2], {(1, 2): 9})
+
+
+def test_the_gate_needs_a_number_of_each_household():
+    own = np.array([0.1, 0.2, 0.3, np.nan])
+    with pytest.raises(ValueError, match="no finite measure; leave it out for every weight"):
+        federated.gate(own, {1.0: own + 0.5}, bound=0.02)
+    with pytest.raises(ValueError, match="bound nan"):
+        federated.gate(own[:3], {1.0: own[:3] + 0.5}, bound=float("nan"))
+
+
+def test_a_silo_without_a_moment_of_a_day_adds_nothing_to_its_sum(found):
+    south = found["south"]
+    short = {**found, "south": replace(south, train=south.train[1:])}
+    both = silos.pooled(short)["north"].train
+    assert (both[0].counts == found["north"].train[0].counts).all()
+    assert (both[1].counts == found["north"].train[1].counts + south.train[1].counts).all()
+
+
+@pytest.mark.parametrize("values", [np.array([1.5]), np.array([3])])
+def test_what_was_not_encoded_is_not_masked(values):
+    with pytest.raises(ValueError, match="give them `encoded`"):
+        sums.masked(values, 1, [1, 2], {(1, 2): 9})
+
+
+def test_a_share_is_trimmed_in_whole():
+    states = [{"w": torch.tensor([0.0 if n < 71 else 1.0])} for n in range(100)]
+    assert averaging.trimmed(states[0], states, [1] * 100, share=0.29)["w"] == 0

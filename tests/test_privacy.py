@@ -332,3 +332,21 @@ def test_a_rate_of_alarms_is_a_share():
     assert privacy.caught(scores, members, 0.5) == 0
     with pytest.raises(ValueError, match="give 0 to below 1"):
         privacy.caught(scores, members, 1.0)
+
+
+def test_a_statistic_that_is_missing_is_no_household_that_is_safe():
+    members = halves(8, 50)
+    stat = np.random.default_rng(2).normal(size=members.shape)
+    stat[3, 7] = np.nan
+    with pytest.raises(ValueError, match="household 7 under model 3 is nan; leave the household"):
+        attack.likelihood_ratio(stat, members)
+    for measure in (attack.auc, attack.caught):
+        with pytest.raises(ValueError, match="1 of 400 scores are NaN"):
+            measure(stat, members)
+
+
+def test_an_item_that_stands_twice_is_one_purchase():
+    twice = sp.csr_matrix((np.ones(4), [0, 0, 1, 0], [0, 2, 3, 4]), (3, 2))
+    with pytest.raises(ValueError, match="no user with 2 purchases"):
+        attack.unicity(twice, 2)
+    assert attack.unicity(twice, 1)[:, 0].tolist() == [False, True, False]

@@ -235,6 +235,13 @@ def test_the_command_says_what_it_did(pairs, model, tmp_path, capsys):
             lambda folder: pq.write_table(pa.table({"query": ["a"]}), folder / "a.parquet"),
             "no column 'product_title'",
         ),
+        (
+            lambda folder: pq.write_table(
+                pa.table([["a"], ["b"], ["c"]], names=["query", "query", "product_title"]),
+                folder / "a.parquet",
+            ),
+            "the column 'query' occurs twice",
+        ),
     ],
 )
 def test_files_that_do_not_fit_are_refused(spoil, sentence, model, tmp_path, capsys):
@@ -595,3 +602,46 @@ def test_a_csv_file_of_pairs_is_told_to_be_parquet(tmp_path):
         engines.opened(tmp_path / "pairs.csv"),
     ):
         pass
+
+
+def test_a_part_is_read_without_the_rest_of_its_row_group(table, tmp_path):
+    file = tmp_path / "one.parquet"
+    many = pa.concat_tables([table] * 200)
+    pq.write_table(many, file, row_group_size=len(many))
+    part = engines.Part(str(file), 5_000, 5_008, "")
+    with engines.opened(file) as found:
+        own = engines.rows_of(found, part, ["query", "product_title"])
+    assert own.to_pylist() == many.slice(5_000, 8).select(["query", "product_title"]).to_pylist()
+    assert own.get_total_buffer_size() < many.nbytes / 10
+
+
+def test_a_damaged_page_is_told_by_its_file(table, model, tmp_path):
+    file = tmp_path / "pairs.parquet"
+    pq.write_table(table, file)
+    whole = bytearray(file.read_bytes())
+    whole[30:600] = b"\xff" * 570
+    file.write_bytes(whole)
+    with pytest.raises(DataError, match=r"pairs\.parquet: damaged among the rows 1 to"):
+        score(file, model, tmp_path / "out")
+
+
+def test_long_ids_beside_a_missing_one_keep_their_digits(table, tmp_path):
+    place = table.schema.get_field_index("product_id")
+    ids = pa.array([4006381333931.0, float("nan"), None] * 20 + [7.0])
+    pq.write_table(table.set_column(place, "product_id", ids), tmp_path / "own.parquet")
+    found = scoring.read(engines.Part(str(tmp_path / "own.parquet"), 0, PAIRS, ""))["product_id"]
+    assert (found[:3], found[-1]) == (["4006381333931", "", ""], "7")
+
+
+def test_two_that_write_a_part_at_once_do_not_share_a_file(tmp_path, monkeypatch):
+    both, write = threading.Barrier(2), pq.write_table
+
+    def slow(own, path):
+        write(own, path)
+        both.wait(20)
+
+    monkeypatch.setattr(engines.pq, "write_table", slow)
+    with ThreadPoolExecutor(2) as pool:
+        done = [pool.submit(engines.write, pa.table({"a": [1]}), tmp_path / "x") for _ in range(2)]
+        assert [one.result() for one in done] == [None, None]
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]

@@ -425,3 +425,12 @@ def test_the_part_gives_what_chapter_9_uses_by_name():
         assert getattr(service, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         service.nothing  # noqa: B018
+
+
+def test_a_field_is_told_by_its_name_and_not_at_length(client):
+    kind = {"Content-Type": "application/json"}
+    body = b'{"query": "a", "products": ["b"], "%s": 1}'
+    half = client.ask("/rerank", body % rb"\ud800", headers=kind)
+    assert half.content["error"].startswith("The name of a field has half a character at 0")
+    long = client.ask("/rerank", body % (b"x" * 2_000), headers=kind)
+    assert long.status == 422 and len(long.content["error"]) < 300

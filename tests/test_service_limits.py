@@ -305,3 +305,9 @@ def test_a_client_that_goes_before_its_body_is_here_harms_nobody(capfd):
         until(lambda: one.metrics().get(("ecomkd_request_seconds_count", "/rerank")) == 5)
         assert one.rerank().status == 200
     assert capfd.readouterr().err == ""
+
+
+def test_more_workers_than_room_make_no_more_room():
+    room = Room(Settings(workers=8, timeout=2, max_waiting=3))
+    room._of_client["a"], room.pace = 3, 9
+    assert room.full()

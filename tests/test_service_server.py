@@ -35,6 +35,9 @@ from ecomkd.service.server import read_queries, run
         ({"rate": -1}, "rate is -1: give 0 or more."),
         ({"shadow_share": 1.5}, "shadow_share is 1.5: give 0 to 1."),
         ({"timeout": float("nan")}, "timeout is nan: give 0.001 or more."),
+        ({"workers": 1.5}, "workers is 1.5: give a whole number."),
+        ({"drift_window": float("inf")}, "drift_window is inf: give a whole number."),
+        ({"read_timeout": float("inf")}, "read_timeout is inf: give a finite number."),
     ],
 )
 def test_settings_without_sense_are_refused(setting, sentence):

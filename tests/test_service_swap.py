@@ -230,3 +230,15 @@ def test_a_folder_has_changed_once_it_is_written_anew(folder):
     assert changed()
     changed.taken()
     assert not changed()
+
+
+def test_an_engine_that_fails_even_to_close_ends_no_search_for_newer_ones():
+    class Broken(Numbered):
+        def score(self, queries, texts):
+            raise KeyError("lost")
+
+        def close(self):
+            raise ConnectionError("away")
+
+    with following(Numbered(0), versions(Broken(1), Numbered(2))) as one:
+        until(lambda: one.ask("/health").content["index"] == "index 2")

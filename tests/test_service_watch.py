@@ -350,3 +350,29 @@ def test_a_catalogue_that_is_away_for_a_moment_is_asked_again(monkeypatch):
     with service(gone, reference=["red mug"] * 100, drift_window=100) as one:
         until(lambda: one.ask("/health").content["drift"] == "the reference failed")
         assert one.ask("/health").status == 503
+
+
+def test_drift_does_not_see_searches_with_a_filter():
+    class Filtering(Stub):
+        def conditions(self, texts):
+            return tuple(texts)
+
+        def search(self, query, k, where=()):
+            return [Hit("p", "mug", 0.2 if where else 0.9)]
+
+    how = {"drift_window": 100, "drift_in_a_row": 1}
+    with service(Filtering(), reference=["red mug"] * 100, **how) as one:
+        until(lambda: one.ask("/health").content["drift"] == "collecting")
+        for _ in range(100):
+            assert one.ask("/search?q=red+mug&filter=price%3C5").status == 200
+        assert one.ask("/health").content["drift"] == "collecting"
+
+
+@pytest.mark.parametrize("wrong", [[float("nan"), 1, 2, 3], [1, 2, 3, float("inf")], [1, 2]])
+def test_a_teacher_without_a_number_for_each_product_has_failed(wrong):
+    with service(with_shadow(lambda queries, texts: wrong), shadow_share=1) as one:
+        assert one.rerank().status == 200
+        until(lambda: one.metrics()["ecomkd_shadow_failed_total",] == 1)
+        assert one.metrics()["ecomkd_shadow_compared_total",] == 0
+    with pytest.raises(ValueError, match="gain 1 is nan; mend the teacher"):
+        judge_served([1.0, float("nan")])

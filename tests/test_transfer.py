@@ -312,3 +312,31 @@ def test_a_student_of_two_learns_from_both(teacher, tmp_path):
         wanted = transfer.scores(taught, pairs, own)
         first, last = (transfer.scores(one, pairs, own) for one in (before, folder))
         assert np.corrcoef(last, wanted)[0, 1] > np.corrcoef(first, wanted)[0, 1] + 0.1
+
+
+def test_nothing_moves_from_a_recommender_of_another_shape(items, source, profile):
+    weights = load_file(source / "model.safetensors")
+    name = next(one for one in reversed(weights) if transfer.part_of(one) == "taste")
+    model = other_shop.untrained(KIND, items, profile)
+    before = {own: value.clone() for own, value in model.state_dict().items()}
+    lacking = {own: value for own, value in weights.items() if own != name}
+    for wrong in (weights | {name: weights[name][None]}, lacking):
+        with pytest.raises(ValueError, match=f"^move: {name} is .* leave the part 'taste' out"):
+            transfer.move(model, wrong)
+        assert all(torch.equal(value, before[own]) for own, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("counts", "curve", "level"),
+    [([], [], 0.1), ([0, 10], [0.1, 0.2, 0.3], 0.25), ([0, 10], [0.1, np.nan], 0.2),
+     ([0, 10], [0.1, 0.2], np.nan)],
+)  # fmt: skip
+def test_a_curve_with_gaps_reaches_nothing(counts, curve, level):
+    with pytest.raises(ValueError, match=r"^reached: .* give a number for each count"):
+        transfer.reached(counts, curve, level)
+
+
+def test_a_teacher_of_no_pairs_is_refused(teacher, tmp_path):
+    data = transfer.few_queries(tiny_models.shop(), 0)
+    with pytest.raises(ValueError, match="fine_tune: there are no training pairs"):
+        transfer.fine_tune(data, tiny_models.profile(tmp_path / "artifacts"), teacher, 5)

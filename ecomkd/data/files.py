@@ -346,9 +346,8 @@ class TableFile:
         return DataError(f"{self.place(self.rows + row)}, column {column!r}: {sentence}")
 
     def _whole(self, column: pa.Array, name: str) -> pa.Array:
-        """Floating-point numbers as texts: 7 for 7.0, as pandas stores ids beside missing ones."""
-        column = pc.if_else(pc.is_nan(column), None, column.cast(pa.float64()))
-        large = pc.greater_equal(pc.abs(column), _EXACT)
+        """Floating-point numbers as `digits` gives them; DataError for an id that has lost some."""
+        large = pc.greater_equal(pc.abs(column.cast(pa.float64())), _EXACT)
         if name in _IDS and pc.any(large).as_py():
             raise self._fault(
                 pc.index(large, True).as_py(),
@@ -356,9 +355,7 @@ class TableFile:
                 "the id is a floating-point number so large that digits are lost; "
                 "store ids as text.",
             )
-        exact = pc.and_(pc.equal(pc.floor(column), column), pc.invert(large))
-        integers = pc.if_else(exact, column, None).cast(pa.int64()).cast(pa.string())
-        return pc.coalesce(integers, column.cast(pa.string()))
+        return digits(column)
 
     def _not_text(self, column: pa.Array, name: str, error: Exception) -> DataError:
         if _is_text(column.type):
@@ -371,6 +368,15 @@ class TableFile:
             f"{self.path}, column {name!r}: cannot be read as text ({shown(str(error))}); "
             "store it as text."
         )
+
+
+def digits(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Floating-point numbers as texts: 7 for 7.0, as pandas stores ids beside missing ones."""
+    column = column.cast(pa.float64())
+    column = pc.if_else(pc.is_nan(column), None, column)
+    exact = pc.and_(pc.equal(pc.floor(column), column), pc.less(pc.abs(column), _EXACT))
+    integers = pc.if_else(exact, column, None).cast(pa.int64()).cast(pa.string())
+    return pc.coalesce(integers, column.cast(pa.string()))
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -132,8 +132,8 @@ def gate(
         bound: what may be lost, in units of the measure.
         sure: the level of the interval.
 
-    Raises ValueError for fewer than two households, another number of them, a bound below 0 or
-    a level outside 0.5 to 1.
+    Raises ValueError for fewer than two households, another number of them, a measure that is not
+    finite, a bound below 0 or a level outside 0.5 to 1.
 
     Example:
         >>> own = np.array([0.1, 0.2, 0.3, 0.4])
@@ -144,7 +144,7 @@ def gate(
     count = len(own)
     if (
         count < 2
-        or bound < 0
+        or not bound >= 0
         or not 0.5 < sure < 1
         or any(len(one) != count for one in found.values())
     ):
@@ -152,6 +152,8 @@ def gate(
             f"gate: {count} households, bound {bound}, level {sure}; give two households or more, "
             "as many for every weight, a bound of 0 or more and a level between 0.5 and 1."
         )  # fmt: skip
+    if not all(np.isfinite(np.asarray(one, float)).all() for one in (own, *found.values())):
+        raise ValueError("gate: a household has no finite measure; leave it out for every weight.")
     best, chosen = 0.0, 0.0
     for weight, values in found.items():
         difference = np.asarray(values, float) - own

@@ -144,7 +144,8 @@ def cut(
 def pooled(silos: Mapping[str, Silo]) -> dict[str, Silo]:
     """The same silos, where `counts` of a moment are those of all silos of that day together.
 
-    This is what a secure sum of one number for each kind gives everybody.
+    This is what a secure sum of one number for each kind gives everybody. A silo adds nothing on a
+    day of training of which it has no moment, since it learns from no household there.
     """
     total: dict[int, np.ndarray] = {}
     for silo in silos.values():

@@ -55,14 +55,16 @@ def masked(
         secrets: for each pair (lower, higher) a whole number that these two know and nobody else,
             for one sum: two messages under the same secrets differ by the counts alone.
 
-    Raises ValueError where the store is not among the stores, a store stands twice or a secret is
-    missing.
+    Raises ValueError where the values are not `encoded`, the store is not among the stores, a store
+    stands twice or a secret is missing.
 
     Example:
         >>> sent = [masked(encoded(np.array([n])), n, [1, 2], {(1, 2): 9}) for n in (1, 2)]
         >>> decoded(sent[0] + sent[1]).tolist()
         [3.0]
     """
+    if np.asarray(values).dtype != np.uint64:
+        raise ValueError(f"masked: values are {np.asarray(values).dtype}; give them `encoded`.")
     if store not in stores:
         raise ValueError(f"masked: store {store} is not among the stores; add it.")
     if len(set(stores)) < len(stores):

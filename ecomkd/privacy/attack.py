@@ -32,6 +32,7 @@ def unicity(bought: sp.spmatrix, known: int, draws: int = 1, seed: int = 0) -> n
         [False, True, False]
     """
     rows = sp.csr_matrix(bought, copy=True)
+    rows.sum_duplicates()
     rows.eliminate_zeros()
     users = np.flatnonzero(np.diff(rows.indptr) >= known)
     if known < 1 or not len(users):
@@ -70,7 +71,8 @@ def likelihood_ratio(seen: np.ndarray, members: np.ndarray) -> np.ndarray:
         members: (M, N), boolean: whether the model learnt from the household.
 
     Raises:
-        ValueError: the shapes differ, or a household is in, or out of, fewer than three models.
+        ValueError: the shapes differ, a statistic is not finite, or a household is in, or out of,
+            fewer than three models.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -83,6 +85,12 @@ def likelihood_ratio(seen: np.ndarray, members: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"likelihood_ratio: statistics {seen.shape} and members {members.shape}; give both as "
             "(models, households)."
+        )
+    if not np.isfinite(seen).all():
+        model, household = np.argwhere(~np.isfinite(seen))[0]
+        raise ValueError(
+            f"likelihood_ratio: the statistic of household {household} under model {model} is "
+            f"{seen[model, household]}; leave the household out."
         )
     least = int(min(members.sum(axis=0).min(), (~members).sum(axis=0).min()))
     if least < 3:
@@ -107,7 +115,7 @@ def likelihood_ratio(seen: np.ndarray, members: np.ndarray) -> np.ndarray:
 def auc(scores: np.ndarray, members: np.ndarray) -> float:
     """The chance that a member scores higher than one who is none; ties count as half.
 
-    0.5 is what guessing gets. Raises ValueError where all or none are members.
+    0.5 is what guessing gets. Raises ValueError where all or none are members, or a score is NaN.
     """
     members = _checked("auc", scores, members)
     return float(roc_auc_score(members, np.ravel(scores)))
@@ -117,7 +125,7 @@ def caught(scores: np.ndarray, members: np.ndarray, alarms: float = CHANCE) -> f
     """The share of members whom an attacker names with at most this rate of false `alarms`.
 
     Guessing gets `alarms`. Where scores are tied at the threshold, nobody of them is named. Raises
-    ValueError where all or none are members, or `alarms` is no share below 1.
+    ValueError where all or none are members, a score is NaN, or `alarms` is no share below 1.
     """
     members = _checked("caught", scores, members)
     if not 0 <= alarms < 1:
@@ -134,6 +142,10 @@ def _checked(name: str, scores: np.ndarray, members: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"{name}: {np.size(scores)} scores, {int(flat.sum())} members of {flat.size}; give a "
             "score for each, with members and others among them."
+        )
+    if missing := int(np.isnan(np.asarray(scores, float)).sum()):
+        raise ValueError(
+            f"{name}: {missing} of {flat.size} scores are NaN; leave out who has none."
         )
     return flat
 

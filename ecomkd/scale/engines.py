@@ -7,6 +7,7 @@ so that it does not matter who works on which part, how often it is begun, or in
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -82,19 +83,35 @@ def is_made(part: Part) -> bool:
 
 
 def rows_of(file: pq.ParquetFile, part: Part, names: list[str]) -> pa.Table:
-    """Columns of the rows of a part, from the row groups that hold them alone."""
+    """Columns of the rows of a part, from the row groups that hold them alone.
+
+    No row group lies in memory as a whole. Raises DataError where one is damaged.
+    """
     ends = np.cumsum(
         [0, *(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))]
     )
     first = int(np.searchsorted(ends, part.start, "right")) - 1
     last = int(np.searchsorted(ends, part.stop, "left"))
-    table = file.read_row_groups(range(first, last), columns=names)
-    return table.slice(part.start - int(ends[first]), part.rows)
+    groups, at, found = list(range(first, last)), int(ends[first]), []
+    try:
+        for batch in file.iter_batches(part.rows, row_groups=groups, columns=names):
+            if at + len(batch) > part.start:
+                found.append(batch.slice(max(0, part.start - at)))
+            at += len(batch)
+            if at >= part.stop:
+                break
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"{part.source}: damaged among the rows {part.start + 1:,} to {part.stop:,}; copy it "
+            "again."
+        ) from error
+    return pa.Table.from_batches(found).slice(0, part.rows)
 
 
 def write(table: pa.Table, path: Path) -> None:
     """Write a file that gets its name once it is whole; of two that write it at once, one stays."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    # Not the number of the process: workers on two machines may share one.
+    beside = path.with_name(f".{path.name}.{secrets.randbits(64)}")
     try:
         pq.write_table(table, beside)
         os.replace(beside, path)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset, concatenate_datasets
 from scipy.special import logsumexp
@@ -33,6 +32,7 @@ from ecomkd.data.contract import (
     quoted,
     shown,
 )
+from ecomkd.data.files import digits
 from ecomkd.data.sources import without_bars
 from ecomkd.keys import identity
 from ecomkd.relevance.gate import stated_length
@@ -123,13 +123,13 @@ def _more(faults: int) -> list[str]:
 
 
 def scored(out: Path) -> Dataset:
-    """The scores that `score` wrote to a folder, in the order of the pairs, memory-mapped.
+    """The scores that `score` wrote to a folder, in the order of the pairs, all in memory.
 
     With `log_probabilities` renamed to `teacher_logits` they are the column that a student learns
     from. Raises ValueError where the folder is not whole.
     """
     files = outputs.check(out, KIND)["files"]
-    return concatenate_datasets([_mapped(Path(out) / name) for name in sorted(files)])
+    return concatenate_datasets([_rows(Path(out) / name) for name in sorted(files)])
 
 
 def teacher_outputs(
@@ -151,8 +151,8 @@ def teacher_outputs(
     return scored(out).rename_column("log_probabilities", "teacher_logits")
 
 
-def _mapped(path: Path) -> Dataset:
-    return Dataset(pq.read_table(path, memory_map=True).replace_schema_metadata())
+def _rows(path: Path) -> Dataset:
+    return Dataset(pq.read_table(path).replace_schema_metadata())
 
 
 # Parts --------------------------------------------------------------------------------------------
@@ -165,6 +165,11 @@ def planned(data: Path, out: Path, key: list, rows: int) -> Iterator[Part]:
             missing = [name for name in _NEEDED if name not in found.schema_arrow.names]
             if missing:
                 raise DataError(f"{file}: no column {quoted(missing[0])}; add it.")
+            for name in (*IDS, "query", *TEXT):
+                if found.schema_arrow.names.count(name) > 1:
+                    raise DataError(
+                        f"{file}: the column {quoted(name)} occurs twice; rename or drop one."
+                    )
             sha, total = known_digest(file), found.metadata.num_rows
         for start in range(0, total, rows):
             stop = min(start + rows, total)
@@ -209,7 +214,7 @@ def _texts(column: pa.ChunkedArray, source: str, name: str) -> pa.ChunkedArray:
     """A column as texts; what is missing, or no number, is empty."""
     try:
         if pa.types.is_floating(column.type):
-            column = pc.if_else(pc.is_nan(column), None, column)
+            column = digits(column)
         return column.cast(pa.string()).fill_null("")
     except pa.ArrowException as error:
         raise DataError(

@@ -241,8 +241,8 @@ class _Service:
 
 
 def _close(engine: Any) -> None:
-    if hasattr(engine, "close"):
-        engine.close()
+    with contextlib.suppress(Exception):  # else nobody would look for newer engines any more
+        getattr(engine, "close", lambda: None)()
 
 
 def _try(engine: Any) -> None:
@@ -415,8 +415,8 @@ def _search_paths(app: FastAPI, service: _Service) -> None:
             | ({"fields": {name: hit.fields.get(name) for name in fields}} if fields else {})
             for hit in hits
         ]
-        # Drift sees the first page alone: the best score of a later one is another quantity.
-        best = None if offset or engine is not service.engine else _best(hits)
+        # Drift sees first pages without a filter: elsewhere the best score is another quantity.
+        best = None if offset or filter or engine is not service.engine else _best(hits)
         service.answered(q, [getattr(hit, "text", hit.title) for hit in hits], best)
         return JSONResponse({"query": q, "hits": shown}, headers=index_header(version))
 

@@ -155,6 +155,9 @@ class Settings:
             if not low <= value <= high:
                 wanted = f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
                 raise ValueError(f"{field.name} is {value}: give {wanted}.")
+            if not isinstance(value, int) and (field.type == "int" or value == math.inf):
+                kind = "whole" if field.type == "int" else "finite"
+                raise ValueError(f"{field.name} is {value}: give a {kind} number.")
         for proxy in self.trusted_proxies:
             try:
                 ipaddress.ip_network(proxy)

@@ -140,7 +140,8 @@ class Room:
     def full(self) -> bool:
         """Whether a further request would have to wait too long."""
         soon = (self.waiting + 1) * self.pace <= self._settings.timeout / 2
-        return self.waiting >= (self._settings.max_waiting if soon else self._settings.workers)
+        most = self._settings.max_waiting
+        return self.waiting >= (most if soon else min(most, self._settings.workers))
 
     @contextlib.contextmanager
     def enter(self, client: str) -> Iterator[None]:

@@ -39,7 +39,7 @@ def explain_errors(app: FastAPI, settings: Settings, examples: dict[str, str]) -
         first = error.errors()[0]
         if sentence := _beyond(first, settings):
             return failure(422, sentence)
-        place = ".".join(str(part) for part in first["loc"][1:]) or "the body"
+        place = ".".join(str(part) for part in first["loc"][1:])[:100] or "the body"
         example = f"ask like this: {examples[request.url.path]}"
         if first["type"] == "json_invalid":
             return failure(400, f"The body is not valid JSON at character {place}; {example}")
@@ -83,6 +83,8 @@ def _beyond(error: dict, settings: Settings) -> str | None:
     name, mend = "The query", "give what a shopper would type"
     if place == ("user",):
         name, mend = "The user", "give an id"
+    if not place:
+        name = "The name of a field"
     if "products" in place:
         name, mend = f"products[{place[-1]}]", "give its text"
     match error["type"]:

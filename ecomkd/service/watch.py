@@ -63,7 +63,7 @@ def judge_served(gains: Sequence[float]) -> Judged:
     A gain below 0 counts as 0. Where no product has one, every order is worth as much as the best:
     nDCG and its random order are 1. Products of equal gain stand in the teacher's order as they
     were served. The overlap is the average overlap of Webber, Moffat and Zobel (2010), section 3.
-    Raises ValueError for fewer than two products.
+    Raises ValueError for fewer than two products, or a gain that is not finite.
 
     Example:
         >>> found = judge_served([0.5, 0.8, 0.1])
@@ -73,6 +73,9 @@ def judge_served(gains: Sequence[float]) -> Judged:
     given = np.asarray(gains, np.float64)
     if given.ndim != 1 or len(given) < 2:
         raise ValueError(f"judge_served: the gains are {given.shape}; give two or more, (N,).")
+    if not np.isfinite(given).all():
+        place = int(np.flatnonzero(~np.isfinite(given))[0])
+        raise ValueError(f"judge_served: gain {place} is {given[place]}; mend the teacher.")
     order = np.argsort(-given, kind="stable")
     depths = np.arange(1, min(_FIRST, len(given)) + 1)
     worth, discount = np.maximum(given, 0), 1 / np.log2(depths + 1)
@@ -170,7 +173,10 @@ class Shadow:
             self._counts["same_first"].inc(judged.same_first)
 
     def _judge(self, query: str, texts: list[str]) -> Judged:
-        return judge_served(self._engine.shadow([query] * len(texts), texts))
+        gains = self._engine.shadow([query] * len(texts), texts)
+        if len(gains) != len(texts):
+            raise ValueError(f"The teacher gave {len(gains)} gains for {len(texts)} products.")
+        return judge_served(gains)
 
 
 class Drift:

@@ -44,14 +44,24 @@ def move(
         A table with a row for each `tensor`: its `part`, its count of `numbers`, and how many of
         them were `moved`.
 
-    Raises ValueError for an unknown part.
+    Raises ValueError for an unknown part, or a tensor that the source lacks or has in another
+    shape; then nothing has moved.
     """
     unknown = set(parts) - set(PARTS)
     if unknown:
         raise ValueError(f"Unknown part {min(unknown)!r}: choose from {', '.join(PARTS)}.")
-    rows = []
-    with torch.no_grad():
-        for name, own in model.state_dict().items():
+    rows, state = [], model.state_dict()
+    for name, own in state.items():
+        part = part_of(name)
+        kept = 1 if part == "price" else None  # the numbers of buyers may be others
+        there = tuple(source[name].shape) if name in source else None
+        if part in parts and (there is None or there[:kept] != tuple(own.shape)[:kept]):
+            raise ValueError(
+                f"move: {name} is {there} in the source and {tuple(own.shape)} here; take a "
+                f"recommender of the same kind, or leave the part {part!r} out."
+            )
+    with torch.no_grad():  # once all of them are found to fit
+        for name, own in state.items():
             part, moved = part_of(name), 0
             if part in parts and part == "price":
                 own.zero_()

@@ -23,8 +23,15 @@ def reached(counts: Sequence[int], curve: Sequence[float], level: float) -> floa
     Args:
         counts: numbers of baskets (n,), ascending.
         curve: the measure at each of them (n,).
+
+    Raises ValueError where there is not one value for each count, at least one, or one is NaN.
     """
     best = np.maximum.accumulate(np.asarray(curve, float))
+    if not len(best) or len(best) != len(counts) or np.isnan([*best, level]).any():
+        raise ValueError(
+            f"reached: {len(best)} values for {len(counts)} counts, and level {level}; give a "
+            "number for each count, one at least, and for the level."
+        )
     if level <= best[0]:
         return float(counts[0])
     if level > best[-1]:

@@ -71,7 +71,8 @@ def first_queries(pairs: Dataset, queries: int) -> Dataset:
 def few_queries(data: DatasetDict, queries: int) -> DatasetDict:
     """The data set with the training pairs of `queries` queries and no more.
 
-    Half as many queries, and one at least, stay for validation.
+    Half as many queries, and one at least, stay for validation; fewer where no more have a relevant
+    and a less relevant product.
     """
     kept = {"train": queries, "validation": max(1, queries // 2)}
     return DatasetDict(
@@ -124,8 +125,13 @@ def fine_tune(
     """The folder of a teacher that begins as another one and learns from `data`.
 
     It takes as many passes over the training pairs as make `steps` steps or more. With `turn`, it
-    begins with the head of the other one turned round (`flip_head`).
+    begins with the head of the other one turned round (`flip_head`). Raises ValueError without any.
     """
+    if not len(data["train"]):
+        raise ValueError(
+            "fine_tune: there are no training pairs; give queries with a relevant and a less "
+            "relevant product."
+        )
     begin = flip_head(begin, profile) if turn else begin
     passes = -(-steps // batches(len(data["train"]), profile))
     settings = replace(profile, teacher_epochs=max(1, passes))

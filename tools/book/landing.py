@@ -205,9 +205,9 @@ def _descriptions(data: Records) -> tuple[str, bool]:
     right = [rows[name]["clean"]["value"] for name in names]
     return (
         f"As it comes, the model names {_percent(prompted)} of a product's facts, fine-tuned "
-        f"{_percent(teacher)}, and a student with a third of its layers {_percent(student)}. But "
-        f"the checker finds something wrong in {_percent(1 - right[2])} and "
-        f"{_percent(1 - right[1])} of the texts of these two.",
+        f"{_percent(teacher)}, and a student with a third of its layers {_percent(student)}. Only "
+        f"{_percent(right[2])} and {_percent(right[1])} of the texts of these two name every fact "
+        "and claim nothing that the checker finds wrong.",
         prompted < student < teacher and right == sorted(right),
     )
 
@@ -231,8 +231,8 @@ def _real_time(data: Records) -> tuple[str, bool]:
     wait = next(row for row in data["real_time"]["scale"] if row["times"] == 1)["answer p99_ms"]
     gain = head["minus"]["live − nightly"]
     return (
-        f"Ten exact items in {wait:.1f} ms, 99 times of 100; being live and not nightly is worth "
-        f"{gain['difference']:.4f} of recall@10.",
+        f"Ten exact items in {wait:.1f} ms, 99 times of 100; being live and not nightly changes "
+        f"recall@10 by {gain['difference']:.4f}, which cannot be told from nothing.",
         wait < 5 and gain["low"] <= 0 < gain["difference"],
     )
 

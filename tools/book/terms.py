@@ -24,9 +24,13 @@ _APART = re.compile(
 )
 """What holds no link."""
 _BEFORE = {
+    "baseline": r"(?<!less )",
+    "batch": r"(?<!what a )",
     "drift": r"(?:[Aa]|[Dd]ata|for|of|the)\s",
     "gain": r"(?:[Ee]xpected|These are the|chapter 1's|own)\s",
     "lift": r"(?:[Aa]|[Ii]ts|[Tt]he|'s)\s",
+    "loss": r"(?:[Tt]he|[Ii]ts|log|ranking)\s",
+    "mode": r"(?<!train )(?<!eval )",
     "split": r"(?:[Aa]|[Ee]ach|The|[Tt]est|[Tt]raining)\s",
 }
 """What stands before these words where they are terms, and not verbs or a difference."""
