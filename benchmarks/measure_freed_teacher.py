@@ -129,12 +129,11 @@ def merge(folder: Path, out: Path) -> None:
         }.items()
     ]
     goals.append(
-        report.goal(
+        shared.at_least(
             "share that its student keeps of the lift of a teacher without frozen weights "
             "(interval over seeds)",
-            *shared.ends(share),
-            "at least 0.97",
-            bool(share["value"] >= 0.97),
+            share,
+            0.97,
         )
     )
     report.write_recorded(out, **shared.origin("freed_teacher", parts), data=found, goals=goals)

@@ -10,8 +10,8 @@ those of a base-size encoder here (12 layers of 768), which is also the teacher:
 400 labelled queries, for it costs half an hour of a core. The students are six, three and two
 layers of MiniLM (384), over the product vectors that MiniLM made; a static table, over those of the
 teacher; and two layers of width 128, with a linear map into the teacher's space, which starts where
-titles agree best. Each is trained on the labels alone, and from the teacher's cosines with the same
-products on queries that nobody labelled.
+titles agree best. Each is trained on the labels alone, and on these beside the teacher's cosines
+with the same products, for the same queries and for others that nobody labelled.
 
 All networks are exported, in float32 and int8, and timed and judged in ONNX Runtime on one thread,
 a query at a time: what distillation brings is the ratio within a precision.

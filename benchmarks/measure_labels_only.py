@@ -243,12 +243,12 @@ def summary(parts: Sequence[dict]) -> dict:
 def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds."""
     parts = shared.read(folder, ("profile", "generator", "precision"))
-    parts.sort(key=lambda part: part["seed"])
     found = summary(parts)
-    goals = []
-    for pair, name in GOALS.items():
-        (one,) = (d for d in found["differences"] if (d["system"], d["against"]) == pair)
-        goals.append(shared.above_over_seeds(f"nDCG@10: {name} (interval over seeds)", one))
+    told = shared.by_pair(found["differences"])
+    goals = [
+        shared.above_over_seeds(f"nDCG@10: {name} (interval over seeds)", told[pair])
+        for pair, name in GOALS.items()
+    ]
     report.write_recorded(out, **shared.origin("labels_only", parts), data=found, goals=goals)
     print(f"Wrote {out}.")
 

@@ -20,7 +20,7 @@ import pandas as pd
 from datasets import Dataset, DatasetDict
 
 import shared
-from ecomkd import load, report
+from ecomkd import keys, load, report
 from ecomkd.config import Profile
 from ecomkd.data import shop
 from ecomkd.relevance import judge, stages
@@ -78,7 +78,7 @@ def measure(seed: int, min_steps: int) -> dict:
 
 def long_enough(profile: Profile, pairs: int, min_steps: int) -> Profile:
     """The profile with as many epochs as `min_steps` steps need, and no fewer than it had."""
-    batches = -(-pairs // profile.batch_size)
+    batches = keys.batches(pairs, profile)
     return replace(profile, teacher_epochs=max(profile.teacher_epochs, -(-min_steps // batches)))
 
 

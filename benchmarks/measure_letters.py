@@ -114,7 +114,6 @@ def measured(seed: int) -> dict:
 def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds."""
     parts = shared.read(folder, ("profile", "generator", "precision"))
-    parts.sort(key=lambda part: part["seed"])
     order = shared.by_query(parts, "ndcg@10")
     rows, differences = shared.of_shops(order, COMPARED)
     kinds = shared.add_search_by_kind(rows, parts)

@@ -86,13 +86,10 @@ def merge(folder: Path, out: Path) -> None:
         there = [of_shops[place] for place in places]
         return metrics.seed_interval(np.subtract(rows[name]["by_seed"], there))
 
-    (added,) = (one for one in differences if (one["system"], one["against"]) == (MORE, LABELS))
-    (before_added,) = (
-        one["by_seed"]
-        for one in before["data"]["differences"]
-        if (one["system"], one["against"]) == (MORE, LABELS)
+    added, earlier = (
+        shared.by_pair(some)[MORE, LABELS] for some in (differences, before["data"]["differences"])
     )
-    apart = np.subtract(added["by_seed"], [before_added[place] for place in places])
+    apart = np.subtract(added["by_seed"], [earlier["by_seed"][place] for place in places])
     name = "nDCG@10: distilled minus labels alone, on 72 tokens a pair (interval over seeds)"
     report.write_recorded(
         out,

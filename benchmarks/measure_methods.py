@@ -54,7 +54,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 
 import shared
-from ecomkd import bench, distill, features, load, metrics, models, report
+from ecomkd import bench, distill, features, keys, load, metrics, models, report
 from ecomkd.artifacts import write_text
 from ecomkd.config import Profile
 from ecomkd.data import shop, sources
@@ -144,7 +144,7 @@ def few(data: DatasetDict, labels: int) -> DatasetDict:
 
 def fitted(profile: Profile, method: str, pairs: int, min_steps: int, rates: dict) -> Profile:
     """The profile with a method's learning rate and as many epochs as its pairs need."""
-    batches = -(-pairs // profile.batch_size)
+    batches = keys.batches(pairs, profile)
     changes: dict = {"teacher_epochs": max(EPOCHS, -(-min_steps // batches))}
     if method == "warmed LoRA":
         changes |= {"teacher_learning_rate": rates["LoRA"]}

@@ -130,7 +130,10 @@ BEGUN = {FIRST: head_first, OTHER: another_seed}
 
 
 def by_luck(data: DatasetDict, profile: Profile) -> list[float]:
-    """The lift of the warm start on the test pairs under heads of DRAWS other seeds, untaught."""
+    """The lift of the warm start on the test pairs under heads of DRAWS other seeds, untaught.
+
+    Shops with neighbouring seeds share all of these heads but one.
+    """
     test, start = data["test"], stages.origin(data, profile)
     classes, gains = test.features["label"].names, judge.gains(test)
     states = torch.from_numpy(pooled(models.load(Path(start)), test, profile))
@@ -251,7 +254,6 @@ def summary(parts: Sequence[dict]) -> dict:
 def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds."""
     parts = shared.read(folder, ("profile", "generator", "precision"))
-    parts.sort(key=lambda part: part["seed"])
     found = summary(parts)
     goals = []
     for one in found["differences"]:

@@ -190,13 +190,12 @@ def summary(parts: Sequence[dict]) -> dict:
 def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds."""
     parts = shared.read(folder, ("profile", "generator", "precision", "rates"))
-    parts.sort(key=lambda part: part["seed"])
     found = summary(parts)
-    goals = []
-    for pair in WANTED:
-        (one,) = (d for d in found["differences"] if (d["system"], d["against"]) == pair)
-        name = f"nDCG@10: {one['what']} (interval over seeds)"
-        goals.append(shared.above_over_seeds(name, one))
+    told = shared.by_pair(found["differences"])
+    goals = [
+        shared.above_over_seeds(f"nDCG@10: {one['what']} (interval over seeds)", one)
+        for one in map(told.get, WANTED)
+    ]
     origin = shared.origin("pretraining", parts)
     origin["command"] = origin["command"].replace("--seeds", "--once --seeds")
     report.write_recorded(out, **origin, data=found, goals=goals)

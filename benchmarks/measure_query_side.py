@@ -8,8 +8,8 @@
 needs ECOMKD_REAL_DATA. The vectors of the products stay as the pretrained encoder made them, so
 that a training step reads queries alone, and no product is encoded again when a model changes. The
 teacher is that encoder of six layers, fine-tuned on the labels of few queries. The student has
-three of its pretrained layers. It is trained on the labels alone; on the teacher's cosines for the
-labelled queries; on those for queries that nobody labelled; and there on the teacher's first
+three of its pretrained layers. It is trained on the labels alone; on these and the teacher's
+cosines for the same queries; on those for queries that nobody labelled, too; and there on its first
 product alone: each time at the rate, and kept at the pass, that validation prefers. All are judged
 on test queries, by themselves and in a sum with words, whose weights validation chooses, and so is
 what nobody trained, among it a static encoder: a vector for each token, whose mean is the query's.
@@ -575,8 +575,7 @@ def goals(found: dict[str, dict]) -> list[dict]:
         for share in one["kept"]:
             what = f"{DATA[name]}: share of its teacher's lift over random that the "
             what += shares[share["system"], share["of"]]
-            met = bool(share["value"] >= 0.97)
-            entries.append(report.goal(what, *shared.ends(share), "at least 0.97", met))
+            entries.append(shared.at_least(what, share, 0.97))
     return entries
 
 

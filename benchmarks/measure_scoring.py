@@ -287,22 +287,17 @@ def memory(kept: int) -> dict:
 # The record ---------------------------------------------------------------------------------------
 
 
-def over_rounds(values: list[float]) -> dict[str, float]:
-    """The median, the lowest and the highest of what the rounds found."""
-    import numpy as np
-
-    return {"value": float(np.median(values)), "low": min(values), "high": max(values)}
-
-
 def table(parts: list[dict]) -> list[dict]:
     """A row for each model, way and size, each number over the rounds."""
+    import shared
+
     names = ("seconds", "first_part_seconds", "import_seconds", "ray_seconds", "whole", "running")
     rows = []
     for run in parts[0]["runs"]:
         key = {name: run[name] for name in ("model", "way", "pairs")}
         own = [find(part, **key) for part in parts]
         told = [name for name in names if run.get(name) is not None]
-        rows.append(key | {name: over_rounds([one[name] for one in own]) for name in told})
+        rows.append(key | {name: shared.over_rounds([one[name] for one in own]) for name in told})
     return rows
 
 
@@ -314,9 +309,11 @@ def find(part: dict, **key) -> dict:
 
 def ratio(parts: list[dict], rate: str, way: str, over: str, model: str, pairs: int) -> dict:
     """The rate of a way over that of another one, each within one round."""
+    import shared
+
     key = {"model": model, "pairs": pairs}
     own, other = ([find(part, way=name, **key)[rate] for part in parts] for name in (way, over))
-    found = over_rounds([a / b for a, b in zip(own, other, strict=True)])
+    found = shared.over_rounds([a / b for a, b in zip(own, other, strict=True)])
     return {"rate": rate, "way": way, "over": over, **key, **found}
 
 
@@ -357,7 +354,7 @@ def merge(folder: Path, out: Path) -> None:
         [find(part, way=way, model="student", pairs=most["student"])["seconds"] for part in parts]
         for way in (KILLED, TWO)
     )
-    lost = over_rounds([a - b for a, b in zip(dead, alive, strict=True)])
+    lost = shared.over_rounds([a - b for a, b in zip(dead, alive, strict=True)])
     report.write_recorded(
         out,
         command="python benchmarks/measure_scoring.py --once --seeds "

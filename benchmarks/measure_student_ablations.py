@@ -23,7 +23,7 @@ from datasets import DatasetDict
 
 import classifiers
 import shared
-from ecomkd import load, models, report
+from ecomkd import keys, load, models, report
 from ecomkd.config import Profile
 from ecomkd.data import shop
 from ecomkd.data.sources import catalogue
@@ -81,7 +81,7 @@ def measure(seed: int, groups: list[str], unlabelled: int) -> list[dict]:
     teacher = stages.teacher(data, profile)
     depth = models.load(teacher).config.num_hidden_layers
     pairs = len(data["train"]) + min(unlabelled, len(data["unlabelled"]))
-    steps = profile.student_epochs * -(-pairs // profile.batch_size)
+    steps = profile.student_epochs * keys.batches(pairs, profile)
 
     @cache  # the profile's own student stands in every group
     def both(folder: Path) -> dict:

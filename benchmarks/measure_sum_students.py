@@ -184,7 +184,6 @@ def summary(parts: Sequence[dict]) -> dict:
 def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds."""
     parts = shared.read(folder, ("profile", "precision"))
-    parts.sort(key=lambda part: part["seed"])
     found = summary(parts)
     told = shared.by_pair(found["comparisons"])
     name = "nDCG@10: a student of the sum, with mined pairs, minus labels only"

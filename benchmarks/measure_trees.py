@@ -201,7 +201,6 @@ def measured(seed: int) -> dict:
 def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds."""
     parts = shared.read(folder, ("profile", "precision"))
-    parts.sort(key=lambda part: part["seed"])
     found = summary(parts)
     told = shared.by_pair(found["comparisons"])
     goals = [

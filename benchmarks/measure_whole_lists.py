@@ -250,13 +250,8 @@ def summary(parts: Sequence[dict], asked: Sequence[tuple[str, str]]) -> dict:
 def merge(folder: Path, out: Path, data: str = "esci_150") -> None:
     """Write the recorded result from the files of single seeds."""
     parts = shared.read(folder, ("profile", "precision"))
-    parts.sort(key=lambda part: part["seed"])
     found = summary(parts, compared(list(TRIED[data])))
-    (span,) = (
-        one
-        for one in found["comparisons"]
-        if (one["system"], one["against"]) == (added(CHOSEN), FREE)
-    )
+    span = shared.by_pair(found["comparisons"])[added(CHOSEN), FREE]
     name = "nDCG@10: the teacher chosen on validation, added to what is free, minus the bi-encoder"
     origin = shared.origin("whole_lists", parts, "" if data == "esci_150" else data)
     report.write_recorded(out, **origin, data=found, goals=[shared.above(name, span)])

@@ -57,11 +57,11 @@ def profile() -> dict:
 
 
 def read(folder: Path, same: Sequence[str]) -> list[dict]:
-    """The results `seed*.json` of a folder, in the order of their names.
+    """The results `seed*.json` of a folder, in the order of their seeds.
 
     Exits with one sentence where there are none, or where they differ in an entry of `same`.
     """
-    files = sorted(folder.glob("seed*.json"))
+    files = sorted(folder.glob("seed*.json"), key=lambda file: (len(file.name), file.name))
     if not files:
         raise SystemExit(f"{folder}: no file of a seed; run this script with --seeds first.")
     parts = [json.loads(file.read_text(encoding="utf-8")) for file in files]
@@ -377,6 +377,11 @@ def above(name: str, found: dict) -> dict:
 def above_over_seeds(name: str, found: dict) -> dict:
     """The same of a difference that `of_shops` gives, by its interval over seeds."""
     return above(name, {"difference": found["seeds"]["mean"], **found["seeds"]})
+
+
+def at_least(name: str, found: dict, least: float) -> dict:
+    """The goal that a measured value reaches `least`, wherever its interval begins."""
+    return report.goal(name, *ends(found), f"at least {least}", bool(found["value"] >= least))
 
 
 def below(name: str, found: dict) -> dict:

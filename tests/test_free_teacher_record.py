@@ -190,3 +190,12 @@ def test_what_the_page_says_of_teachers_that_nobody_fine_tuned():
     assert f"nDCG@10 is {free:.3f} in place of 0.901" in part
     before = report.recorded("frontier")["data"]["msrd"]["rows"][script.FREE_SUM]["ndcg@10"]
     assert f"{before:.3f}" == "0.901"
+
+
+def test_labels_alone_lie_at_the_top_of_their_rates_too():
+    choices = report.recorded("free_teacher")["data"]["choices"]
+    at_top = {
+        name: sum(one[f"{name}, labels"]["rate"] == max(script.RATES[name]) for one in choices)
+        for name in script.CURVED
+    }
+    assert at_top == {"three layers": 2, "static": 3}

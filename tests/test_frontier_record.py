@@ -245,3 +245,15 @@ def test_what_the_page_concludes_holds(recorded):
     for name in script.CURVED:
         most, least = script.CURVE[-1], script.CURVE[0]
         assert pair(films, f"{name}, {most} pairs", f"{name}, {least} pairs")["low"] > 0
+
+
+def test_the_page_says_how_often_each_side_may_read_its_queries(pytestconfig):
+    page = " ".join((pytestconfig.rootpath / "book" / "compared.md").read_text("utf-8").split())
+    looks = {
+        name: {
+            len(one[name]["looks"]) - 1 for one in report.recorded("frontier")["data"]["choices"]
+        }
+        for name in ("three layers", "three layers, labels")
+    }
+    assert looks == {"three layers": {4}, "three layers, labels": {10}}
+    assert "on labels alone of ten passes over 400 queries, else of four over 3,400." in page

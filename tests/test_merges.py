@@ -5,6 +5,8 @@ from importlib import import_module
 
 import pytest
 
+import shared
+
 
 @pytest.mark.parametrize("name", ["multimodal", "explanations"])
 def test_what_was_not_measured_is_not_merged(name, tmp_path):
@@ -54,3 +56,9 @@ def test_a_size_of_an_engine_that_has_no_file_keeps_its_row(tmp_path):
     script.merge(folder, out)
     (only,) = json.loads(out.read_text("utf-8"))["data"]["rows"]
     assert only["products"] == large
+
+
+def test_seeds_are_read_in_their_order(tmp_path):
+    for seed in (10, 9):
+        (tmp_path / f"seed{seed}.json").write_text(json.dumps({"seed": seed}), "utf-8")
+    assert [part["seed"] for part in shared.read(tmp_path, ())] == [9, 10]

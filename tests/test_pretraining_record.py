@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import chapter_text
 import nbformat
 import numpy as np
 import pytest
@@ -189,3 +190,13 @@ def test_the_kinds_on_which_the_cosine_is_ahead_are_those_that_the_chapter_names
     )
     easy = [kind.replace("_", " ") for kind in free if free[kind] > taught[kind]]
     assert values.values(chapter)["free_kinds"] == ", ".join(sorted(easy))
+
+
+def test_chapter_2_tells_the_goal_that_is_missed():
+    missed = [goal for goal in report.recorded("pretraining")["goals"] if not goal["met"]]
+    assert [goal["name"].partition(" (")[0] for goal in missed] == [
+        "nDCG@10: the warm-up, of random weights"
+    ]
+    assert "to random weights 0.006 (−0.005 to 0.017), our goal, missed" in chapter_text.of(
+        "02_teacher"
+    )

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import chapter_text
 import nbformat
 import pandas as pd
 import pytest
@@ -207,3 +208,27 @@ def test_the_page_on_real_products_has_the_numbers_of_the_record(fair):
     assert f"had settings of its own on the shop, the gain was {gain}, over three shops" in page
     assert f"Soft targets in the chosen settings bring {soft}, and more pairs, with" in page
     assert f"with settings of their own, {more}." in page
+
+
+def test_chapter_4_tells_the_speed_beside_a_rival_in_the_same_precision():
+    goals = {goal["name"]: goal for goal in report.recorded("kd_throughput")["goals"]}
+    alike = [g for name, g in goals.items() if "Transformers (bf16" in name and "counted" in name]
+    others = [
+        g
+        for name, g in goals.items()
+        if "(fp32" in name
+        and "counted" in name
+        and ("TextBrewer" in name or "torchdistill" in name)
+    ]
+    assert not any(goal["met"] for goal in (*alike, *others))
+    said = chapter_text.of("04_student")
+    for part in (alike, others):
+        least, most = (f"{end(goal['value'] for goal in part):.2f}" for end in (min, max))
+        assert f"{least} to {most} times as many" in said
+
+
+def test_the_most_dropout_of_the_warm_up_was_best_on_two_shops_for_labels_only(fair):
+    for kind, count in (("labels only", 2), ("soft targets, more pairs", 1)):
+        best = [max(shop[kind], key=lambda run: run["quality"]) for shop in fair["tried"].values()]
+        assert [run["warmed"] for run in best].count(0.1) == count
+        assert {run["warmed"] for shop in fair["tried"].values() for run in shop[kind]} == {0, 0.1}

@@ -10,6 +10,7 @@ from test_query_side_record import COLOURS, PLACE, THINGS, WIDTH, pairs
 import measure_query_side as query_side
 import measure_trees as script
 from ecomkd import report
+from ecomkd.relevance import lambdamart
 from ecomkd.relevance.lexical import LEXICAL
 
 EVERY = [f"{colour} {thing}" for thing in THINGS for colour in COLOURS]
@@ -118,3 +119,11 @@ def test_the_page_says_what_trees_make_of_a_teacher(recorded, pytestconfig):
     ends = [min(query_side.RATES), max(query_side.RATES)]
     assert len(taken) == 6 and sum(rate in ends for rate in taken) == 3
     assert "Of the six learning rates that validation chose for teachers, three lie at an" in part
+
+
+def test_the_trees_of_all_labels_lie_at_an_end_of_every_grid():
+    for of_seed in report.recorded("trees")["data"]["choices"]:
+        own = of_seed[script.FREE_TREES_OF_BOTH]
+        assert own["num_leaves"] == max(lambdamart.LEAVES)
+        assert own["min_child_samples"] == min(lambdamart.LEAST_PAIRS)
+        assert own["learning_rate"] == max(lambdamart.LEARNING_RATES)
