@@ -398,3 +398,71 @@ def test_purchases_are_moved_to_where_the_network_lies(teacher, monkeypatch):
     explain.attention_to_purchases(teacher)
     assert len(read) == 2
     assert all(one is other for one, other in zip(read, moved, strict=True))
+
+
+def test_every_row_of_a_large_background_counts(trees):
+    booster, rows = trees
+    found = explain.tree_shap(booster, rows[:3], rows[50:])
+    ends = booster.predict(rows[:3]) - booster.predict(rows[50:]).mean()
+    assert np.allclose(found.sum(axis=1), ends, atol=1e-6)
+
+
+@pytest.mark.parametrize("blank", [True, False])
+def test_a_tokenizer_that_reads_blanks_cuts_as_in_training(blank):
+    other = tiny_models.roberta_tokenizer()
+    spec = other.backend_tokenizer
+    spec.pre_tokenizer = type(spec.pre_tokenizer)(add_prefix_space=blank)  # False, as published
+    pair = explain.read(QUERY, PRODUCT, other)
+    assert pair.words == tuple(PRODUCT.split())
+    assert pair.ids.tolist() == other(QUERY, PRODUCT)["input_ids"]
+    assert np.diff(pair.word[pair.word >= 0]).min() >= 0
+
+
+@pytest.mark.parametrize(("product", "room"), [("\u200b", 32), ("steel", 4)])
+def test_a_product_of_which_no_token_is_left_is_refused(tokenizer, product, room):
+    with pytest.raises(ValueError, match="no token of the product is left"):
+        explain.read(QUERY, product, tokenizer, max_length=room)
+
+
+def test_versions_are_truths_however_they_are_read(student):
+    ones = np.ones((1, len(student.seen)), int)
+    assert torch.equal(student.read_anew(ones), student.read_anew(student.whole))
+    with pytest.raises(ValueError, match="one column an item of `seen`"):
+        student.read_anew(np.ones((1, len(student.seen) + 1)))
+    with pytest.raises(ValueError, match="a version keeps no purchase; leave one in each"):
+        explain.still_shown(student, int(student.shown()[0]), student.seen)
+
+
+@pytest.mark.parametrize("item", [-1, 10**6])
+def test_what_is_not_new_is_not_asked_for(student, item):
+    for odd in (item, int(student.seen[0])):
+        with pytest.raises(ValueError, match="is not new to user 3; give one of `new`"):
+            explain.still_shown(student, odd, student.seen[:1])
+
+
+def test_scores_are_those_of_items_that_there_are(student):
+    assert student.scores(student.whole, []).shape == (1, 0)
+    for odd in (-1, len(student.shelf.columns)):
+        with pytest.raises(ValueError, match="are not all items; give rows 0 to 59"):
+            student.scores(student.whole, [odd])
+
+
+def test_a_network_that_is_looked_into_goes_on_training(teacher):
+    model = teacher.shelf.model
+    model.train()
+    try:
+        explain.attention_to_purchases(teacher)
+        assert model.training
+    finally:
+        model.eval()
+
+
+def test_signs_are_no_words_in_common(tokenizer):
+    pair = explain.read("mug - red", "lamp & Red stand", tokenizer)
+    assert explain.in_common(pair).tolist() == [0, 0, 1, 0]
+
+
+@pytest.mark.parametrize("measure", [explain.rank_correlation, explain.overlap])
+def test_reasons_that_are_no_numbers_do_not_agree(measure):
+    with pytest.raises(ValueError, match="give one finite number a reason"):
+        measure([np.nan, 1, 2], [1, 2, 3])

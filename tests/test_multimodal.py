@@ -1,6 +1,7 @@
 """Pictures and texts: reading, drawing, heads over modes, and maps between encoders."""
 
 import io
+import zlib
 
 import numpy as np
 import pytest
@@ -379,3 +380,32 @@ def test_maps_ask_for_pairs(learn):
 
 def test_a_row_of_zeros_has_no_direction():
     assert multimodal.unit(np.zeros((1, 3))).tolist() == [[0, 0, 0]]
+
+
+def part_of(name: bytes, held: bytes) -> bytes:
+    return len(held).to_bytes(4, "big") + name + held + zlib.crc32(name + held).to_bytes(4, "big")
+
+
+def behind_the_header(picture: bytes, part: bytes) -> bytes:
+    return picture[:33] + part + picture[33:]  # 8 bytes that mark a PNG, and 25 of its header
+
+
+def test_a_grey_of_two_bytes_with_a_clear_colour_keeps_its_steps():
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16)[None].repeat(8, axis=0)
+    clear = part_of(b"tRNS", b"\0\0")
+    found = np.asarray(pictures.opened(behind_the_header(file_of(Image.fromarray(ramp)), clear)))
+    assert np.array_equal(found[:, 1:, 0], (ramp >> 8)[:, 1:]) and (found[:, 0] == 255).all()
+
+
+def test_a_picture_above_pillows_own_limit_is_to_be_made_smaller():
+    small = file_of(Image.new("RGB", (8, 8)))
+    sides = (20_000).to_bytes(4, "big") + (10_000).to_bytes(4, "big")
+    huge = small[:8] + part_of(b"IHDR", sides + small[24:29]) + small[33:]
+    with pytest.raises(ValueError, match=r"^picture 0: too many pixels, .*: make it smaller\.$"):
+        pictures.colours([huge])
+
+
+def test_what_pillow_tells_in_its_own_words_is_named_by_its_place():
+    text = part_of(b"zTXt", b"k\0\0" + zlib.compress(b"a" * 5_000_000))
+    with pytest.raises(ValueError, match=r"^picture 0: no picture that can be read"):
+        pictures.colours([behind_the_header(file_of(Image.new("RGB", (8, 8))), text)])

@@ -1,5 +1,6 @@
 """Profiles of made-up households whose habits are known, and of a small simulated shop."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -482,3 +483,79 @@ def test_the_ndcg_of_a_shopper_is_that_of_scikit_learn(shop, taste, asked):
             ndcg_score(w[None], s[None], k=10) for w, s in zip(worth[shopper], scores, strict=True)
         ]
         assert found[shopper] == pytest.approx(np.mean(each))
+
+
+def test_a_rising_card_counts_the_goods_that_it_names_beside_what_it_counts_them_of(baskets):
+    late = DAY - people.RECENT
+    user = row_of(baskets, 9)
+    rng, events = np.random.default_rng(0), baskets.events
+    kinds = ["TEA", "GOODS A", "GOODS B", "GOODS C"]
+    one_group = baskets.items["type"].isin(kinds).to_numpy(int)
+    own = ((events["user"] == user) & events["day"].between(late, DAY - 1)).to_numpy()
+    chosen = np.flatnonzero(one_group)
+    moved = np.where(own, rng.choice(chosen, len(events)), events["item"])
+    old = ((events["user"] == user) & (events["day"] < late)).to_numpy()
+    other = np.flatnonzero(one_group == 0)
+    moved = np.where(old & np.isin(moved, chosen), rng.choice(other, len(events)), moved)
+    shop = replace(baskets, events=events.assign(item=moved.astype(np.int32)))
+    card = people.Cards(shop, DAY, one_group, "2024-01-01")(user)
+    text = next(one.text for one in card if one.topic == "rising")
+    assert " of them " in text.split(f"in {people.RECENT} days")[1].split(" before")[0]
+
+
+def test_what_has_no_category_is_sensitive_all_the_same():
+    frame = pd.DataFrame({"category": [None, "TOBACCO", None], "type": ["CIGARETTES", None, "TEA"]})
+    assert people.sensitive(frame).tolist() == ["tobacco", "tobacco", ""]
+    coupon = pd.DataFrame({"category": ["COUPON"], "type": [None]})
+    assert people.no_goods(coupon).tolist() == [True]
+    assert people.called(frame[2:]).notna().all()
+
+
+@pytest.mark.parametrize("column", ["query_id", "esci_label"])
+def test_a_pair_without_a_query_or_a_known_label_is_refused(shop, column):
+    rows = shop.judgments.assign(score=1.0)
+    odd = rows.assign(**{column: rows[column].where(rows.index != rows.index[3], None)})
+    with pytest.raises(ValueError, match=f"1 of {len(rows)} pairs have no query or another label"):
+        people.searches(shop, odd)
+    with pytest.raises(ValueError, match="0 of 0 pairs"):
+        people.searches(shop, rows[:0])
+
+
+def test_no_guess_is_made_of_what_no_model_has_seen():
+    own, parts = pd.DataFrame({"item": [0, 1]}), np.array([0.5, -0.2])
+    assert people.likely("Children", np.nan, (0.2, 0.7), (0.84, 0.91), parts, own) == []
+
+
+def test_what_nobody_bought_before_is_a_season_too():
+    from scipy.sparse import csr_matrix
+
+    before = csr_matrix(np.tile([90.0, 10.0, 0.0], (50, 1)))
+    recent = csr_matrix(np.tile([20.0, 5.0, 15.0], (50, 1)))
+    assert np.abs(people.trend(before, recent)).max() < 0.5
+    assert (people.trend(before, csr_matrix(before.shape)) == 0).all()
+
+
+def test_what_a_household_did_not_tell_is_not_guessed():
+    told = {"age": "25-34", "composition": "1 Adult Kids", "people": "4", "income": "250K+"}
+    users = pd.DataFrame([told, told | {"composition": None, "people": None, "income": "Unknown"},
+                          told | {"age": "Unknown"}])  # fmt: skip
+    table = people.demographics(users)
+    assert table.iloc[0].tolist() == ["yes", "3+", "under 35", "75K+"]
+    assert table.iloc[1].isna().tolist() == [True, True, False, True]
+    assert table.iloc[2].isna().tolist() == [False, False, True, False]
+
+
+def test_what_is_usual_is_counted_once_for_all_cards(baskets, cards, monkeypatch):
+    rhythm = cards.rhythm
+    wanted = rhythm.loc[rhythm["visits"] >= people.LEAST, "a_week"].median()
+    told = next(one for one in cards(row_of(baskets, WEEKLY)) if one.topic == "rhythm")
+    assert told.usual == wanted
+    monkeypatch.setattr(cards, "rhythm", rhythm.loc[[row_of(baskets, WEEKLY)]])  # nobody else
+    again = next(one for one in cards(row_of(baskets, WEEKLY)) if one.topic == "rhythm")
+    assert again.usual == wanted
+
+
+@pytest.mark.parametrize("user", [-1, 40])
+def test_nobody_has_no_card(cards, user):
+    with pytest.raises(ValueError, match=rf"no user {user}; give a row of `users`, 0 to 38"):
+        cards(user)

@@ -266,8 +266,8 @@ def reading_ease(text: str) -> float:
 def distance(texts: Sequence[str], training: Sequence[str]) -> np.ndarray:
     """The distance of each text from the nearest training text, (N,); 0 is a copy.
 
-    It is 1 minus the Jaccard index of the two texts' runs of three words. Where no training text
-    has three words, every distance is 1.
+    It is 1 minus the Jaccard index of the two texts' runs of three words. A text of fewer words, a
+    copy too, is at distance 1 of all.
     """
     if not len(texts) or not any(map(_runs, training)):
         return np.ones(len(texts))
@@ -301,7 +301,11 @@ def measure(
         `facts` of the record and how many of them are `named`; `contradicted` and `invented`, 1
         where there is such a claim and else 0; `clean`, 1 where all facts are named and no claim is
         wrong; the number of `words`; `repetition`, `reading_ease` and `distance`.
+
+    Raises ValueError for no text.
     """
+    if not len(texts):
+        raise ValueError("measure: there is no text to measure; give one or more.")
     rows = []
     for text, product in zip(texts, products, strict=True):
         found = vocabulary.check(text, product)

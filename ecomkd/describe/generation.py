@@ -81,7 +81,8 @@ def load(name: str = "smollm2") -> tuple[nn.Module, PreTrainedTokenizerFast]:
     settings = found.config.to_dict()
     settings.pop("quantization_config", None)
     settings["use_cache"] = True  # training switches it off, and it stays off in what is saved
-    model = type(found)(type(found.config).from_dict(settings))
+    with runtime.seeded(0):  # the weights that are drawn are overwritten
+        model = type(found)(type(found.config).from_dict(settings))
     model.load_state_dict(found.state_dict())
     tokenizer.padding_side = "left"
     return model.eval(), tokenizer
@@ -134,7 +135,7 @@ def trim(
     beyond = {token: number for token, number in special.items() if token not in vocabulary}
     name = {number: token for token, number in (vocabulary | beyond).items()}
     kept = {token for token in vocabulary if len(token) == 1} | special.keys() - beyond
-    read = {name[i] for ids in tokenizer(list(texts))["input_ids"] for i in ids}
+    read = {name[i] for text in texts for i in tokenizer(text)["input_ids"]}
     wanted = read - kept - beyond.keys()
     while wanted:
         token = wanted.pop()
@@ -147,6 +148,10 @@ def trim(
     spec["model"]["merges"] = [list(m) for m in merges if {*m, "".join(m)} <= kept]
     for entry in spec["added_tokens"]:
         entry["id"] = new_of[entry["content"]]
+    after = spec["post_processor"] or {}  # what begins and ends a text, by token and by number
+    for step in (after, *after.get("processors", ())):
+        for entry in dict(step.get("special_tokens", {})).values():
+            entry["ids"] = [new_of[token] for token in entry["tokens"]]
     smaller = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(spec)),
         eos_token=tokenizer.eos_token,
@@ -157,7 +162,8 @@ def trim(
     numbers = {
         f"{role}_token_id": getattr(smaller, f"{role}_token_id") for role in ("eos", "pad")
     } | {"vocab_size": len(old), "bos_token_id": None}
-    trimmed = type(model)(type(model.config).from_dict(model.config.to_dict() | numbers))
+    with runtime.seeded(0):  # the weights that are drawn are overwritten
+        trimmed = type(model)(type(model.config).from_dict(model.config.to_dict() | numbers))
     weights = model.state_dict()
     for key in ("model.embed_tokens.weight", "lm_head.weight"):
         weights[key] = weights[key][old]
@@ -175,7 +181,8 @@ def encode(
     rows = []
     for prompt, text in zip(prompts, texts, strict=True):
         before = tokenizer(prompt)["input_ids"]
-        after = [*tokenizer(" " + text)["input_ids"], tokenizer.eos_token_id]
+        after = tokenizer(" " + text, add_special_tokens=False)["input_ids"]
+        after = [*after, tokenizer.eos_token_id]
         ids, labels = before + after, [losses.IGNORE] * len(before) + after
         rows.append({"input_ids": ids, "labels": labels, "length": len(ids)})
     return Dataset.from_list(rows)
@@ -256,7 +263,7 @@ class WordLevelTrainer(OrderedTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs)
         tokens, top = inputs.pop("top_tokens", None), inputs.pop("top_logits", None)
-        whole, labels = inputs.pop("labels"), None
+        whole = inputs.pop("labels")
         outputs = model(**inputs)
         logits, labels = described(outputs.logits, whole)
         if not (model.training and self.alpha):
@@ -327,6 +334,8 @@ def generate(
     instead from the most probable ones, which hold 0.9 of the probability (nucleus sampling,
     Holtzman et al. 2020).
     """
+    if not len(prompts):  # of which a tokenizer makes an IndexError
+        return [], 0
     model = _ready(model, profile)
     lengths = [len(ids) for ids in tokenizer(list(prompts))["input_ids"]]
     order = np.argsort(lengths, kind="stable")

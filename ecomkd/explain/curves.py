@@ -64,7 +64,7 @@ def area(curve: np.ndarray) -> float:
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Spearman's rank correlation of two models' shares (N,); 0 where one of them never changes.
 
-    Raises ValueError unless both have a share for each of the same two or more reasons.
+    Raises ValueError unless both have a finite share for each of the same two or more reasons.
 
     Example:
         >>> round(rank_correlation([1, 2, 3], [1, 3, 2]), 3)
@@ -101,4 +101,6 @@ def _both(name: str, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarr
             f"{name}: shares of shapes {a.shape} and {b.shape}; give one a reason, of the same two "
             "or more reasons."
         )
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ValueError(f"{name}: a share is not finite; give one finite number a reason.")
     return a, b

@@ -65,6 +65,11 @@ class Household:
         reads each version anew. Raises ValueError for another shape, or for a version that keeps
         nothing.
         """
+        if isinstance(self.shelf.model, networks.DecayedMeans):
+            return self._by_sums(self._versions(kept))
+        return self.read_anew(kept)
+
+    def _versions(self, kept: np.ndarray) -> np.ndarray:
         kept = np.asarray(kept, bool)
         if kept.ndim != 2 or kept.shape[1] != len(self.seen):
             raise ValueError(
@@ -73,9 +78,7 @@ class Household:
             )
         if not kept.any(axis=1).all():
             raise ValueError("tastes: a version keeps no purchase; leave one in each.")
-        if isinstance(self.shelf.model, networks.DecayedMeans):
-            return self._by_sums(kept)
-        return self.read_anew(kept)
+        return kept
 
     def _by_sums(self, kept: np.ndarray) -> torch.Tensor:
         """Σ w v / Σ w over what is kept, for each speed of forgetting, through the last layers.
@@ -95,8 +98,11 @@ class Household:
             return model.mix(torch.cat(parts, dim=1).float().to(model.items.device))
 
     def read_anew(self, kept: np.ndarray) -> torch.Tensor:
-        """The tastes (M, W) as the network itself makes them from each version's purchases."""
-        collator, found = copy.copy(self.shelf.collator), []
+        """The tastes (M, W) as the network itself makes them from each version's purchases.
+
+        Raises as `tastes` does.
+        """
+        kept, collator, found = self._versions(kept), copy.copy(self.shelf.collator), []
         days, items = (self.own[name].to_numpy() for name in ("day", "item"))
         place = np.searchsorted(self.seen, items)
         for part in np.split(kept, range(_VERSIONS, len(kept), _VERSIONS)):
@@ -112,9 +118,12 @@ class Household:
     def scores(self, kept: np.ndarray, items: np.ndarray) -> np.ndarray:
         """Log-odds (M, K) of new items (K,) for M versions of the history, `kept` (M, S).
 
-        Raises ValueError for an item that the user has bought: its score is a habit's.
+        Raises ValueError for an item that the user has bought: its score is a habit's, and for a
+        row that is no item.
         """
-        items = np.asarray(items)
+        items, last = np.asarray(items, int), len(self.shelf.columns) - 1
+        if ((items < 0) | (items > last)).any():
+            raise ValueError(f"scores: {items.tolist()} are not all items; give rows 0 to {last}.")
         old = np.intersect1d(items, self.seen)
         if len(old):
             raise ValueError(
@@ -204,8 +213,13 @@ def still_shown(household: Household, item: int, gone: Sequence[int]) -> bool:
     """Whether `item` is among those shown when the purchases of the items `gone` are not there.
 
     The network reads the rest of the history anew and ranks all new items: nothing of this is taken
-    from the method that found the reason. Raises ValueError for an item that was never bought.
+    from the method that found the reason. Raises ValueError for an `item` that is not new to the
+    user, for one of `gone` that was never bought, and where nothing would be left.
     """
+    if item not in household.new:
+        raise ValueError(
+            f"still_shown: item {item} is not new to user {household.user}; give one of `new`."
+        )
     unknown = np.setdiff1d(gone, household.seen)
     if len(unknown):
         raise ValueError(
@@ -250,7 +264,7 @@ def attention_to_purchases(household: Household) -> np.ndarray:
     def catch(_: object, inputs: tuple) -> None:
         caught["states"] = inputs[0]
 
-    hook = layer.register_forward_pre_hook(catch)
+    hook, training = layer.register_forward_pre_hook(catch), model.training
     try:
         with torch.no_grad():  # the fast path of inference passes hooks by
             model.eval()
@@ -262,6 +276,7 @@ def attention_to_purchases(household: Household) -> np.ndarray:
             )[1][0]
     finally:
         hook.remove()
+        model.train(training)
     of_basket = seen[mask[0]].mean(dim=0).cpu().double().numpy()
     slots, items = batch["slot"].cpu().numpy(), batch["item"].cpu().numpy()
     share = of_basket[slots] / np.bincount(slots, minlength=len(of_basket))[slots]

@@ -34,7 +34,9 @@ def tree_shap(booster: Any, signals: np.ndarray, background: np.ndarray) -> np.n
         )
     with needed("tree_shap", "explain"):
         import shap
-    explainer = shap.TreeExplainer(booster, data=background, feature_perturbation="interventional")
+    # Of more than 100 rows it would draw 100.
+    whole = shap.maskers.Independent(background, max_samples=len(background))
+    explainer = shap.TreeExplainer(booster, data=whole, feature_perturbation="interventional")
     return np.asarray(explainer.shap_values(signals, check_additivity=False))
 
 

@@ -7,6 +7,7 @@ product, L tokens, H the model's width, M versions of a pair. Chapter 17.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +47,8 @@ class Pair:
 def read(query: str, product: str, tokenizer: Any, max_length: int = 32) -> Pair:
     """The pair as the model reads it. Words are what blanks part; what is cut off is left out.
 
-    Raises ValueError for a text without a word, or a tokenizer without a mask token.
+    Raises ValueError for a text without a word, where no token of the product is left, or for a
+    tokenizer without a mask token.
 
     Example:
         >>> from ecomkd import models
@@ -60,15 +62,23 @@ def read(query: str, product: str, tokenizer: Any, max_length: int = 32) -> Pair
     if tokenizer.mask_token_id is None:
         raise ValueError("read: the tokenizer has no mask token; take one of an encoder.")
     words = product.split()
+    # Texts are given whole: words by themselves are cut otherwise by a tokenizer that reads blanks.
     cut = tokenizer(
-        query.split(),
-        words,
-        is_split_into_words=True,
+        query,
+        product,
         truncation="longest_first",
         max_length=max_length,
+        return_offsets_mapping=True,
     )
-    sides = zip(cut.sequence_ids(), cut.word_ids(), strict=True)
-    word = np.array([own if side == 1 else -1 for side, own in sides])
+    starts = [one.start() for one in re.finditer(r"\S+", product)]
+    first, end = np.array(cut["offset_mapping"]).T
+    own = np.searchsorted(starts, np.maximum(first, end - 1), "right") - 1
+    word = np.where(np.array(cut.sequence_ids()) == 1, np.maximum(own, 0), -1)
+    if word.max() < 0:
+        raise ValueError(
+            f"read: no token of the product is left in {max_length}; give a longer max_length, or "
+            "a text that the tokenizer can read."
+        )
     ids = torch.tensor(cut["input_ids"])
     types = torch.tensor(cut.get("token_type_ids", [0] * len(ids)))
     return Pair(query, tuple(words[: word.max() + 1]), ids, types, word, tokenizer.mask_token_id)
@@ -206,8 +216,11 @@ def rollout(model: PreTrainedModel, pair: Pair) -> np.ndarray:
 
 
 def in_common(pair: Pair) -> np.ndarray:
-    """1 for each word that the query has too, else 0, (N,): what costs nothing."""
-    asked = {_letters(word) for word in pair.query.split()}
+    """1 for each word that the query has too, else 0, (N,): what costs nothing.
+
+    A word without a letter or digit is none.
+    """
+    asked = {_letters(word) for word in pair.query.split()} - {""}
     return np.array([float(_letters(word) in asked) for word in pair.words])
 
 

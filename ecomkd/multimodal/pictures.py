@@ -50,30 +50,33 @@ def opened(picture: Picture, name: str = "picture") -> Image.Image:
     """
     try:
         image = Image.open(io.BytesIO(picture)) if isinstance(picture, bytes) else picture
-        if image.width * image.height > MOST_PIXELS:
-            raise ValueError(
-                f"{name}: {image.width} × {image.height} pixels, at most {MOST_PIXELS:,} are read: "
-                "make it smaller."
-            )
-        image = ImageOps.exif_transpose(image)
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(white, image)
-        if image.mode.startswith("I;16"):  # Pillow would cut such a grey at 255, and not scale it.
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        return image.convert("RGB")
-    # Pillow tells of a damaged part of a PNG by a SyntaxError.
-    except (
-        UnidentifiedImageError,
-        OSError,
-        SyntaxError,
-        Image.DecompressionBombError,
-    ) as error:
+        told = f"{image.width} × {image.height}"
+        if image.width * image.height <= MOST_PIXELS:
+            return _upright(image)
+    except Image.DecompressionBombError:  # Pillow's own limit, far above this one
+        told = "too many"
+    # Pillow tells of a damaged part of a PNG by a SyntaxError, and of others by a ValueError.
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise ValueError(
             f"{name}: no picture that can be read (JPEG, PNG or WebP), or one cut short: "
             "leave it out or get it again."
         ) from error
+    raise ValueError(f"{name}: {told} pixels, at most {MOST_PIXELS:,} are read: make it smaller.")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):  # Pillow would cut such a grey at 255, and not scale it.
+        steps = np.asarray(image)
+        grey = (steps >> 8).astype(np.uint8)
+        if "transparency" in image.info:
+            grey[steps == image.info["transparency"]] = 255
+        return Image.fromarray(grey).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
 
 
 def square(picture: Picture, size: int = SIZE, name: str = "picture") -> np.ndarray:

@@ -60,7 +60,6 @@ class Cards:
         self.kind_share = sold / sold.sum()
         self.lift, self.surprise = habits.lift(self.counts), habits.surprise(self.counts)
         before = habits.group_counts(baskets, start, groups)
-        before.resize(self.counts.shape)
         self.recent = self.counts - before
         self.trend = habits.trend(before, self.recent)
         self.seen = {
@@ -70,13 +69,21 @@ class Cards:
         }
         self.habits = {topic: habits.against(seen, users) for topic, seen in self.seen.items()}
         self.rhythm = habits.rhythm(baskets, day, first_day)
+        came = self.rhythm["visits"] >= LEAST
+        self.usual_a_week = self.rhythm.loc[came, "a_week"].median()
         self._labels = {topic: seen.groupby("user").groups for topic, seen in self.seen.items()}
 
     def __call__(self, user: int) -> list[Statement]:
         """The statements about a user (a row of `Baskets.users`).
 
         Interests come first, then those that rise and fall, habits, and the rhythm of visits.
+        Raises ValueError for a row that is not there.
         """
+        users = self.counts.shape[0]
+        if not 0 <= user < users:
+            raise ValueError(
+                f"Cards: there is no user {user}; give a row of `users`, 0 to {users - 1}."
+            )
         if user not in self.rows:
             return []
         own = self.past.iloc[self.rows[user]]
@@ -103,10 +110,11 @@ class Cards:
             for g in np.flatnonzero(enough & (moved >= CERTAIN)):
                 receipt = own[(group == g) & (late | (sign < 0))]
                 goods, part = self.said(receipt, len(own))
+                recent, earlier = (part, "") if sign > 0 else ("", part.replace("them", "all", 1))
                 text = (
                     f"Of late buys {'more' if sign > 0 else 'less'} {goods}: "
-                    f"{of_late[g]:.0f} purchases in {RECENT} days, "
-                    f"{bought[g] - of_late[g]:.0f} before{part}."
+                    f"{of_late[g]:.0f} purchases in {RECENT} days{recent}, "
+                    f"{bought[g] - of_late[g]:.0f} before{earlier}."
                 )
                 labels = receipt.index.to_numpy()
                 found.append(Statement(topic, text, self.trend[user, g], 0.0, int(g), labels))
@@ -165,7 +173,7 @@ class Cards:
             return found
         labels = own.index.to_numpy()
         if abs(row["pace"]) >= CERTAIN:
-            usual = self.rhythm.loc[self.rhythm["visits"] >= LEAST, "a_week"].median()
+            usual = self.usual_a_week
             text = (
                 f"Comes {'more' if row['pace'] > 0 else 'less'} often than usual: "
                 f"{row['a_week']:.1f} times a week, usual {usual:.1f}; {row['visits']:.0f} days."

@@ -27,7 +27,8 @@ def no_goods(items: pd.DataFrame) -> pd.Series:
         everything = journey.load()
         goods = people.without(everything, people.no_goods(everything.items))
     """
-    return (items["category"] + "/" + items["type"]).str.contains(NO_GOODS)
+    names = items["category"].fillna("") + "/" + items["type"].fillna("")
+    return names.str.contains(NO_GOODS)
 
 
 def called(items: pd.DataFrame) -> pd.Series:
@@ -45,11 +46,11 @@ def called(items: pd.DataFrame) -> pd.Series:
         CATSUP                      ketchup
         SHOESTRING of FRZN POTATOES shoestring (frzn potatoes)
     """
-    names, types = _written(), items["type"]
-    both = pd.Series(list(zip(types, items["category"], strict=True)), items.index)
+    names, types, category = _written(), items["type"].fillna(""), items["category"].fillna("")
+    both = pd.Series(list(zip(types, category, strict=True)), items.index)
     alone = pd.Series([(kind, "") for kind in types], items.index)
-    own = types + " (" + items["category"] + ")"
-    own = own.mask((items["category"] == "") | (items["category"] == types), types)
+    own = types + " (" + category + ")"
+    own = own.mask((category == "") | (category == types), types)
     own = own.str.lower().str.replace(r"\s+", " ", regex=True).str.strip()
     return both.map(names).fillna(alone.map(names)).fillna(own).rename("name")
 

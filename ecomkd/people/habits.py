@@ -48,9 +48,9 @@ def sensitive(items: pd.DataFrame) -> pd.Series:
     """The reason in `SENSITIVE` not to read each item, "" where there is none.
 
     Args:
-        items: with `category` and `type`.
+        items: with `category` and `type`; where one is missing, the other alone is looked at.
     """
-    names = items["category"] + "/" + items["type"]
+    names = items["category"].fillna("") + "/" + items["type"].fillna("")
     reason = pd.Series("", items.index, name="reason")
     for name, pattern in SENSITIVE.items():
         reason[(reason == "") & names.str.contains(pattern)] = name
@@ -128,14 +128,17 @@ def trend(before: sp.csr_matrix, recent: sp.csr_matrix) -> np.ndarray:
 
     A number below 0 says that the interest fell. The expected share of the `recent` purchases is
     the user's share `before`, times the factor by which everybody's share has changed, so that a
-    season does not count as an interest. Users with fewer than `LEAST` purchases before have 0.
+    season does not count as an interest; of a group that nobody bought before, it is everybody's
+    recent share. Users with fewer than `LEAST` purchases before have 0.
     """
     before, recent = before.toarray(), recent.toarray()
     old, new = _share(before), _share(recent)
     own = (before + PRIOR * old) / (before.sum(axis=1, keepdims=True) + PRIOR)
     own *= np.divide(new, old, out=np.ones_like(old), where=old > 0)
+    own += np.where(old > 0, 0, new)
     known = before.sum(axis=1, keepdims=True) >= LEAST
-    own = np.divide(own, own.sum(axis=1, keepdims=True), out=own, where=known)
+    total = own.sum(axis=1, keepdims=True)
+    own = np.divide(own, total, out=own, where=known & (total > 0))
     expected = recent.sum(axis=1, keepdims=True) * own
     # The share before is an estimate too: its own error comes on top.
     variance = expected * (1 + expected / (before + 1))
@@ -249,7 +252,7 @@ def rhythm(baskets: Baskets, day: int, first_day: str) -> pd.DataFrame:
     error = np.sqrt(spread / (weeks - 1).where(weeks > 1) / weeks + 0.25 / weeks**2)
     usual = table.loc[table["visits"] >= LEAST, "a_week"].median()
     table["pace"] = (table["a_week"] - usual) / error
-    table["gap"] = by.agg(lambda days: days.diff().median())
+    table["gap"] = by.diff().groupby(seen["user"]).median()
     counts = pd.crosstab(seen["user"], seen["weekday"]).reindex(columns=range(7), fill_value=0)
     usual = counts.to_numpy().argmax(axis=1)
     table["weekday"] = np.array(_DAYS)[usual]

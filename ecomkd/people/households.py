@@ -24,21 +24,26 @@ def demographics(users: pd.DataFrame) -> pd.DataFrame:
     """A table of what is known of the households of The Complete Journey, in a few classes each.
 
     It has a row for each user who told, and the categorical columns `kids` (no, yes), `people`
-    (1, 2, 3+), `age` (under 35, 35 to 54, 55+) and `income` (under 35K, 35K to 74K, 75K+).
+    (1, 2, 3+), `age` (under 35, 35 to 54, 55+) and `income` (under 35K, 35K to 74K, 75K+), missing
+    where a user did not tell.
     """
     users = users[users["age"].notna()]
     kids = users["composition"].str.endswith(" Kids") & ~users["composition"].str.contains("No")
+    kids = kids.astype(int).where(users["composition"].notna())
+    people = {"1": 0, "2": 1, "3": 2, "4": 2, "5+": 2}
     income = {"Under 15K": 0, "15-24K": 0, "25-34K": 0, "35-49K": 1, "50-74K": 1}
+    high = ("75-99K", "100-124K", "125-149K", "150-174K", "175-199K", "200-249K", "250K+")
+    income |= dict.fromkeys(high, 2)
     age = {"19-24": 0, "25-34": 0, "35-44": 1, "45-54": 1, "55-64": 2, "65+": 2}
     codes = {
-        "kids": (kids.astype(int), ("no", "yes")),
-        "people": (users["people"].map({"1": 0, "2": 1}).fillna(2), ("1", "2", "3+")),
+        "kids": (kids, ("no", "yes")),
+        "people": (users["people"].map(people), ("1", "2", "3+")),
         "age": (users["age"].map(age), ("under 35", "35 to 54", "55+")),
-        "income": (users["income"].map(income).fillna(2), ("under 35K", "35K to 74K", "75K+")),
+        "income": (users["income"].map(income), ("under 35K", "35K to 74K", "75K+")),
     }
     return pd.DataFrame(
         {
-            name: pd.Categorical.from_codes(code.astype(int), labels)
+            name: pd.Categorical.from_codes(code.fillna(-1).astype(int), labels)
             for name, (code, labels) in codes.items()
         },
         users.index,
@@ -199,7 +204,7 @@ def likely(
         parts: (I,), from `contributions`.
         own: the household's events.
     """
-    if sure[0] < probability < sure[1]:
+    if not (probability <= sure[0] or probability >= sure[1]):  # NaN too
         return []
     sign = 1 if probability >= sure[1] else -1
     often = right[int(sign > 0)]

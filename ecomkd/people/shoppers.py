@@ -39,7 +39,14 @@ def searches(shop: Shop, pairs: pd.DataFrame) -> Searches:
     """The searches of a table of judged pairs: `query_id`, `product_id`, `esci_label`, `score`.
 
     Queries of which no product has a gain are left out: no order of them is better than another.
+    Raises ValueError for no pair, and for a pair without a query or with another label.
     """
+    wrong = pairs["query_id"].isna() | ~pairs["esci_label"].isin(list(GAINS))
+    if pairs.empty or wrong.any():
+        raise ValueError(
+            f"searches: {int(wrong.sum())} of {len(pairs)} pairs have no query or another label "
+            f"than {', '.join(GAINS)}; give judged pairs."
+        )
     row = pd.Series(range(len(shop.products)), shop.products["product_id"])
     query = pd.factorize(pairs["query_id"])[0]
     place = pairs.groupby(query).cumcount().to_numpy()
