@@ -312,6 +312,12 @@ def test_random_weights_and_a_checkpoint(profile):
     )
 
 
+def test_texts_too_short_to_hide_a_token_in(profile):
+    short = {**catalogue(10).to_dict(), **dict.fromkeys(TEXT, [""] * 10)}
+    with pytest.raises(ValueError, match=r"^domain_adapted: of 10 product texts no token was hid"):
+        adapt.domain_adapted(Dataset.from_dict(short), profile)
+
+
 @pytest.mark.parametrize(("products", "passes"), [(9, 2), (60, 0)])
 def test_nothing_to_adapt_to(profile, products, passes):
     with pytest.raises(ValueError) as error:

@@ -43,7 +43,8 @@ def domain_adapted(
     2020). In each of `passes` over the catalogue others are hidden. One text in ten is held out to
     choose the checkpoint. What is kept is the encoder; the head that names tokens is not.
 
-    Raises ValueError for a catalogue of fewer than ten products or for fewer than one pass.
+    Raises ValueError for a catalogue of fewer than ten products, for fewer than one pass, and where
+    the texts are so short that nothing was hidden of those that train or of those that judge.
     """
     if len(catalogue) < 10 or passes < 1:
         raise ValueError(
@@ -57,6 +58,12 @@ def domain_adapted(
         held_out = np.arange(len(texts)) % 10 == 9
         model = build_masked(profile.teacher, profile.seed)
         masked = _hidden_tokens(texts[~held_out], tokenizer, passes, profile.seed)
+        judged = _hidden_tokens(texts[held_out], tokenizer, 1, profile.seed)
+        if not (len(masked) and len(judged)):
+            raise ValueError(
+                f"domain_adapted: of {len(texts)} product texts no token was hidden in those that "
+                "train or in those that judge; give more of them, or longer ones."
+            )
         run = trainer.OrderedTrainer(
             model,
             args=trainer.arguments(
@@ -69,7 +76,7 @@ def domain_adapted(
                 prediction_loss_only=True,
             ),
             train_dataset=masked,
-            eval_dataset=_hidden_tokens(texts[held_out], tokenizer, 1, profile.seed),
+            eval_dataset=judged,
             processing_class=tokenizer,
             data_collator=DataCollatorForTokenClassification(tokenizer),
         )
