@@ -6,15 +6,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from chapter_text import span
 from test_run import judgments, shop
 from test_sum_students_record import merged
 
 import measure_contrast_lists as script
 import measure_untrained
-from ecomkd import features, models
+from ecomkd import features, models, report
 from ecomkd.config import Profile
 from ecomkd.data import sources
 from ecomkd.data.folds import divided
+from ecomkd.relevance import bi_encoders
+from shared import by_pair
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*judged products have more than one title"),
@@ -78,3 +81,30 @@ def test_goals_are_held_against_the_cosine_and_against_the_sum(tmp_path):
     record = merged(script, script.ADDED, tmp_path)
     assert [goal["met"] for goal in record["goals"]] == [False, True]
     assert record["goals"][1]["value"] == pytest.approx(0.1)
+
+
+def test_the_page_says_that_labels_by_contrast_bring_nothing_that_can_be_told(pytestconfig):
+    recorded = report.recorded("contrast_lists")
+    page = (pytestconfig.rootpath / "book" / "compared.md").read_text("utf-8")
+    part = page.partition("(sec-contrast-lists)=")[2].partition("(sec-sum-students)=")[0]
+    part = " ".join(part.split())
+    told = by_pair(recorded["data"]["comparisons"])
+    alone, added = told[script.CONTRAST, script.FREE], told[script.ADDED, script.UNTRAINED_SUM]
+    assert f"stands {span(alone, 'difference')} from the untrained one" in part
+    assert f"and added to words {span(added, 'difference')} from the sum" in part
+    assert all(one["low"] < 0 < one["high"] for one in told.values())
+    assert [goal["met"] for goal in recorded["goals"]] == [False, False]
+    folds = recorded["data"]["choices"]["18"]
+    assert f"a fold gave {np.mean([fold['rows'] for fold in folds]):,.0f} such pairs" in part
+    gains, rates = [], []
+    for looks in (fold["looks"] for fold in folds):
+        start, *others = looks
+        assert start["learning_rate"] == 0
+        best = max(looks, key=lambda look: look["ndcg@10"])
+        assert [look["epoch"] for look in others] == [1, 2, 3, 4, 5, 6] * 2
+        gains.append(best["ndcg@10"] - start["ndcg@10"])
+        rates.append(best["learning_rate"])
+    taught = [gain for gain in gains if gain > 0]
+    assert len(folds) == 5 and len(taught) == 4
+    assert f"{min(taught):.3f} to {max(taught):.3f} above the untrained one" in part
+    assert rates.count(max(bi_encoders.RATES)) == 3

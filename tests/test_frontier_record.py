@@ -256,4 +256,7 @@ def test_the_page_says_how_often_each_side_may_read_its_queries(pytestconfig):
         for name in ("three layers", "three layers, labels")
     }
     assert looks == {"three layers": {4}, "three layers, labels": {10}}
-    assert "on labels alone of ten passes over 400 queries, else of four over 3,400." in page
+    assert (
+        "on labels alone it looks after each of ten passes over 400 queries, else after each of "
+        "four over 3,400."
+    ) in page

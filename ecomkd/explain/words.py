@@ -70,10 +70,11 @@ def read(query: str, product: str, tokenizer: Any, max_length: int = 32) -> Pair
         max_length=max_length,
         return_offsets_mapping=True,
     )
-    starts = [one.start() for one in re.finditer(r"\S+", product)]
-    first, end = np.array(cut["offset_mapping"]).T
-    own = np.searchsorted(starts, np.maximum(first, end - 1), "right") - 1
-    word = np.where(np.array(cut.sequence_ids()) == 1, np.maximum(own, 0), -1)
+    ends = [one.end() for one in re.finditer(r"\S+", product)]
+    first = np.array(cut["offset_mapping"])[:, 0]
+    # The first word that ends behind where a token begins: a blank belongs to the word after it.
+    own = np.minimum(np.searchsorted(ends, first, "right"), len(words) - 1)
+    word = np.where(np.array(cut.sequence_ids()) == 1, own, -1)
     if word.max() < 0:
         raise ValueError(
             f"read: no token of the product is left in {max_length}; give a longer max_length, or "

@@ -110,7 +110,8 @@ class Cards:
             for g in np.flatnonzero(enough & (moved >= CERTAIN)):
                 receipt = own[(group == g) & (late | (sign < 0))]
                 goods, part = self.said(receipt, len(own))
-                recent, earlier = (part, "") if sign > 0 else ("", part.replace("them", "all", 1))
+                all_of_them = part.replace("them", f"all {len(receipt)} were", 1)
+                recent, earlier = (part, "") if sign > 0 else ("", all_of_them)
                 text = (
                     f"Of late buys {'more' if sign > 0 else 'less'} {goods}: "
                     f"{of_late[g]:.0f} purchases in {RECENT} days{recent}, "

@@ -28,7 +28,8 @@ def demographics(users: pd.DataFrame) -> pd.DataFrame:
     where a user did not tell.
     """
     users = users[users["age"].notna()]
-    kids = users["composition"].str.endswith(" Kids") & ~users["composition"].str.contains("No")
+    told = users["composition"].fillna("").str
+    kids = told.endswith(" Kids") & ~told.contains("No")
     kids = kids.astype(int).where(users["composition"].notna())
     people = {"1": 0, "2": 1, "3": 2, "4": 2, "5+": 2}
     income = {"Under 15K": 0, "15-24K": 0, "25-34K": 0, "35-49K": 1, "50-74K": 1}

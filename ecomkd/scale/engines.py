@@ -85,7 +85,8 @@ def is_made(part: Part) -> bool:
 def rows_of(file: pq.ParquetFile, part: Part, names: list[str]) -> pa.Table:
     """Columns of the rows of a part, from the row groups that hold them alone.
 
-    No row group lies in memory as a whole. Raises DataError where one is damaged.
+    Row groups are decoded in batches, and no further than the part. Raises DataError where one is
+    damaged.
     """
     ends = np.cumsum(
         [0, *(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))]
@@ -100,6 +101,8 @@ def rows_of(file: pq.ParquetFile, part: Part, names: list[str]) -> pa.Table:
             at += len(batch)
             if at >= part.stop:
                 break
+    except (MemoryError, NotImplementedError):  # the file may be whole
+        raise
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{part.source}: damaged among the rows {part.start + 1:,} to {part.stop:,}; copy it "

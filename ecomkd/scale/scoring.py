@@ -173,7 +173,7 @@ def planned(data: Path, out: Path, key: list, rows: int) -> Iterator[Part]:
             sha, total = known_digest(file), found.metadata.num_rows
         for start in range(0, total, rows):
             stop = min(start + rows, total)
-            name = digest("scores", 2, sha, start, stop, *key)
+            name = digest("scores", 3, sha, start, stop, *key)
             yield Part(str(file), start, stop, str(out / f"{number:06}-{start:012}-{name}.parquet"))
 
 

@@ -241,8 +241,10 @@ class _Service:
 
 
 def _close(engine: Any) -> None:
-    with contextlib.suppress(Exception):  # else nobody would look for newer engines any more
+    try:
         getattr(engine, "close", lambda: None)()
+    except Exception as error:  # else nobody would look for newer engines any more
+        _LOG.warning("An engine could not be closed: %s", error)
 
 
 def _try(engine: Any) -> None:
@@ -294,10 +296,8 @@ def create_app(
             answered by the engine that it began with.
         clock: seconds, for the limit on each client's rate.
 
-    Raises:
-        ValueError: fewer than 100 reference queries, or any for a recommender.
-
-    Every error is `{"error": sentence}`.
+    Raises ValueError for fewer than 100 reference queries, or any for a recommender. Every error
+    that a client gets is `{"error": sentence}`.
     """
     settings = settings or Settings()
     recommends = hasattr(engine, "recommend")

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from numbers import Integral
 from typing import Protocol
 
 import numpy as np
@@ -155,7 +156,7 @@ class Settings:
             if not low <= value <= high:
                 wanted = f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
                 raise ValueError(f"{field.name} is {value}: give {wanted}.")
-            if not isinstance(value, int) and (field.type == "int" or value == math.inf):
+            if not isinstance(value, Integral) and (field.type == "int" or value == math.inf):
                 kind = "whole" if field.type == "int" else "finite"
                 raise ValueError(f"{field.name} is {value}: give a {kind} number.")
         for proxy in self.trusted_proxies:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from book.goals import folded, number
 from book.pages import apart, ranked, table
 from ecomkd.relevance.tables import UNTRAINED_SUM
@@ -36,9 +38,11 @@ def tried(choices: dict[str, list[dict]]) -> str:
     shown: dict[str, list[str]] = {}
     for looks in (fold["looks"] for own in choices.values() for fold in own):
         kept = max(looks, key=lambda look: look["ndcg@10"])  # the first of equals
+        place: Counter[float] = Counter()  # the same passes are other steps in each fold
         for look in looks:
             rate, held = look["learning_rate"], number(look["ndcg@10"])
-            name = f"rate {rate:.0e}, after {look['epoch']:.3g} passes" if rate else "untrained"
+            place[rate] += 1
+            name = f"rate {rate:.0e}, pass {place[rate]}" if rate else "untrained"
             shown.setdefault(name, []).append(f"**{held}**" if look is kept else held)
     heads = [f"fold {place}" for place in range(1, len(next(iter(shown.values()))) + 1)]
     title = "What was tried, and what validation said"
