@@ -333,6 +333,16 @@ def test_a_word_that_is_no_term_where_it_stands_holds_no_link():
     assert all(f"{{term}}`{term}`" in cell.source for term in ("drift", "lift", "gain"))
 
 
+def test_a_term_is_not_linked_where_the_word_means_something_else():
+    other = "A network in train mode is rather a loss. Input less baseline is what a batch is not."
+    other += " Sentence Transformers came later."
+    own = " The loss of a batch falls below the baseline in each mode of a transformer."
+    cells = [nbformat.v4.new_markdown_cell(source) for source in (other, own)]
+    before, after = book_terms.linked(nbformat.v4.new_notebook(cells=cells)).cells
+    for term in ("mode", "loss", "baseline", "batch", "transformer"):
+        assert f"{term}`" not in before.source.casefold() and f"{{term}}`{term}`" in after.source
+
+
 @built
 @pytest.mark.parametrize("width", [1440, 390])
 def test_a_term_shows_its_definition_when_pointed_at_or_focused(browser, width):

@@ -32,6 +32,7 @@ _BEFORE = {
     "loss": r"(?:[Tt]he|[Ii]ts|log|ranking)\s",
     "mode": r"(?<!train )(?<!eval )",
     "split": r"(?:[Aa]|[Ee]ach|The|[Tt]est|[Tt]raining)\s",
+    "transformer": r"(?<!Sentence )",
 }
 """What stands before these words where they are terms, and not verbs or a difference."""
 
