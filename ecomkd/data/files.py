@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -174,11 +174,7 @@ class TableFile:
         missing = [name for name in names if name not in self.columns]
         if missing and (mend := self._mend_of_header(set(missing))):
             raise DataError(f"{self.path}: {mend}.")
-        for name in set(self.columns):
-            if self.columns.count(name) > 1:
-                raise DataError(
-                    f"{self.path}: the column {quoted(name)} occurs twice; rename or drop one."
-                )
+        each_once(self.path, self.columns, set(self.columns))
         if missing:
             several = len(missing) > 1
             found = ", ".join(shown(name, 40) for name in self.columns[:12])
@@ -368,6 +364,13 @@ class TableFile:
             f"{self.path}, column {name!r}: cannot be read as text ({shown(str(error))}); "
             "store it as text."
         )
+
+
+def each_once(file: Path, columns: Sequence[str], names: Iterable[str]) -> None:
+    """Raise DataError where one of these names occurs twice among the columns of a file."""
+    for name in names:
+        if columns.count(name) > 1:
+            raise DataError(f"{file}: the column {quoted(name)} occurs twice; rename or drop one.")
 
 
 def digits(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:

@@ -27,8 +27,12 @@ def no_goods(items: pd.DataFrame) -> pd.Series:
         everything = journey.load()
         goods = people.without(everything, people.no_goods(everything.items))
     """
-    names = items["category"].fillna("") + "/" + items["type"].fillna("")
-    return names.str.contains(NO_GOODS)
+    return shelves(items).str.contains(NO_GOODS)
+
+
+def shelves(items: pd.DataFrame) -> pd.Series:
+    """`category/type` of each item, (I,), by which reading is forbidden; a missing one is ""."""
+    return items["category"].fillna("") + "/" + items["type"].fillna("")
 
 
 def called(items: pd.DataFrame) -> pd.Series:

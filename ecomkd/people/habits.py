@@ -15,7 +15,7 @@ from sklearn.cluster import KMeans
 from sklearn.preprocessing import normalize
 
 from ecomkd.data.baskets import Baskets
-from ecomkd.people.goods import called
+from ecomkd.people.goods import called, shelves
 
 SENSITIVE = {
     "health": "COLD AND FLU|ANALGESIC|FIRST AID|VITAMIN|ANTACID|SINUS|LAXATIVE|EYE AND EAR"
@@ -50,7 +50,7 @@ def sensitive(items: pd.DataFrame) -> pd.Series:
     Args:
         items: with `category` and `type`; where one is missing, the other alone is looked at.
     """
-    names = items["category"].fillna("") + "/" + items["type"].fillna("")
+    names = shelves(items)
     reason = pd.Series("", items.index, name="reason")
     for name, pattern in SENSITIVE.items():
         reason[(reason == "") & names.str.contains(pattern)] = name

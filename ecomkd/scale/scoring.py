@@ -32,7 +32,7 @@ from ecomkd.data.contract import (
     quoted,
     shown,
 )
-from ecomkd.data.files import digits
+from ecomkd.data.files import digits, each_once
 from ecomkd.data.sources import without_bars
 from ecomkd.keys import identity
 from ecomkd.relevance.gate import stated_length
@@ -165,11 +165,7 @@ def planned(data: Path, out: Path, key: list, rows: int) -> Iterator[Part]:
             missing = [name for name in _NEEDED if name not in found.schema_arrow.names]
             if missing:
                 raise DataError(f"{file}: no column {quoted(missing[0])}; add it.")
-            for name in (*IDS, "query", *TEXT):
-                if found.schema_arrow.names.count(name) > 1:
-                    raise DataError(
-                        f"{file}: the column {quoted(name)} occurs twice; rename or drop one."
-                    )
+            each_once(file, found.schema_arrow.names, (*IDS, "query", *TEXT))
             sha, total = known_digest(file), found.metadata.num_rows
         for start in range(0, total, rows):
             stop = min(start + rows, total)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import nbformat
 
-from book import by_contrast, cites, cold, free_sum, frontier, landing, moved, runtimes, trial
+from book import cites, cold, esci_lists, frontier, landing, moved, runtimes, trial
 from book.common import BUILD, ROOT, dump, say, write
 from book.goals import results_page
 from book.pages import (
@@ -69,8 +69,8 @@ def render(output: Path, notebooks: dict[str, nbformat.NotebookNode]) -> Path:
     wanted["book/untrained.txt"] = untrained(found["untrained"])
     wanted["book/esci_lists.txt"] = fitted(found["core_esci_150"])
     wanted["book/whole_lists.txt"] = recipes(found["whole_lists"])
-    wanted["book/contrast_lists.txt"] = by_contrast.page_part(found["contrast_lists"])
-    wanted["book/sum_students.txt"] = free_sum.page_part(found["sum_students"])
+    wanted["book/contrast_lists.txt"] = esci_lists.contrast_part(found["contrast_lists"])
+    wanted["book/sum_students.txt"] = esci_lists.students_part(found["sum_students"])
     wanted["book/whole_lists_icecat.txt"] = recipes(found["whole_lists_icecat"])
     wanted["book/free_teacher.txt"] = frontier.teachers_part(found["free_teacher"])
     wanted["book/query_side.txt"] = query_side(found["query_side"])

@@ -1,0 +1,85 @@
+"""Two records of the ESCI lists on a page: students of a sum that nobody trained, and a bi-encoder
+that labels teach by contrast."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from book.goals import folded, number
+from book.pages import apart, ranked, table
+from ecomkd.relevance.tables import UNTRAINED_SUM
+
+ALONE = "labels only"
+STUDENTS = {
+    "bi-encoder, untrained": "bi-encoder, untrained",
+    UNTRAINED_SUM: "words and bi-encoder: the teacher",
+    ALONE: "student, labels only",
+    "the sum's answers too": "student, with answers for the labelled pairs",
+    "the sum's answers, more pairs": "student, with answers for mined pairs too",
+}
+"""The rows of `sum_students`, in words."""
+ENCODERS = {
+    "bi-encoder, untrained": "bi-encoder, untrained",
+    "bi-encoder, labels by contrast": "bi-encoder, taught by labels",
+    UNTRAINED_SUM: "words and bi-encoder, untrained",
+    "words + bi-encoder, labels by contrast": "words and bi-encoder, taught by labels",
+}
+"""The rows of `contrast_lists`, in words."""
+
+
+def students_part(record: dict) -> str:
+    """What book/compared.md includes of `sum_students`: what each reaches, what is told from what,
+    and what was tried, with what labels alone take in bold."""
+    tried: dict[str, list[str]] = {}
+    for runs in _folds(record):
+        best = max(run["ndcg@10"] for run in runs if run["system"] == ALONE)
+        for run in runs:
+            held, name = number(run["ndcg@10"]), STUDENTS[run["system"]]
+            if run["system"] == ALONE:
+                name += ", rate × {rate:.2g}, steps × {steps:g}, dropout {dropout:g}".format(**run)
+                held = f"**{held}**" if run["ndcg@10"] == best else held
+            tried.setdefault(name, []).append(held)
+    shown = {
+        name: [ranked(row), number(row["lift@10"])] for name, row in _rows(record, STUDENTS).items()
+    }
+    reached = table("system", ["nDCG@10", "above a random order"], shown)
+    return _part(record, STUDENTS, reached, tried)
+
+
+def contrast_part(record: dict) -> str:
+    """The same of `contrast_lists`, with what was kept in bold."""
+    tried: dict[str, list[str]] = {}
+    for looks in (fold["looks"] for fold in _folds(record)):
+        kept = max(looks, key=lambda look: look["ndcg@10"])  # the first of equals
+        place: Counter[float] = Counter()  # the same passes are other steps in each fold
+        for look in looks:
+            rate, held = look["learning_rate"], number(look["ndcg@10"])
+            place[rate] += 1
+            name = f"rate {rate:.0e}, pass {place[rate]}" if rate else "untrained"
+            tried.setdefault(name, []).append(f"**{held}**" if look is kept else held)
+    shown = {name: [ranked(row)] for name, row in _rows(record, ENCODERS).items()}
+    return _part(record, ENCODERS, table("system", ["nDCG@10"], shown), tried)
+
+
+def _folds(record: dict) -> list:
+    """What was chosen in each fold of each seed."""
+    return [fold for own in record["data"]["choices"].values() for fold in own]
+
+
+def _rows(record: dict, names: Mapping[str, str]) -> dict[str, dict]:
+    return {name: record["data"]["rows"][system] for system, name in names.items()}
+
+
+def _part(record: dict, names: Mapping[str, str], reached: str, tried: dict[str, list[str]]) -> str:
+    """The table of what is reached, that of differences, and what was tried, folded."""
+    told = {
+        f"{names[one['system']]} − {names[one['against']]}": [apart(one)]
+        for one in record["data"]["comparisons"]
+    }
+    differences = table("compared", ["difference of nDCG@10"], told)
+    heads = [f"fold {place}" for place in range(1, len(next(iter(tried.values()))) + 1)]
+    choices = table("nDCG@10 on validation", heads, tried)
+    title = "What was tried, and what validation said"
+    parts = [reached, differences, f":::{{dropdown}} {title}\n{choices}\n:::", folded(record)]
+    return "\n\n".join(parts) + "\n"
