@@ -54,7 +54,7 @@ TOPS = (10, 20, 30)
 averaging takes."""
 WEIGHTS = (0.25, 0.5, 0.75, 1.0)
 BOUND = 0.02
-"""What the gate may lose of recall@10, and of recall@10 among new kinds."""
+"""What the gate may lose of the mean of recall@10 and of recall@10 among new kinds."""
 CUSTOMERS = 500
 """Histories of each split that are read of a category of amazon18: small shops."""
 COUNTRY = 8

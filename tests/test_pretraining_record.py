@@ -197,6 +197,6 @@ def test_chapter_2_tells_the_goal_that_is_missed():
     assert [goal["name"].partition(" (")[0] for goal in missed] == [
         "nDCG@10: the warm-up, of random weights"
     ]
-    assert "to random weights 0.006 (−0.005 to 0.017), our goal, missed" in chapter_text.of(
+    assert "to random weights 0.006 (−0.005 to 0.017), which misses our goal" in chapter_text.of(
         "02_teacher"
     )
