@@ -695,7 +695,12 @@ def test_what_chapter_7_says_in_words_is_in_the_record():
     # Labels of a department cost on average, whichever it is, and near and far are not told apart.
     transfer = pd.DataFrame(data["distance"])
     transfer["gain"] = transfer["lift@10"] - transfer["lift@10 before"]
-    assert (transfer.groupby("kind")["gain"].mean() < 0).all()
+    mean = transfer.groupby("kind")["gain"].mean()
+    assert (mean < 0).all()
+    page = " ".join((Path(__file__).parents[1] / "book/faq.md").read_text("utf-8").split())
+    own, near, far = (f"{-mean[kind]:.3f}" for kind in ("own", "near", "far"))
+    assert f"by {own} in the mean, on those of the nearest department by {near} and of the" in page
+    assert f"of the farthest by {far}; near and far cannot be told apart" in page
     gain = transfer.pivot_table(index=["seed", "target"], columns="kind", values="gain")
     span = metrics.seed_interval((gain["near"] - gain["far"]).groupby("seed").mean())
     assert span["low"] < 0 < span["high"]

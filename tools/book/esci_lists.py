@@ -1,5 +1,5 @@
-"""Two records of the ESCI lists on a page: students of a sum that nobody trained, and a bi-encoder
-that labels teach by contrast."""
+"""Three records of the ESCI lists on a page: a base-size teacher, a bi-encoder that labels teach by
+contrast, and students of a sum that nobody trained."""
 
 from __future__ import annotations
 
@@ -26,6 +26,17 @@ ENCODERS = {
     "words + bi-encoder, labels by contrast": "words and bi-encoder, taught by labels",
 }
 """The rows of `contrast_lists`, in words."""
+BASES = {
+    "bi-encoder, untrained": "bi-encoder",
+    "base-size bi-encoder, untrained": "bi-encoder of base size",
+    UNTRAINED_SUM: "words and bi-encoder",
+    "words and base-size bi-encoder, added up": "words and bi-encoder of base size",
+    "the warm start of base size, no label": "warm start of base size, no label",
+    "base-size teacher": "teacher of base size",
+    "base-size teacher, with words and bi-encoder": "words, bi-encoder and teacher of base size",
+    "random": "random",
+}
+"""The rows of `base_lists`, in words."""
 
 
 def students_part(record: dict) -> str:
@@ -62,6 +73,19 @@ def contrast_part(record: dict) -> str:
     return _part(record, ENCODERS, table("system", ["nDCG@10"], shown), tried)
 
 
+def base_part(record: dict) -> str:
+    """The same of `base_lists`: nDCG@10 / macro-F1 at each look, with what was kept in bold."""
+    tried: dict[str, list[str]] = {}
+    for looks in (fold["looks"] for fold in _folds(record)):
+        kept = max(looks, key=lambda look: look["ndcg@10"] + look["macro_f1"])
+        for place, look in enumerate(looks, 1):
+            held = f"{number(look['ndcg@10'])} / {number(look['macro_f1'])}"
+            tried.setdefault(f"look {place}", []).append(f"**{held}**" if look is kept else held)
+    shown = {name: [ranked(row)] for name, row in _rows(record, BASES).items()}
+    head = "nDCG@10 / macro-F1 on validation"
+    return _part(record, BASES, table("system", ["nDCG@10"], shown), tried, head)
+
+
 def _folds(record: dict) -> list:
     """What was chosen in each fold of each seed."""
     return [fold for own in record["data"]["choices"].values() for fold in own]
@@ -71,7 +95,13 @@ def _rows(record: dict, names: Mapping[str, str]) -> dict[str, dict]:
     return {name: record["data"]["rows"][system] for system, name in names.items()}
 
 
-def _part(record: dict, names: Mapping[str, str], reached: str, tried: dict[str, list[str]]) -> str:
+def _part(
+    record: dict,
+    names: Mapping[str, str],
+    reached: str,
+    tried: dict[str, list[str]],
+    head: str = "nDCG@10 on validation",
+) -> str:
     """The table of what is reached, that of differences, and what was tried, folded."""
     told = {
         f"{names[one['system']]} − {names[one['against']]}": [apart(one)]
@@ -79,7 +109,7 @@ def _part(record: dict, names: Mapping[str, str], reached: str, tried: dict[str,
     }
     differences = table("compared", ["difference of nDCG@10"], told)
     heads = [f"fold {place}" for place in range(1, len(next(iter(tried.values()))) + 1)]
-    choices = table("nDCG@10 on validation", heads, tried)
+    choices = table(head, heads, tried)
     title = "What was tried, and what validation said"
     parts = [reached, differences, f":::{{dropdown}} {title}\n{choices}\n:::", folded(record)]
     return "\n\n".join(parts) + "\n"

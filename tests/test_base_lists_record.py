@@ -1,0 +1,113 @@
+"""A base-size teacher on whole lists of few judged queries: what is compared, on tiny data."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_run import judgments, shop
+from test_sum_students_record import merged
+
+import measure_base_lists as script
+import measure_untrained
+from ecomkd import features, models
+from ecomkd.config import Profile
+from ecomkd.data import sources
+from ecomkd.data.folds import divided
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*judged products have more than one title"),
+    pytest.mark.filterwarnings("ignore:.*too few to conclude"),
+]
+ROWS = {name for pair in script.COMPARED for name in pair}
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """Three folds of a small shop, whose base-size teacher knows all labels."""
+    profile = Profile.named("smoke", device="cpu", artifacts=tmp_path / "artifacts")
+    folder = shop(tmp_path / "shoes", judgments())
+    data, catalogue = sources.load(folder, profile), sources.catalogue(folder, profile)
+    parts, trained = divided(data, 3, seed=1), []
+
+    def teacher(data, profile, checkpoint):
+        trained.append((set(data["train"]["query_id"]), profile, checkpoint))
+        return tmp_path
+
+    def predict(_, pairs, __):
+        return np.eye(pairs.features["label"].num_classes)[np.asarray(pairs["label"])]
+
+    monkeypatch.setattr(script.Profile, "named", lambda *_, **__: profile)
+    monkeypatch.setattr(measure_untrained, "parts_of", lambda *_: (parts, catalogue))
+    monkeypatch.setattr(features, "bi_encoder_scores", lambda pairs, *_: np.arange(len(pairs)))
+    monkeypatch.setattr(script.measure_whole_lists.mining, "with_unlabelled", lambda data, *_: data)
+    monkeypatch.setattr(script.checkpoints, "put_together", lambda name: Path("folder of", name))
+    monkeypatch.setattr(script, "cosines", lambda pairs, *_: -np.arange(len(pairs)))
+    monkeypatch.setattr(script, "warm_start", lambda data, _: -np.arange(len(data["test"])))
+    monkeypatch.setattr(script.stages, "origin", lambda _, profile: f"warm, {profile.teacher}")
+    monkeypatch.setattr(script.stages, "teacher", teacher)
+    monkeypatch.setattr(script.judge, "predict", predict)
+    monkeypatch.setattr(script, "looks", lambda _: [{"macro_f1": 0.2, "ndcg@10": 0.5}])
+    return profile, trained
+
+
+def test_the_teacher_alone_and_in_the_sum_is_judged_on_the_queries_of_all_folds(tiny):
+    profile, trained = tiny
+    found = script.measured(18)
+    assert set(found["systems"]) == ROWS
+    asked = {tuple(own["ndcg@10"]) for own in found["systems"].values()}
+    assert len(asked) == 1, "all are asked the same queries"
+    mean = {name: np.mean(list(own["ndcg@10"].values())) for name, own in found["systems"].items()}
+    assert mean[script.TAUGHT] == 1 > mean[script.FREE]
+    assert mean[script.ADDED] > mean[script.UNTRAINED_SUM]
+    assert [own["macro_f1"] for own in found["choices"]] == [1.0] * 3
+    queries, profiles, starts = zip(*trained, strict=True)
+    assert len(trained) == 3 and not set.intersection(*queries)
+    base = str(Path("folder of", script.CHECKPOINT))
+    assert set(starts) == {f"warm, {base}"}
+    for own in profiles:
+        assert (own.frozen_layers, own.teacher_learning_rate, own.teacher_epochs) == (None, 5e-5, 3)
+        assert own.spread_head and own.max_length == profile.max_length
+
+
+def test_the_warm_up_of_a_checkpoint_given_as_a_folder_imitates_minilm(tmp_path, monkeypatch):
+    asked = []
+
+    def cosine(pairs, profile, name="minilm"):
+        asked.append(name)
+        return np.arange(len(pairs), dtype=float)
+
+    monkeypatch.setattr(script.checkpoints, "put_together", lambda _: models.checkpoint("minilm"))
+    monkeypatch.setattr(features, "bi_encoder_scores", cosine)
+    profile = Profile.named("smoke", device="cpu", artifacts=tmp_path, warm_up_pairs=12)
+    warmed, taught = script.recipe(profile)
+    script.stages.origin(sources.load("shop", profile), warmed)
+    assert asked == ["minilm"]
+    assert (warmed.student_learning_rate, taught.teacher) == (1e-4, warmed.teacher)
+
+
+def test_vectors_of_known_texts_are_not_computed_again(monkeypatch):
+    class Encoder:
+        max_seq_length = 384
+
+    def encode(model, texts, **options):
+        assert model.max_seq_length == script.ASKED and options["normalize_embeddings"]
+        encoded.extend(texts)
+        return np.array([[float(len(text)), 1.0] for text in texts])
+
+    encoded: list[str] = []
+    monkeypatch.setattr(script.bi_encoders, "encoder", lambda *_: Encoder())
+    monkeypatch.setattr(script.models, "checkpoint", str)
+    monkeypatch.setattr(script, "product_text", lambda pairs: list(pairs["title"]))
+    monkeypatch.setattr(features, "encode", encode)
+    profile, known = Profile.named("smoke", device="cpu"), {"ab": np.array([2.0, 1.0])}
+    pairs = pd.DataFrame({"query": ["ab", "c"], "title": ["x", "yy"]})
+    for _ in range(2):
+        assert script.cosines(pairs, profile, known).tolist() == [2 * 1 + 1, 1 * 2 + 1]
+    assert encoded == ["c", "x", "yy"]
+
+
+def test_goals_are_held_against_all_that_nobody_trained(tmp_path):
+    record = merged(script, script.ADDED, tmp_path)
+    assert [goal["met"] for goal in record["goals"]] == [True] * 4
+    assert {round(goal["value"], 6) for goal in record["goals"]} == {0.1}
