@@ -60,6 +60,10 @@ def test_the_teacher_alone_and_in_the_sum_is_judged_on_the_queries_of_all_folds(
     mean = {name: np.mean(list(own["ndcg@10"].values())) for name, own in found["systems"].items()}
     assert mean[script.TAUGHT] == 1 > mean[script.FREE]
     assert mean[script.ADDED] > mean[script.UNTRAINED_SUM]
+    weights = found["choices"][0]["weights"]
+    read = {name: len(signals) for name, signals in weights.items()}
+    both = (script.UNTRAINED_SUM, script.BASE_SUM), (script.ADDED, script.ADDED_BASE)
+    assert read == dict.fromkeys(both[0], 4) | dict.fromkeys(both[1], 5)
     assert [own["macro_f1"] for own in found["choices"]] == [1.0] * 3
     queries, profiles, starts = zip(*trained, strict=True)
     assert len(trained) == 3 and not set.intersection(*queries)
@@ -91,7 +95,8 @@ def test_vectors_of_known_texts_are_not_computed_again(monkeypatch):
         max_seq_length = 384
 
     def encode(model, texts, **options):
-        assert model.max_seq_length == script.ASKED and options["normalize_embeddings"]
+        assert model.max_seq_length == script.measure_whole_lists.TOKENS
+        assert options["normalize_embeddings"]
         encoded.extend(texts)
         return np.array([[float(len(text)), 1.0] for text in texts])
 
@@ -107,7 +112,9 @@ def test_vectors_of_known_texts_are_not_computed_again(monkeypatch):
     assert encoded == ["c", "x", "yy"]
 
 
-def test_goals_are_held_against_all_that_nobody_trained(tmp_path):
+def test_goals_are_held_against_the_same_without_the_teacher(tmp_path):
     record = merged(script, script.ADDED, tmp_path)
-    assert [goal["met"] for goal in record["goals"]] == [True] * 4
-    assert {round(goal["value"], 6) for goal in record["goals"]} == {0.1}
+    assert [goal["met"] for goal in record["goals"]] == [True, True, False, False]
+    record = merged(script, script.ADDED_BASE, tmp_path)
+    assert [goal["met"] for goal in record["goals"]] == [False, False, True, True]
+    assert record["goals"][3]["value"] == pytest.approx(0.1)

@@ -28,12 +28,13 @@ ENCODERS = {
 """The rows of `contrast_lists`, in words."""
 BASES = {
     "bi-encoder, untrained": "bi-encoder",
-    "base-size bi-encoder, untrained": "bi-encoder of base size",
+    "base-size bi-encoder, untrained": "base-size bi-encoder",
     UNTRAINED_SUM: "words and bi-encoder",
-    "words and base-size bi-encoder, added up": "words and bi-encoder of base size",
-    "the warm start of base size, no label": "warm start of base size, no label",
-    "base-size teacher": "teacher of base size",
-    "base-size teacher, with words and bi-encoder": "words, bi-encoder and teacher of base size",
+    "words and base-size bi-encoder, added up": "words and base-size bi-encoder",
+    "the warm start of base size, no label": "base-size warm start, no label",
+    "base-size teacher": "base-size teacher",
+    "base-size teacher, with words and bi-encoder": "words, bi-encoder, teacher",
+    "base-size teacher, with words and base-size bi-encoder": "words, base-size encoder, teacher",
     "random": "random",
 }
 """The rows of `base_lists`, in words."""
