@@ -103,7 +103,7 @@ def test_the_page_says_what_trees_make_of_a_teacher(recorded, pytestconfig):
         f"They stand {span(without)} above trees that learnt from the same 400 queries without it, "
         f"which was our goal, and {span(fair)} above trees without it that learnt from all 800."
     ) in part
-    assert f"With the teacher of 400 queries, a sum is {span(summed)} below them, and" in part
+    assert f"With the teacher of 400 queries, a sum is {span(summed)} below them;" in part
     assert f"(trees minus sum: {span(both)})." in part
     assert f"the same trees lose {span(own)}.**" in part
     assert all(one["low"] > 0 for one in (without, fair, own))
