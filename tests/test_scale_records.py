@@ -66,8 +66,8 @@ def test_two_workers_are_hardly_quicker_than_two_threads_of_one_process(scoring)
 
 def test_a_worker_of_ray_is_as_quick_as_a_process_once_it_runs_and_starts_long(scoring):
     assert (
-        "So of whole calls (1,024 pairs of the teacher, 4,096 of the student) Ray takes half or more"
-        " for its start,"
+        "So of whole calls (1,024 pairs of the teacher, 4,096 of the student) Ray takes half or"
+        " more for its start,"
     ) in CHAPTER
     for model in ("teacher", "student"):
         running = ratio(scoring, model, "running", "Ray, one worker", "local")
