@@ -5,15 +5,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from chapter_text import span
 from test_run import judgments, shop
 from test_sum_students_record import merged
 
 import measure_base_lists as script
 import measure_untrained
-from ecomkd import features, models
+from ecomkd import features, models, report
 from ecomkd.config import Profile
 from ecomkd.data import sources
 from ecomkd.data.folds import divided
+from shared import by_pair
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*judged products have more than one title"),
@@ -118,3 +120,43 @@ def test_goals_are_held_against_the_same_without_the_teacher(tmp_path):
     record = merged(script, script.ADDED_BASE, tmp_path)
     assert [goal["met"] for goal in record["goals"]] == [False, False, True, True]
     assert record["goals"][3]["value"] == pytest.approx(0.1)
+
+
+def test_the_page_says_that_a_larger_network_is_not_shown_to_help(pytestconfig):
+    data, smaller = (report.recorded(name)["data"] for name in ("base_lists", "whole_lists"))
+    page = (pytestconfig.rootpath / "book" / "compared.md").read_text("utf-8")
+    part = page.partition("(sec-base-lists)=")[2].partition("(sec-contrast-lists)=")[0]
+    part = " ".join(part.split())
+    told = by_pair(data["comparisons"])
+
+    def apart(one: str, other: str) -> str:
+        return span(told[one, other], "difference")
+
+    added, of_base = (apart(script.ADDED, other) for other in (script.UNTRAINED_SUM, script.FREE))
+    assert f"it stands {added} from the same sum without it, and {of_base} from" in part
+    added, of_base = (apart(script.ADDED_BASE, other) for other in (script.BASE_SUM, script.BASE))
+    assert f"in that sum, these are {added} and {of_base}." in part
+    assert [goal["met"] for goal in report.recorded("base_lists")["goals"]] == [False] * 4
+    lost = told[script.TAUGHT, script.BASE]
+    lost = {"value": -lost["difference"], "low": -lost["high"], "high": -lost["low"]}
+    assert f"{span(lost)} *below* the untrained bi-encoder of its own size" in part
+    assert f"by {apart(script.TAUGHT, script.START)} from the warm start" in part
+    assert f"label ({apart(script.START, script.FREE)})" in part
+    assert f"stands {apart(script.BASE, script.FREE)} from MiniLM's" in part
+    low, high = (told[script.TAUGHT, script.START][end] for end in ("low", "high"))
+    assert low < 0 < high
+    recipe = "all layers, gently, head spread"
+    reached = data["rows"][script.TAUGHT]["ndcg@10"]
+    assert f"({reached:.3f} and {smaller['rows'][recipe]['ndcg@10']:.3f};" in part
+    folds = data["choices"]["18"]
+    kept = [max(one["looks"], key=lambda look: look["ndcg@10"] + look["macro_f1"]) for one in folds]
+    held = np.mean([look["ndcg@10"] for look in kept])
+    assert f"mean of {held:.3f} on the validation queries; on the test queries the same" in part
+    assert f"networks have {reached:.3f}." in part
+    classes = np.mean([one["macro_f1"] for one in folds])
+    of_smaller = np.mean([one[recipe]["macro_f1"] for one in smaller["choices"]["18"]])
+    assert f"macro-F1 is {classes:.2f} over the folds, and {of_smaller:.2f} with MiniLM" in part
+    for name in (script.ADDED, script.ADDED_BASE):
+        weights = [list(one["weights"][name].values()) for one in folds]
+        assert sum(own[-1] == max(own) for own in weights) == 3
+        assert sum(own[-1] == 0 for own in weights) == 2

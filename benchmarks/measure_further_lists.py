@@ -1,0 +1,312 @@
+"""Further ways to fine-tune on whole candidate lists of few judged queries.
+
+    ECOMKD_PRECISION=bf16 python benchmarks/measure_further_lists.py --seeds 18
+    ECOMKD_PRECISION=bf16 python benchmarks/measure_further_lists.py --merge
+
+needs ECOMKD_REAL_DATA with `esci_150`, whose queries are each tested once, in five folds, and with
+`msrd`, and the package `peft`. In `measure_whole_lists` no recipe is shown to beat what nobody
+trained. The best of them there, all layers gently under a spread head, is trained again, and is
+what these are held against, all named before anything was measured with them: the mean of three
+such teachers, of three seeds, warm-up and all; a low-rank correction in its place, at ten times
+its rate; the head alone first, and from there the same; rankings trained as rankings, which leaves
+the warm-up's own head as it is; and these rankings after those of 400 film queries. Beside the last
+stands the network that has seen the film queries alone, and no label of the lists. Folds, pairs,
+tokens and what validation chooses are as in `measure_whole_lists`; a ranking is chosen by nDCG@10
+alone, for it has no classes. A run that is started again goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict
+
+import measure_untrained
+import measure_whole_lists
+import shared
+from ecomkd import distill, keys, metrics, models, report, trainer
+from ecomkd.artifacts import stage
+from ecomkd.config import Profile
+from ecomkd.relevance import judge, rivals, stages
+from ecomkd.relevance.tables import TEACHER, TEACHER_SUM, UNTRAINED_SUM
+from measure_whole_lists import CHOSEN, FREE, GENTLE, START, added, warm_start
+
+SPREAD = GENTLE | {"spread_head": True}
+ONCE = "all layers, gently, head spread"
+SEEDS = "the same, three teachers averaged"
+LOW_RANK = "a low-rank correction, head spread"
+HEAD_FIRST = "the head first, then all layers gently"
+LISTS = "all layers gently, rankings as rankings"
+FILMS_FIRST = "film queries first, rankings as rankings"
+FILMS = "film queries alone, rankings as rankings"
+LOW_RANK_RATE, HEAD_RATE = 10 * GENTLE["teacher_learning_rate"], 1e-3
+FILM_QUERIES = 400
+SPLITS = ("validation", "test")
+
+Answers = dict[str, np.ndarray]
+"""By split, the class probabilities (N, C) of its pairs."""
+
+
+class ListTrainer(trainer.MeasuredTrainer):
+    """Trains on all products of a query at a time: with u_d the logit of *alike* minus that of
+    *apart*, L = −Σ_d g_d / Σ g · log softmax(u)_d, where g_d are the gains of its labels (Bruch et
+    al. 2019, https://doi.org/10.1145/3341981.3344221)."""
+
+    def __init__(self, model: Any, measure: Callable[[Any], dict[str, float]], **options: Any):
+        super().__init__(model, **options)
+        self._measure = measure
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        gains = inputs.pop("gains")
+        apart, alike = model(**inputs).logits.float().T
+        return -(gains / gains.sum() * (alike - apart).log_softmax(0)).sum()
+
+    def measure(self, dataset):
+        return self._measure(self.model)
+
+
+def alike(model: Any, pairs: Dataset, tokenizer: Any, profile: Profile) -> np.ndarray:
+    """u of each pair, (N,)."""
+    encoded = distill.encode(pairs, tokenizer, profile.max_length)
+    apart, alike = distill.predict(model, encoded, tokenizer, profile).T
+    return alike - apart
+
+
+def lists(data: DatasetDict, profile: Profile, start: str) -> Path:
+    """The folder of a network that has learnt rankings from `data["train"]`, for as many passes
+    and at the rate that a teacher has. Queries without a product of any worth are left out."""
+
+    def make(folder: Path) -> None:
+        train, held = data["train"], data["validation"]
+        model, tokenizer = models.load(Path(start)), models.load_tokenizer(start)
+        models.set_dropout(model, profile.teacher_dropout)
+        worth = np.array(list(judge.gains(train).values()), np.float32)[np.asarray(train["label"])]
+        rows = worthy(train, worth)
+        encoded = distill.encode(train, tokenizer, profile.max_length).remove_columns("labels")
+        pad = distill.PairCollator(tokenizer)
+
+        def batch(queries: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
+            (own,) = queries
+            return pad(encoded.select(own).to_list()) | {"gains": torch.from_numpy(worth[own])}
+
+        def quality(model: Any) -> dict[str, float]:
+            frame = judge.frame(held, alike(model, held, tokenizer, profile))
+            found = metrics.ranking(frame, judge.gains(held))["ndcg@10"]
+            return {"ndcg@10": found, "quality": found}
+
+        one = replace(profile, batch_size=1)
+        run = ListTrainer(
+            model,
+            quality,
+            args=trainer.arguments(
+                one,
+                folder,
+                profile.teacher_epochs * len(rows),
+                profile.teacher_learning_rate,
+                metric_for_best_model="quality",
+            ),
+            train_dataset=rows,
+            eval_dataset=rows,
+            processing_class=tokenizer,
+            data_collator=batch,
+        )
+        trainer.run_to_end(run, folder)
+
+    parts = [
+        keys.digests(data["train"], data["validation"]),
+        keys.settings_of(profile, *stages.TAUGHT_BY),
+        keys.known_as(start),
+    ]
+    return stage("lists", parts, make, profile.artifacts, recipe=1)
+
+
+def worthy(pairs: Dataset, worth: np.ndarray) -> list[np.ndarray]:
+    """The rows of each query that has a product of some worth."""
+    queries = np.asarray(pairs["query_id"])
+    rows = [np.flatnonzero(queries == query) for query in dict.fromkeys(queries)]
+    return [own for own in rows if worth[own].any()]
+
+
+def low_rank(data: DatasetDict, profile: Profile, start: str) -> Path:
+    """The folder of a teacher of which a low-rank correction was trained, and the spread head."""
+
+    def train(model: Any, tokenizer: Any, folder: Path) -> None:
+        corrected, adapter = models.build_low_rank(model, seed=profile.seed), folder / "adapter"
+        stages.fine_tune(corrected, data, tokenizer, profile, adapter, LOW_RANK_RATE)
+        corrected.merge_and_unload().save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        (adapter / "training.json").replace(folder / "training.json")
+        shutil.rmtree(adapter)
+
+    return in_turn("low_rank_lists", data, profile, start, train, LOW_RANK_RATE)
+
+
+def head_first(data: DatasetDict, profile: Profile, start: str) -> Path:
+    """The folder of a teacher whose spread head was trained alone, and then all of it."""
+
+    def train(model: Any, tokenizer: Any, folder: Path) -> None:
+        model.base_model.requires_grad_(False)
+        stages.fine_tune(model, data, tokenizer, profile, folder / "head", HEAD_RATE)
+        model.requires_grad_(True)
+        stages.fine_tune(model, data, tokenizer, profile, folder, profile.teacher_learning_rate)
+        shutil.rmtree(folder / "head")
+
+    return in_turn("head_first", data, profile, start, train, HEAD_RATE)
+
+
+def in_turn(
+    name: str,
+    data: DatasetDict,
+    profile: Profile,
+    start: str,
+    train: Callable[[Any, Any, Path], None],
+    rate: float,
+) -> Path:
+    """A stage of this name, which trains the warmed-up network under a spread head."""
+
+    def make(folder: Path) -> None:
+        classes = data["train"].features["label"].names
+        worth = tuple(judge.gains(data["train"]).values())
+        model = models.build_teacher(start, classes, profile.seed, worth)
+        train(model, models.load_tokenizer(start), folder)
+
+    parts = [
+        keys.digests(data["train"], data["validation"]),
+        keys.settings_of(profile, *stages.TAUGHT_BY),
+        keys.known_as(start),
+        rate,
+    ]
+    return stage(name, parts, make, profile.artifacts, recipe=1)
+
+
+def taught_by_films(profile: Profile, start: str) -> Path:
+    """The folder of a network that has learnt the rankings of film queries."""
+    with tempfile.TemporaryDirectory(prefix="ecomkd-") as scratch:
+        (films,), _ = measure_untrained.parts_of("msrd", profile, Path(scratch), FILM_QUERIES, 0)
+    return lists(films, profile, start)
+
+
+def of_classes(folders: Sequence[Path], data: DatasetDict, profile: Profile) -> Answers:
+    """What teachers say, in the mean."""
+    return {split: np.mean([judge.predict(one, data[split], profile) for one in folders], axis=0)
+            for split in SPLITS}  # fmt: skip
+
+
+def of_rankings(folder: Path, data: DatasetDict, profile: Profile) -> Answers:
+    """What a network of rankings says, as if its head were spread: p_c ~ e^(g_c u), whose expected
+    gain keeps the order of u."""
+    model, tokenizer = models.load(folder), models.load_tokenizer(str(folder))
+    worth = np.array(list(judge.gains(data["train"]).values()), np.float32)
+    return {
+        split: judge.softmax(alike(model, data[split], tokenizer, profile)[:, None] * worth)
+        for split in SPLITS
+    }
+
+
+def recipe(name: str, data: DatasetDict, profile: Profile) -> tuple[Answers, list[Path]]:
+    """What the teacher of a recipe says, and the folders of its trainings."""
+    gentle, start = replace(profile, **SPREAD), str(stages.origin(data, profile))
+    if name in (ONCE, SEEDS):
+        folders = []
+        for seed in range(profile.seed, profile.seed + (3 if name == SEEDS else 1)):
+            warmed = stages.origin(data, replace(profile, seed=seed))
+            folders.append(stages.teacher(data, replace(gentle, seed=seed), checkpoint=warmed))
+        return of_classes(folders, data, profile), folders
+    if name in (LOW_RANK, HEAD_FIRST):
+        folder = {LOW_RANK: low_rank, HEAD_FIRST: head_first}[name](data, gentle, start)
+        return of_classes([folder], data, profile), [folder]
+    if name != LISTS:
+        start = str(taught_by_films(gentle, start))
+    folder = Path(start) if name == FILMS else lists(data, gentle, start)
+    return of_rankings(folder, data, profile), [folder]
+
+
+def looks(folder: Path) -> list[dict[str, float]]:
+    """nDCG@10 on validation at each look of a training, and the quality that chose among them."""
+    seen = stages.training_log(folder).dropna(subset="eval_quality")
+    names = {"eval_ndcg@10": "ndcg@10", "eval_quality": "quality"}
+    return seen[list(names)].rename(columns=names).to_dict("records")
+
+
+RECIPES = (ONCE, SEEDS, LOW_RANK, HEAD_FIRST, LISTS, FILMS_FIRST, FILMS)
+OF_CLASSES = RECIPES[:4]
+COMPARED = (
+    *((name, FREE) for name in RECIPES),
+    *((name, START) for name in RECIPES),
+    *((name, ONCE) for name in RECIPES[1:]),
+    (FILMS_FIRST, LISTS),
+    *((name, "random") for name in RECIPES),
+    (CHOSEN, FREE),
+    (added(CHOSEN), UNTRAINED_SUM),
+    (added(CHOSEN), FREE),
+)
+
+
+def fold(case: measure_untrained.Case, profile: Profile) -> tuple[dict[str, dict], dict[str, Any]]:
+    """By system, nDCG@10 by test query with its chance, and what validation says of each recipe."""
+    data, _, seen = case
+    test, found, told = data["test"], {}, {}
+
+    def ranked(name: str, scores: np.ndarray) -> None:
+        per_query = metrics.ranking(judge.frame(test, scores), judge.gains(test))["per_query"]
+        found[name] = {"ndcg@10": per_query["ndcg@10"].to_dict()}
+        found["random"] = {"ndcg@10": per_query["random_ndcg@10"].to_dict()}
+
+    ranked(FREE, seen["test"].cosine)
+    ranked(START, warm_start(data, profile))
+    ((_, _, scores, _),) = rivals.sums(data, seen, [UNTRAINED_SUM])
+    ranked(UNTRAINED_SUM, scores)
+    for name in RECIPES:
+        said, folders = recipe(name, data, profile)
+        held, asked = (judge.evaluate(data[split], said[split]) for split in SPLITS)
+        ranked(name, metrics.expected_gain(said["test"], judge.gains(test)))
+        read = {split: replace(seen[split], answers={TEACHER: answers})
+                for split, answers in said.items()}  # fmt: skip
+        ((_, _, scores, weights),) = rivals.sums(data, read, [TEACHER_SUM])
+        ranked(added(name), scores)
+        told[name] = {"validation ndcg@10": held["ranking"]["ndcg@10"], "weights": weights}
+        if name in OF_CLASSES:
+            told[name]["macro_f1"] = asked["classification"]["macro_f1"]
+        told[name]["looks"] = [looks(folder) for folder in folders]
+    best = max(told, key=lambda name: told[name]["validation ndcg@10"])
+    found[CHOSEN], found[added(CHOSEN)] = found[best], found[added(best)]
+    return found, told | {"chosen": best}
+
+
+def measured(seed: int) -> dict:
+    """All systems of a seed on the test queries of all folds."""
+    return measure_whole_lists.over_folds(seed, fold)
+
+
+def merge(folder: Path, out: Path) -> None:
+    """Write the recorded result from the files of single seeds."""
+    parts = shared.read(folder, ("profile", "precision"))
+    found = measure_whole_lists.summary(parts, COMPARED)
+    told = shared.by_pair(found["comparisons"])
+    goals = [
+        shared.above(
+            f"nDCG@10: the teacher chosen on validation, added to what is free, minus {name}",
+            told[added(CHOSEN), other],
+        )
+        for other, name in ((FREE, "the bi-encoder"), (UNTRAINED_SUM, "the sum without it"))
+    ]
+    report.write_recorded(out, **shared.origin("further_lists", parts), data=found, goals=goals)
+    print(f"Wrote {out}.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Further ways to fine-tune on whole lists.")
+    asked = shared.arguments_of(parser, "further_lists", scaled=False)
+    shared.run(shared.resumed(asked), measured, merge)
+
+
+if __name__ == "__main__":
+    main()
