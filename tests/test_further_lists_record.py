@@ -1,0 +1,146 @@
+"""Further ways to fine-tune on whole lists: what is trained and compared, on tiny data."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from test_run import judgments, shop
+from test_sum_students_record import merged
+
+import measure_further_lists as script
+import measure_untrained
+from ecomkd import features, metrics, models
+from ecomkd.data import sources
+from ecomkd.data.folds import divided
+from ecomkd.relevance import judge
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*judged products have more than one title"),
+    pytest.mark.filterwarnings("ignore:.*too few to conclude"),
+]
+
+
+@pytest.fixture
+def warmed(tmp_path) -> Path:
+    """A network of two layers with the head of a warm-up."""
+    model = tiny_models.bert(classes=2)
+    model.config.id2label = dict(enumerate(models.WARMED))
+    return tiny_models.save(model, tmp_path / "warmed")
+
+
+@pytest.fixture
+def tiny(tmp_path, warmed, monkeypatch):
+    """Three folds of a small shop, whose warm-up is known, and what each stage was asked."""
+    profile = tiny_models.profile(tmp_path / "artifacts", teacher=str(warmed))
+    folder = shop(tmp_path / "shoes", judgments())
+    data, catalogue = sources.load(folder, profile), sources.catalogue(folder, profile)
+    parts = divided(data, 3, seed=1)
+    films = sources.load(shop(tmp_path / "films", judgments().iloc[4:]), profile)
+
+    def parts_of(name, profile, scratch, labelled, unlabelled):
+        return ([films] if name == "msrd" else parts), catalogue
+
+    monkeypatch.setattr(script.measure_whole_lists.Profile, "named", lambda *_, **__: profile)
+    monkeypatch.setattr(measure_untrained, "parts_of", parts_of)
+    monkeypatch.setattr(features, "bi_encoder_scores", lambda pairs, *_: np.arange(len(pairs)))
+    monkeypatch.setattr(script.measure_whole_lists.mining, "with_unlabelled", lambda data, *_: data)
+    monkeypatch.setattr(script.stages, "origin", lambda *_: str(warmed))
+    return profile, parts
+
+
+def test_a_ranking_is_taught_by_the_share_of_all_gains_that_each_product_has(warmed):
+    model, taught = models.load(warmed), torch.tensor([1.0, 0.0, 0.1])
+    batch = tiny_models.tokenizer()(["red shoe", "blue mug", "tea pot"], return_tensors="pt")
+    apart, alike = model(**batch).logits.detach().T
+    expected = -((taught / 1.1) * torch.log_softmax(alike - apart, 0)).sum()
+    found = script.ListTrainer.compute_loss(None, model, dict(batch) | {"gains": taught})
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_queries_without_a_product_of_worth_teach_no_ranking(tiny):
+    train = tiny[1][0]["train"]
+    worth = judge.worth(train) * (np.asarray(train["query_id"]) != train[0]["query_id"])
+    rows = script.worthy(train, worth)
+    assert {train[int(own[0])]["query_id"] for own in rows} == set(train["query_id"]) - {
+        train[0]["query_id"]
+    }
+    assert all(len({train[int(row)]["query_id"] for row in own}) == 1 for own in rows)
+
+
+def test_a_ranking_starts_from_the_order_of_the_warm_up_and_learns_another(tiny, warmed):
+    profile, (data, *_) = tiny
+    profile = replace(profile, teacher_learning_rate=3e-3, teacher_epochs=20)
+    start = script.of_rankings(warmed, data, profile)
+    network, tokenizer = models.load(warmed), tiny_models.tokenizer()
+    u = script.alike(network, data["test"], tokenizer, profile)
+    gains = judge.gains(data["test"])
+    assert np.array_equal(np.argsort(u), np.argsort(metrics.expected_gain(start["test"], gains)))
+    folder = script.lists(data, profile, str(warmed))
+    seen = script.looks(folder)
+    assert all(look["quality"] == look["ndcg@10"] for look in seen)
+    taught = script.alike(models.load(folder), data["train"], tokenizer, profile)
+    before = script.alike(network, data["train"], tokenizer, profile)
+
+    def order(scores):
+        return metrics.ranking(judge.frame(data["train"], scores), gains)["ndcg@10"]
+
+    assert order(taught) > order(before)
+
+
+def test_each_recipe_is_trained_from_the_warm_up_and_judged_on_all_folds(tiny):
+    profile, parts = tiny
+    found = script.measured(18)
+    rows = {name for pair in script.COMPARED for name in pair}
+    assert rows | {script.UNTRAINED_SUM} <= set(found["systems"])
+    assert len({tuple(own["ndcg@10"]) for own in found["systems"].values()}) == 1
+    assert len(found["choices"]) == len(parts)
+    for told in found["choices"]:
+        assert set(told) == {*script.RECIPES, "chosen"}
+        held = {name: told[name]["validation ndcg@10"] for name in script.RECIPES}
+        assert held[told["chosen"]] == max(held.values())
+        assert {name for name in script.RECIPES if "macro_f1" in told[name]} == set(
+            script.OF_CLASSES
+        )
+        trainings = {name: len(told[name]["looks"]) for name in script.RECIPES}
+        assert trainings == dict.fromkeys(script.RECIPES, 1) | {script.SEEDS: 3}
+    folders = {name: script.recipe(name, parts[0], profile)[1] for name in script.RECIPES}
+    assert folders[script.ONCE][0] == folders[script.SEEDS][0]
+    distinct = {folder for own in folders.values() for folder in own}
+    assert len(distinct) == sum(map(len, folders.values())) - 1
+    # The network of the film queries is one for all folds; what goes on from it is not.
+    again = [script.recipe(name, parts[1], profile)[1] for name in (script.FILMS, script.LISTS)]
+    assert again[0] == folders[script.FILMS] and again[1] != folders[script.LISTS]
+
+
+def test_the_answers_of_three_teachers_are_averaged(tiny, monkeypatch):
+    profile, (data, *_) = tiny
+    said = {"a": 0.3, "b": 0.6}
+    monkeypatch.setattr(
+        script.judge, "predict", lambda folder, pairs, _: np.full((len(pairs), 4), said[folder])
+    )
+    found = script.of_classes(["a", "b"], data, profile)
+    assert found["test"] == pytest.approx(np.full((len(data["test"]), 4), 0.45))
+
+
+def test_the_head_is_trained_alone_before_the_layers_are(tiny, monkeypatch):
+    profile, (data, *_) = tiny
+    free, own = [], script.stages.fine_tune
+
+    def fine_tune(model, *how):
+        free.append({name for name, part in model.named_parameters() if part.requires_grad})
+        return own(model, *how)
+
+    monkeypatch.setattr(script.stages, "fine_tune", fine_tune)
+    folder = script.head_first(data, profile, str(script.stages.origin(data, profile)))
+    first, second = free
+    assert first == {"classifier.weight", "classifier.bias"} < second
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == []
+
+
+def test_goals_are_held_against_the_cosine_and_against_the_sum(tmp_path):
+    record = merged(script, script.added(script.CHOSEN), tmp_path)
+    assert [goal["met"] for goal in record["goals"]] == [True, True]
+    assert record["goals"][0]["value"] == pytest.approx(0.1)
