@@ -6,13 +6,13 @@
 needs ECOMKD_REAL_DATA with `esci_150`, whose queries are each tested once, in five folds, and with
 `msrd`, and the package `peft`. In `measure_whole_lists` no recipe is shown to beat what nobody
 trained. The best of them there, all layers gently under a spread head, is trained again, and is
-what these are held against, all named before anything was measured with them: the mean of three
-such teachers, of three seeds, warm-up and all; a low-rank correction in its place, at ten times
-its rate; the head alone first, and from there the same; rankings trained as rankings, which leaves
-the warm-up's own head as it is; and these rankings after those of 400 film queries. Beside the last
-stands the network that has seen the film queries alone, and no label of the lists. Folds, pairs,
-tokens and what validation chooses are as in `measure_whole_lists`; a ranking is chosen by nDCG@10
-alone, for it has no classes. A run that is started again goes on where it stopped.
+what these are held against, all named before anything was measured with them: a low-rank
+correction in its place, at ten times its rate; the head alone first, and from there the same;
+rankings trained as rankings, which leaves the warm-up's own head as it is; these rankings after
+those of 400 film queries; and the mean of what all five say. Beside them stands the network that
+has seen the film queries alone, and no label of the lists. Folds, pairs, tokens and what validation
+chooses are as in `measure_whole_lists`; a ranking is chosen by nDCG@10 alone, for it has no
+classes. A run that is started again goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from measure_whole_lists import CHOSEN, FREE, GENTLE, START, added, warm_start
 
 SPREAD = GENTLE | {"spread_head": True}
 ONCE = "all layers, gently, head spread"
-SEEDS = "the same, three teachers averaged"
 LOW_RANK = "a low-rank correction, head spread"
 HEAD_FIRST = "the head first, then all layers gently"
 LISTS = "all layers gently, rankings as rankings"
 FILMS_FIRST = "film queries first, rankings as rankings"
 FILMS = "film queries alone, rankings as rankings"
+TOGETHER = "the mean of the first five"
 LOW_RANK_RATE, HEAD_RATE = 10 * GENTLE["teacher_learning_rate"], 1e-3
 FILM_QUERIES = 400
 SPLITS = ("validation", "test")
@@ -194,12 +194,6 @@ def taught_by_films(profile: Profile, start: str) -> Path:
     return lists(films, profile, start)
 
 
-def of_classes(folders: Sequence[Path], data: DatasetDict, profile: Profile) -> Answers:
-    """What teachers say, in the mean."""
-    return {split: np.mean([judge.predict(one, data[split], profile) for one in folders], axis=0)
-            for split in SPLITS}  # fmt: skip
-
-
 def of_rankings(folder: Path, data: DatasetDict, profile: Profile) -> Answers:
     """What a network of rankings says, as if its head were spread: p_c ~ e^(g_c u), whose expected
     gain keeps the order of u."""
@@ -211,22 +205,19 @@ def of_rankings(folder: Path, data: DatasetDict, profile: Profile) -> Answers:
     }
 
 
-def recipe(name: str, data: DatasetDict, profile: Profile) -> tuple[Answers, list[Path]]:
-    """What the teacher of a recipe says, and the folders of its trainings."""
+def recipe(name: str, data: DatasetDict, profile: Profile) -> tuple[Answers, Path]:
+    """What the network of a recipe says, and its folder."""
     gentle, start = replace(profile, **SPREAD), str(stages.origin(data, profile))
-    if name in (ONCE, SEEDS):
-        folders = []
-        for seed in range(profile.seed, profile.seed + (3 if name == SEEDS else 1)):
-            warmed = stages.origin(data, replace(profile, seed=seed))
-            folders.append(stages.teacher(data, replace(gentle, seed=seed), checkpoint=warmed))
-        return of_classes(folders, data, profile), folders
-    if name in (LOW_RANK, HEAD_FIRST):
-        folder = {LOW_RANK: low_rank, HEAD_FIRST: head_first}[name](data, gentle, start)
-        return of_classes([folder], data, profile), [folder]
+    if name in OF_CLASSES:
+        if name == ONCE:
+            folder = stages.teacher(data, gentle, checkpoint=start)
+        else:
+            folder = {LOW_RANK: low_rank, HEAD_FIRST: head_first}[name](data, gentle, start)
+        return {split: judge.predict(folder, data[split], profile) for split in SPLITS}, folder
     if name != LISTS:
         start = str(taught_by_films(gentle, start))
     folder = Path(start) if name == FILMS else lists(data, gentle, start)
-    return of_rankings(folder, data, profile), [folder]
+    return of_rankings(folder, data, profile), folder
 
 
 def looks(folder: Path) -> list[dict[str, float]]:
@@ -236,14 +227,15 @@ def looks(folder: Path) -> list[dict[str, float]]:
     return seen[list(names)].rename(columns=names).to_dict("records")
 
 
-RECIPES = (ONCE, SEEDS, LOW_RANK, HEAD_FIRST, LISTS, FILMS_FIRST, FILMS)
-OF_CLASSES = RECIPES[:4]
+OF_CLASSES = (ONCE, LOW_RANK, HEAD_FIRST)
+RECIPES = (*OF_CLASSES, LISTS, FILMS_FIRST)
+SYSTEMS = (*RECIPES, TOGETHER, FILMS)
 COMPARED = (
-    *((name, FREE) for name in RECIPES),
-    *((name, START) for name in RECIPES),
-    *((name, ONCE) for name in RECIPES[1:]),
+    *((name, FREE) for name in SYSTEMS),
+    *((name, START) for name in SYSTEMS),
+    *((name, ONCE) for name in SYSTEMS[1:]),
     (FILMS_FIRST, LISTS),
-    *((name, "random") for name in RECIPES),
+    *((name, "random") for name in SYSTEMS),
     (CHOSEN, FREE),
     (added(CHOSEN), UNTRAINED_SUM),
     (added(CHOSEN), FREE),
@@ -264,8 +256,10 @@ def fold(case: measure_untrained.Case, profile: Profile) -> tuple[dict[str, dict
     ranked(START, warm_start(data, profile))
     ((_, _, scores, _),) = rivals.sums(data, seen, [UNTRAINED_SUM])
     ranked(UNTRAINED_SUM, scores)
-    for name in RECIPES:
-        said, folders = recipe(name, data, profile)
+    made = {name: recipe(name, data, profile) for name in (*RECIPES, FILMS)}
+    every = {split: np.mean([made[name][0][split] for name in RECIPES], axis=0) for split in SPLITS}
+    for name in SYSTEMS:
+        said = every if name == TOGETHER else made[name][0]
         held, asked = (judge.evaluate(data[split], said[split]) for split in SPLITS)
         ranked(name, metrics.expected_gain(said["test"], judge.gains(test)))
         read = {split: replace(seen[split], answers={TEACHER: answers})
@@ -275,7 +269,8 @@ def fold(case: measure_untrained.Case, profile: Profile) -> tuple[dict[str, dict
         told[name] = {"validation ndcg@10": held["ranking"]["ndcg@10"], "weights": weights}
         if name in OF_CLASSES:
             told[name]["macro_f1"] = asked["classification"]["macro_f1"]
-        told[name]["looks"] = [looks(folder) for folder in folders]
+        if name in made:
+            told[name]["looks"] = looks(made[name][1])
     best = max(told, key=lambda name: told[name]["validation ndcg@10"])
     found[CHOSEN], found[added(CHOSEN)] = found[best], found[added(best)]
     return found, told | {"chosen": best}

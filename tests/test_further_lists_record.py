@@ -94,35 +94,45 @@ def test_each_recipe_is_trained_from_the_warm_up_and_judged_on_all_folds(tiny):
     profile, parts = tiny
     found = script.measured(18)
     rows = {name for pair in script.COMPARED for name in pair}
-    assert rows | {script.UNTRAINED_SUM} <= set(found["systems"])
+    assert rows <= set(found["systems"])
     assert len({tuple(own["ndcg@10"]) for own in found["systems"].values()}) == 1
     assert len(found["choices"]) == len(parts)
     for told in found["choices"]:
-        assert set(told) == {*script.RECIPES, "chosen"}
-        held = {name: told[name]["validation ndcg@10"] for name in script.RECIPES}
+        assert set(told) == {*script.SYSTEMS, "chosen"}
+        held = {name: told[name]["validation ndcg@10"] for name in script.SYSTEMS}
         assert held[told["chosen"]] == max(held.values())
-        assert {name for name in script.RECIPES if "macro_f1" in told[name]} == set(
-            script.OF_CLASSES
-        )
-        trainings = {name: len(told[name]["looks"]) for name in script.RECIPES}
-        assert trainings == dict.fromkeys(script.RECIPES, 1) | {script.SEEDS: 3}
-    folders = {name: script.recipe(name, parts[0], profile)[1] for name in script.RECIPES}
-    assert folders[script.ONCE][0] == folders[script.SEEDS][0]
-    distinct = {folder for own in folders.values() for folder in own}
-    assert len(distinct) == sum(map(len, folders.values())) - 1
+        judged = {name for name in script.SYSTEMS if "macro_f1" in told[name]}
+        assert judged == set(script.OF_CLASSES)
+        assert {name for name in script.SYSTEMS if "looks" not in told[name]} == {script.TOGETHER}
+    trained = (*script.RECIPES, script.FILMS)
+    folders = {name: script.recipe(name, parts[0], profile)[1] for name in trained}
+    assert len(set(folders.values())) == len(trained)
     # The network of the film queries is one for all folds; what goes on from it is not.
     again = [script.recipe(name, parts[1], profile)[1] for name in (script.FILMS, script.LISTS)]
     assert again[0] == folders[script.FILMS] and again[1] != folders[script.LISTS]
 
 
-def test_the_answers_of_three_teachers_are_averaged(tiny, monkeypatch):
+def test_the_mean_of_the_recipes_is_the_mean_of_what_they_say(tiny, monkeypatch):
     profile, (data, *_) = tiny
-    said = {"a": 0.3, "b": 0.6}
-    monkeypatch.setattr(
-        script.judge, "predict", lambda folder, pairs, _: np.full((len(pairs), 4), said[folder])
+    signals = script.rivals.Signals(
+        *(np.zeros((len(data["test"]), width)) for width in (3, 2)), np.zeros(0), {}
     )
-    found = script.of_classes(["a", "b"], data, profile)
-    assert found["test"] == pytest.approx(np.full((len(data["test"]), 4), 0.45))
+    order = np.arange(len(data["test"]), dtype=float)
+
+    def recipe(name, data, profile):
+        own = {split: np.zeros((len(data[split]), 4)) for split in script.SPLITS}
+        # One recipe knows the order, and film queries alone, which do not count, the reverse.
+        own["test"][:, 0] = order if name == script.LISTS else -order * (name == script.FILMS)
+        return own, None
+
+    summed = (None, None, order, {})
+    monkeypatch.setattr(script.rivals, "sums", lambda *_: [summed])
+    monkeypatch.setattr(script, "recipe", recipe)
+    monkeypatch.setattr(script, "looks", lambda _: [])
+    monkeypatch.setattr(script, "warm_start", lambda *_: order)
+    seen = dict.fromkeys(("validation", "test"), replace(signals, cosine=order))
+    found, _ = script.fold((data, None, seen), profile)
+    assert found[script.TOGETHER] == found[script.LISTS] != found[script.FILMS]
 
 
 def test_the_head_is_trained_alone_before_the_layers_are(tiny, monkeypatch):

@@ -1,5 +1,5 @@
-"""Three records of the ESCI lists on a page: a base-size teacher, a bi-encoder that labels teach by
-contrast, and students of a sum that nobody trained."""
+"""Four records of the ESCI lists on a page: further recipes of fine-tuning, a base-size teacher, a
+bi-encoder that labels teach by contrast, and students of a sum that nobody trained."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from book.goals import folded, number
-from book.pages import apart, ranked, table
+from book.pages import apart, ranked, recipe_tables, table
 from ecomkd.relevance.tables import UNTRAINED_SUM
 
 ALONE = "labels only"
@@ -74,6 +74,21 @@ def contrast_part(record: dict) -> str:
     return _part(record, ENCODERS, table("system", ["nDCG@10"], shown), tried)
 
 
+def further_part(record: dict) -> str:
+    """The same of `further_lists`: of each recipe, nDCG@10 of the looks that were kept on
+    validation, and the teacher's share of the weights in the sum, with what was taken in bold."""
+    folds, tried = _folds(record), {}
+    for name in (name for name in folds[0] if name != "chosen"):
+        tried[name] = []
+        for fold in folds:
+            *_, own = weights = list(fold[name]["weights"].values())
+            held = f"{number(fold[name]['validation ndcg@10'])} / {own / (sum(weights) or 1):.0%}"
+            tried[name].append(f"**{held}**" if fold["chosen"] == name else held)
+    reached, differences = recipe_tables(record)
+    head = "nDCG@10 on validation / weight in the sum"
+    return _joined(record, reached, differences, tried, head)
+
+
 def base_part(record: dict) -> str:
     """The same of `base_lists`: nDCG@10 / macro-F1 at each look, with what was kept in bold."""
     tried: dict[str, list[str]] = {}
@@ -109,6 +124,12 @@ def _part(
         for one in record["data"]["comparisons"]
     }
     differences = table("compared", ["difference of nDCG@10"], told)
+    return _joined(record, reached, differences, tried, head)
+
+
+def _joined(
+    record: dict, reached: str, differences: str, tried: dict[str, list[str]], head: str
+) -> str:
     heads = [f"fold {place}" for place in range(1, len(next(iter(tried.values()))) + 1)]
     choices = table(head, heads, tried)
     title = "What was tried, and what validation said"

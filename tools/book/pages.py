@@ -295,6 +295,11 @@ def fitted(record: dict) -> str:
 
 def recipes(record: dict) -> str:
     """What ways to fine-tune one teacher reach, by themselves and in a sum, and what is told."""
+    return "\n\n".join([*recipe_tables(record), folded(record)]) + "\n"
+
+
+def recipe_tables(record: dict) -> tuple[str, str]:
+    """The tables of `recipes`: what each reaches, and the differences that were asked."""
     rows = record["data"]["rows"]
     folds = [fold for own in record["data"]["choices"].values() for fold in own]
     best = "the best on validation"
@@ -307,15 +312,19 @@ def recipes(record: dict) -> str:
         "minus words and bi-encoder": UNTRAINED_SUM,
     }
     free = ("random", "words at their best", *list(apart_from.values())[1:-1])
-    shown = {name: [ranked(rows[name]), "", "", ""] for name in free}
+    shown = {name: [ranked(rows[name]), "", "", ""] for name in free if name in rows}
     shown[UNTRAINED_SUM] = ["", ranked(rows[UNTRAINED_SUM]), "", ""]
-    if (book := "the book's recipe") in named:
-        apart_from[f"minus {book}"] = book
+    # The recipes that others are held against, where they are.
+    apart_from["minus the book's recipe"] = "the book's recipe"
+    apart_from["minus the first"] = "all layers, gently, head spread"
+    apart_from["minus rankings alone"] = "all layers gently, rankings as rankings"
     for name in named:
-        f1 = sum(fold[name]["macro_f1"] for fold in folds) / len(folds)
+        # A network that is trained on rankings has no classes.
+        asked_for = [fold[name]["macro_f1"] for fold in folds if "macro_f1" in fold[name]]
+        f1 = number(sum(asked_for) / len(asked_for)) if asked_for else ""
         chosen = sum(fold["chosen"] == name for fold in folds)
         added = ranked(rows[f"{name}, with words and bi-encoder"])
-        shown[name] = [ranked(rows[name]), added, number(f1), f"{chosen} of {len(folds)}"]
+        shown[name] = [ranked(rows[name]), added, f1, f"{chosen} of {len(folds)}"]
     told: dict[str, dict[str, str]] = {}
     for one in record["data"]["comparisons"]:
         if one["system"] != best:
@@ -328,8 +337,7 @@ def recipes(record: dict) -> str:
         "macro-F1, mean of folds",
         "folds that take it",
     ]
-    tables = table("system", columns, shown), table("nDCG@10", list(asked), grid)
-    return "\n\n".join([*tables, folded(record)]) + "\n"
+    return table("system", columns, shown), table("nDCG@10", list(asked), grid)
 
 
 def query_side(record: dict) -> str:
