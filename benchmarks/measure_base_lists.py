@@ -8,7 +8,8 @@ packages of `mpnet`. In `measure_whole_lists` no teacher from MiniLM is shown to
 trained. Is the network too small? Here the recipe that did best there, all layers at 5e-5 for three
 passes under a spread head, trains `mpnet`, of twelve layers and 768 wide. Pairs, tokens, passes and
 folds are as there, and so is the warm-up, which imitates the cosines of MiniLM on the same mined
-pairs; only its learning rate is 1e-4 and not 3e-4, which is much for a network of this size. The
+pairs with word vectors and three layers still, here three of twelve; only its learning rate is 1e-4
+and not 3e-4, which is much for a network of this size. The
 teacher stands alone, and added to words and a cosine, MiniLM's or that of `mpnet`, with weights
 from validation. Beside it stand the network before any label, and the bi-encoder `mpnet` as it
 came, alone and added to words: it costs no label. It reads 96 tokens of a product, while MiniLM's

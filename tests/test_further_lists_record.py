@@ -77,7 +77,12 @@ def test_a_ranking_starts_from_the_order_of_the_warm_up_and_learns_another(tiny,
     network, tokenizer = models.load(warmed), tiny_models.tokenizer()
     u = script.alike(network, data["test"], tokenizer, profile)
     gains = judge.gains(data["test"])
-    assert np.array_equal(np.argsort(u), np.argsort(metrics.expected_gain(start["test"], gains)))
+    queries, said = (
+        np.asarray(data["test"]["query_id"]),
+        metrics.expected_gain(start["test"], gains),
+    )
+    for own in (queries == query for query in set(queries)):
+        assert np.array_equal(np.argsort(u[own]), np.argsort(said[own]))
     folder = script.lists(data, profile, str(warmed))
     seen = script.looks(folder)
     assert all(look["quality"] == look["ndcg@10"] for look in seen)
@@ -101,13 +106,18 @@ def test_each_recipe_is_trained_from_the_warm_up_and_judged_on_all_folds(tiny):
         assert set(told) == {*script.SYSTEMS, "chosen"}
         held = {name: told[name]["validation ndcg@10"] for name in script.SYSTEMS}
         assert held[told["chosen"]] == max(held.values())
+        number = found["choices"].index(told)
+        taken = found["systems"][told["chosen"]]["ndcg@10"]
+        chosen = found["systems"][script.CHOSEN]["ndcg@10"]
+        own = {query for query in chosen if query.startswith(f"{number}: ")}
+        assert own and all(chosen[query] == taken[query] for query in own)
         judged = {name for name in script.SYSTEMS if "macro_f1" in told[name]}
         assert judged == set(script.OF_CLASSES)
         assert {name for name in script.SYSTEMS if "looks" not in told[name]} == {script.TOGETHER}
     trained = (*script.RECIPES, script.FILMS)
     folders = {name: script.recipe(name, parts[0], profile)[1] for name in trained}
     assert len(set(folders.values())) == len(trained)
-    # The network of the film queries is one for all folds; what goes on from it is not.
+    # Where the warm-up is one, as here, so is the network of the film queries.
     again = [script.recipe(name, parts[1], profile)[1] for name in (script.FILMS, script.LISTS)]
     assert again[0] == folders[script.FILMS] and again[1] != folders[script.LISTS]
 
@@ -148,6 +158,34 @@ def test_the_head_is_trained_alone_before_the_layers_are(tiny, monkeypatch):
     first, second = free
     assert first == {"classifier.weight", "classifier.bias"} < second
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == []
+
+
+def test_a_low_rank_correction_leaves_all_but_attention_pooler_and_head(tiny, warmed, monkeypatch):
+    profile, (data, *_) = tiny
+    profile = replace(profile, teacher_epochs=10)
+    monkeypatch.setattr(script, "LOW_RANK_RATE", 1e-2)
+    before = models.load(warmed).state_dict()
+    after = models.load(script.low_rank(data, profile, str(warmed))).state_dict()
+    moved = {name for name in before.keys() - {"classifier.weight", "classifier.bias"}
+             if not torch.equal(before[name], after[name])}  # fmt: skip
+    attention = {name for name in before if "attention" in name and name.endswith("dense.weight")}
+    attention |= {name for name in before if "attention.self" in name and "weight" in name}
+    assert moved == attention | {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
+    assert after["classifier.weight"].shape[0] == len(data["train"].features["label"].names)
+    for name in attention:
+        assert torch.linalg.matrix_rank(after[name] - before[name], rtol=1e-3) <= 8
+
+
+def test_the_level_of_a_query_changes_no_answer_of_rankings(tiny, warmed, monkeypatch):
+    profile, (data, *_) = tiny
+    plain, own = script.of_rankings(warmed, data, profile), script.alike
+
+    def raised(model, pairs, *how):
+        return own(model, pairs, *how) + np.unique(pairs["query_id"], return_inverse=True)[1]
+
+    monkeypatch.setattr(script, "alike", raised)
+    shifted = script.of_rankings(warmed, data, profile)
+    assert shifted["test"] == pytest.approx(plain["test"], abs=1e-5)
 
 
 def test_goals_are_held_against_the_cosine_and_against_the_sum(tmp_path):

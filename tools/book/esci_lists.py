@@ -27,14 +27,16 @@ ENCODERS = {
 }
 """The rows of `contrast_lists`, in words."""
 BASES = {
-    "bi-encoder, untrained": "bi-encoder",
+    "bi-encoder, untrained": "MiniLM's bi-encoder",
     "base-size bi-encoder, untrained": "base-size bi-encoder",
-    UNTRAINED_SUM: "words and bi-encoder",
+    UNTRAINED_SUM: "words and MiniLM's bi-encoder",
     "words and base-size bi-encoder, added up": "words and base-size bi-encoder",
     "the warm start of base size, no label": "base-size warm start, no label",
     "base-size teacher": "base-size teacher",
-    "base-size teacher, with words and bi-encoder": "words, bi-encoder, teacher",
-    "base-size teacher, with words and base-size bi-encoder": "words, base-size encoder, teacher",
+    "base-size teacher, with words and bi-encoder": "words, MiniLM's bi-encoder, teacher",
+    "base-size teacher, with words and base-size bi-encoder": (
+        "words, base-size bi-encoder, teacher"
+    ),
     "random": "random",
 }
 """The rows of `base_lists`, in words."""
@@ -75,28 +77,37 @@ def contrast_part(record: dict) -> str:
 
 
 def further_part(record: dict) -> str:
-    """The same of `further_lists`: of each recipe, nDCG@10 of the looks that were kept on
-    validation, and the teacher's share of the weights in the sum, with what was taken in bold."""
+    """The same of `further_lists`: of each recipe, nDCG@10 on validation and the share of the sum's
+    weights that its teacher has, with what was taken in bold."""
     folds, tried = _folds(record), {}
     for name in (name for name in folds[0] if name != "chosen"):
         tried[name] = []
         for fold in folds:
-            *_, own = weights = list(fold[name]["weights"].values())
-            held = f"{number(fold[name]['validation ndcg@10'])} / {own / (sum(weights) or 1):.0%}"
+            held = f"{number(fold[name]['validation ndcg@10'])} / {_share(fold[name]['weights'])}"
             tried[name].append(f"**{held}**" if fold["chosen"] == name else held)
     reached, differences = recipe_tables(record)
-    head = "nDCG@10 on validation / weight in the sum"
+    head = "nDCG@10 on validation / share of the sum's weights"
     return _joined(record, reached, differences, tried, head)
 
 
+def _share(weights: dict[str, float]) -> str:
+    """The teacher's share of the weights of a sum, in which it stands last."""
+    every = list(weights.values())
+    return f"{every[-1] / sum(every):.0%}"
+
+
 def base_part(record: dict) -> str:
-    """The same of `base_lists`: nDCG@10 / macro-F1 at each look, with what was kept in bold."""
+    """The same of `base_lists`: nDCG@10 / macro-F1 at each look, with what was kept in bold, and
+    the teacher's share of the weights in either sum."""
     tried: dict[str, list[str]] = {}
     for looks in (fold["looks"] for fold in _folds(record)):
         kept = max(looks, key=lambda look: look["ndcg@10"] + look["macro_f1"])
         for place, look in enumerate(looks, 1):
             held = f"{number(look['ndcg@10'])} / {number(look['macro_f1'])}"
             tried.setdefault(f"look {place}", []).append(f"**{held}**" if look is kept else held)
+    for added, name in list(BASES.items())[-3:-1]:
+        shares = [_share(fold["weights"][added]) for fold in _folds(record)]
+        tried[f"teacher's share of the weights: {name}"] = shares
     shown = {name: [ranked(row)] for name, row in _rows(record, BASES).items()}
     head = "nDCG@10 / macro-F1 on validation"
     return _part(record, BASES, table("system", ["nDCG@10"], shown), tried, head)
