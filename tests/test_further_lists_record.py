@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from chapter_text import span
 from test_run import judgments, shop
 from test_sum_students_record import merged
 
 import measure_further_lists as script
 import measure_untrained
-from ecomkd import features, metrics, models
+from ecomkd import features, metrics, models, report
 from ecomkd.data import sources
 from ecomkd.data.folds import divided
 from ecomkd.relevance import judge
+from shared import by_pair
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*judged products have more than one title"),
@@ -192,3 +194,53 @@ def test_goals_are_held_against_the_cosine_and_against_the_sum(tmp_path):
     record = merged(script, script.added(script.CHOSEN), tmp_path)
     assert [goal["met"] for goal in record["goals"]] == [True, True]
     assert record["goals"][0]["value"] == pytest.approx(0.1)
+
+
+def test_the_page_says_what_rankings_add_and_that_the_goals_are_missed(pytestconfig):
+    recorded = report.recorded("further_lists")
+    data, book = recorded["data"], pytestconfig.rootpath / "book"
+    page = " ".join((book / "compared.md").read_text("utf-8").split())
+    part = page.partition("(sec-further-lists)=")[2].partition("(sec-base-lists)=")[0]
+    told, rows = by_pair(data["comparisons"]), data["rows"]
+
+    def apart(one: str, other: str) -> str:
+        return span(told[one, other], "difference")
+
+    above = [apart(script.LISTS, other) for other in (script.START, script.ONCE)]
+    assert f"stands {above[0]} above the warm start and {above[1]} above the recipe" in part
+    assert f"nobody trained** ({apart(script.LISTS, script.FREE)})" in part
+    low, first, films = (
+        apart(name, script.START)
+        for name in (script.LOW_RANK, script.HEAD_FIRST, script.FILMS_FIRST)
+    )
+    assert f"low rank {low}, head first {first}, film queries first {films}." in part
+    assert f"({apart(script.FILMS_FIRST, script.LISTS)} from the lists alone)" in part
+    assert f"the five is {apart(script.TOGETHER, script.ONCE)} above the first of them" in part
+    gains = {name: told[name, script.START]["low"] > 0 for name in script.SYSTEMS}
+    assert gains == dict.fromkeys(script.SYSTEMS, False) | {script.LISTS: True}
+    assert all(told[script.LISTS, other]["low"] > 0 for other in (script.START, script.ONCE))
+    assert all(told[name, script.FREE]["low"] < 0 for name in (*script.SYSTEMS, script.CHOSEN))
+    assert "Both goals are missed" in part
+    assert [goal["met"] for goal in recorded["goals"]] == [False, False]
+    both = script.added(script.CHOSEN)
+    assert f"took stands {apart(both, script.UNTRAINED_SUM)} from the same sum" in part
+    assert f"and {apart(both, script.FREE)} from the bi-encoder" in part
+    alone, added = (rows[name]["ndcg@10"] for name in (script.CHOSEN, both))
+    assert f"({alone:.3f}, and {added:.3f} in the sum)" in part and alone > added
+    folds = data["choices"]["18"]
+    taken = [fold["chosen"] for fold in folds]
+    assert "took rankings in two folds, and in one each film queries first, the mean, and" in part
+    assert sorted(taken) == sorted(
+        [script.LISTS, script.LISTS, script.FILMS_FIRST, script.TOGETHER, script.ONCE]
+    )
+    assert "in two folds they left out the network of rankings altogether" in part
+    weights = [list(fold[script.LISTS]["weights"].values()) for fold in folds]
+    assert sum(own[-1] == 0 for own in weights) == 2
+    low, first, once = (
+        np.mean([fold[name]["macro_f1"] for fold in folds])
+        for name in (script.LOW_RANK, script.HEAD_FIRST, script.ONCE)
+    )
+    assert f"{low:.2f}, and head first {first:.2f}, where the first recipe has {once:.2f}" in part
+    assert "is shown to add to the order that the network had before its first label" in page
+    asked = " ".join((book / "faq.md").read_text("utf-8").split())
+    assert "Trained [as rankings](#sec-further-lists), with one seed, they did." in asked

@@ -93,7 +93,7 @@ def further_part(record: dict) -> str:
 def _share(weights: dict[str, float]) -> str:
     """The teacher's share of the weights of a sum, in which it stands last."""
     every = list(weights.values())
-    return f"{every[-1] / sum(every):.0%}"
+    return f"{100 * every[-1] / sum(every):.0f} %"
 
 
 def base_part(record: dict) -> str:
