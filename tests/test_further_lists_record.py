@@ -13,6 +13,7 @@ from test_sum_students_record import merged
 
 import measure_further_lists as script
 import measure_untrained
+from book import esci_lists
 from ecomkd import features, metrics, models, report
 from ecomkd.data import sources
 from ecomkd.data.folds import divided
@@ -196,6 +197,17 @@ def test_goals_are_held_against_the_cosine_and_against_the_sum(tmp_path):
     assert record["goals"][0]["value"] == pytest.approx(0.1)
 
 
+def test_the_tables_show_each_system_and_each_difference_but_those_from_random():
+    record = report.recorded("further_lists")
+    reached, against, others, *_ = esci_lists.further_part(record).split("\n\n")
+    assert all(f"| {name} |" in reached for name in (*script.SYSTEMS, "random"))
+    asked = [pair for pair in script.COMPARED if pair[1] != "random"]
+    shown = (against + others).count("[")
+    assert shown == len(asked)
+    told = by_pair(record["data"]["comparisons"])[script.FILMS_FIRST, script.FILMS]
+    assert f"| {span(told, 'difference')} |" in others
+
+
 def test_the_page_says_what_rankings_add_and_that_the_goals_are_missed(pytestconfig):
     recorded = report.recorded("further_lists")
     data, book = recorded["data"], pytestconfig.rootpath / "book"
@@ -207,7 +219,7 @@ def test_the_page_says_what_rankings_add_and_that_the_goals_are_missed(pytestcon
         return span(told[one, other], "difference")
 
     above = [apart(script.LISTS, other) for other in (script.START, script.ONCE)]
-    assert f"stands {above[0]} above the warm start and {above[1]} above the recipe" in part
+    assert f"stands {above[0]} above the warm start and {above[1]} above the first recipe" in part
     assert f"nobody trained** ({apart(script.LISTS, script.FREE)})" in part
     low, first, films = (
         apart(name, script.START)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from book.goals import folded, number
-from book.pages import apart, ranked, recipe_tables, table
+from book.pages import apart, ranked, recipes_reached, table
 from ecomkd.relevance.tables import UNTRAINED_SUM
 
 ALONE = "labels only"
@@ -40,6 +40,12 @@ BASES = {
     "random": "random",
 }
 """The rows of `base_lists`, in words."""
+AGAINST = {
+    "minus bi-encoder": "bi-encoder, untrained",
+    "minus warm start": "the warm start, no label",
+    "minus the first recipe": "all layers, gently, head spread",
+}
+"""What all of `further_lists` are held against, by the heads of their columns."""
 
 
 def students_part(record: dict) -> str:
@@ -85,9 +91,20 @@ def further_part(record: dict) -> str:
         for fold in folds:
             held = f"{number(fold[name]['validation ndcg@10'])} / {_share(fold[name]['weights'])}"
             tried[name].append(f"**{held}**" if fold["chosen"] == name else held)
-    reached, differences = recipe_tables(record)
+    # Of those from random one table is enough: the first one has its row.
+    told = [one for one in record["data"]["comparisons"] if one["against"] != "random"]
+    systems = dict.fromkeys(one["system"] for one in told if one["against"] in AGAINST.values())
+    by_pair = {(one["system"], one["against"]): apart(one) for one in told}
+    grid = {name: [by_pair.pop((name, of), "") for of in AGAINST.values()] for name in systems}
+    others = {f"{one} − {of}": [found] for (one, of), found in by_pair.items()}
+    differences = "\n\n".join(
+        [
+            table("nDCG@10", list(AGAINST), grid),
+            table("compared", ["difference of nDCG@10"], others),
+        ]
+    )
     head = "nDCG@10 on validation / share of the sum's weights"
-    return _joined(record, reached, differences, tried, head)
+    return _joined(record, recipes_reached(record), differences, tried, head)
 
 
 def _share(weights: dict[str, float]) -> str:

@@ -294,32 +294,33 @@ def fitted(record: dict) -> str:
 
 
 def recipes(record: dict) -> str:
-    """What ways to fine-tune one teacher reach, by themselves and in a sum, and what is told."""
-    return "\n\n".join([*recipe_tables(record), folded(record)]) + "\n"
+    """What ways to fine-tune one teacher reach, by themselves and in a sum, and what is told.
 
-
-def recipe_tables(record: dict) -> tuple[str, str]:
-    """The tables of `recipes`: what each reaches, and the differences that were asked.
-
-    Left out are those of the best on validation by itself, and those of a head that is spread from
-    one that is not, which the text around has.
+    Left out are the differences of the best on validation by itself, and those of a head that is
+    spread from one that is not, which the text around has.
     """
-    rows = record["data"]["rows"]
-    folds = [fold for own in record["data"]["choices"].values() for fold in own]
-    best = "the best on validation"
-    named = [name for name in folds[0] if name != "chosen"]
     apart_from = {
         "minus random": "random",
         "minus bi-encoder": "bi-encoder, untrained",
         "minus warm start": "the warm start, no label",
         "minus new head": "the warm start under a new head, no label",
         "minus words and bi-encoder": UNTRAINED_SUM,
-        # The recipes that others are held against, where they are.
         "minus the book's recipe": "the book's recipe",
-        "minus all layers, gently, head spread": "all layers, gently, head spread",
-        "minus these without films": "all layers gently, rankings as rankings",
-        "minus film queries alone": "film queries alone, rankings as rankings",
     }
+    told: dict[str, dict[str, str]] = {}
+    for one in record["data"]["comparisons"]:
+        if one["system"] != "the best on validation":
+            told.setdefault(one["system"], {})[one["against"]] = apart(one)
+    asked = {head: of for head, of in apart_from.items() if any(of in one for one in told.values())}
+    grid = {name: [own.get(of, "") for of in asked.values()] for name, own in told.items()}
+    tables = recipes_reached(record), table("nDCG@10", list(asked), grid)
+    return "\n\n".join([*tables, folded(record)]) + "\n"
+
+
+def recipes_reached(record: dict) -> str:
+    """The first table of `recipes`: what each reaches, and how often validation takes it."""
+    rows = record["data"]["rows"]
+    folds = [fold for own in record["data"]["choices"].values() for fold in own]
     free = (
         "random",
         "words at their best",
@@ -329,26 +330,20 @@ def recipe_tables(record: dict) -> tuple[str, str]:
     )
     shown = {name: [ranked(rows[name]), "", "", ""] for name in free if name in rows}
     shown[UNTRAINED_SUM] = ["", ranked(rows[UNTRAINED_SUM]), "", ""]
-    for name in named:
+    for name in (name for name in folds[0] if name != "chosen"):
         # A network that is trained on rankings has no classes.
         asked_for = [fold[name]["macro_f1"] for fold in folds if "macro_f1" in fold[name]]
         f1 = number(sum(asked_for) / len(asked_for)) if asked_for else ""
         chosen = sum(fold["chosen"] == name for fold in folds)
         added = ranked(rows[f"{name}, with words and bi-encoder"])
         shown[name] = [ranked(rows[name]), added, f1, f"{chosen} of {len(folds)}"]
-    told: dict[str, dict[str, str]] = {}
-    for one in record["data"]["comparisons"]:
-        if one["system"] != best:
-            told.setdefault(one["system"], {})[one["against"]] = apart(one)
-    asked = {head: of for head, of in apart_from.items() if any(of in one for one in told.values())}
-    grid = {name: [own.get(of, "") for of in asked.values()] for name, own in told.items()}
     columns = [
         "nDCG@10 by itself",
         "nDCG@10 with words and bi-encoder",
         "macro-F1, mean of folds",
         "folds that take it",
     ]
-    return table("system", columns, shown), table("nDCG@10", list(asked), grid)
+    return table("system", columns, shown)
 
 
 def query_side(record: dict) -> str:
