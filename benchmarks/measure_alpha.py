@@ -13,7 +13,6 @@ which is cut to a length of 1. A run that is started again goes on where it stop
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,11 +107,5 @@ def merge(folder: Path, out: Path) -> None:
     print(f"Wrote {out}.")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Larger weights and temperatures.")
-    arguments = shared.arguments_of(parser, "alpha", scaled=False)
-    shared.run(shared.resumed(arguments), measured, merge)
-
-
 if __name__ == "__main__":
-    main()
+    shared.main("alpha", "Larger weights and temperatures.", measured, merge)

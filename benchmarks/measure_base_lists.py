@@ -19,7 +19,6 @@ again goes on where it stopped.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,12 +29,12 @@ from datasets import Dataset
 import measure_untrained
 import measure_whole_lists
 import shared
-from ecomkd import checkpoints, features, metrics, models, report, runtime
+from ecomkd import checkpoints, features, metrics, models, runtime
 from ecomkd.config import Profile
 from ecomkd.data.sources import product_text
 from ecomkd.relevance import bi_encoders, judge, rivals, stages
-from ecomkd.relevance.tables import TEACHER, TEACHER_SUM, UNTRAINED_SUM
-from measure_whole_lists import FREE, GENTLE, looks, warm_start
+from ecomkd.relevance.tables import UNTRAINED_SUM
+from measure_whole_lists import FREE, GENTLE, Found, looks, ranked, warm_start, with_teacher
 
 CHECKPOINT, WARM_UP_RATE = "mpnet", 1e-4
 BASE, BASE_SUM = "base-size bi-encoder, untrained", "words and base-size bi-encoder, added up"
@@ -88,36 +87,31 @@ def recipe(profile: Profile) -> tuple[Profile, Profile]:
 
 def fold(
     case: measure_untrained.Case, profile: Profile, known: dict[str, np.ndarray]
-) -> tuple[dict[str, dict], dict]:
+) -> tuple[Found, dict]:
     """By system, nDCG@10 by test query with its chance, and what validation says, with the
     teacher's macro-F1 on the test pairs."""
     data, _, seen = case
-    test, found, weights = data["test"], {}, {}
+    found: Found = {}
+    test, weights, keep = data["test"], {}, partial(ranked, found, data["test"])
 
-    def ranked(name: str, scores: np.ndarray) -> None:
-        per_query = metrics.ranking(judge.frame(test, scores), judge.gains(test))["per_query"]
-        found[name] = {"ndcg@10": per_query["ndcg@10"].to_dict()}
-        found["random"] = {"ndcg@10": per_query["random_ndcg@10"].to_dict()}
+    def summed(name: str, signals: dict[str, rivals.Signals]) -> None:
+        ((_, _, scores, weights[name]),) = rivals.sums(data, signals, [UNTRAINED_SUM])
+        keep(name, scores)
 
-    def summed(name: str, of: str, signals: dict[str, rivals.Signals]) -> None:
-        ((_, _, scores, weights[name]),) = rivals.sums(data, signals, [of])
-        ranked(name, scores)
-
-    ranked(FREE, seen["test"].cosine)
-    summed(UNTRAINED_SUM, UNTRAINED_SUM, seen)
+    keep(FREE, seen["test"].cosine)
+    summed(UNTRAINED_SUM, seen)
     own = {split: replace(seen[split], cosine=cosines(data[split], profile, known))
            for split in ("validation", "test")}  # fmt: skip
-    ranked(BASE, own["test"].cosine)
-    summed(BASE_SUM, UNTRAINED_SUM, own)
+    keep(BASE, own["test"].cosine)
+    summed(BASE_SUM, own)
     warmed, taught = recipe(profile)
-    ranked(START, warm_start(data, warmed))
+    keep(START, warm_start(data, warmed))
     folder = stages.teacher(data, taught, checkpoint=stages.origin(data, warmed))
     said = {split: judge.predict(folder, data[split], profile) for split in own}
-    ranked(TAUGHT, metrics.expected_gain(said["test"], judge.gains(test)))
+    keep(TAUGHT, metrics.expected_gain(said["test"], judge.gains(test)))
     for name, signals in ((ADDED, seen), (ADDED_BASE, own)):
-        read = {split: replace(signals[split], answers={TEACHER: answers})
-                for split, answers in said.items()}  # fmt: skip
-        summed(name, TEACHER_SUM, read)
+        scores, weights[name] = with_teacher(data, signals, said)
+        keep(name, scores)
     asked = judge.evaluate(test, said["test"])["classification"]["macro_f1"]
     return found, {"macro_f1": asked, "looks": looks(folder), "weights": weights}
 
@@ -129,28 +123,15 @@ def measured(seed: int) -> dict:
 
 def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds."""
-    parts = shared.read(folder, ("profile", "precision"))
-    found = measure_whole_lists.summary(parts, COMPARED)
-    told = shared.by_pair(found["comparisons"])
-    goals = [
-        shared.above(f"nDCG@10: the base-size teacher, added to words and {own}, minus {name}",
-                     told[row, other])
-        for row, own, other, name in (
-            (ADDED, "bi-encoder", FREE, "the bi-encoder"),
-            (ADDED, "bi-encoder", UNTRAINED_SUM, "the sum without it"),
-            (ADDED_BASE, "base-size bi-encoder", BASE, "this bi-encoder"),
-            (ADDED_BASE, "base-size bi-encoder", BASE_SUM, "the sum without it"),
-        )
-    ]  # fmt: skip
-    report.write_recorded(out, **shared.origin("base_lists", parts), data=found, goals=goals)
-    print(f"Wrote {out}.")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="A base-size teacher on whole lists.")
-    asked = shared.arguments_of(parser, "base_lists", scaled=False)
-    shared.run(shared.resumed(asked), measured, merge)
+    taught = "the base-size teacher, added to words and"
+    goals = {
+        f"{taught} bi-encoder, minus the bi-encoder": (ADDED, FREE),
+        f"{taught} bi-encoder, minus the sum without it": (ADDED, UNTRAINED_SUM),
+        f"{taught} base-size bi-encoder, minus this bi-encoder": (ADDED_BASE, BASE),
+        f"{taught} base-size bi-encoder, minus the sum without it": (ADDED_BASE, BASE_SUM),
+    }
+    measure_whole_lists.merged("base_lists", COMPARED, goals, folder, out)
 
 
 if __name__ == "__main__":
-    main()
+    shared.main("base_lists", "A base-size teacher on whole lists.", measured, merge)

@@ -14,7 +14,6 @@ A run that is started again goes on where it stopped.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from datasets import Dataset
 import measure_untrained
 import measure_whole_lists
 import shared
-from ecomkd import metrics, report
+from ecomkd import metrics
 from ecomkd.config import Profile
 from ecomkd.data.sources import product_text
 from ecomkd.relevance import bi_encoders, judge, rivals
@@ -77,24 +76,12 @@ def measured(seed: int) -> dict:
 
 def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds."""
-    parts = shared.read(folder, ("profile", "precision"))
-    found = measure_whole_lists.summary(parts, COMPARED)
-    told = shared.by_pair(found["comparisons"])
-    goals = [
-        shared.above("nDCG@10: labels by contrast, minus the untrained bi-encoder",
-                     told[CONTRAST, FREE]),
-        shared.above("nDCG@10: the same added to words, minus the sum that nobody trained",
-                     told[ADDED, UNTRAINED_SUM]),
-    ]  # fmt: skip
-    report.write_recorded(out, **shared.origin("contrast_lists", parts), data=found, goals=goals)
-    print(f"Wrote {out}.")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Labels by contrast on whole lists.")
-    asked = shared.arguments_of(parser, "contrast_lists", scaled=False)
-    shared.run(shared.resumed(asked), measured, merge)
+    goals = {
+        "labels by contrast, minus the untrained bi-encoder": (CONTRAST, FREE),
+        "the same added to words, minus the sum that nobody trained": (ADDED, UNTRAINED_SUM),
+    }
+    measure_whole_lists.merged("contrast_lists", COMPARED, goals, folder, out)
 
 
 if __name__ == "__main__":
-    main()
+    shared.main("contrast_lists", "Labels by contrast on whole lists.", measured, merge)

@@ -15,7 +15,6 @@ vectors. A run that is started again goes on where it stopped.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -140,11 +139,5 @@ def merge(folder: Path, out: Path) -> None:
     print(f"Wrote {out}.")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Students of a teacher without frozen weights.")
-    arguments = shared.arguments_of(parser, "freed_teacher", scaled=False)
-    shared.run(shared.resumed(arguments), measured, merge)
-
-
 if __name__ == "__main__":
-    main()
+    shared.main("freed_teacher", "Students of a teacher without frozen weights.", measured, merge)

@@ -19,11 +19,11 @@ training on films. A run that is started again goes on where it stopped.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,22 @@ from datasets import Dataset, DatasetDict
 import measure_untrained
 import measure_whole_lists
 import shared
-from ecomkd import distill, keys, metrics, models, report, trainer
+from ecomkd import distill, keys, metrics, models, trainer
 from ecomkd.artifacts import stage
 from ecomkd.config import Profile
-from ecomkd.relevance import judge, rivals, stages
-from ecomkd.relevance.tables import TEACHER, TEACHER_SUM, UNTRAINED_SUM
-from measure_whole_lists import CHOSEN, FREE, GENTLE, START, added, warm_start
+from ecomkd.relevance import adapt, judge, rivals, stages
+from ecomkd.relevance.tables import UNTRAINED_SUM
+from measure_whole_lists import (
+    CHOSEN,
+    FREE,
+    GENTLE,
+    START,
+    Found,
+    added,
+    ranked,
+    warm_start,
+    with_teacher,
+)
 
 SPREAD = GENTLE | {"spread_head": True}
 ONCE = "all layers, gently, head spread"
@@ -76,9 +86,8 @@ class ListTrainer(trainer.MeasuredTrainer):
         return self._measure(self.model)
 
 
-def alike(model: Any, pairs: Dataset, tokenizer: Any, profile: Profile) -> np.ndarray:
-    """u of each pair, (N,)."""
-    encoded = distill.encode(pairs, tokenizer, profile.max_length)
+def alike(model: Any, encoded: Dataset, tokenizer: Any, profile: Profile) -> np.ndarray:
+    """u of each encoded pair, (N,)."""
     apart, alike = distill.predict(model, encoded, tokenizer, profile).T
     return alike - apart
 
@@ -94,6 +103,7 @@ def lists(data: DatasetDict, profile: Profile, start: str) -> Path:
         worth = np.array(list(judge.gains(train).values()), np.float32)[np.asarray(train["label"])]
         rows = worthy(train, worth)
         encoded = distill.encode(train, tokenizer, profile.max_length).remove_columns("labels")
+        asked = distill.encode(held, tokenizer, profile.max_length)
         pad = distill.PairCollator(tokenizer)
 
         def batch(queries: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
@@ -101,7 +111,7 @@ def lists(data: DatasetDict, profile: Profile, start: str) -> Path:
             return pad(encoded.select(own).to_list()) | {"gains": torch.from_numpy(worth[own])}
 
         def quality(model: Any) -> dict[str, float]:
-            frame = judge.frame(held, alike(model, held, tokenizer, profile))
+            frame = judge.frame(held, alike(model, asked, tokenizer, profile))
             found = metrics.ranking(frame, judge.gains(held))["ndcg@10"]
             return {"ndcg@10": found, "quality": found}
 
@@ -123,12 +133,16 @@ def lists(data: DatasetDict, profile: Profile, start: str) -> Path:
         )
         trainer.run_to_end(run, folder)
 
-    parts = [
+    return stage("lists", known_by(data, profile, start), make, profile.artifacts, recipe=1)
+
+
+def known_by(data: DatasetDict, profile: Profile, start: str) -> list:
+    """What decides the network of each recipe, but for the recipe itself."""
+    return [
         keys.digests(data["train"], data["validation"]),
         keys.settings_of(profile, *stages.TAUGHT_BY),
         keys.known_as(start),
     ]
-    return stage("lists", parts, make, profile.artifacts, recipe=1)
 
 
 def worthy(pairs: Dataset, worth: np.ndarray) -> list[np.ndarray]:
@@ -143,12 +157,8 @@ def low_rank(data: DatasetDict, profile: Profile, start: str) -> Path:
     pooler and the spread head whole, all at LOW_RANK_RATE."""
 
     def train(model: Any, tokenizer: Any, folder: Path) -> None:
-        corrected, adapter = models.build_low_rank(model, seed=profile.seed), folder / "adapter"
-        stages.fine_tune(corrected, data, tokenizer, profile, adapter, LOW_RANK_RATE)
-        corrected.merge_and_unload().save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        (adapter / "training.json").replace(folder / "training.json")
-        shutil.rmtree(adapter)
+        corrected = models.build_low_rank(model, seed=profile.seed)
+        adapt.train_corrected(corrected, data, tokenizer, profile, folder, LOW_RANK_RATE)
 
     return in_turn("low_rank_lists", data, profile, start, train, LOW_RANK_RATE)
 
@@ -182,20 +192,16 @@ def in_turn(
         model = models.build_teacher(start, classes, profile.seed, worth)
         train(model, models.load_tokenizer(start), folder)
 
-    parts = [
-        keys.digests(data["train"], data["validation"]),
-        keys.settings_of(profile, *stages.TAUGHT_BY),
-        keys.known_as(start),
-        rate,
-    ]
+    parts = [*known_by(data, profile, start), rate]
     return stage(name, parts, make, profile.artifacts, recipe=1)
 
 
-def taught_by_films(profile: Profile, start: str) -> Path:
-    """The folder of a network that has learnt the rankings of film queries."""
+@cache
+def film_queries(profile: Profile) -> DatasetDict:
+    """The judged pairs of the film queries; they are the same in each fold."""
     with tempfile.TemporaryDirectory(prefix="ecomkd-") as scratch:
         (films,), _ = measure_untrained.parts_of("msrd", profile, Path(scratch), FILM_QUERIES, 0)
-    return lists(films, profile, start)
+    return films
 
 
 def of_rankings(folder: Path, data: DatasetDict, profile: Profile) -> Answers:
@@ -205,7 +211,8 @@ def of_rankings(folder: Path, data: DatasetDict, profile: Profile) -> Answers:
     model, tokenizer = models.load(folder), models.load_tokenizer(str(folder))
     worth, said = np.array(list(judge.gains(data["train"]).values())), {}
     for split in SPLITS:
-        u = pd.Series(alike(model, data[split], tokenizer, profile))
+        encoded = distill.encode(data[split], tokenizer, profile.max_length)
+        u = pd.Series(alike(model, encoded, tokenizer, profile))
         u -= u.groupby(np.asarray(data[split]["query_id"])).transform("mean")
         said[split] = judge.softmax(u.to_numpy()[:, None] * worth)
     return said
@@ -221,7 +228,7 @@ def recipe(name: str, data: DatasetDict, profile: Profile) -> tuple[Answers, Pat
             folder = {LOW_RANK: low_rank, HEAD_FIRST: head_first}[name](data, gentle, start)
         return {split: judge.predict(folder, data[split], profile) for split in SPLITS}, folder
     if name != LISTS:
-        start = str(taught_by_films(gentle, start))
+        start = str(lists(film_queries(gentle), gentle, start))
     folder = Path(start) if name == FILMS else lists(data, gentle, start)
     return of_rankings(folder, data, profile), folder
 
@@ -250,31 +257,24 @@ COMPARED = (
 )
 
 
-def fold(case: measure_untrained.Case, profile: Profile) -> tuple[dict[str, dict], dict[str, Any]]:
+def fold(case: measure_untrained.Case, profile: Profile) -> tuple[Found, dict[str, Any]]:
     """By system, nDCG@10 by test query with its chance, and what validation says of each recipe,
     with the macro-F1 on the test pairs of those that have classes."""
     data, _, seen = case
-    test, found, told = data["test"], {}, {}
-
-    def ranked(name: str, scores: np.ndarray) -> None:
-        per_query = metrics.ranking(judge.frame(test, scores), judge.gains(test))["per_query"]
-        found[name] = {"ndcg@10": per_query["ndcg@10"].to_dict()}
-        found["random"] = {"ndcg@10": per_query["random_ndcg@10"].to_dict()}
-
-    ranked(FREE, seen["test"].cosine)
-    ranked(START, warm_start(data, profile))
+    found: Found = {}
+    told, keep = {}, partial(ranked, found, data["test"])
+    keep(FREE, seen["test"].cosine)
+    keep(START, warm_start(data, profile))
     ((_, _, scores, _),) = rivals.sums(data, seen, [UNTRAINED_SUM])
-    ranked(UNTRAINED_SUM, scores)
+    keep(UNTRAINED_SUM, scores)
     made = {name: recipe(name, data, profile) for name in (*RECIPES, FILMS)}
     every = {split: np.mean([made[name][0][split] for name in RECIPES], axis=0) for split in SPLITS}
     for name in SYSTEMS:
         said = every if name == TOGETHER else made[name][0]
         held, asked = (judge.evaluate(data[split], said[split]) for split in SPLITS)
-        ranked(name, metrics.expected_gain(said["test"], judge.gains(test)))
-        read = {split: replace(seen[split], answers={TEACHER: answers})
-                for split, answers in said.items()}  # fmt: skip
-        ((_, _, scores, weights),) = rivals.sums(data, read, [TEACHER_SUM])
-        ranked(added(name), scores)
+        keep(name, metrics.expected_gain(said["test"], judge.gains(data["test"])))
+        scores, weights = with_teacher(data, seen, said)
+        keep(added(name), scores)
         told[name] = {"validation ndcg@10": held["ranking"]["ndcg@10"], "weights": weights}
         if name in OF_CLASSES:
             told[name]["macro_f1"] = asked["classification"]["macro_f1"]
@@ -292,25 +292,13 @@ def measured(seed: int) -> dict:
 
 def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds."""
-    parts = shared.read(folder, ("profile", "precision"))
-    found = measure_whole_lists.summary(parts, COMPARED)
-    told = shared.by_pair(found["comparisons"])
-    goals = [
-        shared.above(
-            f"nDCG@10: the teacher chosen on validation, added to what is free, minus {name}",
-            told[added(CHOSEN), other],
-        )
-        for other, name in ((FREE, "the bi-encoder"), (UNTRAINED_SUM, "the sum without it"))
-    ]
-    report.write_recorded(out, **shared.origin("further_lists", parts), data=found, goals=goals)
-    print(f"Wrote {out}.")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Further ways to fine-tune on whole lists.")
-    asked = shared.arguments_of(parser, "further_lists", scaled=False)
-    shared.run(shared.resumed(asked), measured, merge)
+    chosen = "the teacher chosen on validation, added to what is free, minus"
+    goals = {
+        f"{chosen} the bi-encoder": (added(CHOSEN), FREE),
+        f"{chosen} the sum without it": (added(CHOSEN), UNTRAINED_SUM),
+    }
+    measure_whole_lists.merged("further_lists", COMPARED, goals, folder, out)
 
 
 if __name__ == "__main__":
-    main()
+    shared.main("further_lists", "Further ways to fine-tune on whole lists.", measured, merge)

@@ -12,7 +12,6 @@ network is trained. A run that is started again goes on where it stopped.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -145,11 +144,5 @@ def merge(folder: Path, out: Path) -> None:
     print(f"Wrote {out}.")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="What n-grams of letters add to a search.")
-    arguments = shared.arguments_of(parser, "letters", scaled=False)
-    shared.run(shared.resumed(arguments), measured, merge)
-
-
 if __name__ == "__main__":
-    main()
+    shared.main("letters", "What n-grams of letters add to a search.", measured, merge)

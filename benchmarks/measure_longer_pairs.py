@@ -15,7 +15,6 @@ package's recorded warm-up and teacher. A run that is started again goes on wher
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,11 +109,5 @@ def merge(folder: Path, out: Path) -> None:
     print(f"Wrote {out}.")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Pairs of 72 tokens, in the shop.")
-    arguments = shared.arguments_of(parser, "longer_pairs", scaled=False)
-    shared.run(shared.resumed(arguments), measured, merge)
-
-
 if __name__ == "__main__":
-    main()
+    shared.main("longer_pairs", "Pairs of 72 tokens, in the shop.", measured, merge)

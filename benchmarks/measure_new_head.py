@@ -22,7 +22,6 @@ encoder, whose weights the same validation pairs choose. The effect was found on
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -264,11 +263,5 @@ def merge(folder: Path, out: Path) -> None:
     print(f"Wrote {out}.")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="How the head of fine-tuning begins.")
-    arguments = shared.arguments_of(parser, "new_head", scaled=False)
-    shared.run(shared.resumed(arguments), measured, merge)
-
-
 if __name__ == "__main__":
-    main()
+    shared.main("new_head", "How the head of fine-tuning begins.", measured, merge)

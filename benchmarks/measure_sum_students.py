@@ -16,7 +16,6 @@ queries chooses the checkpoint. A run that is started again goes on where it sto
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -192,11 +191,5 @@ def merge(folder: Path, out: Path) -> None:
     print(f"Wrote {out}.")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Students of a sum that nobody trained.")
-    arguments = shared.arguments_of(parser, "sum_students", scaled=False)
-    shared.run(shared.resumed(arguments), measured, merge)
-
-
 if __name__ == "__main__":
-    main()
+    shared.main("sum_students", "Students of a sum that nobody trained.", measured, merge)

@@ -15,7 +15,6 @@ their weights. A run that is started again goes on where it stopped.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import tempfile
 from collections.abc import Sequence
@@ -225,11 +224,5 @@ def summary(parts: Sequence[dict]) -> dict:
     return kept | {"choices": [part["choices"] for part in parts]}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Trees that read what a teacher says.")
-    arguments = shared.arguments_of(parser, "trees", scaled=False)
-    shared.run(shared.resumed(arguments), measured, merge)
-
-
 if __name__ == "__main__":
-    main()
+    shared.main("trees", "Trees that read what a teacher says.", measured, merge)

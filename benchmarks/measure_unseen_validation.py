@@ -16,7 +16,6 @@ checkpoint was chosen by stays the shop's validation.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -214,11 +213,5 @@ def merge(folder: Path, out: Path) -> None:
     print(f"Wrote {out}.")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Validation with unseen words of its own.")
-    arguments = shared.arguments_of(parser, "unseen_validation", scaled=False)
-    shared.run(shared.resumed(arguments), measured, merge)
-
-
 if __name__ == "__main__":
-    main()
+    shared.main("unseen_validation", "Validation with unseen words of its own.", measured, merge)

@@ -24,14 +24,14 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel
 
 import measure_untrained
@@ -104,26 +104,43 @@ def looks(folder: Path) -> list[dict[str, float]]:
     return seen[list(names)].rename(columns=names).to_dict("records")
 
 
+Found = dict[str, dict[str, dict[str, float]]]
+"""By system and column, a value for each test query."""
+
+
+def ranked(found: Found, test: Dataset, name: str, scores: np.ndarray) -> None:
+    """Keep nDCG@10 of a system's scores by test query, and the mean over all orders as `random`."""
+    per_query = metrics.ranking(judge.frame(test, scores), judge.gains(test))["per_query"]
+    found[name] = {"ndcg@10": per_query["ndcg@10"].to_dict()}
+    found["random"] = {"ndcg@10": per_query["random_ndcg@10"].to_dict()}
+
+
+def with_teacher(
+    data: DatasetDict, seen: dict[str, rivals.Signals], said: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, dict[str, float]]:
+    """The scores of the test pairs by words, cosine and what a teacher has `said` of both splits,
+    and the weights that validation chose for them."""
+    read = {split: replace(seen[split], answers={TEACHER: answers})
+            for split, answers in said.items()}  # fmt: skip
+    ((_, _, scores, weights),) = rivals.sums(data, read, [TEACHER_SUM])
+    return scores, weights
+
+
 def fold(
     data: DatasetDict,
     seen: dict[str, rivals.Signals],
     profile: Profile,
     recipes: dict[str, dict] = RECIPES,
-) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
+) -> tuple[Found, dict[str, Any]]:
     """nDCG@10 of each system by test query, and what validation says of each recipe, with its
     macro-F1 on the test pairs."""
-    test, found, told = data["test"], {}, {}
-
-    def ranked(name: str, scores: np.ndarray) -> None:
-        per_query = metrics.ranking(judge.frame(test, scores), judge.gains(test))["per_query"]
-        found[name] = per_query["ndcg@10"].to_dict()
-        found["random"] = per_query["random_ndcg@10"].to_dict()
-
-    ranked(FREE, seen["test"].cosine)
-    ranked(START, warm_start(data, profile))
-    ranked(HEAD, new_head(data, profile))
+    found: Found = {}
+    told, keep = {}, partial(ranked, found, data["test"])
+    keep(FREE, seen["test"].cosine)
+    keep(START, warm_start(data, profile))
+    keep(HEAD, new_head(data, profile))
     for name, _, scores, _ in rivals.sums(data, seen):
-        ranked(name, scores)
+        keep(name, scores)
     for recipe, changed in recipes.items():
         own = replace(profile, **changed)
         # The warm-up is the book's, whatever layers are trained after it.
@@ -132,11 +149,9 @@ def fold(
         answers = {split: judge.predict(folder, data[split], profile)
                    for split in ("validation", "test")}  # fmt: skip
         held, asked = (judge.evaluate(data[split], said) for split, said in answers.items())
-        found[recipe] = asked["ranking"]["per_query"]["ndcg@10"].to_dict()
-        read = {split: replace(seen[split], answers={TEACHER: said})
-                for split, said in answers.items()}  # fmt: skip
-        ((_, _, scores, weights),) = rivals.sums(data, read, [TEACHER_SUM])
-        ranked(added(recipe), scores)
+        found[recipe] = {"ndcg@10": asked["ranking"]["per_query"]["ndcg@10"].to_dict()}
+        scores, weights = with_teacher(data, seen, answers)
+        keep(added(recipe), scores)
         told[recipe] = {
             "validation ndcg@10": held["ranking"]["ndcg@10"],
             "macro_f1": asked["classification"]["macro_f1"],
@@ -191,10 +206,9 @@ def over_folds(
 def measured(seed: int, name: str = "esci_150") -> dict:
     """`over_folds`, of the recipes that are tried on these data."""
 
-    def judged(case: measure_untrained.Case, profile: Profile) -> tuple[dict[str, dict], Any]:
+    def judged(case: measure_untrained.Case, profile: Profile) -> tuple[Found, Any]:
         data, _, seen = case
-        found, told = fold(data, seen, profile, TRIED[name])
-        return {system: {"ndcg@10": values} for system, values in found.items()}, told
+        return fold(data, seen, profile, TRIED[name])
 
     return over_folds(seed, judged, name)
 
@@ -247,15 +261,33 @@ def summary(parts: Sequence[dict], asked: Sequence[tuple[str, str]]) -> dict:
     }
 
 
+def merged(
+    name: str,
+    asked: Sequence[tuple[str, str]],
+    goals: Mapping[str, tuple[str, str]],
+    folder: Path,
+    out: Path,
+    of: str = "",
+) -> None:
+    """Write the recorded result of a script from the files of single seeds. Each of its `goals`, by
+    what it is called, is that one system ends above another. `of` is as in `shared.origin`."""
+    parts = shared.read(folder, ("profile", "precision"))
+    found = summary(parts, asked)
+    told = shared.by_pair(found["comparisons"])
+    report.write_recorded(
+        out,
+        **shared.origin(name, parts, of),
+        data=found,
+        goals=[shared.above(f"nDCG@10: {goal}", told[pair]) for goal, pair in goals.items()],
+    )
+    print(f"Wrote {out}.")
+
+
 def merge(folder: Path, out: Path, data: str = "esci_150") -> None:
     """Write the recorded result from the files of single seeds."""
-    parts = shared.read(folder, ("profile", "precision"))
-    found = summary(parts, compared(list(TRIED[data])))
-    span = shared.by_pair(found["comparisons"])[added(CHOSEN), FREE]
-    name = "nDCG@10: the teacher chosen on validation, added to what is free, minus the bi-encoder"
-    origin = shared.origin("whole_lists", parts, "" if data == "esci_150" else data)
-    report.write_recorded(out, **origin, data=found, goals=[shared.above(name, span)])
-    print(f"Wrote {out}.")
+    goal = "the teacher chosen on validation, added to what is free, minus the bi-encoder"
+    asked, goals = compared(list(TRIED[data])), {goal: (added(CHOSEN), FREE)}
+    merged("whole_lists", asked, goals, folder, out, "" if data == "esci_150" else data)
 
 
 def main() -> None:

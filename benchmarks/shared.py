@@ -141,6 +141,17 @@ def run(
         merge(arguments.folder, arguments.out)
 
 
+def main(
+    name: str,
+    description: str,
+    measure: Callable[[int], dict],
+    merge: Callable[[Path, Path], None],
+) -> None:
+    """What a script does that measures single seeds, goes on where it stopped, and merges."""
+    parser = argparse.ArgumentParser(description=description)
+    run(resumed(arguments_of(parser, name, scaled=False)), measure, merge)
+
+
 def command(name: str, parts: dict[str, list[dict]]) -> str:
     """The call that remakes the record of this name from these files, which are given by kind."""
     calls = [f"{kind} --seeds {' '.join(str(one['seed']) for one in own)}"

@@ -14,7 +14,7 @@ from test_sum_students_record import merged
 import measure_further_lists as script
 import measure_untrained
 from book import esci_lists
-from ecomkd import features, metrics, models, report
+from ecomkd import distill, features, metrics, models, report
 from ecomkd.data import sources
 from ecomkd.data.folds import divided
 from ecomkd.relevance import judge
@@ -78,7 +78,8 @@ def test_a_ranking_starts_from_the_order_of_the_warm_up_and_learns_another(tiny,
     profile = replace(profile, teacher_learning_rate=3e-3, teacher_epochs=20)
     start = script.of_rankings(warmed, data, profile)
     network, tokenizer = models.load(warmed), tiny_models.tokenizer()
-    u = script.alike(network, data["test"], tokenizer, profile)
+    encoded = {split: distill.encode(data[split], tokenizer, profile.max_length) for split in data}
+    u = script.alike(network, encoded["test"], tokenizer, profile)
     gains = judge.gains(data["test"])
     queries, said = (
         np.asarray(data["test"]["query_id"]),
@@ -89,8 +90,8 @@ def test_a_ranking_starts_from_the_order_of_the_warm_up_and_learns_another(tiny,
     folder = script.lists(data, profile, str(warmed))
     seen = script.looks(folder)
     assert all(look["quality"] == look["ndcg@10"] for look in seen)
-    taught = script.alike(models.load(folder), data["train"], tokenizer, profile)
-    before = script.alike(network, data["train"], tokenizer, profile)
+    taught = script.alike(models.load(folder), encoded["train"], tokenizer, profile)
+    before = script.alike(network, encoded["train"], tokenizer, profile)
 
     def order(scores):
         return metrics.ranking(judge.frame(data["train"], scores), gains)["ndcg@10"]

@@ -149,11 +149,7 @@ def low_rank(
         model = models.build_teacher(start, labels, profile.seed)
         model = models.build_low_rank(model, rank, profile.seed)
         tokenizer = models.load_tokenizer(profile.teacher)
-        adapter = folder / "adapter"
-        stages.fine_tune(model, data, tokenizer, profile, adapter, learning_rate)
-        model.merge_and_unload().save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        (adapter / "training.json").replace(folder / "training.json")
+        train_corrected(model, data, tokenizer, profile, folder, learning_rate)
 
     parts = [
         keys.digests(data["train"], data["validation"]),
@@ -162,3 +158,20 @@ def low_rank(
         known_as,
     ]
     return stage("low_rank", parts, make, profile.artifacts, recipe=1)
+
+
+def train_corrected(
+    model: Any,
+    data: DatasetDict,
+    tokenizer: Any,
+    profile: Profile,
+    folder: Path,
+    learning_rate: float,
+) -> None:
+    """Train what `models.build_low_rank` gave on labelled pairs, into `folder`: a teacher with the
+    correction added to its weights, and in `adapter` what was trained."""
+    adapter = folder / "adapter"
+    stages.fine_tune(model, data, tokenizer, profile, adapter, learning_rate)
+    model.merge_and_unload().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (adapter / "training.json").replace(folder / "training.json")

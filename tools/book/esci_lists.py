@@ -92,11 +92,14 @@ def further_part(record: dict) -> str:
             held = f"{number(fold[name]['validation ndcg@10'])} / {_share(fold[name]['weights'])}"
             tried[name].append(f"**{held}**" if fold["chosen"] == name else held)
     # Of those from random one table is enough: the first one has its row.
-    told = [one for one in record["data"]["comparisons"] if one["against"] != "random"]
-    systems = dict.fromkeys(one["system"] for one in told if one["against"] in AGAINST.values())
-    by_pair = {(one["system"], one["against"]): apart(one) for one in told}
-    grid = {name: [by_pair.pop((name, of), "") for of in AGAINST.values()] for name in systems}
-    others = {f"{one} − {of}": [found] for (one, of), found in by_pair.items()}
+    shared = [*AGAINST.values(), "random"]
+    told: dict[str, dict[str, str]] = {}
+    others = {}
+    for one in record["data"]["comparisons"]:
+        told.setdefault(one["system"], {})[one["against"]] = apart(one)
+        if one["against"] not in shared:
+            others[f"{one['system']} − {one['against']}"] = [apart(one)]
+    grid = {name: [own.get(of, "") for of in AGAINST.values()] for name, own in told.items()}
     differences = "\n\n".join(
         [
             table("nDCG@10", list(AGAINST), grid),
@@ -122,9 +125,9 @@ def base_part(record: dict) -> str:
         for place, look in enumerate(looks, 1):
             held = f"{number(look['ndcg@10'])} / {number(look['macro_f1'])}"
             tried.setdefault(f"look {place}", []).append(f"**{held}**" if look is kept else held)
-    for added, name in list(BASES.items())[-3:-1]:
+    for added in (name for name in BASES if name.startswith("base-size teacher, with")):
         shares = [_share(fold["weights"][added]) for fold in _folds(record)]
-        tried[f"teacher's share of the weights: {name}"] = shares
+        tried[f"teacher's share of the weights: {BASES[added]}"] = shares
     shown = {name: [ranked(row)] for name, row in _rows(record, BASES).items()}
     head = "nDCG@10 / macro-F1 on validation"
     return _part(record, BASES, table("system", ["nDCG@10"], shown), tried, head)
