@@ -68,19 +68,30 @@ Answers = dict[str, np.ndarray]
 """By split, the class probabilities (N, C) of its pairs."""
 
 
-class ListTrainer(trainer.MeasuredTrainer):
-    """Trains on all products of a query at a time: with u_d the logit of *alike* minus that of
-    *apart*, L = −Σ_d g_d / Σ g · log softmax(u)_d, where g_d are the gains of its labels (Bruch et
-    al. 2019, https://doi.org/10.1145/3341981.3344221)."""
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Of one query, from u and the gains of its D products, both (D,). u is the logit of *alike* minus
+that of *apart*."""
 
-    def __init__(self, model: Any, measure: Callable[[Any], dict[str, float]], **options: Any):
+
+def as_a_ranking(u: torch.Tensor, gains: torch.Tensor) -> torch.Tensor:
+    """L = −Σ_d g_d / Σ g · log softmax(u)_d (Bruch et al. 2019,
+    https://doi.org/10.1145/3341981.3344221)."""
+    return -(gains / gains.sum() * u.log_softmax(0)).sum()
+
+
+class ListTrainer(trainer.MeasuredTrainer):
+    """Trains on all products of a query at a time."""
+
+    def __init__(
+        self, model: Any, loss: Loss, measure: Callable[[Any], dict[str, float]], **options: Any
+    ):
         super().__init__(model, **options)
-        self._measure = measure
+        self._loss, self._measure = loss, measure
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         gains = inputs.pop("gains")
         apart, alike = model(**inputs).logits.float().T
-        return -(gains / gains.sum() * (alike - apart).log_softmax(0)).sum()
+        return self._loss(alike - apart, gains)
 
     def measure(self, dataset):
         return self._measure(self.model)
@@ -92,9 +103,16 @@ def alike(model: Any, encoded: Dataset, tokenizer: Any, profile: Profile) -> np.
     return alike - apart
 
 
-def lists(data: DatasetDict, profile: Profile, start: str) -> Path:
-    """The folder of a network that has learnt rankings from `data["train"]`, for as many passes
-    and at the rate that a teacher has. Queries without a product of any worth are left out."""
+def lists(
+    data: DatasetDict,
+    profile: Profile,
+    start: str,
+    loss: Loss = as_a_ranking,
+    name: str = "lists",
+) -> Path:
+    """The folder of a network that has learnt from `data["train"]`, a query a step, for as many
+    passes and at the rate that a teacher has. Queries without a product of any worth are left out.
+    A stage of this `name`, which says the loss."""
 
     def make(folder: Path) -> None:
         train, held = data["train"], data["validation"]
@@ -118,6 +136,7 @@ def lists(data: DatasetDict, profile: Profile, start: str) -> Path:
         one = replace(profile, batch_size=1)
         run = ListTrainer(
             model,
+            loss,
             quality,
             args=trainer.arguments(
                 one,
@@ -133,7 +152,7 @@ def lists(data: DatasetDict, profile: Profile, start: str) -> Path:
         )
         trainer.run_to_end(run, folder)
 
-    return stage("lists", known_by(data, profile, start), make, profile.artifacts, recipe=1)
+    return stage(name, known_by(data, profile, start), make, profile.artifacts, recipe=1)
 
 
 def known_by(data: DatasetDict, profile: Profile, start: str) -> list:

@@ -10,6 +10,7 @@ import torch
 from chapter_text import span
 from test_run import judgments, shop
 from test_sum_students_record import merged
+from transformers import TrainingArguments
 
 import measure_further_lists as script
 import measure_untrained
@@ -54,13 +55,28 @@ def tiny(tmp_path, warmed, monkeypatch):
     return profile, parts
 
 
-def test_a_ranking_is_taught_by_the_share_of_all_gains_that_each_product_has(warmed):
-    model, taught = models.load(warmed), torch.tensor([1.0, 0.0, 0.1])
+def test_a_ranking_is_taught_by_the_share_of_all_gains_that_each_product_has():
+    u, taught = torch.tensor([0.5, -1.0, 2.0]), torch.tensor([1.0, 0.0, 0.1])
+    chance = torch.exp(u) / torch.exp(u).sum()
+    expected = -(chance[0].log() + 0.1 * chance[2].log()) / 1.1
+    assert script.as_a_ranking(u, taught).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_step_gives_the_loss_what_sets_alike_above_apart_and_the_gains(warmed):
+    asked, gains = [], torch.tensor([1.0, 0.0, 0.1])
+
+    def loss(u, gains):
+        asked.append((u.detach(), gains))
+        return u.sum()
+
+    model = models.load(warmed)
+    run = script.ListTrainer(model, loss, dict, args=TrainingArguments(use_cpu=True, report_to=[]))
     batch = tiny_models.tokenizer()(["red shoe", "blue mug", "tea pot"], return_tensors="pt")
+    model.eval()
     apart, alike = model(**batch).logits.detach().T
-    expected = -((taught / 1.1) * torch.log_softmax(alike - apart, 0)).sum()
-    found = script.ListTrainer.compute_loss(None, model, dict(batch) | {"gains": taught})
-    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    run.compute_loss(model, dict(batch) | {"gains": gains})
+    ((found, known),) = asked
+    assert found == pytest.approx(alike - apart) and known is gains
 
 
 def test_queries_without_a_product_of_worth_teach_no_ranking(tiny):
