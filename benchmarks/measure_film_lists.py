@@ -144,13 +144,12 @@ def said(folder: Path, data: DatasetDict, profile: Profile) -> dict[str, np.ndar
 
 
 def of_part(case: measure_untrained.Case, profile: Profile) -> tuple[Found, dict[str, Any]]:
-    """nDCG@10 of each system of a part by test query, and what validation says of it."""
+    """nDCG@10 of the systems of a part by test query, and what validation says of them."""
     data, _, seen = case
     size, found, told = len(set(data["train"]["query_id"])), {}, {}
     keep, start = partial(ranked, found, data["test"]), stages.origin(data, profile)
     gentle = replace(profile, **GENTLE)
     keep(FREE, seen["test"].cosine)
-    keep(START, warm_start(data, profile))
     scores, told[UNTRAINED_SUM] = summed(data, seen)
     keep(of(UNTRAINED_SUM, size), scores)
     for name, (loss, stage) in TAUGHT.items():
@@ -168,6 +167,7 @@ def measured(seed: int) -> dict:
     profile = Profile.named("book", seed=seed, max_length=TOKENS)
     parts, catalogue = parts_of(seed, profile)
     systems: Found = {}
+    ranked(systems, parts[0]["test"], START, warm_start(parts[0], profile))
     choices = []
     for case in measure_untrained.folds(parts, catalogue, profile):
         found, told = of_part(case, profile)
