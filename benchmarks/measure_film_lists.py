@@ -11,8 +11,9 @@ many labelled queries as there, and from four times as many; a third as many que
 and the weights of the sums. Beside it stands one that differs in the loss alone: it learns each
 product by itself, from the same head, in the same steps, with the same look. A seed is a warm-up,
 an order of the training and labelled and validation queries of its own; the test queries are the
-same for all. All that is compared, and each goal, was named before anything was measured; no rate
-was searched. A run that is started again goes on where it stopped.
+same for all. All that is compared, and each goal, was named before anything was measured, but for
+one rival that was added afterwards: the sum without a network whose weights the labelled queries
+choose too. No rate was searched. A run that is started again goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, concatenate_datasets
 
 import measure_trees
 import measure_untrained
@@ -52,6 +53,8 @@ SHARE = 3
 TESTED = 1_032
 SPLITS = ("validation", "test")
 RANKED, APART = "rankings as rankings", "each product by itself"
+MORE_WEIGHED = f"{UNTRAINED_SUM}, weights from all labels"
+"""The sum without a network, whose weights the labelled queries choose too."""
 
 
 def by_itself(u: torch.Tensor, gains: torch.Tensor) -> torch.Tensor:
@@ -86,6 +89,7 @@ def compared(size: int) -> list[tuple[str, str]]:
         (sums[0], sums[1]),
         (sums[1], free),
         (free, FREE),
+        *((one, of(MORE_WEIGHED, size)) for one in (ranked, apart, *sums, free)),
     ]
 
 
@@ -134,6 +138,22 @@ def summed(
     return scores, dict(zip(names, chosen.weights, strict=True))
 
 
+def all_labels(
+    data: DatasetDict, seen: Mapping[str, rivals.Signals]
+) -> tuple[DatasetDict, dict[str, rivals.Signals]]:
+    """The same with the labelled queries among those of validation. For a sum that no network
+    joins: a network would be better on the queries that taught it."""
+    both = [data["train"], data["validation"]], [seen["train"], seen["validation"]]
+    joined = {
+        of: np.concatenate([getattr(own, of) for own in both[1]])
+        for of in ("words", "features", "cosine")
+    }
+    return (
+        DatasetDict({**data, "validation": concatenate_datasets(both[0])}),
+        {**seen, "validation": rivals.Signals(**joined, answers={})},
+    )
+
+
 def said(folder: Path, data: DatasetDict, profile: Profile) -> dict[str, np.ndarray]:
     """u of each pair of validation and test, (N,)."""
     model, tokenizer = models.load(folder), models.load_tokenizer(str(folder))
@@ -150,8 +170,9 @@ def of_part(case: measure_untrained.Case, profile: Profile) -> tuple[Found, dict
     keep, start = partial(ranked, found, data["test"]), stages.origin(data, profile)
     gentle = replace(profile, **GENTLE)
     keep(FREE, seen["test"].cosine)
-    scores, told[UNTRAINED_SUM] = summed(data, seen)
-    keep(of(UNTRAINED_SUM, size), scores)
+    for name, own in ((UNTRAINED_SUM, (data, seen)), (MORE_WEIGHED, all_labels(data, seen))):
+        scores, told[name] = summed(*own)
+        keep(of(name, size), scores)
     for name, (loss, stage) in TAUGHT.items():
         folder = lists(data, gentle, start, loss, stage)
         u = said(folder, data, profile)

@@ -82,7 +82,7 @@ def test_all_systems_of_a_seed_stand_on_the_same_test_queries(part, monkeypatch)
         for loss, _ in script.TAUGHT.values()
     ]
     for told in found["choices"].values():
-        assert set(told) == {script.UNTRAINED_SUM, *script.TAUGHT}
+        assert set(told) == {script.UNTRAINED_SUM, script.MORE_WEIGHED, *script.TAUGHT}
         assert all(
             told[name]["looks"] and len(told[name]["weights"]) == 5 for name in script.TAUGHT
         )
@@ -98,6 +98,20 @@ def test_without_a_network_the_sum_is_that_of_the_package(part):
     best = -np.asarray(order["test"])  # the first label is the best one
     scores, chosen = script.summed(data, seen, {split: -own for split, own in order.items()})
     assert chosen["u"] == 1 and np.corrcoef(scores, best)[0, 1] > 0.5
+
+
+def test_all_labels_choose_the_weights_of_the_sum_that_no_network_joins(part):
+    profile, data, catalogue = part
+    ((data, _, seen),) = measure_untrained.folds([data], catalogue, profile)
+    more, known = script.all_labels(data, seen)
+    assert queries(more["validation"]) == queries(data["train"]) | queries(data["validation"])
+    parts = [(split, row) for split in ("train", "validation") for row in range(len(data[split]))]
+    assert len(parts) == len(more["validation"]) == len(known["validation"].words)
+    for row, (split, first) in enumerate(parts):
+        assert more["validation"][row] == data[split][first]
+        assert known["validation"].words[row] == pytest.approx(seen[split].words[first])
+        assert known["validation"].cosine[row] == seen[split].cosine[first]
+    assert known["test"] is seen["test"]
 
 
 def test_the_goals_are_what_rankings_add_at_each_size(tmp_path):

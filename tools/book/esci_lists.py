@@ -1,10 +1,11 @@
-"""Four records of the ESCI lists on a page: further recipes of fine-tuning, a base-size teacher, a
-bi-encoder that labels teach by contrast, and students of a sum that nobody trained."""
+"""Records of lists with few labels on a page: on the ESCI lists further recipes of fine-tuning, a
+base-size teacher, a bi-encoder that labels teach by contrast, and students of a sum that nobody
+trained; on film queries rankings trained as rankings."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from book.goals import folded, number
 from book.pages import apart, ranked, recipes_reached, table
@@ -40,6 +41,7 @@ BASES = {
     "random": "random",
 }
 """The rows of `base_lists`, in words."""
+TRIED = "What was tried, and what validation said"
 AGAINST = {
     "minus bi-encoder": "bi-encoder, untrained",
     "minus warm start": "the warm start, no label",
@@ -110,6 +112,52 @@ def further_part(record: dict) -> str:
     return _joined(record, recipes_reached(record), differences, tried, head)
 
 
+def films_part(record: dict) -> str:
+    """The same of `film_lists`, with a column for each number of labelled queries: nDCG@10 on
+    validation at each look, with what was kept in bold, and the network's share of the weights."""
+    tried: dict[str, list[str]] = {}
+    sizes = sorted({int(size) for own in record["data"]["choices"].values() for size in own})
+    heads = [f"{size} queries" for size in sizes]
+    for seed, own in record["data"]["choices"].items():
+        for size in sizes:
+            for name, told in own[str(size)].items():
+                if "looks" not in told:
+                    continue
+                held = [look["ndcg@10"] for look in told["looks"]]
+                shown = [f"**{number(one)}**" if at == held.index(max(held)) else number(one)
+                         for at, one in enumerate(held)]  # fmt: skip
+                row = f"{name}, {size} queries, seed {seed}"
+                tried[row] = [*shown, _share(told["weights"])]
+    reached: dict[str, dict[str, str]] = {}
+    for name, row in record["data"]["rows"].items():
+        system, size = _sized(name, heads)
+        for head in [size] if size else heads:
+            reached.setdefault(system, {})[head] = ranked(row)
+    told: dict[str, dict[str, str]] = {}
+    others = {}
+    for one in record["data"]["comparisons"]:
+        (system, size), (against, of) = (_sized(one[key], heads) for key in ("system", "against"))
+        if size and of in (None, size):
+            told.setdefault(f"{system} − {against}", {})[size] = apart(one)
+        else:
+            others[f"{one['system']} − {one['against']}"] = [apart(one)]
+    grids = [
+        table(head, heads, {name: [own[size] for size in heads] for name, own in grid.items()})
+        for head, grid in (("nDCG@10", reached), ("difference of nDCG@10", told))
+    ]
+    looks = [f"look {place}" for place in range(1, len(next(iter(tried.values()))))]
+    choices = table("nDCG@10 on validation", [*looks, "share of the sum's weights"], tried)
+    kept = f":::{{dropdown}} {TRIED}\n{choices}\n:::"
+    further = table("compared", ["difference of nDCG@10"], others)
+    return "\n\n".join([*grids, further, kept, folded(record)]) + "\n"
+
+
+def _sized(name: str, heads: Collection[str]) -> tuple[str, str | None]:
+    """A row's system and its number of labelled queries, as a column is headed."""
+    system, _, size = name.rpartition(", ")
+    return (system, size) if size in heads else (name, None)
+
+
 def _share(weights: dict[str, float]) -> str:
     """The teacher's share of the weights of a sum, in which it stands last."""
     every = list(weights.values())
@@ -163,6 +211,5 @@ def _joined(
 ) -> str:
     heads = [f"fold {place}" for place in range(1, len(next(iter(tried.values()))) + 1)]
     choices = table(head, heads, tried)
-    title = "What was tried, and what validation said"
-    parts = [reached, differences, f":::{{dropdown}} {title}\n{choices}\n:::", folded(record)]
+    parts = [reached, differences, f":::{{dropdown}} {TRIED}\n{choices}\n:::", folded(record)]
     return "\n\n".join(parts) + "\n"
