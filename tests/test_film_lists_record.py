@@ -5,12 +5,16 @@ import json
 import numpy as np
 import pytest
 import torch
+from chapter_text import span
 from test_further_lists_record import tiny, warmed  # noqa: F401
 from test_run import judgments, shop
 
 import measure_film_lists as script
 import measure_untrained
+from book import esci_lists
+from ecomkd import report
 from ecomkd.data import sources
+from shared import by_pair
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*judged products have more than one title"),
@@ -127,3 +131,70 @@ def test_the_goals_are_what_rankings_add_at_each_size(tmp_path):
     record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
     assert [goal["met"] for goal in record["goals"]] == [True, True, True, False] * 2
     assert record["goals"][0]["value"] == pytest.approx(0.1)
+
+
+def test_the_tables_have_a_column_for_each_number_of_labels():
+    record = report.recorded("film_lists")
+    reached, told, others, kept, _ = esci_lists.films_part(record).split("\n\n")
+    assert reached.startswith("| nDCG@10 | 64 queries | 256 queries |")
+    assert told.count("[") + others.count("[") == len(script.ASKED)
+    both = by_pair(record["data"]["comparisons"])
+    asked = [(script.of(script.RANKED, size), script.START) for size in (64, 256)]
+    cells = " | ".join(span(both[pair], "difference") for pair in asked)
+    assert f"| {script.RANKED} − {script.START} | {cells} |" in told
+    assert kept.count("**") == 2 * len(script.TAUGHT) * len(script.SIZES) * len(script.SEEDS)
+
+
+def test_the_page_says_what_the_labels_of_film_queries_bring(pytestconfig):
+    recorded = report.recorded("film_lists")
+    told, book = by_pair(recorded["data"]["comparisons"]), pytestconfig.rootpath / "book"
+    page = " ".join((book / "compared.md").read_text("utf-8").split())
+    part = page.partition("(sec-film-lists)=")[2].partition("(sec-base-lists)=")[0]
+
+    def apart(one: str, other: str, sign: int = 1) -> str:
+        found = told[one, other]
+        low, high = sorted(sign * found[end] for end in ("low", "high"))
+        return span(
+            {"difference": sign * found["difference"], "low": low, "high": high}, "difference"
+        )
+
+    start, free = script.START, script.FREE
+    (few, few_apart), (many, many_apart) = (
+        [script.of(name, size) for name in script.TAUGHT] for size in (64, 256)
+    )
+    (less, less_sums), (weighed, sums) = (
+        [
+            script.of(script.MORE_WEIGHED, size),
+            [script.of(script.added(name), size) for name in script.TAUGHT],
+        ]
+        for size in (64, 256)
+    )
+    sum_of_few, sum_of_many = (script.of(script.UNTRAINED_SUM, size) for size in (64, 256))
+    assert f"gain {apart(few, start)} over the warm start, and each product" in part
+    assert f"each product by itself {apart(few_apart, start)}. Between" in part
+    assert f"rankings are {apart(few, few_apart)} ahead with 64 queries, and" in part
+    assert f"{apart(many, many_apart, -1)} behind with 256." in part
+    assert f"here it stands {apart(start, free, -1)} below" in part
+    assert f"With 64, rankings are {apart(few, free, -1)} below, and each" in part
+    assert f"by itself {apart(few_apart, free, -1)}. With 256, each" in part
+    assert f"by itself is {apart(many_apart, free)} above; that was compared" in part
+    assert f"not shown to be ({apart(many, free)})." in part
+    assert f"the networks add {apart(sums[0], sum_of_many)} (rankings) and" in part
+    assert f"{apart(sums[1], sum_of_many)} (each product by itself)" in part
+    assert f"then gains {apart(sum_of_many, weighed, -1)}, and neither" in part
+    assert f"({apart(sums[0], weighed)} and {apart(sums[1], weighed)})." in part
+    below = " and ".join(apart(one, less, -1) for one in less_sums)
+    assert f"both stand below it, by {below}." in part
+    assert f"they do not ({apart(less_sums[0], sum_of_few)});" in part
+    assert "Four of the eight goals are met" in part
+    met = [goal["met"] for goal in recorded["goals"]]
+    assert met == [True, False, False, True, True, True, False, False]
+    for one in ((many, free), *((own, weighed) for own in sums)):
+        assert told[one]["low"] < 0 < told[one]["high"]
+    for one in ((many_apart, free), (few, few_apart), *((own, sum_of_many) for own in sums)):
+        assert told[one]["low"] > 0
+    for one in ((many, many_apart), (few, free), *((own, less) for own in less_sums)):
+        assert told[one]["high"] < 0
+    asked = " ".join((book / "faq.md").read_text("utf-8").split())
+    assert f"such a network {apart(few, free, -1)} below the bi-encoder" in asked
+    assert f"256 bring it {apart(many_apart, free)} above; but it is not shown to add" in asked

@@ -17,6 +17,7 @@ from book.common import OPENING, chapters
 from book.pages import records
 from ecomkd.relevance.tables import UNTRAINED_SUM
 from measure_search_page import bm25_scores, static_scores
+from shared import by_pair
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILT = ROOT / "_build" / "stored" / "_build" / "html"
@@ -164,6 +165,8 @@ def test_the_first_page_says_how_many_labels_it_takes_as_long_as_the_records_do(
     assert "by all 4,500 pairs it [adds](#teacher-labels) 0.022 [0.017, 0.028]" in said
     assert "(with 50 and with 800 it is not told from nothing)" in said
     assert "3,200 labelled queries taught adds 0.013 [0.009, 0.017]" in said
+    assert "stands 0.032 [0.020, 0.044] [below](#sec-film-lists) the encoder" in said
+    assert "taught by 256, 0.021 [0.011, 0.031] above it." in said
 
     def changed(record, system, of, **values):
         own = json.loads(json.dumps(found[record]))
@@ -179,6 +182,16 @@ def test_the_first_page_says_how_many_labels_it_takes_as_long_as_the_records_do(
         changed("new_head", many, "differences", low=-0.001),
         changed("query_side", "words + teacher of 3200", "comparisons", low=-0.001),
     ]
+    network, free = "each product by itself", "bi-encoder, untrained"
+    in_the_sum = f"{network}, with words and bi-encoder, 256 queries"
+    for system, against, values in (
+        (f"{network}, 64 queries", free, {"high": 0.001}),
+        (f"{network}, 256 queries", free, {"low": -0.001}),
+        (in_the_sum, f"{UNTRAINED_SUM}, weights from all labels, 256 queries", {"low": 0.001}),
+    ):
+        own = json.loads(json.dumps(found["film_lists"]))
+        by_pair(own["data"]["comparisons"])[system, against].update(values)
+        denied.append(found | {"film_lists": own})
     for one in denied:
         with pytest.raises(SystemExit, match="deny what the first page says: How many labels"):
             frontier.where_it_fails(one)
