@@ -143,15 +143,14 @@ def all_labels(
 ) -> tuple[DatasetDict, dict[str, rivals.Signals]]:
     """The same with the labelled queries among those of validation. For a sum that no network
     joins: a network would be better on the queries that taught it."""
-    both = [data["train"], data["validation"]], [seen["train"], seen["validation"]]
+    splits = ("train", "validation")
+    pairs = concatenate_datasets([data[split] for split in splits])
     joined = {
-        of: np.concatenate([getattr(own, of) for own in both[1]])
+        of: np.concatenate([getattr(seen[split], of) for split in splits])
         for of in ("words", "features", "cosine")
     }
-    return (
-        DatasetDict({**data, "validation": concatenate_datasets(both[0])}),
-        {**seen, "validation": rivals.Signals(**joined, answers={})},
-    )
+    known = rivals.Signals(**joined, answers={})
+    return DatasetDict({**data, "validation": pairs}), {**seen, "validation": known}
 
 
 def said(folder: Path, data: DatasetDict, profile: Profile) -> dict[str, np.ndarray]:
