@@ -34,24 +34,22 @@ import measure_untrained
 import measure_whole_lists
 import msrd_part
 import shared
-from ecomkd import distill, models, runtime
+from ecomkd import runtime
 from ecomkd.config import Profile
 from ecomkd.data import sources
 from ecomkd.relevance import mining, rivals, stages
 from ecomkd.relevance.fusion import choose_fusion
 from ecomkd.relevance.lexical import LEXICAL
 from ecomkd.relevance.tables import UNTRAINED_SUM
-from measure_further_lists import Loss, alike, as_a_ranking, lists, looks
+from measure_further_lists import SPLITS, Loss, as_a_ranking, lists, looks, u_of
 from measure_whole_lists import FREE, GENTLE, START, TOKENS, Found, added, ranked, warm_start
 
 SEEDS = (18, 19, 20)
 SIZES = (256, 64)
-"""Labelled queries: as many as a fold of the ESCI lists has, and before these four times as
-many."""
+"""Labelled queries; a fold of the ESCI lists has 64."""
 SHARE = 3
 """So many labelled queries to one of validation."""
 TESTED = 1_032
-SPLITS = ("validation", "test")
 RANKED, APART = "rankings as rankings", "each product by itself"
 MORE_WEIGHED = f"{UNTRAINED_SUM}, weights from all labels"
 """The sum without a network, whose weights the labelled queries choose too."""
@@ -76,24 +74,24 @@ def of(name: str, size: int) -> str:
 
 def compared(size: int) -> list[tuple[str, str]]:
     """The pairs of systems whose difference is asked, of those that have so many labels."""
-    free, *sums = (of(name, size) for name in (UNTRAINED_SUM, added(RANKED), added(APART)))
-    ranked, apart = of(RANKED, size), of(APART, size)
+    names = (RANKED, APART, added(RANKED), added(APART), UNTRAINED_SUM)
+    ranks, apart, ranks_added, apart_added, unaided = own = [of(name, size) for name in names]
     return [
-        (ranked, START),
-        (ranked, apart),
-        (ranked, FREE),
+        (ranks, START),
+        (ranks, apart),
+        (ranks, FREE),
         (apart, START),
         (apart, FREE),
-        (sums[0], free),
-        (sums[0], FREE),
-        (sums[0], sums[1]),
-        (sums[1], free),
-        (free, FREE),
-        *((one, of(MORE_WEIGHED, size)) for one in (ranked, apart, *sums, free)),
+        (ranks_added, unaided),
+        (ranks_added, FREE),
+        (ranks_added, apart_added),
+        (apart_added, unaided),
+        (unaided, FREE),
+        *((one, of(MORE_WEIGHED, size)) for one in own),
     ]
 
 
-ASKED = (
+COMPARED = (
     (START, FREE),
     *(pair for size in SIZES for pair in compared(size)),
     *((of(name, SIZES[0]), of(name, SIZES[1])) for name in (RANKED, APART)),
@@ -153,15 +151,6 @@ def all_labels(
     return DatasetDict({**data, "validation": pairs}), {**seen, "validation": known}
 
 
-def said(folder: Path, data: DatasetDict, profile: Profile) -> dict[str, np.ndarray]:
-    """u of each pair of validation and test, (N,)."""
-    model, tokenizer = models.load(folder), models.load_tokenizer(str(folder))
-    encoded = {
-        split: distill.encode(data[split], tokenizer, profile.max_length) for split in SPLITS
-    }
-    return {split: alike(model, own, tokenizer, profile) for split, own in encoded.items()}
-
-
 def of_part(case: measure_untrained.Case, profile: Profile) -> tuple[Found, dict[str, Any]]:
     """nDCG@10 of the systems of a part by test query, and what validation says of them."""
     data, _, seen = case
@@ -174,7 +163,7 @@ def of_part(case: measure_untrained.Case, profile: Profile) -> tuple[Found, dict
         keep(of(name, size), scores)
     for name, (loss, stage) in TAUGHT.items():
         folder = lists(data, gentle, start, loss, stage)
-        u = said(folder, data, profile)
+        u = u_of(folder, data, profile)
         keep(of(name, size), u["test"])
         scores, weights = summed(data, seen, u)
         keep(of(added(name), size), scores)
@@ -220,7 +209,7 @@ def merge(folder: Path, out: Path) -> None:
             ),
         }.items()
     }
-    measure_whole_lists.merged("film_lists", ASKED, goals, folder, out)
+    measure_whole_lists.merged("film_lists", COMPARED, goals, folder, out)
 
 
 if __name__ == "__main__":

@@ -223,18 +223,25 @@ def film_queries(profile: Profile) -> DatasetDict:
     return films
 
 
+def u_of(folder: Path, data: DatasetDict, profile: Profile) -> dict[str, np.ndarray]:
+    """u of each pair of validation and test, (N,), by the network of a folder."""
+    model, tokenizer = models.load(folder), models.load_tokenizer(str(folder))
+    encoded = {
+        split: distill.encode(data[split], tokenizer, profile.max_length) for split in SPLITS
+    }
+    return {split: alike(model, own, tokenizer, profile) for split, own in encoded.items()}
+
+
 def of_rankings(folder: Path, data: DatasetDict, profile: Profile) -> Answers:
     """What a network of rankings says, as if its head were spread: p_c ~ e^(g_c u), whose expected
     gain keeps the order of u. The loss leaves the level of u within a query open, so u is taken
     from the query's mean."""
-    model, tokenizer = models.load(folder), models.load_tokenizer(str(folder))
-    worth, said = np.array(list(judge.gains(data["train"]).values())), {}
-    for split in SPLITS:
-        encoded = distill.encode(data[split], tokenizer, profile.max_length)
-        u = pd.Series(alike(model, encoded, tokenizer, profile))
+    worth, answers = np.array(list(judge.gains(data["train"]).values())), {}
+    for split, level in u_of(folder, data, profile).items():
+        u = pd.Series(level)
         u -= u.groupby(np.asarray(data[split]["query_id"])).transform("mean")
-        said[split] = judge.softmax(u.to_numpy()[:, None] * worth)
-    return said
+        answers[split] = judge.softmax(u.to_numpy()[:, None] * worth)
+    return answers
 
 
 def recipe(name: str, data: DatasetDict, profile: Profile) -> tuple[Answers, Path]:

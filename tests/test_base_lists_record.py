@@ -115,9 +115,9 @@ def test_vectors_of_known_texts_are_not_computed_again(monkeypatch):
 
 
 def test_goals_are_held_against_the_same_without_the_teacher(tmp_path):
-    record = merged(script, script.ADDED, tmp_path)
+    record = merged(script, {script.ADDED}, tmp_path)
     assert [goal["met"] for goal in record["goals"]] == [True, True, False, False]
-    record = merged(script, script.ADDED_BASE, tmp_path)
+    record = merged(script, {script.ADDED_BASE}, tmp_path)
     assert [goal["met"] for goal in record["goals"]] == [False, False, True, True]
     assert record["goals"][3]["value"] == pytest.approx(0.1)
 

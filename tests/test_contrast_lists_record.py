@@ -78,7 +78,7 @@ def test_the_taught_encoder_is_asked_with_as_many_tokens_as_the_untrained_one(mo
 
 
 def test_goals_are_held_against_the_cosine_and_against_the_sum(tmp_path):
-    record = merged(script, script.ADDED, tmp_path)
+    record = merged(script, {script.ADDED}, tmp_path)
     assert [goal["met"] for goal in record["goals"]] == [False, True]
     assert record["goals"][1]["value"] == pytest.approx(0.1)
 

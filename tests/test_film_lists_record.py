@@ -1,13 +1,12 @@
 """Rankings as rankings on few film queries: what is trained and compared, on tiny data."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from chapter_text import span
 from test_further_lists_record import tiny, warmed  # noqa: F401
 from test_run import judgments, shop
+from test_sum_students_record import merged
 
 import measure_film_lists as script
 import measure_untrained
@@ -24,7 +23,7 @@ pytestmark = [
 
 @pytest.fixture
 def part(tiny, tmp_path, monkeypatch):  # noqa: F811
-    """The profile and the data of the first of three places, one labelled query a place."""
+    """A profile, the judged films of a tiny shop and its catalogue, for sizes that it can fill."""
     profile, _ = tiny
     monkeypatch.setattr(script, "SIZES", (3, 2))
     monkeypatch.setattr(script, "SHARE", 2)
@@ -36,7 +35,7 @@ def queries(pairs) -> set[str]:
     return set(pairs["query_id"])
 
 
-def test_no_two_seeds_share_a_query_and_a_larger_part_holds_a_smaller_one(part, monkeypatch):
+def test_no_two_seeds_share_a_query_and_a_larger_part_holds_a_smaller_one(part):
     _, data, _ = part
     larger, smaller = (
         [script.own_part(data, place, size) for place in (0, 1)] for size in script.SIZES
@@ -119,16 +118,8 @@ def test_all_labels_choose_the_weights_of_the_sum_that_no_network_joins(part):
 
 
 def test_the_goals_are_what_rankings_add_at_each_size(tmp_path):
-    systems = {}
-    for name in {name for pair in script.ASKED for name in pair}:
-        better = name in (script.of(script.RANKED, size) for size in script.SIZES)
-        order = {f"q{n}": 0.5 + 0.1 * better + n / 100 for n in range(4)}
-        systems[name] = {"ndcg@10": order}
-    part = {"seed": 18, "profile": {}, "hardware": {}, "generator": None, "precision": "bf16"}
-    part |= {"systems": systems, "choices": {}}
-    (tmp_path / "seed18.json").write_text(json.dumps(part), encoding="utf-8")
-    script.merge(tmp_path, tmp_path / "record.json")
-    record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
+    better = {script.of(script.RANKED, size) for size in script.SIZES}
+    record = merged(script, better, tmp_path)
     assert [goal["met"] for goal in record["goals"]] == [True, True, True, False] * 2
     assert record["goals"][0]["value"] == pytest.approx(0.1)
 
@@ -137,7 +128,7 @@ def test_the_tables_have_a_column_for_each_number_of_labels():
     record = report.recorded("film_lists")
     reached, told, others, kept, _ = esci_lists.films_part(record).split("\n\n")
     assert reached.startswith("| nDCG@10 | 64 queries | 256 queries |")
-    assert told.count("[") + others.count("[") == len(script.ASKED)
+    assert told.count("[") + others.count("[") == len(script.COMPARED)
     both = by_pair(record["data"]["comparisons"])
     asked = [(script.of(script.RANKED, size), script.START) for size in (64, 256)]
     cells = " | ".join(span(both[pair], "difference") for pair in asked)
@@ -159,17 +150,12 @@ def test_the_page_says_what_the_labels_of_film_queries_bring(pytestconfig):
         )
 
     start, free = script.START, script.FREE
-    (few, few_apart), (many, many_apart) = (
-        [script.of(name, size) for name in script.TAUGHT] for size in (64, 256)
-    )
-    (less, less_sums), (weighed, sums) = (
-        [
-            script.of(script.MORE_WEIGHED, size),
-            [script.of(script.added(name), size) for name in script.TAUGHT],
-        ]
-        for size in (64, 256)
-    )
-    sum_of_few, sum_of_many = (script.of(script.UNTRAINED_SUM, size) for size in (64, 256))
+    names = (*script.TAUGHT, *map(script.added, script.TAUGHT))
+    names = (*names, script.MORE_WEIGHED, script.UNTRAINED_SUM)
+    (
+        (few, few_apart, *less_sums, less, sum_of_few),
+        (many, many_apart, *sums, weighed, sum_of_many),
+    ) = ([script.of(name, size) for name in names] for size in (64, 256))
     assert f"gain {apart(few, start)} over the warm start, and each product" in part
     assert f"each product by itself {apart(few_apart, start)}. Between" in part
     assert f"rankings are {apart(few, few_apart)} ahead with 64 queries, and" in part

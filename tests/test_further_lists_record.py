@@ -209,7 +209,7 @@ def test_the_level_of_a_query_changes_no_answer_of_rankings(tiny, warmed, monkey
 
 
 def test_goals_are_held_against_the_cosine_and_against_the_sum(tmp_path):
-    record = merged(script, script.added(script.CHOSEN), tmp_path)
+    record = merged(script, {script.added(script.CHOSEN)}, tmp_path)
     assert [goal["met"] for goal in record["goals"]] == [True, True]
     assert record["goals"][0]["value"] == pytest.approx(0.1)
 

@@ -5,7 +5,7 @@ trained; on film queries rankings trained as rankings."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from book.goals import folded, number
 from book.pages import apart, ranked, recipes_reached, table
@@ -41,7 +41,6 @@ BASES = {
     "random": "random",
 }
 """The rows of `base_lists`, in words."""
-TRIED = "What was tried, and what validation said"
 AGAINST = {
     "minus bi-encoder": "bi-encoder, untrained",
     "minus warm start": "the warm start, no label",
@@ -119,15 +118,16 @@ def films_part(record: dict) -> str:
     sizes = sorted({int(size) for own in record["data"]["choices"].values() for size in own})
     heads = [f"{size} queries" for size in sizes]
     for seed, own in record["data"]["choices"].items():
-        for size in sizes:
-            for name, told in own[str(size)].items():
-                if "looks" not in told:
-                    continue
-                held = [look["ndcg@10"] for look in told["looks"]]
-                shown = [f"**{number(one)}**" if at == held.index(max(held)) else number(one)
-                         for at, one in enumerate(held)]  # fmt: skip
-                row = f"{name}, {size} queries, seed {seed}"
-                tried[row] = [*shown, _share(told["weights"])]
+        for head, size in zip(heads, sizes, strict=True):
+            for name, of in own[str(size)].items():
+                looks = of.get("looks", [])  # none of a sum that no network joins
+                kept = max(looks, key=lambda look: look["ndcg@10"], default=None)
+                for look in looks:
+                    held = number(look["ndcg@10"])
+                    row = tried.setdefault(f"{name}, {head}, seed {seed}", [])
+                    row.append(f"**{held}**" if look is kept else held)
+                if looks:
+                    row.append(_share(of["weights"]))
     reached: dict[str, dict[str, str]] = {}
     for name, row in record["data"]["rows"].items():
         system, size = _sized(name, heads)
@@ -145,11 +145,11 @@ def films_part(record: dict) -> str:
         table(head, heads, {name: [own[size] for size in heads] for name, own in grid.items()})
         for head, grid in (("nDCG@10", reached), ("difference of nDCG@10", told))
     ]
-    looks = [f"look {place}" for place in range(1, len(next(iter(tried.values()))))]
-    choices = table("nDCG@10 on validation", [*looks, "share of the sum's weights"], tried)
-    kept = f":::{{dropdown}} {TRIED}\n{choices}\n:::"
     further = table("compared", ["difference of nDCG@10"], others)
-    return "\n\n".join([*grids, further, kept, folded(record)]) + "\n"
+    columns = [f"look {place}" for place in range(1, len(next(iter(tried.values()))))]
+    columns.append("share of the sum's weights")
+    head = "nDCG@10 on validation"
+    return _joined(record, grids[0], f"{grids[1]}\n\n{further}", tried, head, columns)
 
 
 def _sized(name: str, heads: Collection[str]) -> tuple[str, str | None]:
@@ -207,9 +207,16 @@ def _part(
 
 
 def _joined(
-    record: dict, reached: str, differences: str, tried: dict[str, list[str]], head: str
+    record: dict,
+    reached: str,
+    differences: str,
+    tried: dict[str, list[str]],
+    head: str,
+    columns: Sequence[str] = (),
 ) -> str:
-    heads = [f"fold {place}" for place in range(1, len(next(iter(tried.values()))) + 1)]
-    choices = table(head, heads, tried)
-    parts = [reached, differences, f":::{{dropdown}} {TRIED}\n{choices}\n:::", folded(record)]
+    """All of it; `tried` has a column for each fold where no others are named."""
+    folds = [f"fold {place}" for place in range(1, len(next(iter(tried.values()))) + 1)]
+    choices = table(head, columns or folds, tried)
+    title = "What was tried, and what validation said"
+    parts = [reached, differences, f":::{{dropdown}} {title}\n{choices}\n:::", folded(record)]
     return "\n\n".join(parts) + "\n"
