@@ -183,4 +183,19 @@ def test_the_page_says_what_the_labels_of_film_queries_bring(pytestconfig):
         assert told[one]["high"] < 0
     asked = " ".join((book / "faq.md").read_text("utf-8").split())
     assert f"such a network {apart(few, free, -1)} below the bi-encoder" in asked
-    assert f"256 bring it {apart(many_apart, free)} above; but it is not shown to add" in asked
+    assert f"256 do not show it above ({apart(many, free)})." in asked
+    below, above = apart(few_apart, free, -1), apart(many_apart, free)
+    assert f"by itself is {below} below with 64 and {above} above with 256." in asked
+    assert "85 and 341 were judged in all" in part
+    unweighed = [
+        seed
+        for seed, own in recorded["data"]["choices"].items()
+        if not any(own["64"][name]["weights"]["u"] for name in script.TAUGHT)
+    ]
+    assert len(unweighed) == 1 and "gave both networks of one seed no weight" in part
+    late = [
+        [look["ndcg@10"] for look in own["64"][script.APART]["looks"]]
+        for own in recorded["data"]["choices"].values()
+    ]
+    assert sum(looks[-1] > max(looks[:-1]) for looks in late) == 2
+    assert "64 queries taught each product by itself, two were best at their last look" in part

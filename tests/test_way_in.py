@@ -165,6 +165,7 @@ def test_the_first_page_says_how_many_labels_it_takes_as_long_as_the_records_do(
     assert "by all 4,500 pairs it [adds](#teacher-labels) 0.022 [0.017, 0.028]" in said
     assert "(with 50 and with 800 it is not told from nothing)" in said
     assert "3,200 labelled queries taught adds 0.013 [0.009, 0.017]" in said
+    assert "Added to such a sum it adds 0.011 [0.004, 0.019]." in said
     assert "stands 0.032 [0.020, 0.044] [below](#sec-film-lists) the encoder" in said
     assert "taught by 256, 0.021 [0.011, 0.031] above it." in said
 
@@ -187,6 +188,7 @@ def test_the_first_page_says_how_many_labels_it_takes_as_long_as_the_records_do(
     for system, against, values in (
         (f"{network}, 64 queries", free, {"high": 0.001}),
         (f"{network}, 256 queries", free, {"low": -0.001}),
+        (in_the_sum, f"{UNTRAINED_SUM}, 256 queries", {"low": -0.001}),
         (in_the_sum, f"{UNTRAINED_SUM}, weights from all labels, 256 queries", {"low": 0.001}),
     ):
         own = json.loads(json.dumps(found["film_lists"]))
