@@ -65,6 +65,21 @@ TAUGHT: dict[str, tuple[Loss, str]] = {
     APART: (by_itself, "products_by_themselves"),
 }
 """Loss and stage of each network."""
+SUMS = (added(RANKED), added(APART), UNTRAINED_SUM)
+ASKED = (
+    (RANKED, START),
+    (RANKED, APART),
+    (RANKED, FREE),
+    (APART, START),
+    (APART, FREE),
+    (added(RANKED), UNTRAINED_SUM),
+    (added(RANKED), FREE),
+    (added(RANKED), added(APART)),
+    (added(APART), UNTRAINED_SUM),
+    (UNTRAINED_SUM, FREE),
+    *((name, MORE_WEIGHED) for name in (*TAUGHT, *SUMS)),
+)
+"""The pairs of systems whose difference is asked, of those that have the same labels."""
 
 
 def of(name: str, size: int) -> str:
@@ -74,21 +89,12 @@ def of(name: str, size: int) -> str:
 
 def compared(size: int) -> list[tuple[str, str]]:
     """The pairs of systems whose difference is asked, of those that have so many labels."""
-    names = (RANKED, APART, added(RANKED), added(APART), UNTRAINED_SUM)
-    ranks, apart, ranks_added, apart_added, unaided = own = [of(name, size) for name in names]
-    return [
-        (ranks, START),
-        (ranks, apart),
-        (ranks, FREE),
-        (apart, START),
-        (apart, FREE),
-        (ranks_added, unaided),
-        (ranks_added, FREE),
-        (ranks_added, apart_added),
-        (apart_added, unaided),
-        (unaided, FREE),
-        *((one, of(MORE_WEIGHED, size)) for one in own),
-    ]
+    return [(known(one, size), known(other, size)) for one, other in ASKED]
+
+
+def known(name: str, size: int) -> str:
+    """The row of a system, which is the same for all sizes where it has seen no label."""
+    return name if name in (START, FREE) else of(name, size)
 
 
 COMPARED = (
@@ -151,22 +157,22 @@ def all_labels(
     return DatasetDict({**data, "validation": pairs}), {**seen, "validation": known}
 
 
-def of_part(case: measure_untrained.Case, profile: Profile) -> tuple[Found, dict[str, Any]]:
-    """nDCG@10 of the systems of a part by test query, and what validation says of them."""
+def of_case(case: measure_untrained.Case, profile: Profile) -> tuple[Found, dict[str, Any]]:
+    """nDCG@10 of the systems by test query, and what validation says of them."""
     data, _, seen = case
-    size, found, told = len(set(data["train"]["query_id"])), {}, {}
-    keep, start = partial(ranked, found, data["test"]), stages.origin(data, profile)
+    found: Found = {}
+    told, keep, start = {}, partial(ranked, found, data["test"]), stages.origin(data, profile)
     gentle = replace(profile, **GENTLE)
     keep(FREE, seen["test"].cosine)
     for name, own in ((UNTRAINED_SUM, (data, seen)), (MORE_WEIGHED, all_labels(data, seen))):
         scores, told[name] = summed(*own)
-        keep(of(name, size), scores)
+        keep(name, scores)
     for name, (loss, stage) in TAUGHT.items():
         folder = lists(data, gentle, start, loss, stage)
         u = u_of(folder, data, profile)
-        keep(of(name, size), u["test"])
+        keep(name, u["test"])
         scores, weights = summed(data, seen, u)
-        keep(of(added(name), size), scores)
+        keep(added(name), scores)
         told[name] = {"weights": weights, "looks": looks(folder)}
     return found, told
 
@@ -179,9 +185,11 @@ def measured(seed: int) -> dict:
     ranked(systems, parts[0]["test"], START, warm_start(parts[0], profile))
     choices = []
     for case in measure_untrained.folds(parts, catalogue, profile):
-        found, told = of_part(case, profile)
+        found, told = of_case(case, profile)
         print(f"seed {seed}: {told}", flush=True)
-        systems |= found
+        size = len(set(case[0]["train"]["query_id"]))
+        chance = {"random": found.pop("random")}
+        systems |= chance | {known(name, size): values for name, values in found.items()}
         choices.append(told)
     return {
         "precision": runtime.precision(profile),
