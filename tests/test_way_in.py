@@ -168,6 +168,8 @@ def test_the_first_page_says_how_many_labels_it_takes_as_long_as_the_records_do(
     assert "Added to such a sum it adds 0.011 [0.004, 0.019]." in said
     assert "stands 0.032 [0.020, 0.044] [below](#sec-film-lists) the encoder" in said
     assert "taught by 256, 0.021 [0.011, 0.031] above it." in said
+    assert "[still adds](#sec-sum-weights) 0.008 [0.003, 0.014] if 400 labelled queries" in said
+    assert "taught it (0.007 [0.002, 0.012] if it has base size), and 0.0003 [" in said
 
     def changed(record, system, of, **values):
         own = json.loads(json.dumps(found[record]))
@@ -194,6 +196,16 @@ def test_the_first_page_says_how_many_labels_it_takes_as_long_as_the_records_do(
         own = json.loads(json.dumps(found["film_lists"]))
         by_pair(own["data"]["comparisons"])[system, against].update(values)
         denied.append(found | {"film_lists": own})
+    for case, values in (
+        ("six layers, 100 queries", {"low": 0.001}),
+        ("six layers, 400 queries", {"low": -0.001}),
+        ("base size, 400 queries", {"low": -0.001}),
+    ):
+        own = json.loads(json.dumps(found["sum_weights"]))
+        pair = (f"words + {name}, weights from all labels, {case}"
+                for name in ("teacher", "untrained"))  # fmt: skip
+        by_pair(own["data"]["comparisons"])[tuple(pair)].update(values)
+        denied.append(found | {"sum_weights": own})
     for one in denied:
         with pytest.raises(SystemExit, match="deny what the first page says: How many labels"):
             frontier.where_it_fails(one)

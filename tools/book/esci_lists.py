@@ -1,11 +1,11 @@
 """Records of lists with few labels on a page: on the ESCI lists further recipes of fine-tuning, a
 base-size teacher, a bi-encoder that labels teach by contrast, and students of a sum that nobody
-trained; on film queries rankings trained as rankings."""
+trained; on film queries rankings trained as rankings, and labels as weights of a sum."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from book.goals import folded, number
 from book.pages import apart, ranked, recipes_reached, table
@@ -41,6 +41,15 @@ BASES = {
     "random": "random",
 }
 """The rows of `base_lists`, in words."""
+WEIGHED = {
+    "words + untrained": "free sum, weights from validation",
+    "words + untrained, weights from all labels": "free sum, weights from all labels",
+    "teacher": "fine-tuned encoder, without words",
+    "words + teacher": "with fine-tuned encoder, weights from validation",
+    "words + teacher, weights from all labels": "with fine-tuned encoder, weights from all labels",
+    "random": "random",
+}
+"""The rows of `sum_weights`, in words."""
 AGAINST = {
     "minus bi-encoder": "bi-encoder, untrained",
     "minus warm start": "the warm start, no label",
@@ -128,15 +137,55 @@ def films_part(record: dict) -> str:
                     row.append(f"**{held}**" if look is kept else held)
                 if looks:
                     row.append(_share(of["weights"]))
+    reached, told, others = _by_size(record, heads)
+    further = table("compared", ["difference of nDCG@10"], others)
+    columns = [f"look {place}" for place in range(1, len(next(iter(tried.values()))))]
+    columns.append("share of the sum's weights")
+    head = "nDCG@10 on validation"
+    return _joined(record, reached, f"{told}\n\n{further}", tried, head, columns)
+
+
+def weights_part(record: dict) -> str:
+    """The same of `sum_weights`, with a column for each encoder and number of labelled queries:
+    what validation said of each rate, with what was kept in bold, and the encoder's share of the
+    weights."""
+    choices = record["data"]["choices"]
+    heads = list(next(iter(choices.values())))
+    reached, told, _ = _by_size(record, heads, WEIGHED)
+    tried: dict[str, list[str]] = {}
+    for head in heads:
+        for own in (seed[head] for seed in choices.values()):
+            for rate, held in own["tried"].items():
+                shown = f"**{number(held)}**" if float(rate) == own["rate"] else number(held)
+                tried.setdefault(f"{head}: rate {float(rate):.0e}", []).append(shown)
+            for name, weights in own["weights"].items():
+                row = f"{head}: encoder's share of the weights, {WEIGHED[name]}"
+                tried.setdefault(row, []).append(_share(weights))
+    columns = [f"seed {seed}" for seed in choices]
+    return _joined(record, reached, told, tried, "nDCG@10 on validation", columns)
+
+
+def _by_size(
+    record: dict, heads: Sequence[str], names: Mapping[str, str] | None = None
+) -> tuple[str, str, dict[str, list[str]]]:
+    """What is reached and what is told from what, a column for each number of labelled queries, and
+    the differences between two numbers. Systems are called by `names`, or as in the record."""
     reached: dict[str, dict[str, str]] = {}
-    for name, row in record["data"]["rows"].items():
-        system, size = _sized(name, heads)
-        for head in [size] if size else heads:
-            reached.setdefault(system, {})[head] = ranked(row)
     told: dict[str, dict[str, str]] = {}
     others = {}
+
+    def sized(name: str) -> tuple[str, str | None]:
+        """A row's system and its number of labelled queries, as a column is headed."""
+        size = next((head for head in heads if name.endswith(f", {head}")), None)
+        system = name.removesuffix(f", {size}")
+        return (names[system] if names else system), size
+
+    for name, row in record["data"]["rows"].items():
+        system, size = sized(name)
+        for head in [size] if size else heads:
+            reached.setdefault(system, {})[head] = ranked(row)
     for one in record["data"]["comparisons"]:
-        (system, size), (against, of) = (_sized(one[key], heads) for key in ("system", "against"))
+        (system, size), (against, of) = (sized(one[key]) for key in ("system", "against"))
         if size and of in (None, size):
             told.setdefault(f"{system} − {against}", {})[size] = apart(one)
         else:
@@ -145,22 +194,12 @@ def films_part(record: dict) -> str:
         table(head, heads, {name: [own[size] for size in heads] for name, own in grid.items()})
         for head, grid in (("nDCG@10", reached), ("difference of nDCG@10", told))
     ]
-    further = table("compared", ["difference of nDCG@10"], others)
-    columns = [f"look {place}" for place in range(1, len(next(iter(tried.values()))))]
-    columns.append("share of the sum's weights")
-    head = "nDCG@10 on validation"
-    return _joined(record, grids[0], f"{grids[1]}\n\n{further}", tried, head, columns)
+    return grids[0], grids[1], others
 
 
-def _sized(name: str, heads: Collection[str]) -> tuple[str, str | None]:
-    """A row's system and its number of labelled queries, as a column is headed."""
-    system, _, size = name.rpartition(", ")
-    return (system, size) if size in heads else (name, None)
-
-
-def _share(weights: dict[str, float]) -> str:
+def _share(weights: dict[str, float] | Sequence[float]) -> str:
     """The teacher's share of the weights of a sum, in which it stands last."""
-    every = list(weights.values())
+    every = list(weights.values() if isinstance(weights, dict) else weights)
     return f"{100 * every[-1] / sum(every):.0f} %"
 
 

@@ -59,6 +59,7 @@ SOURCES = (
     Source("serving_load", "Serving under load", "notebooks/09_serving"),
     Source("frontier", "A base-size teacher and its students, on film queries", "book/compared"),
     Source("free_teacher", "Teachers that nobody fine-tuned, on film queries", "book/compared"),
+    Source("sum_weights", "Labels as weights of a sum, on film queries", "book/compared"),
     Source("query_side", "Query encoders, on real film queries", "book/compared"),
     Source("trees", "Trees that read a teacher, on film queries", "book/compared"),
     Source("recommendation", "The next basket", "notebooks/10_recommendation"),

@@ -71,6 +71,7 @@ def render(output: Path, notebooks: dict[str, nbformat.NotebookNode]) -> Path:
     wanted["book/whole_lists.txt"] = recipes(found["whole_lists"])
     wanted["book/further_lists.txt"] = esci_lists.further_part(found["further_lists"])
     wanted["book/film_lists.txt"] = esci_lists.films_part(found["film_lists"])
+    wanted["book/sum_weights.txt"] = esci_lists.weights_part(found["sum_weights"])
     wanted["book/base_lists.txt"] = esci_lists.base_part(found["base_lists"])
     wanted["book/contrast_lists.txt"] = esci_lists.contrast_part(found["contrast_lists"])
     wanted["book/sum_students.txt"] = esci_lists.students_part(found["sum_students"])
