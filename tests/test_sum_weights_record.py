@@ -67,9 +67,10 @@ def test_what_weighs_a_labelled_query_has_not_learnt_from_it(tiny, monkeypatch):
         model = query_side.Static(np.full((30_522, WIDTH), len(learnt), np.float32), EVERY)
         return model, {}
 
-    monkeypatch.setattr(
-        script, "cosines", lambda model, asked, _: torch.full(asked.rows.shape, float(len(learnt)))
-    )
+    def level(model, asked, _):
+        return torch.full(asked.rows.shape, model.table.weight[0, 0].item())
+
+    monkeypatch.setattr(script, "cosines", level)
     found = script.crossed(train, fit, vectors)
     assert len(learnt) == script.FOLDS
     for place, others in enumerate(learnt, 1):
@@ -80,8 +81,16 @@ def test_what_weighs_a_labelled_query_has_not_learnt_from_it(tiny, monkeypatch):
 
 def test_each_seed_weighs_with_queries_of_its_own(tiny, monkeypatch):
     chosen, own = [], script.choose_fusion
+    last, apart, crossed = [], [], script.crossed
+
+    def by_others(*given):
+        apart.append(crossed(*given))
+        return apart[-1]
+
+    monkeypatch.setattr(script, "crossed", by_others)
 
     def choose(way, signals, pairs):
+        last.append(signals[:, -1])
         chosen.append(list(dict.fromkeys(pairs["query"])))
         return own(way, signals, pairs)
 
@@ -96,6 +105,9 @@ def test_each_seed_weighs_with_queries_of_its_own(tiny, monkeypatch):
         for more in (False, True) * 2  # the free sum, and that with the teacher
     ]
     assert chosen == expected
+    # The fourth sum of each size is that with the teacher, weighed by all labels.
+    for weighed, said in zip(last[3::4], apart, strict=True):
+        np.testing.assert_array_equal(weighed[-len(said) :], said)
     cases = [(name, size) for name, (*_, sizes) in script.ENCODERS.items() for size in sizes]
     rows = {name for pair in script.ASKED for name in pair}
     assert set(found["systems"]) == {"random"} | {
@@ -122,16 +134,17 @@ def recorded():
 
 def test_the_table_has_a_column_for_each_encoder_and_number_of_labels(recorded):
     reached, told, kept, _ = esci_lists.weights_part(recorded).split("\n\n")
-    heads = " | ".join(f"{encoder}, {size} queries" for encoder, size in script.CASES)
+    cases = [*reversed(script.CASES[:3]), script.CASES[3]]
+    heads = " | ".join(f"{encoder}, {size} queries" for encoder, size in cases)
     assert reached.startswith(f"| nDCG@10 | {heads} |")
     assert told.count("[") == len(script.COMPARED)
     both = by_pair(recorded["data"]["comparisons"])
     cells = " | ".join(
         span(both[script.of(script.TEACHER, *case), script.of(script.FREE + script.ALL, *case)],
              "difference")
-        for case in script.CASES
+        for case in cases
     )  # fmt: skip
-    names = "fine-tuned encoder, without words − free sum, weights from all labels"
+    names = "fine-tuned encoder, no words − free sum (all labels)"
     assert f"| {names} | {cells} |" in told
     assert kept.count("**") == 2 * len(script.CASES) * len(script.SEEDS)
 
@@ -160,14 +173,25 @@ def test_the_page_says_what_fine_tuning_adds_to_the_stronger_free_sum(recorded, 
     weighed = {case: apart(free + every, free, case) for case in script.CASES}
     assert f"told from 0 ({weighed[base]}), for six layers it cannot ({weighed[few]} with" in part
     assert f"queries, {weighed[some]} with 400, {weighed[many]} with 1,600)." in part
-    assert f"all labels weigh ({apart(taught, free + every, base)})." in part
+    uses = {case: apart(taught, free + every, case) for case in script.CASES}
+    assert f"all labels weigh by {uses[some]} with 400 and by {uses[many]} with 1,600; with" in part
+    assert f"shown to ({uses[few]}), nor is base size ({uses[base]})." in part
+    more = {case: apart(taught + every, taught, case) for case in script.CASES}
+    assert f"1,600 labelled queries only ({more[many]}): not with 400 ({more[some]})," in part
+    assert f"with 100 ({more[few]}) or at base size ({more[base]})." in part
+    sides = [found(one + every, one, few)["difference"] for one in (free, taught)]
+    assert "the free sum rose by 0.003 in the mean and the other fell by 0.002; neither" in part
+    assert [f"{side:.3f}" for side in sides] == ["0.003", "-0.002"]
     below = [apart(teacher, free + every, case, -1) for case in (few, some)]
     assert f"are below it, by {below[0]} and {below[1]}." in part
     others = [apart(teacher, free + every, case) for case in (many, base)]
     assert f"1,600 taught ({others[0]}) and base size ({others[1]}) cannot" in part
     shown = [(taught + every, free + every, case) for case in (many, some, base)]
-    shown += [(taught, free, few), (free + every, free, base)]
-    hidden = [(taught + every, free + every, few), (taught, free + every, base)]
+    shown += [(taught, free, few), (free + every, free, base), (taught + every, taught, many)]
+    shown += [(taught, free + every, case) for case in (many, some)]
+    hidden = [(taught + every, free + every, few)]
+    hidden += [(taught, free + every, case) for case in (few, base)]
+    hidden += [(taught + every, taught, case) for case in (some, few, base)]
     hidden += [(free + every, free, case) for case in (many, some, few)]
     hidden += [(teacher, free + every, case) for case in (many, base)]
     assert all(found(*own)["low"] > 0 for own in shown)
@@ -186,8 +210,19 @@ def test_the_page_says_what_fine_tuning_adds_to_the_stronger_free_sum(recorded, 
     ]
     assert len(rates) == 9 and rates.count(min(script.RATES)) == 4
     assert max(script.RATES) not in rates and "four are the lowest that was tried" in part
+    looks = [
+        own["six layers, 1600 queries"]["looks"] for own in recorded["data"]["choices"].values()
+    ]
+    assert sum(own[-1] == max(own) for own in looks) == 2 and "two were best after their" in part
+    passes = [
+        script.passes_over(query_side.lists([""] * size, [[0]] * size))
+        for _, size in (few, some, many)
+    ]
+    assert f"at most {passes[0]} over 100 queries, {passes[1]} over 400 and {passes[2]}" in part
+    above = by_pair(report.recorded("query_side")["data"]["msrd"]["comparisons"])
+    assert f"stood {span(above['words + teacher', 'words + untrained'])} over the free" in part
     of_base = page.partition("(sec-frontier)=")[2].partition("(sec-free-teacher)=")[0]
-    assert f"on both sides, the teacher is {alike[base]} above;" in of_base
+    assert f"on both sides, the teacher is {alike[base]} above the free sum;" in of_base
 
 
 def test_the_base_size_encoder_learns_at_the_rate_that_another_record_chose():

@@ -42,14 +42,14 @@ BASES = {
 }
 """The rows of `base_lists`, in words."""
 WEIGHED = {
-    "words + untrained": "free sum, weights from validation",
-    "words + untrained, weights from all labels": "free sum, weights from all labels",
-    "teacher": "fine-tuned encoder, without words",
-    "words + teacher": "with fine-tuned encoder, weights from validation",
-    "words + teacher, weights from all labels": "with fine-tuned encoder, weights from all labels",
     "random": "random",
+    "words + untrained": "free sum (validation)",
+    "words + untrained, weights from all labels": "free sum (all labels)",
+    "teacher": "fine-tuned encoder, no words",
+    "words + teacher": "words, fine-tuned encoder (validation)",
+    "words + teacher, weights from all labels": "words, fine-tuned encoder (all labels)",
 }
-"""The rows of `sum_weights`, in words."""
+"""The rows of `sum_weights`, in words; in brackets, what chose the weights."""
 AGAINST = {
     "minus bi-encoder": "bi-encoder, untrained",
     "minus warm start": "the warm start, no label",
@@ -150,7 +150,9 @@ def weights_part(record: dict) -> str:
     what validation said of each rate, with what was kept in bold, and the encoder's share of the
     weights."""
     choices = record["data"]["choices"]
+    # Of each encoder the fewest queries first.
     heads = list(next(iter(choices.values())))
+    heads.sort(key=lambda head: (head.startswith("base"), int(head.split()[-2])))
     reached, told, _ = _by_size(record, heads, WEIGHED)
     tried: dict[str, list[str]] = {}
     for head in heads:
@@ -190,6 +192,8 @@ def _by_size(
             told.setdefault(f"{system} − {against}", {})[size] = apart(one)
         else:
             others[f"{one['system']} − {one['against']}"] = [apart(one)]
+    if names:
+        reached = {name: reached[name] for name in names.values()}
     grids = [
         table(head, heads, {name: [own[size] for size in heads] for name, own in grid.items()})
         for head, grid in (("nDCG@10", reached), ("difference of nDCG@10", told))
