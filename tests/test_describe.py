@@ -125,6 +125,10 @@ def test_repetition_is_the_share_of_runs_seen_before():
 def test_reading_ease_of_a_sentence_counted_by_hand():
     # 6 words, 1 sentence, 6 syllables.
     assert facts.reading_ease("The cat sat on the mat.") == pytest.approx(206.835 - 6.09 - 84.6)
+    # A quotation mark is no word; an apostrophe within one does not part it.
+    quoted, plain = "The 'cat ' can't sit.", "The cat can't sit."
+    assert facts.reading_ease(quoted) == facts.reading_ease(plain)
+    assert facts.reading_ease("'") == 0.0
 
 
 def test_nothing_is_near_training_texts_of_two_words():

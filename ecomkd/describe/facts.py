@@ -254,7 +254,7 @@ def reading_ease(text: str) -> float:
     A syllable is a group of vowels, but for a silent e; 60 to 70 is plain English, and a text
     without a word has 0.
     """
-    own = re.findall(r"[a-z']+", text.casefold())
+    own = re.findall(r"[a-z][a-z']*", text.casefold())
     if not own:
         return 0.0
     syllables = sum(
