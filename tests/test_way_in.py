@@ -146,6 +146,15 @@ def test_the_first_page_says_where_fine_tuning_fails_as_long_as_it_does():
     assert len(pairs) == 14
     pairs.remove((begun, "bi-encoder, untrained"))
     denied += [changed("whole_lists", *pair, low=0.001) for pair in pairs]
+    networks = {
+        "further_lists": "all layers gently, rankings as rankings",
+        "list_losses": "each product by itself",
+        "base_lists": "base-size teacher, with words and bi-encoder",
+    }
+    denied += [
+        changed(record, network, "bi-encoder, untrained", low=0.001)
+        for record, network in networks.items()
+    ]
     level = changed("whole_lists", begun, "bi-encoder, untrained", low=0.001)
     assert frontier.where_it_fails(level) == said
     denied.append(changed("core_esci_150", "teacher", free, high=0.001))

@@ -120,6 +120,22 @@ def further_part(record: dict) -> str:
     return _joined(record, recipes_reached(record), differences, tried, head)
 
 
+def losses_part(record: dict) -> str:
+    """The same of `list_losses`: of each network and seed, the nDCG@10 on validation of the look
+    that was kept, and its share of the weights."""
+    tried: dict[str, list[str]] = {}
+    for seed, folds in record["data"]["choices"].items():
+        for name, of in ((name, of) for fold in folds for name, of in fold.items()):
+            if looks := of.get("looks"):  # none of a sum that no network joins
+                kept = max(look["ndcg@10"] for look in looks)
+                row = tried.setdefault(f"{name}, seed {seed}", [])
+                row.append(f"{number(kept)} / {_share(of['weights'])}")
+    names = {name: name for name in record["data"]["rows"]}
+    shown = {name: [ranked(row)] for name, row in record["data"]["rows"].items()}
+    head = "nDCG@10 on validation / share of the sum's weights"
+    return _part(record, names, table("system", ["nDCG@10"], shown), tried, head)
+
+
 def films_part(record: dict) -> str:
     """The same of `film_lists`, with a column for each number of labelled queries: nDCG@10 on
     validation at each look, with what was kept in bold, and the network's share of the weights."""

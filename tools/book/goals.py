@@ -41,6 +41,7 @@ SOURCES = (
     ),
     Source("whole_lists", "Recipes of fine-tuning, on the ESCI lists", "book/compared"),
     Source("further_lists", "Further recipes, on the ESCI lists", "book/compared"),
+    Source("list_losses", "Two losses with new seeds, on the ESCI lists", "book/compared"),
     Source("film_lists", "Rankings as rankings, on film queries", "book/compared"),
     Source("base_lists", "A base-size teacher, on the ESCI lists", "book/compared"),
     Source("contrast_lists", "A bi-encoder taught by labels, on the ESCI lists", "book/compared"),

@@ -70,6 +70,7 @@ def render(output: Path, notebooks: dict[str, nbformat.NotebookNode]) -> Path:
     wanted["book/esci_lists.txt"] = fitted(found["core_esci_150"])
     wanted["book/whole_lists.txt"] = recipes(found["whole_lists"])
     wanted["book/further_lists.txt"] = esci_lists.further_part(found["further_lists"])
+    wanted["book/list_losses.txt"] = esci_lists.losses_part(found["list_losses"])
     wanted["book/film_lists.txt"] = esci_lists.films_part(found["film_lists"])
     wanted["book/sum_weights.txt"] = esci_lists.weights_part(found["sum_weights"])
     wanted["book/base_lists.txt"] = esci_lists.base_part(found["base_lists"])
