@@ -41,11 +41,16 @@ def test_the_networks_of_a_fold_differ_in_their_loss_alone(tiny, monkeypatch):  
     }
     assert all(set(of["ndcg@10"]) == tested for of in found["systems"].values())
     assert all(set(films.TAUGHT) < set(of) for of in found["choices"])
+    # Of two stages with one name, the second would be the first one's network.
+    assert len({stage for _, stage in films.TAUGHT.values()}) == len(films.TAUGHT)
 
 
 def test_the_goals_are_what_rankings_add(tmp_path):
-    record = merged(script, {script.RANKED}, tmp_path)
-    assert [goal["met"] for goal in record["goals"]] == [True, True, True, False]
+    more = {script.RANKED, script.FREE, script.added(script.RANKED), films.MORE_WEIGHED}
+    record = merged(script, more, tmp_path)
+    assert [goal["met"] for goal in record["goals"]] == [False, True, True, True]
+    record = merged(script, {script.RANKED, script.START}, tmp_path)
+    assert [goal["met"] for goal in record["goals"]] == [True, False, True, False]
     assert record["goals"][0]["value"] == pytest.approx(0.1)
 
 
@@ -87,6 +92,11 @@ def test_the_page_says_that_the_gain_is_not_found_again(pytestconfig):
     rows = recorded["data"]["rows"][start], first["rows"][start]
     levels = [f"{row['ndcg@10']:.3f}" for row in rows]
     assert f"have {levels[0]} in the mean here, and that of the first seed had {levels[1]}" in part
+    now, once_more = told[ranks, start], before[once, start]
+    assert now["low"] < 0 < once_more["difference"] < now["high"]
+    lost = before[once, free]["difference"] - told[ranks, free]["difference"]
+    fallen = first["rows"][start]["ndcg@10"] - recorded["data"]["rows"][start]["ndcg@10"]
+    assert fallen / lost == pytest.approx(2 / 5, abs=0.02) and "two fifths of what" in part
     assert f"can be told ({apart(ranks, alone)})." in part
     assert f"stands {apart(alone, start)} above the warm start and {apart(alone, free)}" in part
     assert f"the same sum without them ({apart(added, unaided)})." in part
@@ -95,6 +105,11 @@ def test_the_page_says_that_the_gain_is_not_found_again(pytestconfig):
               "high": -told[unaided, weighed]["low"]}  # fmt: skip
     assert f"this changes it by {span(turned, 'difference')}." in part
     assert all(one["low"] < 0 < one["high"] for one in told.values())
+    reached = {name: row["ndcg@10"] for name, row in recorded["data"]["rows"].items()}
+    assert all(reached[films.added(name)] < reached[name] for name in films.TAUGHT)
+    unweighed = [own[2][name]["weights"]["u"] for own in recorded["data"]["choices"].values()
+                 for name in films.TAUGHT]  # fmt: skip
+    assert unweighed == [0, 0, 0, 0] and "in fold 3 they gave both networks the weight 0" in part
     assert [goal["met"] for goal in recorded["goals"]] == [False] * 4
     asked = " ".join((book / "faq.md").read_text("utf-8").split())
     assert f"(#sec-list-losses) it is {apart(ranks, start)}, which cannot be told" in asked
