@@ -65,7 +65,6 @@ TAUGHT: dict[str, tuple[Loss, str]] = {
     APART: (by_itself, "products_by_themselves"),
 }
 """Loss and stage of each network."""
-SUMS = (added(RANKED), added(APART), UNTRAINED_SUM)
 ASKED = (
     (RANKED, START),
     (RANKED, APART),
@@ -77,9 +76,19 @@ ASKED = (
     (added(RANKED), added(APART)),
     (added(APART), UNTRAINED_SUM),
     (UNTRAINED_SUM, FREE),
-    *((name, MORE_WEIGHED) for name in (*TAUGHT, *SUMS)),
+    *((name, MORE_WEIGHED) for name in (*TAUGHT, *map(added, TAUGHT), UNTRAINED_SUM)),
 )
 """The pairs of systems whose difference is asked, of those that have the same labels."""
+GOALS = {
+    "rankings as rankings minus the warm start": (RANKED, START),
+    "rankings as rankings minus each product by itself": (RANKED, APART),
+    "rankings as rankings minus the bi-encoder": (RANKED, FREE),
+    "rankings as rankings, added to what is free, minus the sum without it": (
+        added(RANKED),
+        UNTRAINED_SUM,
+    ),
+}
+"""The pairs of which the first is to lie above the second."""
 
 
 def of(name: str, size: int) -> str:
@@ -202,20 +211,9 @@ def measured(seed: int) -> dict:
 def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds."""
     goals = {
-        f"{size} labelled queries: {what}": pair
+        f"{size} labelled queries: {what}": (known(one, size), known(other, size))
         for size in SIZES
-        for what, pair in {
-            "rankings as rankings minus the warm start": (of(RANKED, size), START),
-            "rankings as rankings minus each product by itself": (
-                of(RANKED, size),
-                of(APART, size),
-            ),
-            "rankings as rankings minus the bi-encoder": (of(RANKED, size), FREE),
-            "rankings as rankings, added to what is free, minus the sum without it": (
-                of(added(RANKED), size),
-                of(UNTRAINED_SUM, size),
-            ),
-        }.items()
+        for what, (one, other) in GOALS.items()
     }
     measure_whole_lists.merged("film_lists", COMPARED, goals, folder, out)
 

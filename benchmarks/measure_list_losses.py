@@ -22,9 +22,8 @@ import measure_untrained
 import measure_whole_lists
 import shared
 from ecomkd.config import Profile
-from ecomkd.relevance.tables import UNTRAINED_SUM
-from measure_film_lists import APART, ASKED, RANKED, of_case
-from measure_whole_lists import FREE, START, Found, added, ranked, warm_start
+from measure_film_lists import ASKED, GOALS, of_case
+from measure_whole_lists import FREE, START, Found, ranked, warm_start
 
 COMPARED = ((START, FREE), *ASKED)
 
@@ -43,16 +42,7 @@ def measured(seed: int) -> dict:
 
 def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds."""
-    goals = {
-        f"rankings as rankings{more}": pair
-        for more, pair in {
-            " minus the bi-encoder": (RANKED, FREE),
-            " minus the warm start": (RANKED, START),
-            " minus each product by itself": (RANKED, APART),
-            ", added to what is free, minus the sum without it": (added(RANKED), UNTRAINED_SUM),
-        }.items()
-    }
-    measure_whole_lists.merged("list_losses", COMPARED, goals, folder, out)
+    measure_whole_lists.merged("list_losses", COMPARED, GOALS, folder, out)
 
 
 if __name__ == "__main__":

@@ -378,6 +378,16 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
+def of_products(
+    catalogue: Dataset, profile: Profile, encoder: str = "minilm"
+) -> tuple[dict[str, int], np.ndarray]:
+    """The row of each product, and the vectors (P, H) of length 1 that an encoder as it came
+    makes of the products."""
+    texts = dict(zip(catalogue["product_id"], sources.product_text(catalogue[:]), strict=True))
+    place = {product: row for row, product in enumerate(texts)}
+    return place, unit(features.last_layer(list(texts.values()), profile, encoder))
+
+
 def measured(base: Ground, seed: int, curve: bool) -> dict:
     """All systems of one seed: nDCG@10 of each test query, alone and in the sum with words."""
     values: dict[str, dict[str, float]] = {}

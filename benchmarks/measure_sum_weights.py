@@ -30,7 +30,7 @@ from datasets import Dataset, concatenate_datasets
 import measure_whole_lists
 import msrd_part
 import shared
-from ecomkd import features, runtime
+from ecomkd import runtime
 from ecomkd.config import Profile
 from ecomkd.data import sources
 from ecomkd.relevance import lexical
@@ -43,9 +43,9 @@ from measure_query_side import (
     cosines,
     in_order,
     of_pairs,
+    of_products,
     passes_over,
     tuned,
-    unit,
 )
 from measure_trees import queries_of
 from measure_whole_lists import Found, ranked
@@ -109,9 +109,8 @@ def films(name: str, profile: Profile) -> tuple[dict[str, Part], torch.Tensor]:
         folder = Path(scratch) / "msrd"
         msrd_part.write(folder, len(SEEDS) * MOST, len(SEEDS) * VALIDATION, TESTED, 0)
         data, catalogue = sources.load(folder, profile), sources.catalogue(folder, profile)
-    texts = dict(zip(catalogue["product_id"], sources.product_text(catalogue[:]), strict=True))
-    vectors = unit(features.last_layer(list(texts.values()), profile, name))
-    place, words = {one: row for row, one in enumerate(texts)}, lexical.lexical_signals(catalogue)
+    place, vectors = of_products(catalogue, profile, name)
+    words = lexical.lexical_signals(catalogue)
     parts = {}
     for split in ("train", "validation", "test"):
         pairs = by_query(data[split])

@@ -27,9 +27,8 @@ from torch import nn
 
 import measure_query_side as query_side
 import shared
-from ecomkd import features, metrics, report, runtime
+from ecomkd import metrics, report, runtime
 from ecomkd.config import Profile
-from ecomkd.data import sources
 from ecomkd.relevance import baselines, judge, lexical
 from ecomkd.relevance.fusion import choose_fusion
 from ecomkd.relevance.lambdamart import lambdamart
@@ -94,9 +93,7 @@ def films() -> tuple[DatasetDict, dict[str, Lists], dict[str, np.ndarray], torch
         split: np.column_stack([signal(pairs) for signal in signals])
         for split, pairs in data.items()
     }
-    texts = dict(zip(catalogue["product_id"], sources.product_text(catalogue[:]), strict=True))
-    vectors = query_side.unit(features.last_layer(list(texts.values()), profile))
-    place = {product: row for row, product in enumerate(texts)}
+    place, vectors = query_side.of_products(catalogue, profile)
     lists = {split: query_side.of_pairs(pairs, place) for split, pairs in data.items()}
     return data, lists, of_words, torch.from_numpy(vectors)
 

@@ -46,12 +46,12 @@ def test_the_networks_of_a_fold_differ_in_their_loss_alone(tiny, monkeypatch):  
 
 
 def test_the_goals_are_what_rankings_add(tmp_path):
-    more = {script.RANKED, script.FREE, script.added(script.RANKED), films.MORE_WEIGHED}
+    more = {films.RANKED, script.FREE, films.added(films.RANKED), films.MORE_WEIGHED}
     record = merged(script, more, tmp_path)
-    assert [goal["met"] for goal in record["goals"]] == [False, True, True, True]
-    record = merged(script, {script.RANKED, script.START}, tmp_path)
-    assert [goal["met"] for goal in record["goals"]] == [True, False, True, False]
-    assert record["goals"][0]["value"] == pytest.approx(0.1)
+    assert [goal["met"] for goal in record["goals"]] == [True, True, False, True]
+    record = merged(script, {films.RANKED, script.START}, tmp_path)
+    assert [goal["met"] for goal in record["goals"]] == [False, True, True, False]
+    assert record["goals"][2]["value"] == pytest.approx(0.1)
 
 
 def test_the_folded_table_has_each_network_and_seed():
@@ -61,9 +61,9 @@ def test_the_folded_table_has_each_network_and_seed():
     seeds = list(record["data"]["choices"])
     shown = [line.split(" | ")[0].removeprefix("| ") for line in kept.splitlines()[3:-1]]
     assert shown == [f"{name}, seed {seed}" for seed in seeds for name in films.TAUGHT]
-    look = record["data"]["choices"][seeds[0]][0][script.RANKED]
+    look = record["data"]["choices"][seeds[0]][0][films.RANKED]
     best = report.number(max(one["ndcg@10"] for one in look["looks"]))
-    (row,) = [line for line in kept.splitlines() if f"| {script.RANKED}, seed {seeds[0]} |" in line]
+    (row,) = [line for line in kept.splitlines() if f"| {films.RANKED}, seed {seeds[0]} |" in line]
     weights = list(look["weights"].values())
     assert f"| {best} / {100 * weights[-1] / sum(weights):.0f} % |" in row
 
@@ -75,7 +75,7 @@ def test_the_page_says_that_the_gain_is_not_found_again(pytestconfig):
     part = page.partition("(sec-list-losses)=")[2].partition("(sec-base-lists)=")[0]
     first = report.recorded("further_lists")["data"]
     before = by_pair(first["comparisons"])
-    start, free, ranks, alone = script.START, script.FREE, script.RANKED, script.APART
+    start, free, ranks, alone = script.START, script.FREE, films.RANKED, films.APART
     added, unaided, weighed = (
         films.added(ranks), films.UNTRAINED_SUM, films.MORE_WEIGHED
     )  # fmt: skip

@@ -5,7 +5,7 @@ trained; on film queries rankings trained as rankings, and labels as weights of 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from book.goals import folded, number
 from book.pages import apart, ranked, recipes_reached, table
@@ -99,7 +99,8 @@ def further_part(record: dict) -> str:
     for name in (name for name in folds[0] if name != "chosen"):
         tried[name] = []
         for fold in folds:
-            held = f"{number(fold[name]['validation ndcg@10'])} / {_share(fold[name]['weights'])}"
+            own = fold[name]
+            held = f"{number(own['validation ndcg@10'])} / {_share(own['weights'].values())}"
             tried[name].append(f"**{held}**" if fold["chosen"] == name else held)
     # Of those from random one table is enough: the first one has its row.
     shared = [*AGAINST.values(), "random"]
@@ -129,7 +130,7 @@ def losses_part(record: dict) -> str:
             if looks := of.get("looks"):  # none of a sum that no network joins
                 kept = max(look["ndcg@10"] for look in looks)
                 row = tried.setdefault(f"{name}, seed {seed}", [])
-                row.append(f"{number(kept)} / {_share(of['weights'])}")
+                row.append(f"{number(kept)} / {_share(of['weights'].values())}")
     names = {name: name for name in record["data"]["rows"]}
     shown = {name: [ranked(row)] for name, row in record["data"]["rows"].items()}
     head = "nDCG@10 on validation / share of the sum's weights"
@@ -152,7 +153,7 @@ def films_part(record: dict) -> str:
                     row = tried.setdefault(f"{name}, {head}, seed {seed}", [])
                     row.append(f"**{held}**" if look is kept else held)
                 if looks:
-                    row.append(_share(of["weights"]))
+                    row.append(_share(of["weights"].values()))
     reached, told, others = _by_size(record, heads)
     further = table("compared", ["difference of nDCG@10"], others)
     columns = [f"look {place}" for place in range(1, len(next(iter(tried.values()))))]
@@ -217,9 +218,9 @@ def _by_size(
     return grids[0], grids[1], others
 
 
-def _share(weights: dict[str, float] | Sequence[float]) -> str:
+def _share(weights: Iterable[float]) -> str:
     """The teacher's share of the weights of a sum, in which it stands last."""
-    every = list(weights.values() if isinstance(weights, dict) else weights)
+    every = list(weights)
     return f"{100 * every[-1] / sum(every):.0f} %"
 
 
@@ -233,7 +234,7 @@ def base_part(record: dict) -> str:
             held = f"{number(look['ndcg@10'])} / {number(look['macro_f1'])}"
             tried.setdefault(f"look {place}", []).append(f"**{held}**" if look is kept else held)
     for added in (name for name in BASES if name.startswith("base-size teacher, with")):
-        shares = [_share(fold["weights"][added]) for fold in _folds(record)]
+        shares = [_share(fold["weights"][added].values()) for fold in _folds(record)]
         tried[f"teacher's share of the weights: {BASES[added]}"] = shares
     shown = {name: [ranked(row)] for name, row in _rows(record, BASES).items()}
     head = "nDCG@10 / macro-F1 on validation"

@@ -194,6 +194,10 @@ def where_it_fails(found: dict[str, dict]) -> str:
     return f"{text}\n\n{labels_it_takes(found)}"
 
 
+def _by_pair(record: dict) -> dict[tuple[str, str], dict]:
+    return {(one["system"], one["against"]): one for one in record["data"]["comparisons"]}
+
+
 def labels_it_takes(found: dict[str, dict]) -> str:
     """At how many labels the sum with a teacher beats the sum that nobody trained, in sentences.
 
@@ -217,26 +221,19 @@ def labels_it_takes(found: dict[str, dict]) -> str:
     hidden = [n for n in fewer if curve[n]["low"] <= 0]
     gains = [curve[n]["value"] for n in fewer]
     last = curve[most]
-    films = {(one["system"], one["against"]): one
-             for one in found["film_lists"]["data"]["comparisons"]}  # fmt: skip
+    films = _by_pair(found["film_lists"])
     network = "each product by itself"
     short, alone = (films[f"{network}, {n} queries", "bi-encoder, untrained"] for n in (64, 256))
     like, added = (
         films[f"{network}, with words and bi-encoder, 256 queries", f"{free_sum}, 256 queries"]
         for free_sum in (UNTRAINED_SUM, f"{UNTRAINED_SUM}, weights from all labels")
     )
-    weighed = {}
-    for encoder, size in (("six layers", 100), ("six layers", 400), ("base size", 400)):
-        taught, untaught = (
-            f"words + {name}, weights from all labels, {encoder}, {size} queries"
-            for name in ("teacher", "untrained")
-        )
-        weighed[encoder, size] = next(
-            one
-            for one in found["sum_weights"]["data"]["comparisons"]
-            if (one["system"], one["against"]) == (taught, untaught)
-        )
-    too_few, like_for_like, of_base = weighed.values()
+    weighed = _by_pair(found["sum_weights"])
+    too_few, like_for_like, of_base = (
+        weighed[tuple(f"words + {name}, weights from all labels, {case} queries"
+                      for name in ("teacher", "untrained"))]
+        for case in ("six layers, 100", "six layers, 400", "base size, 400")
+    )  # fmt: skip
     text = (
         "How many labels does it take? In five simulated shops a network that reads query and "
         f"product together and was taught by {counts[0]} to {counts[-2]:,} judged pairs is not "
