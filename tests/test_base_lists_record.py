@@ -124,7 +124,7 @@ def test_goals_are_held_against_the_same_without_the_teacher(tmp_path):
 
 def test_the_page_says_that_a_larger_network_is_not_shown_to_help(pytestconfig):
     data, smaller = (report.recorded(name)["data"] for name in ("base_lists", "whole_lists"))
-    page = (pytestconfig.rootpath / "book" / "compared.md").read_text("utf-8")
+    page = (pytestconfig.rootpath / "book" / "few_labels.md").read_text("utf-8")
     part = page.partition("(sec-base-lists)=")[2].partition("(sec-contrast-lists)=")[0]
     part = " ".join(part.split())
     told = by_pair(data["comparisons"])

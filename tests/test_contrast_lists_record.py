@@ -85,7 +85,7 @@ def test_goals_are_held_against_the_cosine_and_against_the_sum(tmp_path):
 
 def test_the_page_says_that_labels_by_contrast_bring_nothing_that_can_be_told(pytestconfig):
     recorded = report.recorded("contrast_lists")
-    page = (pytestconfig.rootpath / "book" / "compared.md").read_text("utf-8")
+    page = (pytestconfig.rootpath / "book" / "few_labels.md").read_text("utf-8")
     part = page.partition("(sec-contrast-lists)=")[2].partition("(sec-sum-students)=")[0]
     part = " ".join(part.split())
     told = by_pair(recorded["data"]["comparisons"])

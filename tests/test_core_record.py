@@ -132,7 +132,7 @@ def test_goals_without_ranking_are_those_of_classes_and_speed():
 
 
 def test_what_the_page_says_of_the_esci_lists():
-    """book/compared.md: neither fine-tuning nor distillation is shown to help."""
+    """book/few_labels.md: neither fine-tuning nor distillation is shown to help."""
     record = report.recorded("core_esci_150")
     rows = record["data"]["rows"]
     told = {(one["system"], one["against"], one["measure"]): one
@@ -178,7 +178,7 @@ def test_what_the_page_says_of_the_esci_lists():
 
 
 def test_the_page_says_so_of_the_esci_lists(pytestconfig):
-    page = (pytestconfig.rootpath / "book" / "compared.md").read_text("utf-8")
+    page = (pytestconfig.rootpath / "book" / "few_labels.md").read_text("utf-8")
     page = " ".join(page.split())
     told = {(one["system"], one["against"], one["measure"]): one
             for one in report.recorded("core_esci_150")["data"]["comparisons"]}  # fmt: skip

@@ -139,7 +139,7 @@ def test_the_tables_have_a_column_for_each_number_of_labels():
 def test_the_page_says_what_the_labels_of_film_queries_bring(pytestconfig):
     recorded = report.recorded("film_lists")
     told, book = by_pair(recorded["data"]["comparisons"]), pytestconfig.rootpath / "book"
-    page = " ".join((book / "compared.md").read_text("utf-8").split())
+    page = " ".join((book / "few_labels.md").read_text("utf-8").split())
     part = page.partition("(sec-film-lists)=")[2].partition("(sec-base-lists)=")[0]
 
     def apart(one: str, other: str, sign: int = 1) -> str:

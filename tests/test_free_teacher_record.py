@@ -140,10 +140,10 @@ def test_each_student_learns_from_each_teacher(ground, monkeypatch, tmp_path):
 
 
 def test_what_the_page_says_of_teachers_that_nobody_fine_tuned():
-    """book/compared.md: by itself, no student is shown to be above that of the free sum."""
+    """book/film_queries.md: by itself, no student is shown to be above that of the free sum."""
     record = report.recorded("free_teacher")
     told = {(one["system"], one["against"]): one for one in record["data"]["comparisons"]}
-    page = (Path(__file__).parents[1] / "book" / "compared.md").read_text("utf-8")
+    page = (Path(__file__).parents[1] / "book" / "film_queries.md").read_text("utf-8")
     part = page.partition("(sec-free-teacher)=")[2].partition("What this part does not say")[0]
 
     def written(value: float) -> str:

@@ -147,7 +147,7 @@ def test_the_best_rate_is_the_highest_where_the_page_says_so(recorded):
 
 
 def test_the_page_has_the_numbers_of_the_record(recorded, pytestconfig):
-    page = (pytestconfig.rootpath / "book" / "compared.md").read_text("utf-8")
+    page = (pytestconfig.rootpath / "book" / "film_queries.md").read_text("utf-8")
     page = " ".join(page.split())
 
     def span(system: str, against: str) -> str:
@@ -191,7 +191,7 @@ def test_the_page_has_the_numbers_of_the_record(recorded, pytestconfig):
 
 
 def test_what_the_page_concludes_holds(recorded):
-    """book/compared.md, "From a base-size teacher to a table of tokens"; chapter 5."""
+    """book/film_queries.md, "From a base-size teacher to a table of tokens"; chapter 5."""
     films, clock = recorded["msrd"], recorded["clock"]
     assert films["queries"] > 2_000
     rows = {name: row["ndcg@10"] for name, row in films["rows"].items()}
@@ -248,7 +248,7 @@ def test_what_the_page_concludes_holds(recorded):
 
 
 def test_the_page_says_how_often_each_side_may_read_its_queries(pytestconfig):
-    page = " ".join((pytestconfig.rootpath / "book" / "compared.md").read_text("utf-8").split())
+    page = " ".join((pytestconfig.rootpath / "book" / "film_queries.md").read_text("utf-8").split())
     looks = {
         name: {
             len(one[name]["looks"]) - 1 for one in report.recorded("frontier")["data"]["choices"]

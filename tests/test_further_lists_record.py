@@ -228,7 +228,7 @@ def test_the_tables_show_each_system_and_each_difference_but_those_from_random()
 def test_the_page_says_what_rankings_add_and_that_the_goals_are_missed(pytestconfig):
     recorded = report.recorded("further_lists")
     data, book = recorded["data"], pytestconfig.rootpath / "book"
-    page = " ".join((book / "compared.md").read_text("utf-8").split())
+    page = " ".join((book / "few_labels.md").read_text("utf-8").split())
     part = page.partition("(sec-further-lists)=")[2].partition("(sec-base-lists)=")[0]
     told, rows = by_pair(data["comparisons"]), data["rows"]
 

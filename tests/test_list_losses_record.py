@@ -71,7 +71,7 @@ def test_the_folded_table_has_each_network_and_seed():
 def test_the_page_says_that_the_gain_is_not_found_again(pytestconfig):
     recorded = report.recorded("list_losses")
     told, book = by_pair(recorded["data"]["comparisons"]), pytestconfig.rootpath / "book"
-    page = " ".join((book / "compared.md").read_text("utf-8").split())
+    page = " ".join((book / "few_labels.md").read_text("utf-8").split())
     part = page.partition("(sec-list-losses)=")[2].partition("(sec-base-lists)=")[0]
     first = report.recorded("further_lists")["data"]
     before = by_pair(first["comparisons"])

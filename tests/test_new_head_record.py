@@ -157,7 +157,7 @@ def between(recorded, one: str, other: str, labels: int) -> dict:
 
 
 def test_the_seed_of_the_warm_up_turns_the_order_round_in_each_shop(recorded):
-    """Chapter 2 and book/compared.md: that seed always, another one in about half of all draws."""
+    """Chapter 2 and book/few_labels.md: that seed always, another one in half of all draws."""
     assert max(recorded["rows"][script.row(script.DRAWN, 0)]["lift@10 by_seed"]) < -0.1
     start = recorded["rows"][script.START]["lift@10 by_seed"]
     spread = recorded["rows"][script.row(script.SPREAD, 0)]["lift@10 by_seed"]

@@ -232,7 +232,7 @@ def pair(found: dict, system: str, against: str) -> dict:
 
 
 def test_what_the_page_concludes_holds(recorded):
-    """book/compared.md, "What training adds"."""
+    """book/film_queries.md, "What training adds"."""
     films = recorded["msrd"]
     assert films["queries"] > 2_000 and films["seeds"] == 3
     free, words = films["rows"][script.BEST_FREE], "words + "
@@ -266,7 +266,7 @@ def test_what_the_page_concludes_holds(recorded):
 
 
 def test_the_page_has_the_numbers_of_the_record(recorded, pytestconfig):
-    page = (pytestconfig.rootpath / "book" / "compared.md").read_text("utf-8")
+    page = (pytestconfig.rootpath / "book" / "film_queries.md").read_text("utf-8")
     page = " ".join(page.split())
 
     def span(system: str, against: str) -> str:
@@ -290,7 +290,7 @@ def test_the_page_has_the_numbers_of_the_record(recorded, pytestconfig):
 
 
 def test_the_best_rates_lie_within_those_that_were_tried_or_close_to_it(recorded):
-    """book/compared.md, the last paragraph of "What training adds"."""
+    """book/film_queries.md, the last paragraph of "What training adds"."""
     near, plain = [], set()
     for seed in recorded["choices"]["msrd"]:
         for name, chosen in seed[0].items():

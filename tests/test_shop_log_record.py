@@ -1,4 +1,4 @@
-"""Students with ten times the pairs: what is trained and compared, on tiny data, and the record."""
+"""Students with five times the pairs: what is trained and compared, and the record."""
 
 import json
 from dataclasses import replace

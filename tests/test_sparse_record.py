@@ -136,7 +136,7 @@ def test_on_films_it_learns_much_and_stays_below_words(recorded):
 
 
 def test_the_page_has_the_numbers_of_films(recorded, pytestconfig):
-    page = (pytestconfig.rootpath / "book" / "compared.md").read_text("utf-8")
+    page = (pytestconfig.rootpath / "book" / "film_queries.md").read_text("utf-8")
     page = " ".join(page.split())
     films, clock = recorded["msrd"], recorded["clock"]
     rows, row = films["rows"], "{ndcg@10:.3f} [{ndcg@10 low:.3f}, {ndcg@10 high:.3f}]"

@@ -107,7 +107,7 @@ def test_the_goal_is_what_the_sum_and_mined_pairs_add(tmp_path):
 
 def test_the_page_says_what_students_of_the_sum_gain_and_lack(pytestconfig):
     recorded = report.recorded("sum_students")
-    page = (pytestconfig.rootpath / "book" / "compared.md").read_text("utf-8")
+    page = (pytestconfig.rootpath / "book" / "few_labels.md").read_text("utf-8")
     part = page.partition("(sec-sum-students)=")[2].partition("(sec-icecat-lists)=")[0]
     part = " ".join(part.split())
     found = {(one["system"], one["against"]): one for one in recorded["data"]["comparisons"]}
@@ -155,7 +155,7 @@ def test_the_page_says_which_settings_labels_only_took(pytestconfig):
             rates = [run["rate"] for run in runs]
             taken.append("end" if best["rate"] in (min(rates), max(rates)) else "inner")
     assert sorted(taken) == ["dropout", "end", "end", "fewer steps", "inner"]
-    page = " ".join((pytestconfig.rootpath / "book/compared.md").read_text("utf-8").split())
+    page = " ".join((pytestconfig.rootpath / "book/few_labels.md").read_text("utf-8").split())
     words = "in two folds with the highest or the lowest rate, in one with the fewer steps, in one"
     assert f"({words} with dropout; more steps were not tried)" in page
     rows = report.recorded("whole_lists")["data"]["rows"]

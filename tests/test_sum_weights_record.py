@@ -151,7 +151,7 @@ def test_the_table_has_a_column_for_each_encoder_and_number_of_labels(recorded):
 
 def test_the_page_says_what_fine_tuning_adds_to_the_stronger_free_sum(recorded, pytestconfig):
     told, book = by_pair(recorded["data"]["comparisons"]), pytestconfig.rootpath / "book"
-    page = " ".join((book / "compared.md").read_text("utf-8").split())
+    page = " ".join((book / "film_queries.md").read_text("utf-8").split())
     part = page.partition("(sec-sum-weights)=")[2].partition("(sec-trees)=")[0]
     free, teacher, taught, every = script.FREE, script.TEACHER, script.TAUGHT, script.ALL
     many, some, few, base = script.CASES

@@ -87,7 +87,7 @@ def recorded():
 
 
 def test_the_page_says_what_trees_make_of_a_teacher(recorded, pytestconfig):
-    page = (pytestconfig.rootpath / "book" / "compared.md").read_text("utf-8")
+    page = (pytestconfig.rootpath / "book" / "film_queries.md").read_text("utf-8")
     part = page.partition("(sec-trees)=")[2].partition("(sec-frontier)=")[0]
     part = " ".join(part.split())
     found = {(one["system"], one["against"]): one for one in recorded["data"]["comparisons"]}

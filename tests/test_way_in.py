@@ -416,7 +416,7 @@ def test_chinese_words_are_marked_as_such():
 
 @built
 @pytest.mark.parametrize(
-    "page", ["book/compared", "book/results", "notebooks/06_feature_extraction"]
+    "page", ["book/film_queries", "book/results", "notebooks/06_feature_extraction"]
 )
 def test_a_number_and_its_percent_stay_on_one_line(page):
     article = re.search(r'<article class="bd-article.*?</article>', html(page), re.DOTALL)[0]
@@ -463,3 +463,9 @@ def test_no_chapter_has_a_role_that_jupyter_would_show_as_markup():
         for cell in nbformat.read(path, as_version=4).cells:
             if cell.cell_type == "markdown":
                 assert not re.findall(r"\{[a-z:]+\}`[^`\n]+`", cell.source), path
+
+
+def test_a_page_beside_the_chapters_is_no_longer_than_two_of_them():
+    pages = (ROOT / "book").glob("*.md")
+    long = {path.name: len(path.read_text("utf-8").split()) for path in pages}
+    assert max(long.values()) <= 7_000, max(long, key=lambda name: long[name])

@@ -142,7 +142,7 @@ def test_data_without_folds_are_divided_and_named_in_the_record(tiny, tmp_path, 
 
 
 def test_what_the_page_says_of_other_recipes():
-    """book/compared.md: the new head loses the order, and no recipe beats what is free."""
+    """book/few_labels.md: the new head loses the order, and no recipe beats what is free."""
     data = report.recorded("whole_lists")["data"]
     told = {(one["system"], one["against"]): one for one in data["comparisons"]}
 
@@ -184,7 +184,7 @@ def test_what_the_page_says_of_other_recipes():
         looks = [fold[recipe]["looks"] for fold in folds]
         means = [f"{np.mean([seen[at]['ndcg@10'] for seen in looks]):.2f}" for at in (0, -1)]
         assert means == [begin, "0.60"]
-    page = (Path(__file__).parents[1] / "book" / "compared.md").read_text("utf-8")
+    page = (Path(__file__).parents[1] / "book" / "few_labels.md").read_text("utf-8")
     page = " ".join(page.split())
     for sentence in (
         "cannot be told from the bi-encoder that it learnt to imitate (−0.002 [−0.039, 0.034]), "
@@ -208,7 +208,7 @@ def test_what_the_page_says_of_other_recipes():
 
 
 def test_what_the_page_says_of_icecats_lists():
-    """book/compared.md: neither tokens nor recipe close a gap that is there before any label."""
+    """book/few_labels.md: neither tokens nor recipe close a gap that is there before any label."""
     record = report.recorded("whole_lists_icecat")
     told = {(one["system"], one["against"]): one for one in record["data"]["comparisons"]}
 
@@ -231,7 +231,7 @@ def test_what_the_page_says_of_icecats_lists():
     assert said(added, script.UNTRAINED_SUM) == ["-0.019", "-0.048", "0.008"]
     assert said(added, script.FREE) == ["-0.016", "-0.044", "0.011"]
     assert said(script.UNTRAINED_SUM, script.FREE) == ["0.004", "-0.017", "0.027"]
-    page = (Path(__file__).parents[1] / "book" / "compared.md").read_text("utf-8")
+    page = (Path(__file__).parents[1] / "book" / "few_labels.md").read_text("utf-8")
     page = " ".join(page.split())
     for sentence in (
         "the teacher of the book's recipe is 0.055 [0.016, 0.100] below the bi-encoder.",

@@ -59,8 +59,8 @@ AGAINST = {
 
 
 def students_part(record: dict) -> str:
-    """What book/compared.md includes of `sum_students`: what each reaches, what is told from what,
-    and what was tried, with what labels alone take in bold."""
+    """What book/few_labels.md includes of `sum_students`: what each reaches, what is told from
+    what, and what was tried, with what labels alone take in bold."""
     tried: dict[str, list[str]] = {}
     for runs in _folds(record):
         best = max(run["ndcg@10"] for run in runs if run["system"] == ALONE)

@@ -50,7 +50,7 @@ def picture(name: str, size: tuple[float, float] = (6.2, 4.8)) -> str:
 
 
 def page_part(record: dict, sparse: dict) -> str:
-    """What book/compared.md includes: the picture, and tables of time, quality and pairs.
+    """What book/film_queries.md includes: the picture, and tables of time, quality and pairs.
 
     `sparse` is the record `sparse_student`, of the same test queries and of a teacher of its own.
     """
@@ -106,7 +106,7 @@ def page_part(record: dict, sparse: dict) -> str:
 
 
 def teachers_part(record: dict) -> str:
-    """What book/compared.md includes of the record `free_teacher`: what students have from each
+    """What book/film_queries.md includes of the record `free_teacher`: what students have from each
     teacher, by themselves and added to words, and the differences that decide."""
     rows, students = record["data"]["rows"], ("three layers", "static")
     heads = [name + end for name in map(NAMES.get, students) for end in ("", ", with words")]

@@ -37,16 +37,16 @@ SOURCES = (
         "core_icecat", "Distillation, on Icecat, with shared settings", "notebooks/05_evaluation"
     ),
     Source(
-        "core_esci_150", "Distillation, on the ESCI lists, with shared settings", "book/compared"
+        "core_esci_150", "Distillation, on the ESCI lists, with shared settings", "book/few_labels"
     ),
-    Source("whole_lists", "Recipes of fine-tuning, on the ESCI lists", "book/compared"),
-    Source("further_lists", "Further recipes, on the ESCI lists", "book/compared"),
-    Source("list_losses", "Two losses with new seeds, on the ESCI lists", "book/compared"),
-    Source("film_lists", "Rankings as rankings, on film queries", "book/compared"),
-    Source("base_lists", "A base-size teacher, on the ESCI lists", "book/compared"),
-    Source("contrast_lists", "A bi-encoder taught by labels, on the ESCI lists", "book/compared"),
-    Source("sum_students", "Students of a free sum, on the ESCI lists", "book/compared"),
-    Source("whole_lists_icecat", "Recipes of fine-tuning, on Icecat's lists", "book/compared"),
+    Source("whole_lists", "Recipes of fine-tuning, on the ESCI lists", "book/few_labels"),
+    Source("further_lists", "Further recipes, on the ESCI lists", "book/few_labels"),
+    Source("list_losses", "Two losses with new seeds, on the ESCI lists", "book/few_labels"),
+    Source("film_lists", "Rankings as rankings, on film queries", "book/few_labels"),
+    Source("base_lists", "A base-size teacher, on the ESCI lists", "book/few_labels"),
+    Source("contrast_lists", "A bi-encoder taught by labels, on the ESCI lists", "book/few_labels"),
+    Source("sum_students", "Students of a free sum, on the ESCI lists", "book/few_labels"),
+    Source("whole_lists_icecat", "Recipes of fine-tuning, on Icecat's lists", "book/few_labels"),
     Source(
         "core_esci_sample",
         "Distillation, on the ESCI sample, with shared settings",
@@ -58,11 +58,13 @@ SOURCES = (
     Source("search_icecat", "Search over Icecat", "notebooks/08_search"),
     Source("search_page", "Search in the page", "notebooks/08_search"),
     Source("serving_load", "Serving under load", "notebooks/09_serving"),
-    Source("frontier", "A base-size teacher and its students, on film queries", "book/compared"),
-    Source("free_teacher", "Teachers that nobody fine-tuned, on film queries", "book/compared"),
-    Source("sum_weights", "Labels as weights of a sum, on film queries", "book/compared"),
-    Source("query_side", "Query encoders, on real film queries", "book/compared"),
-    Source("trees", "Trees that read a teacher, on film queries", "book/compared"),
+    Source(
+        "frontier", "A base-size teacher and its students, on film queries", "book/film_queries"
+    ),
+    Source("free_teacher", "Teachers that nobody fine-tuned, on film queries", "book/film_queries"),
+    Source("sum_weights", "Labels as weights of a sum, on film queries", "book/film_queries"),
+    Source("query_side", "Query encoders, on real film queries", "book/film_queries"),
+    Source("trees", "Trees that read a teacher, on film queries", "book/film_queries"),
     Source("recommendation", "The next basket", "notebooks/10_recommendation"),
     Source("cold_items", "Items that nobody has bought", "book/cold_items"),
     Source("trial", "A trial, and lists with two aims", "book/trial"),
@@ -153,6 +155,8 @@ def heading(page: str) -> str:
     others = {
         "book/running": "The recorded models",
         "book/compared": "Real products",
+        "book/few_labels": "Whole lists",
+        "book/film_queries": "Film queries",
         "book/cold_items": "Hidden items",
         "book/trial": "Trials and aims",
         "book/moved_pairs": "Pairs that move",
