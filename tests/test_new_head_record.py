@@ -210,7 +210,7 @@ def test_up_to_200_labels_add_nothing_to_the_order_and_all_do(recorded):
 
 
 def test_what_the_manual_says_of_the_option(recorded):
-    text = (Path(__file__).parent.parent / "book" / "running.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parent.parent / "book" / "own_catalogue.md").read_text(encoding="utf-8")
     told = " ".join(text.split())
     rows = recorded["rows"]
     drawn, spread = (

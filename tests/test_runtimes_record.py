@@ -1,4 +1,4 @@
-"""What book/running.md says of runtimes and precisions, held against the record."""
+"""What book/own_catalogue.md says of runtimes and precisions, held against the record."""
 
 import pandas as pd
 import pytest

@@ -89,7 +89,7 @@ def render(output: Path, notebooks: dict[str, nbformat.NotebookNode]) -> Path:
     for part, text in trial.page_parts(found["trial"], found["recommendation"]).items():
         wanted[f"book/{part}.txt"] = text
     wanted["book/frontier.txt"] = frontier.page_part(found["frontier"], found["sparse_student"])
-    # The text around these tables is book/running.md.
+    # The text around these tables is book/own_catalogue.md.
     wanted["book/runtimes.txt"] = runtimes.page_part(found["runtimes"])
     sides = {title: found[name] for name, title in SIDES.items() if name in found}
     wanted["book/beside.txt"] = beside(sides)

@@ -15,7 +15,7 @@ def points(value: float) -> str:
 
 
 def page_part(record: dict) -> str:
-    """What book/running.md includes: a table for each model, with its two sizes of batch."""
+    """What book/own_catalogue.md includes: a table for each model, with its two sizes of batch."""
     parts = []
     for model in MODELS:
         rows: dict[tuple[str, str], dict[int, dict]] = {}
