@@ -102,7 +102,7 @@ def recorded():
 
 def test_the_page_has_what_longer_pairs_bring(recorded, pytestconfig):
     page = (pytestconfig.rootpath / "book" / "compared.md").read_text("utf-8")
-    part = page.partition("(sec-longer-pairs)=")[2].partition("## What holds on both")[0]
+    part = page.partition("(sec-longer-pairs)=")[2].partition("## What to take along")[0]
     part = " ".join(part.split())
     longer = recorded["against 32 tokens"]
     assert longer[script.TEACHER]["low"] > 0
