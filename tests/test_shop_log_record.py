@@ -3,12 +3,14 @@
 import json
 from dataclasses import replace
 
+import chapter_text
 import numpy as np
 import pytest
 import tiny_models
 
 import measure_shop_log as script
-from ecomkd import features, load
+from book import shop_log
+from ecomkd import features, load, report
 from ecomkd.config import Profile
 
 FREE = (script.FREE, script.UNTRAINED_SUM)
@@ -65,3 +67,50 @@ def test_goals_are_told_over_shops(tmp_path):
     told = script.shared.by_pair(record["data"]["differences"])
     assert told[script.WHOLE, script.TEACHER]["macro_f1"]["mean"] == pytest.approx(0.02)
     assert not any("macro_f1" in told[pair] for pair in told if set(pair) & set(FREE))
+
+
+# The record
+
+
+def test_the_tables_have_each_system_difference_and_shop():
+    record = report.recorded("shop_log")
+    reached, apart, by_shop, _ = shop_log.page_part(record).split("\n\n")
+    assert len(reached.splitlines()) == len(by_shop.splitlines()) == 2 + len(shop_log.SYSTEMS)
+    assert f"| {shop_log.SYSTEMS[script.LONGER]} | 20,000 | 3,266 |" in reached
+    assert f"| {shop_log.SYSTEMS[script.FREE]} |  |  |" in reached
+    assert len(apart.splitlines()) == 2 + len(script.COMPARED)
+    told = script.shared.by_pair(record["data"]["differences"])
+    (row,) = [line for line in apart.splitlines() if "whole log − teacher |" in line]
+    one = told[script.WHOLE, script.TEACHER]
+    assert f"| {span(one['seeds'])} | {span(one['macro_f1'])} |" in row
+
+
+def span(found: dict) -> str:
+    return chapter_text.span(found, "mean")
+
+
+def test_the_page_says_that_more_pairs_are_not_shown_to_help(pytestconfig):
+    record = report.recorded("shop_log")
+    told = script.shared.by_pair(record["data"]["differences"])
+    page = " ".join((pytestconfig.rootpath / "book" / "compared.md").read_text("utf-8").split())
+    part = page.partition("(sec-shop-log)=")[2].partition("## What to take along")[0]
+    passed, pairs, steps = (
+        told[pair]
+        for pair in (
+            (script.WHOLE, script.TEACHER),
+            (script.WHOLE, script.LONGER),
+            (script.LONGER, script.BOOK),
+        )
+    )
+    assert [goal["met"] for goal in record["goals"]] == [False, False]
+    assert all(one["seeds"]["low"] < 0 < one["seeds"]["high"] for one in (passed, pairs, steps))
+    assert min(passed["by_seed"]) > 0 and min(steps["by_seed"]) > 0
+    assert f"the whole log stands {span(passed['seeds'])} from its teacher, in the mean" in part
+    assert f"the pairs it stands {span(pairs['seeds'])}. Both goals" in part
+    assert f"bring over the same pairs, {span(steps['seeds'])}; this rises on each shop" in part
+    below = told[script.BOOK, script.TEACHER]["seeds"]
+    turned = {"mean": -below["mean"], "low": -below["high"], "high": -below["low"]}
+    assert below["high"] < 0 and f"is {span(turned)} *below* its teacher." in part
+    assert len(record["seeds"]) == 3 and "over the three shops" in part
+    (read,) = {json.dumps(own) for own in record["data"]["read"].values()}
+    assert {pairs for pairs, _ in json.loads(read).values()} == {20_000, 100_000}

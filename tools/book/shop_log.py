@@ -25,13 +25,13 @@ def page_part(record: dict) -> str:
     rows, kept = {}, {}
     for name, words in SYSTEMS.items():
         own = data["rows"][name]
-        pairs, steps = map(number, read.get(name, ("", ""))) if name in read else ("", "")
+        pairs, steps = map(number, read.get(name, ("", "")))
         f1 = number(own["macro_f1"]) if "macro_f1" in own else ""
         rows[words] = [pairs, steps, number(own["ndcg@10"]), f1]
         kept[words] = [number(value) for value in own["by_seed"]]
     apart = {}
     for one in data["differences"]:
-        ends = [one["seeds"]] + [one["macro_f1"]] * ("macro_f1" in one)
+        ends = [one[of] for of in ("seeds", "macro_f1") if of in one]
         told = [span({"value": found["mean"], **found}) for found in ends]
         what = f"{SYSTEMS[one['system']]} − {SYSTEMS[one['against']]}"
         apart[what] = [*told, ""][:2]
