@@ -108,6 +108,8 @@ def test_the_page_says_that_more_pairs_are_not_shown_to_help(pytestconfig):
     assert f"the whole log stands {span(passed['seeds'])} from its teacher, in the mean" in part
     assert f"the pairs it stands {span(pairs['seeds'])}. Both goals" in part
     assert f"bring over the same pairs, {span(steps['seeds'])}; this rises on each shop" in part
+    free = told[script.WHOLE, script.UNTRAINED_SUM]["seeds"]
+    assert f"the student of the whole log stands by {span(free)};" in part
     below = told[script.BOOK, script.TEACHER]["seeds"]
     turned = {"mean": -below["mean"], "low": -below["high"], "high": -below["low"]}
     assert below["high"] < 0 and f"is {span(turned)} *below* its teacher." in part
