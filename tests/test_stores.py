@@ -528,6 +528,25 @@ def test_who_holds_a_version_whose_files_are_gone_asks_the_current_one(tmp_path,
     writer.close()
 
 
+def test_a_tag_that_a_writer_lengthens_while_it_is_read_is_read_again(tmp_path, monkeypatch):
+    store, other = opened(str(tmp_path)), opened(str(tmp_path))
+    store.write([part(ALL, slice(0, 20))])
+    (file,) = tmp_path.rglob("current.json")
+    tags, whole = type(store._view().table.tags), file.read_bytes()
+    ends, read = iter([]), tags.get_version
+
+    def lengthened(own, name):
+        file.write_bytes(whole[: next(ends, None)])
+        return read(own, name)
+
+    monkeypatch.setattr(tags, "get_version", lengthened)
+    ends = iter([-2] * lance._READ_AGAIN)
+    assert other.count() == 20
+    ends = iter([-2] * (1 + lance._READ_AGAIN))
+    with pytest.raises(OSError, match=r"LanceDB refuses: .*EOF while parsing"):
+        other.count()
+
+
 def test_a_catalogue_that_grows_gets_its_graph_once(server, postgres_uri, monkeypatch):
     monkeypatch.setattr(postgres, "FLAT", 110)
     store = opened(postgres_uri)

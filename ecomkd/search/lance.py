@@ -54,6 +54,8 @@ _FRAGMENTS = 50
 """Pieces that the table may lie in before they are put together."""
 _KEPT = timedelta(hours=1)
 """Files of versions written longer ago are deleted, but for those of the current version."""
+_READ_AGAIN = 3
+"""So many times the tag is read again where a writer changed it meanwhile."""
 _FRESH = 1.0
 """Seconds in which object storage is asked once at most whether there is a newer version."""
 _TYPES = {float: pa.float64(), str: pa.string()}
@@ -291,7 +293,7 @@ class LanceStore:
             raise stores.missing(self.place, self._table)
         table = view.table if view else self._server().open_table(self._table)
         try:
-            version = table.tags.get_version(_CURRENT)
+            version = _current(table)
         except Exception as error:  # the library's errors have no class in common
             if self._table in self._names() and _CURRENT in table.tags.list():
                 raise
@@ -344,6 +346,21 @@ class LanceStore:
             if self._folder is None:
                 raise OSError(f"{self.place}: LanceDB refuses what was asked of it.") from None
             raise OSError(f"{self.place}: LanceDB refuses: {said[:300]}") from error
+
+
+def _current(table: Any) -> int:
+    """The version that the tag names.
+
+    LanceDB asks for the length of the tag's file, then for so many of its bytes. Where a writer has
+    made it longer in between, its end is missing, and it is read again.
+    """
+    for _ in range(_READ_AGAIN):
+        try:
+            return table.tags.get_version(_CURRENT)
+        except RuntimeError as error:
+            if "EOF while parsing" not in str(error):
+                raise
+    return table.tags.get_version(_CURRENT)
 
 
 def _fragments(table: Any) -> int:
