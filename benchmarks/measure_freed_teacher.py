@@ -94,6 +94,13 @@ def measured(seed: int) -> dict:
     }
 
 
+GOALS = {
+    (MORE_FREED, LABELS): "distilled from a teacher without frozen weights, minus labels alone",
+    (MORE_FREED, MORE): "distilled from a teacher without frozen weights, minus from the recorded "
+    "one",
+}
+
+
 def summary(parts: Sequence[dict]) -> dict:
     """Rows and differences, as `shared.of_judged_shops` has them, lifts by kind of query, the
     settings of each shop, and of each of KEPT its share of the freed teacher's lift."""
@@ -116,17 +123,8 @@ def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds."""
     parts = shared.read(folder, ("profile", "generator", "precision"))
     found = summary(parts)
-    told = shared.by_pair(found["differences"])
     share = found["kept"][MORE_FREED]
-    goals = [
-        shared.above_over_seeds(f"nDCG@10: {name} (interval over seeds)", told[pair])
-        for pair, name in {
-            (MORE_FREED, LABELS): "distilled from a teacher without frozen weights, minus labels "
-            "alone",
-            (MORE_FREED, MORE): "distilled from a teacher without frozen weights, minus from the "
-            "recorded one",
-        }.items()
-    ]
+    goals = shared.goals_over_seeds(found["differences"], GOALS)
     goals.append(
         shared.at_least(
             "share that its student keeps of the lift of a teacher without frozen weights "

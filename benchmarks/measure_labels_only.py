@@ -25,6 +25,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from datasets import Dataset, DatasetDict
 
 import classifiers
@@ -164,6 +165,19 @@ def judged(folder: Path, pairs: Dataset, profile: Profile) -> dict:
     return {"macro_f1": found["classification"]["macro_f1"], **kept}
 
 
+def ranked(pairs: Dataset, scores: np.ndarray) -> dict:
+    """What a part keeps of (n,) scores of labelled pairs: by query."""
+    return shared.kept_by_query(metrics.ranking(judge.frame(pairs, scores), judge.gains(pairs)))
+
+
+def free(data: DatasetDict, profile: Profile) -> dict[str, dict]:
+    """What a part keeps of the untrained bi-encoder and of its sum with words, on the test."""
+    seen = rivals.signals(data, sources.catalogue("shop", profile), profile, {})
+    ((_, _, added, _),) = rivals.sums(data, seen, [UNTRAINED_SUM])
+    scores = {FREE: seen["test"].cosine, UNTRAINED_SUM: added}
+    return {name: ranked(data["test"], own) for name, own in scores.items()}
+
+
 def measured(seed: int, logs: Path) -> dict:
     """All systems of a seed on its test queries: per query, and in classes."""
     profile = Profile.named(seed=seed)
@@ -171,13 +185,9 @@ def measured(seed: int, logs: Path) -> dict:
     teacher = stages.teacher(data, profile)
     test, systems, tried = data["test"], {}, {}
     systems[TEACHER] = judged(teacher, test, profile)
-    seen = rivals.signals(data, sources.catalogue("shop", profile), profile, {})
-    ((_, _, added, _),) = rivals.sums(data, seen, [UNTRAINED_SUM])
+    systems |= free(data, profile)
     short = features.bi_encoder_scores(cut(test, READ), profile)
-    free = {FREE: seen["test"].cosine, UNTRAINED_SUM: added, SHORT[READ]: short}
-    for name, scores in free.items():
-        ranking = metrics.ranking(judge.frame(test, scores), judge.gains(test))
-        systems[name] = shared.kept_by_query(ranking)
+    systems[SHORT[READ]] = ranked(test, short)
     for name, folder, search in students(data, profile, teacher, logs):
         systems[name] = judged(folder, test, profile)
         if search:
@@ -244,11 +254,7 @@ def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds."""
     parts = shared.read(folder, ("profile", "generator", "precision"))
     found = summary(parts)
-    told = shared.by_pair(found["differences"])
-    goals = [
-        shared.above_over_seeds(f"nDCG@10: {name} (interval over seeds)", told[pair])
-        for pair, name in GOALS.items()
-    ]
+    goals = shared.goals_over_seeds(found["differences"], GOALS)
     report.write_recorded(out, **shared.origin("labels_only", parts), data=found, goals=goals)
     print(f"Wrote {out}.")
 

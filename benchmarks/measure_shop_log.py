@@ -17,12 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import shared
-from ecomkd import keys, load, metrics, report, runtime
+from ecomkd import keys, load, report, runtime
 from ecomkd.config import Profile
-from ecomkd.data import shop, sources
-from ecomkd.relevance import judge, rivals, stages
+from ecomkd.data import shop
+from ecomkd.relevance import stages
 from ecomkd.relevance.tables import UNTRAINED_SUM
-from measure_labels_only import FREE, TEACHER, judged
+from measure_labels_only import FREE, TEACHER, free, judged
 
 LOG, FEWER = 100_000, 20_000
 BOOK, LONGER, WHOLE = "the book's student", "as many steps as the whole log", "the whole log"
@@ -40,12 +40,7 @@ def measured(seed: int, log: int = LOG, fewer: int = FEWER) -> dict:
     profile = Profile.named("book", seed=seed, unlabelled_pairs=log)
     data = load("shop", profile)
     teacher, test = stages.teacher(data, profile), data["test"]
-    systems = {TEACHER: judged(teacher, test, profile)}
-    seen = rivals.signals(data, sources.catalogue("shop", profile), profile, {})
-    ((_, _, added, _),) = rivals.sums(data, seen, [UNTRAINED_SUM])
-    for name, scores in {FREE: seen["test"].cosine, UNTRAINED_SUM: added}.items():
-        ranking = metrics.ranking(judge.frame(test, scores), judge.gains(test))
-        systems[name] = shared.kept_by_query(ranking)
+    systems = {TEACHER: judged(teacher, test, profile), **free(data, profile)}
     read = lengths(len(data["train"]), len(data["unlabelled"]), fewer, profile)
     for name, (pairs, steps) in read.items():
         student = stages.student(
@@ -95,11 +90,7 @@ def merge(folder: Path, out: Path) -> None:
     """Write the recorded result from the files of single seeds."""
     parts = shared.read(folder, ("profile", "generator", "precision"))
     found = summary(parts)
-    told = shared.by_pair(found["differences"])
-    goals = [
-        shared.above_over_seeds(f"nDCG@10: {name} (interval over seeds)", told[pair])
-        for pair, name in GOALS.items()
-    ]
+    goals = shared.goals_over_seeds(found["differences"], GOALS)
     report.write_recorded(out, **shared.origin("shop_log", parts), data=found, goals=goals)
     print(f"Wrote {out}.")
 

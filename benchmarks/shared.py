@@ -390,6 +390,16 @@ def above_over_seeds(name: str, found: dict) -> dict:
     return above(name, {"difference": found["seeds"]["mean"], **found["seeds"]})
 
 
+def goals_over_seeds(differences: list[dict], wanted: dict[tuple[str, str], str]) -> list[dict]:
+    """The goals that nDCG@10 of one system lies above another's, by the interval over seeds, of
+    the `differences` that `of_shops` gives; each wanted pair has its name."""
+    told = by_pair(differences)
+    return [
+        above_over_seeds(f"nDCG@10: {name} (interval over seeds)", told[pair])
+        for pair, name in wanted.items()
+    ]
+
+
 def at_least(name: str, found: dict, least: float) -> dict:
     """The goal that a measured value reaches `least`, wherever its interval begins."""
     return report.goal(name, *ends(found), f"at least {least}", bool(found["value"] >= least))

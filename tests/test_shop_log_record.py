@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import chapter_text
 import numpy as np
@@ -14,6 +15,7 @@ from ecomkd import features, load, report
 from ecomkd.config import Profile
 
 FREE = (script.FREE, script.UNTRAINED_SUM)
+span = partial(chapter_text.span, value="mean")
 
 
 @pytest.fixture
@@ -83,10 +85,6 @@ def test_the_tables_have_each_system_difference_and_shop():
     (row,) = [line for line in apart.splitlines() if "whole log − teacher |" in line]
     one = told[script.WHOLE, script.TEACHER]
     assert f"| {span(one['seeds'])} | {span(one['macro_f1'])} |" in row
-
-
-def span(found: dict) -> str:
-    return chapter_text.span(found, "mean")
 
 
 def test_the_page_says_that_more_pairs_are_not_shown_to_help(pytestconfig):
