@@ -1,18 +1,19 @@
 """Does a student need a large teacher? Small encoders of film queries, taught by two sizes.
 
-    ECOMKD_PRECISION=bf16 python benchmarks/measure_teacher_sizes.py --seeds 1 2 3 4 5
+    ECOMKD_PRECISION=bf16 python benchmarks/measure_teacher_sizes.py --seeds 1 2 3
     ECOMKD_PRECISION=bf16 python benchmarks/measure_teacher_sizes.py --merge
 
 needs ECOMKD_REAL_DATA with `msrd`, and the packages of `mpnet`. In `measure_frontier`, on whose
 parts this stands, one teacher of base size was fine-tuned once, and many rates of its students lay
 at an end of those tried. Here the students are three and two layers of MiniLM, two layers of 128
-and a table of token vectors. Each learns from labels alone and, beside the labels, from three
+and a table of token vectors. Each learns from labels alone and, beside the labels, from two
 teachers: the six layers of MiniLM and an encoder of base size, each fine-tuned on the same labelled
-queries, and the six layers as they came. All students stand over MiniLM's vectors of the films, so
-that between two teachers only their answers differ. A seed has labelled queries of its own;
-validation, test and the queries that nobody labelled are the same for all. Each rate is searched
-until those beside it are no better. All that is compared, and each goal, was named before anything
-was measured. A run that is started again goes on where it stopped.
+queries. Three layers and the table also learn from the six layers as they came. All students stand
+over MiniLM's vectors of the films, so that between two teachers only their answers differ. A seed
+has labelled queries of its own; validation, test and the queries that nobody labelled are the same
+for all. Each rate but that of base size is searched until those beside it are no better. All that
+is compared, and each goal, was named before anything was measured. A run that is started again goes
+on where it stopped.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import nn
 
 import shared
@@ -49,27 +51,43 @@ from measure_query_side import (
 
 
 class Search(NamedTuple):
-    """The first rate that is tried, and how far apart two rates lie."""
+    """The first rate that is tried, how far apart two rates lie, and how many are tried on either
+    side of the first, at most."""
 
     start: float
-    factor: float
+    factor: float = 2
+    furthest: int = 5
 
 
-FURTHEST = 5
-"""So many rates are tried on either side of the first, at most."""
 UNTRAINED = "six layers, untrained"
 SMALL, LARGE = "six layers, fine-tuned", "base size, fine-tuned"
-TEACHERS = (UNTRAINED, SMALL, LARGE)
 ENCODERS = {SMALL: "minilm", LARGE: "mpnet"}
-STUDENTS = ("three layers", "two layers", NARROW, "static")
+TEACHERS = {
+    "three layers": (SMALL, LARGE, UNTRAINED),
+    "two layers": (SMALL, LARGE),
+    NARROW: (SMALL, LARGE),
+    "static": (SMALL, LARGE, UNTRAINED),
+}
+"""Of each student."""
 SEARCHES = {
-    SMALL: Search(1e-4, 2),
-    LARGE: Search(1e-4, 2),
-    "three layers": Search(2e-4, 2),
-    "two layers": Search(2e-4, 2),
+    SMALL: Search(1e-4),
+    # The rate is the one that `measure_frontier` chose of four.
+    LARGE: Search(1e-4, furthest=0),
+    "three layers": Search(2e-4),
+    "two layers": Search(2e-4),
     NARROW: Search(1e-3, 3),
     "static": Search(1e-3, 3),
 }
+
+
+class Encoder(Network):
+    """A network that learns in the profile's precision, and answers in float32."""
+
+    def forward(self, queries: list[str]) -> torch.Tensor:
+        if not self.training:
+            return super().forward(queries)
+        with runtime.autocast(Profile.named("book")):
+            return super().forward(queries)
 
 
 def searched(
@@ -82,7 +100,7 @@ def searched(
     model, chosen = tuned(make, (search.start,), *given, **options)
     tried = chosen["tried"]
     for step in (search.factor, 1 / search.factor):
-        for power in range(1, FURTHEST + 1) if chosen["rate"] == search.start else ():
+        for power in range(1, search.furthest + 1) if chosen["rate"] == search.start else ():
             other, found = tuned(make, (search.start * step**power,), *given, **options)
             tried |= found["tried"]
             if max(found["looks"]) <= max(chosen["looks"]):
@@ -116,7 +134,7 @@ def makers(base: Ground, profile: Profile, seed: int) -> dict[str, Callable[[Lis
     wanted = unit(features.last_layer(base.titles, profile, ENCODERS[SMALL]))
     start = map_between(Narrow(seed), base.titles, wanted)
     return {
-        **{name: lambda _, own=SIZES[name]: Network(own) for name in STUDENTS if name in SIZES},
+        **{name: lambda _, own=SIZES[name]: Encoder(own) for name in TEACHERS if name in SIZES},
         NARROW: lambda _: Mapped(partial(Narrow, seed), start),
         "static": lambda asked: Static(base.table, asked.queries),
     }
@@ -136,13 +154,13 @@ def measured(seed: int) -> dict:
     values: dict[str, dict[str, float]] = {}
     values["random"] = seen[SMALL].ranked(np.zeros(len(seen[SMALL].pairs["test"])))
     seen[SMALL].add(values, "words", None)
-    seen[SMALL].add(values, UNTRAINED, Network())
-    seen[LARGE].add(values, "base size, untrained", Network(None, ENCODERS[LARGE]))
-    answers = {UNTRAINED: cosines(Network(), asked, base.vectors)}
+    seen[SMALL].add(values, UNTRAINED, Encoder())
+    seen[LARGE].add(values, "base size, untrained", Encoder(None, ENCODERS[LARGE]))
+    answers = {UNTRAINED: cosines(Encoder(), asked, base.vectors)}
     choices: dict[str, dict] = {}
 
     def learnt(name: str, make: Callable[[], nn.Module], of: str, own: Lists, **options) -> None:
-        at = SMALL if of in STUDENTS else of
+        at = SMALL if of in TEACHERS else of
         given = own, known[at].vectors, validation
         model, choices[name] = searched(SEARCHES[of], make, *given, seed=seed, **options)
         seen[at].add(values, name, model)
@@ -151,11 +169,11 @@ def measured(seed: int) -> dict:
         print(f"seed {seed}, {name}: {choices[name]['tried']}", flush=True)
 
     for name, encoder in ENCODERS.items():
-        learnt(name, partial(Network, None, encoder), name, some, passes=passes_over(some))
+        learnt(name, partial(Encoder, None, encoder), name, some, passes=passes_over(some))
     for name, make in makers(base, profile, seed).items():
         alone = f"{name}, labels"
         learnt(alone, partial(make, some), name, some, passes=passes_over(some))
-        for teacher in TEACHERS:
+        for teacher in TEACHERS[name]:
             options = {"passes": PASSES, "taught": answers[teacher]}
             learnt(taught(name, teacher), partial(make, asked), name, asked, **options)
     return {
@@ -175,29 +193,25 @@ def compared() -> list[tuple[str, str]]:
     """The pairs of systems whose difference is asked."""
     pairs = [(SMALL, UNTRAINED), (LARGE, SMALL), (f"words + {LARGE}", f"words + {SMALL}")]
     pairs += [(f"words + {SMALL}", FREE[0]), (f"words + {LARGE}", FREE[1])]
-    for name in STUDENTS:
-        plain, (free, small, large) = f"{name}, labels", (taught(name, one) for one in TEACHERS)
-        for one, other in (
-            (small, plain),
-            (large, plain),
-            (free, plain),
-            (small, free),
-            (large, small),
-        ):
-            pairs += zip(both(one), both(other), strict=True)
-        pairs += [(own, free) for own in (*both(small), *both(large)) for free in FREE]
+    for name, teachers in TEACHERS.items():
+        plain, small, *others = f"{name}, labels", *(taught(name, one) for one in teachers)
+        for one in (small, *others):
+            pairs += zip(both(one), both(plain), strict=True)
+            pairs += [(own, free) for own in both(one) for free in FREE]
+        for other in others:
+            pairs += zip(both(other), both(small), strict=True)
     return pairs
 
 
 def kept() -> list[tuple[str, str]]:
     """Students, each with the teacher of whose lift it keeps a share."""
-    return [(taught(name, one), one) for name in STUDENTS for one in (SMALL, LARGE)]
+    return [(taught(name, one), one) for name in TEACHERS for one in (SMALL, LARGE)]
 
 
 def goals(found: dict) -> list[dict]:
     """What distillation and a larger teacher are to show."""
     told, entries = shared.by_pair(found["comparisons"]), []
-    for name in STUDENTS:
+    for name in TEACHERS:
         small, large = taught(name, SMALL), taught(name, LARGE)
         for pair, what in (
             ((small, f"{name}, labels"), "taught by six layers minus labels alone"),

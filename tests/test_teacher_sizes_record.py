@@ -1,6 +1,7 @@
 """Teachers of two sizes: rates that are searched, who learns from whom, and the record."""
 
 import json
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -41,7 +42,11 @@ def test_a_search_ends_where_better_rates_never_do(monkeypatch):
     looked = Looked(lambda rate: rate)
     monkeypatch.setattr(script, "tuned", looked)
     _, chosen = script.searched(script.Search(1, 2), None)
-    assert chosen["rate"] == 2**script.FURTHEST == max(looked.tried)
+    assert chosen["rate"] == 2**5 == max(looked.tried)
+    looked = Looked(lambda rate: rate)
+    monkeypatch.setattr(script, "tuned", looked)
+    script.searched(script.Search(1, furthest=0), None)
+    assert looked.tried == [1]
 
 
 def test_each_seed_has_labelled_queries_of_its_own(ground, monkeypatch):  # noqa: F811
@@ -65,7 +70,7 @@ def test_each_student_learns_from_labels_and_from_each_teacher(
 
     titles = np.random.default_rng(3).normal(size=(len(EVERY), ground.table.shape[1]))
     monkeypatch.setattr(script.features, "last_layer", lambda *_: titles.astype(np.float32))
-    monkeypatch.setattr(script, "Network", Small)
+    monkeypatch.setattr(script, "Encoder", Small)
     monkeypatch.setattr(script, "Narrow", lambda seed: Small())
     monkeypatch.setattr(script, "LABELLED", 4)
     monkeypatch.setattr(script, "SEARCHES", dict.fromkeys(script.SEARCHES, script.Search(0.03, 3)))
@@ -80,9 +85,9 @@ def test_each_student_learns_from_labels_and_from_each_teacher(
     monkeypatch.setattr(script, "searched", searched)
     found = script.measured(2)
     alone, with_log = 4, 4 + len(ground.log.queries)
-    ways = [alone, *[with_log] * len(script.TEACHERS)]
-    assert [count for count, _ in learnt] == [alone, alone, *ways * len(script.STUDENTS)]
-    free, small, large = (given for _, given in learnt[3:6])
+    ways = [[alone, *[with_log] * len(own)] for own in script.TEACHERS.values()]
+    assert [count for count, _ in learnt] == [alone, alone, *chain(*ways)]
+    small, large, free = (given for _, given in learnt[3:6])
     assert not torch.equal(free, small) and not torch.equal(free, large)
     asked = {name for pair in (*script.compared(), *script.kept()) for name in pair}
     assert asked < set(found["values"])
@@ -93,4 +98,4 @@ def test_each_student_learns_from_labels_and_from_each_teacher(
     record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
     told = {(one["system"], one["against"]) for one in record["data"]["comparisons"]}
     assert told == set(script.compared())
-    assert len(record["goals"]) == 4 * len(script.STUDENTS)
+    assert len(record["goals"]) == 4 * len(script.TEACHERS)
