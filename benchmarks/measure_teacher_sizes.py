@@ -123,10 +123,9 @@ def taught(student: str, teacher: str) -> str:
 
 
 @cache
-def grounds() -> dict[str, Ground]:
-    """What all seeds share, with the film vectors of each teacher's encoder."""
-    profile = Profile.named("book")
-    return {name: ground("msrd", profile, SHOWN, encoder) for name, encoder in ENCODERS.items()}
+def place(teacher: str) -> Ground:
+    """What all seeds share, with the film vectors of a teacher's encoder."""
+    return ground("msrd", Profile.named("book"), SHOWN, ENCODERS[teacher])
 
 
 def makers(base: Ground, profile: Profile, seed: int) -> dict[str, Callable[[Lists], nn.Module]]:
@@ -142,45 +141,56 @@ def makers(base: Ground, profile: Profile, seed: int) -> dict[str, Callable[[Lis
 
 def measured(seed: int) -> dict:
     """All systems of one seed: nDCG@10 of each test query, alone and in the sum with words."""
-    profile, known = Profile.named("book"), grounds()
-    base = known[SMALL]
+    profile, base = Profile.named("book"), place(SMALL)
     data = base.parts[0]
     train, validation, test = (
         of_pairs(data[split], base.place) for split in ("train", "validation", "test")
     )
     some = labelled(train, seed)
     asked = joined(some, base.log)
-    seen = {name: Judged(one, data, validation, test) for name, one in known.items()}
-    values: dict[str, dict[str, float]] = {}
-    values["random"] = seen[SMALL].ranked(np.zeros(len(seen[SMALL].pairs["test"])))
-    seen[SMALL].add(values, "words", None)
-    seen[SMALL].add(values, UNTRAINED, Encoder())
-    seen[LARGE].add(values, "base size, untrained", Encoder(None, ENCODERS[LARGE]))
-    answers = {UNTRAINED: cosines(Encoder(), asked, base.vectors)}
+    at_home, values = Judged(base, data, validation, test), {}
+    values["random"] = at_home.ranked(np.zeros(len(at_home.pairs["test"])))
+    at_home.add(values, "words", None)
+    answers: dict[str, torch.Tensor] = {}
     choices: dict[str, dict] = {}
 
-    def learnt(name: str, make: Callable[[], nn.Module], of: str, own: Lists, **options) -> None:
-        at = SMALL if of in TEACHERS else of
-        given = own, known[at].vectors, validation
+    def untrained(name: str, teacher: str, seen: Judged) -> None:
+        model = Encoder(None, ENCODERS[teacher])
+        seen.add(values, name, model)
+        answers[name] = cosines(model, asked, seen.vectors)
+
+    def learnt(
+        name: str, make: Callable, own: Lists, of: str, seen: Judged = at_home, **options
+    ) -> None:
+        given = own, seen.vectors, validation
         model, choices[name] = searched(SEARCHES[of], make, *given, seed=seed, **options)
-        seen[at].add(values, name, model)
-        if of in ENCODERS:
-            answers[of] = cosines(model, asked, known[of].vectors)
+        seen.add(values, name, model)
+        if name in ENCODERS:
+            answers[name] = cosines(model, asked, seen.vectors)
         print(f"seed {seed}, {name}: {choices[name]['tried']}", flush=True)
 
-    for name, encoder in ENCODERS.items():
-        learnt(name, partial(Encoder, None, encoder), name, some, passes=passes_over(some))
-    for name, make in makers(base, profile, seed).items():
-        alone = f"{name}, labels"
-        learnt(alone, partial(make, some), name, some, passes=passes_over(some))
-        for teacher in TEACHERS[name]:
+    def teach(teacher: str) -> None:
+        for name in (one for one, own in TEACHERS.items() if teacher in own):
             options = {"passes": PASSES, "taught": answers[teacher]}
-            learnt(taught(name, teacher), partial(make, asked), name, asked, **options)
+            learnt(taught(name, teacher), partial(made[name], asked), asked, name, **options)
+
+    made, passes = makers(base, profile, seed), passes_over(some)
+    for name, make in made.items():
+        learnt(f"{name}, labels", partial(make, some), some, name, passes=passes)
+    untrained(UNTRAINED, SMALL, at_home)
+    teach(UNTRAINED)
+    learnt(SMALL, Encoder, some, SMALL, passes=passes)
+    teach(SMALL)
+    # Base size comes last, for its vectors take longest.
+    away = Judged(place(LARGE), data, validation, test)
+    untrained("base size, untrained", LARGE, away)
+    learnt(LARGE, partial(Encoder, None, ENCODERS[LARGE]), some, LARGE, away, passes=passes)
+    teach(LARGE)
     return {
         "precision": runtime.precision(profile),
         "generator": None,
         "values": values,
-        "choices": choices | {"weights": {**seen[LARGE].weights, **seen[SMALL].weights}},
+        "choices": choices | {"weights": {**away.weights, **at_home.weights}},
     }
 
 

@@ -1,7 +1,6 @@
 """Teachers of two sizes: rates that are searched, who learns from whom, and the record."""
 
 import json
-from itertools import chain
 
 import numpy as np
 import pytest
@@ -74,7 +73,7 @@ def test_each_student_learns_from_labels_and_from_each_teacher(
     monkeypatch.setattr(script, "Narrow", lambda seed: Small())
     monkeypatch.setattr(script, "LABELLED", 4)
     monkeypatch.setattr(script, "SEARCHES", dict.fromkeys(script.SEARCHES, script.Search(0.03, 3)))
-    monkeypatch.setattr(script, "grounds", lambda: dict.fromkeys(script.ENCODERS, ground))
+    monkeypatch.setattr(script, "place", lambda teacher: ground)
     monkeypatch.setattr(script.shared, "profile", dict)
     learnt, fitted = [], script.searched
 
@@ -85,10 +84,11 @@ def test_each_student_learns_from_labels_and_from_each_teacher(
     monkeypatch.setattr(script, "searched", searched)
     found = script.measured(2)
     alone, with_log = 4, 4 + len(ground.log.queries)
-    ways = [[alone, *[with_log] * len(own)] for own in script.TEACHERS.values()]
-    assert [count for count, _ in learnt] == [alone, alone, *chain(*ways)]
-    small, large, free = (given for _, given in learnt[3:6])
-    assert not torch.equal(free, small) and not torch.equal(free, large)
+    assert [count for count, _ in learnt] == [
+        *[alone] * 4, *[with_log] * 2, alone, *[with_log] * 4, alone, *[with_log] * 4
+    ]  # fmt: skip
+    free, small = (learnt[place][1] for place in (4, 7))
+    assert torch.equal(free, learnt[5][1]) and not torch.equal(free, small)
     asked = {name for pair in (*script.compared(), *script.kept()) for name in pair}
     assert asked < set(found["values"])
     assert all(len(one) == 4 for one in found["values"].values())
