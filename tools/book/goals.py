@@ -63,6 +63,7 @@ SOURCES = (
         "frontier", "A base-size teacher and its students, on film queries", "book/film_queries"
     ),
     Source("free_teacher", "Teachers that nobody fine-tuned, on film queries", "book/film_queries"),
+    Source("teacher_sizes", "Teachers of two sizes, on film queries", "book/film_queries"),
     Source("sum_weights", "Labels as weights of a sum, on film queries", "book/film_queries"),
     Source("query_side", "Query encoders, on real film queries", "book/film_queries"),
     Source("trees", "Trees that read a teacher, on film queries", "book/film_queries"),

@@ -14,7 +14,18 @@ from pathlib import Path
 
 import nbformat
 
-from book import cites, cold, esci_lists, frontier, landing, moved, runtimes, shop_log, trial
+from book import (
+    cites,
+    cold,
+    esci_lists,
+    frontier,
+    landing,
+    moved,
+    runtimes,
+    shop_log,
+    teacher_sizes,
+    trial,
+)
 from book.common import BUILD, ROOT, dump, say, write
 from book.goals import results_page
 from book.pages import (
@@ -78,6 +89,7 @@ def render(output: Path, notebooks: dict[str, nbformat.NotebookNode]) -> Path:
     wanted["book/sum_students.txt"] = esci_lists.students_part(found["sum_students"])
     wanted["book/whole_lists_icecat.txt"] = recipes(found["whole_lists_icecat"])
     wanted["book/free_teacher.txt"] = frontier.teachers_part(found["free_teacher"])
+    wanted["book/teacher_sizes.txt"] = teacher_sizes.page_part(found["teacher_sizes"])
     wanted["book/shop_log.txt"] = shop_log.page_part(found["shop_log"])
     wanted["book/query_side.txt"] = query_side(found["query_side"])
     wanted["book/trees.txt"] = trees(found["trees"])
