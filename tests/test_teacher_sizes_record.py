@@ -189,3 +189,15 @@ def test_the_page_says_that_the_larger_teacher_is_not_shown_to_teach_better(reco
     earlier = script.shared.by_pair(report.recorded("query_side")["data"]["msrd"]["comparisons"])
     gain = earlier["three layers, kd_unlabelled", "three layers, labels"]
     assert gain["low"] < 0 and chapter_text.span(gain) in part
+
+
+def test_the_questions_say_the_same(record, pytestconfig):
+    """Which pretrained model? The page says that the larger one need not teach better."""
+    page = " ".join((pytestconfig.rootpath / "book" / "faq.md").read_text("utf-8").split())
+    told = script.shared.by_pair(record["data"]["comparisons"])
+    assert told[script.LARGE, script.SMALL]["low"] > 0
+    for name in script.TEACHERS:
+        larger, smaller = (script.taught(name, one) for one in (script.LARGE, script.SMALL))
+        assert told[larger, smaller]["low"] < 0
+    said = "ranks better than one of six layers, and its students, by themselves, are not shown to."
+    assert said in page.partition("(#sec-teacher-sizes)")[2]

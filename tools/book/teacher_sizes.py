@@ -19,7 +19,7 @@ def page_part(record: dict) -> str:
     rows = record["data"]["rows"]
     heads = ["labels alone", *TEACHERS.values()]
     tables = []
-    for before, corner in (("", "taught by"), ("words + ", "with words, taught by")):
+    for before, corner in (("", "nDCG@10, taught by"), ("words + ", "with words, taught by")):
         shown = {"the teacher": ["", *(ranked(rows[before + name]) for name in TEACHERS)]}
         for name in STUDENTS:
             known = [f"{name}, labels", *(f"{name}, taught by {one}" for one in TEACHERS)]
