@@ -268,8 +268,8 @@ def of_shops(values: pd.DataFrame, asked: dict[tuple[str, str], str]) -> tuple[d
     sentence's part that says what it is.
 
     Each seed is a shop with queries of its own. So there are two intervals, over the queries of all
-    shops (`low`, `high`), and over the seeds' means (`seeds`, Student's t), which holds the luck of
-    shops and of training.
+    shops (`low`, `high`), and over the seeds' means (`seeds`, as `over_seeds` gives it), which
+    holds the luck of shops and of training.
     """
     flat = one_level(values)
     means = values.groupby(level=0).mean()
@@ -291,7 +291,7 @@ def of_shops(values: pd.DataFrame, asked: dict[tuple[str, str], str]) -> tuple[d
                 "against": other,
                 "what": what,
                 **metrics.paired_bootstrap(flat[one], flat[other]),
-                "seeds": metrics.seed_interval(apart),
+                "seeds": over_seeds(apart),
                 "by_seed": apart.tolist(),
             }
         )
@@ -302,7 +302,7 @@ def of_judged_shops(
     parts: Sequence[dict], asked: dict[tuple[str, str], str]
 ) -> tuple[dict, list[dict]]:
     """`of_shops` of the nDCG@10 of all systems, with their lift, and, of those that name classes,
-    with macro-F1 and its differences over the seeds (Student's t)."""
+    with macro-F1 and its differences `over_seeds`."""
     order, chance = (by_query(parts, name) for name in ("ndcg@10", "random_ndcg@10"))
     rows, differences = of_shops(order, asked)
     naming = [name for name, own in parts[0]["systems"].items() if "macro_f1" in own]
@@ -316,7 +316,7 @@ def of_judged_shops(
             row |= {"macro_f1": float(f1[name].mean()), "macro_f1 by_seed": f1[name].tolist()}
     for one in differences:
         if {one["system"], one["against"]} <= set(f1):
-            one["macro_f1"] = metrics.seed_interval(f1[one["system"]] - f1[one["against"]])
+            one["macro_f1"] = over_seeds(f1[one["system"]] - f1[one["against"]])
     return rows, differences
 
 
