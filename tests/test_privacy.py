@@ -209,6 +209,8 @@ def test_hits_count_new_types_alone():
     assert found[0] == 1 and np.isnan(found[1])
     bought[0, 0, 19] = 0.5
     assert tastes.hits(scores, seen, np.arange(1))[0] == pytest.approx(2 / 3)
+    # Of equal scores the first ten count, among the types that it never had.
+    assert tastes.hits(np.zeros((2, 20)), seen, np.arange(1))[0] == pytest.approx(2 / 3)
     few = tastes.Records(decayed[..., 3:7], bought[..., 3:7])  # of four types all are shown
     assert tastes.hits(scores[:, 3:7], few, np.arange(1))[0] == 1
 

@@ -18,7 +18,7 @@ with needed("ecomkd.privacy.tastes", "privacy"):
     import torch
     from torch import nn
 
-from ecomkd import losses, runtime
+from ecomkd import losses, ranks, runtime
 from ecomkd.data.baskets import HORIZON, Baskets
 
 SCALE = 112.0
@@ -273,7 +273,7 @@ def hits(scores: np.ndarray, seen: Records, rows: np.ndarray) -> np.ndarray:
     part = seen.of(rows)
     wanted = part.bought[:, 0].numpy() > 0
     shown = np.where(part.decayed[:, 0].numpy() > 0, -np.inf, scores)
-    top = np.argpartition(-shown, min(DEPTH, shown.shape[1] - 1), axis=1)[:, :DEPTH]
+    top = ranks.first(shown, min(DEPTH, shown.shape[1]))
     found = np.take_along_axis(wanted, top, axis=1).sum(axis=1)
     count = wanted.sum(axis=1)
     return np.where(count > 0, found / np.clip(count, 1, DEPTH), np.nan)
