@@ -123,7 +123,7 @@ def test_before_training_the_model_orders_by_habit_and_by_what_sells(model):
 def test_quality_is_that_of_chapter_10(baskets, found):
     rng = np.random.default_rng(1)
     moment = found["north"].test
-    scores = rng.integers(4, size=(20, KINDS)).astype(float)  # with many equals
+    scores = rng.random((20, KINDS))
     past = recommend.history(baskets, moment.day)
     ranker = recommend.rank_by(lambda users: scores[users], past)
     told = recommend.evaluate(ranker, baskets, moment.day, depth=3)["per_user"]

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from ecomkd import ranks
 from ecomkd.extras import needed
 
 with needed("ecomkd.federated.stores", "federated"):
@@ -212,7 +211,8 @@ def quality(scores: np.ndarray, moment: Moment, depth: int = DEPTH) -> pd.DataFr
 
 def _recall(scores: np.ndarray, wanted: np.ndarray, depth: int) -> np.ndarray:
     depth = min(depth, scores.shape[1])
-    hits = np.take_along_axis(wanted, ranks.first(scores, depth), axis=1).sum(axis=1)
+    top = np.argpartition(-scores, depth - 1, axis=1)[:, :depth]
+    hits = np.take_along_axis(wanted, top, axis=1).sum(axis=1)
     count = wanted.sum(axis=1)
     return np.where(count > 0, hits / np.clip(count, 1, depth), np.nan)
 
