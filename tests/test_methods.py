@@ -699,8 +699,8 @@ def test_what_chapter_7_says_in_words_is_in_the_record():
     assert (mean < 0).all()
     page = " ".join((Path(__file__).parents[1] / "book/faq.md").read_text("utf-8").split())
     own, near, far = (f"{-mean[kind]:.3f}" for kind in ("own", "near", "far"))
-    assert f"by {own} in the mean, on those of the nearest department by {near} and of the" in page
-    assert f"of the farthest by {far}; near and far cannot be told apart" in page
+    assert f"by {own} in the mean. For each department tested, the nearest other of three" in page
+    assert f"lowered it by {near} and the farthest by {far}; near and far cannot be" in page
     gain = transfer.pivot_table(index=["seed", "target"], columns="kind", values="gain")
     span = metrics.seed_interval((gain["near"] - gain["far"]).groupby("seed").mean())
     assert span["low"] < 0 < span["high"]
