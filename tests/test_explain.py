@@ -237,7 +237,8 @@ def test_leaving_one_out_is_a_shop_that_never_sold_it(shelves, student):
         taste = shelf.model.taste(batch, shelf.read.__getitem__)
         score = taste @ shelf.offers[asked].T + shelf.demand[asked]
     falls = student.scores(student.whole, asked)[0] - score[0].double().numpy()
-    assert np.allclose(student.leave_one_out(asked)[1], falls, atol=1e-5)
+    # These are scores of some 20 in single precision, and processors sum in orders of their own.
+    assert np.allclose(student.leave_one_out(asked)[1], falls, atol=5e-5)
 
 
 def test_what_is_left_of_long_ago_is_as_if_read_anew(shelves):

@@ -185,7 +185,7 @@ def test_the_page_says_what_the_labels_of_film_queries_bring(pytestconfig):
     assert f"a network trained as rankings {apart(few, free, -1)} below the bi-encoder" in asked
     assert f"256 do not show it above ({apart(many, free)})." in asked
     below, above = apart(few_apart, free, -1), apart(many_apart, free)
-    assert f"by itself is {below} below with 64 and {above} above with 256." in asked
+    assert f"by itself, is {below} below with 64 and {above} above with 256." in asked
     assert "85 and 341 were judged in all" in part
     unweighed = [
         seed
