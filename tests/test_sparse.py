@@ -91,6 +91,14 @@ def test_a_shorter_text_is_not_changed_by_a_longer_one_beside_it(student):
     np.testing.assert_allclose(alone[0], beside[0], atol=2e-3)  # states have half precision
 
 
+def test_the_states_are_the_same_however_many_texts_are_read_at_a_time(student, monkeypatch):
+    whole = sparse.token_states(student.encoder, TEXTS)
+    monkeypatch.setattr(sparse, "_TEXTS", 2)
+    sliced = sparse.token_states(student.encoder, TEXTS)
+    assert whole.shape == sliced.shape == (len(TEXTS), 3, whole.shape[2])
+    torch.testing.assert_close(sliced, whole)
+
+
 def test_a_query_runs_no_network(student, monkeypatch):
     """It is a look-up: idf times a factor, for each piece as often as it stands there."""
 

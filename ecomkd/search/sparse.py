@@ -195,15 +195,21 @@ def token_states(
     A shorter text repeats its last one, which changes no maximum.
     """
     read, model.max_seq_length = model.max_seq_length, tokens
-    found = model.encode(list(texts), output_value="token_embeddings", show_progress_bar=False)
+    # The first and the last token are special ones, whose states are left out.
+    width = model[0].get_embedding_dimension()
+    states = torch.empty(len(texts), tokens - 2, width, dtype=torch.half)
+    longest = 1
+    # What the encoder gives takes twice the memory, in single precision, so it comes in slices.
+    for start in range(0, len(texts), _TEXTS):
+        some = list(texts[start : start + _TEXTS])
+        found = model.encode(some, output_value="token_embeddings", show_progress_bar=False)
+        for row, one in enumerate(found, start):
+            inner = one[1:-1] if len(one) > 2 else one
+            unit = nn.functional.normalize(inner.float().cpu(), dim=1)
+            states[row] = unit[torch.arange(states.shape[1]).clamp(max=len(unit) - 1)]
+            longest = max(longest, len(unit))
     model.max_seq_length = read
-    # The first and the last one belong to special tokens.
-    inner = [one[1:-1] if len(one) > 2 else one for one in found]
-    states = torch.empty(len(inner), max(map(len, inner)), inner[0].shape[1], dtype=torch.half)
-    for row, one in enumerate(inner):
-        unit = nn.functional.normalize(one.float().cpu(), dim=1)
-        states[row] = unit[torch.arange(states.shape[1]).clamp(max=len(unit) - 1)]
-    return states
+    return states[:, :longest]
 
 
 def piece_counts(
