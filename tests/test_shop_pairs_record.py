@@ -2,16 +2,20 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
+import chapter_text
 import numpy as np
 import pytest
 import tiny_models
 
 import measure_shop_pairs as script
-from ecomkd import features, load
+from book import goals, shop_log
+from ecomkd import features, load, report
 from ecomkd.config import Profile
 
 FREE = (script.FREE, script.UNTRAINED_SUM)
+span = partial(chapter_text.span, value="difference")
 
 
 @pytest.fixture
@@ -36,7 +40,10 @@ def test_students_differ_in_pairs_and_not_in_steps(tiny, monkeypatch):
     data = load("shop", replace(tiny, unlabelled_pairs=16))
     once = -(-(len(data["train"]) + 16) // tiny.batch_size)
     assert {steps for _, steps in learnt} == {found["steps"]} == {once}
-    assert set(found["systems"]) == {script.TEACHER, *FREE, *map(script.student, (16, 8, 4))}
+    assert set(found["systems"]) == {
+        *(script.TEACHER, script.FREED, *FREE),
+        *map(script.student, (16, 8, 4)),
+    }
     (asked,) = {tuple(own["ndcg@10"]) for own in found["systems"].values()}
     assert set(asked) == set(data["test"]["query_id"]) <= set(found["kinds"])
 
@@ -63,3 +70,75 @@ def test_goals_are_told_over_the_queries_of_all_shops(tmp_path):
     kept = record["data"]["by query"]
     assert kept["seed"] == [24] * 4 + [25] * 4 and kept["random order"] == [0.7] * 8
     assert kept[script.MIDDLE] == pytest.approx([0.85, 0.86, 0.87, 0.88, 0.81, 0.82, 0.83, 0.84])
+
+
+# The record
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return report.recorded("shop_pairs")
+
+
+@pytest.fixture(scope="module")
+def told(recorded):
+    return script.shared.by_pair(recorded["data"]["differences"])
+
+
+def test_the_tables_have_each_system_difference_and_shop(recorded, told):
+    reached, apart, by_shop, _ = shop_log.pairs_part(recorded).split("\n\n")
+    rows = recorded["data"]["rows"]
+    assert set(shop_log.PAIRS) == set(rows)
+    assert len(reached.splitlines()) == len(by_shop.splitlines()) == 2 + len(rows)
+    for amount in script.AMOUNTS:
+        name = script.student(amount)
+        found = [report.number(rows[name][of]) for of in ("ndcg@10", "macro_f1")]
+        assert f"| {name} | {amount:,} | 6,391 | {' | '.join(found)} |" in reached
+    assert len(apart.splitlines()) == 2 + len(script.COMPARED)
+    one = told[script.MOST, script.TEACHER]
+    f1 = report.number(one["macro_f1"]["mean"])
+    assert f"| {script.MOST} − teacher | {span(one)} | {f1} |" in apart
+
+
+@pytest.fixture(scope="module")
+def part(pytestconfig):
+    """The section of the page, on one line."""
+    page = (pytestconfig.rootpath / "book" / "compared.md").read_text("utf-8")
+    section = page.partition("(sec-shop-pairs)=")[2].partition("## What to take along")[0]
+    return " ".join(section.split())
+
+
+def test_the_page_says_that_a_student_passes_its_teacher_and_not_by_its_pairs(recorded, told, part):
+    assert [goal["met"] for goal in recorded["goals"]] == [True, False, False]
+    passed = told[script.MOST, script.TEACHER]
+    assert passed["low"] > 0 and f"beats its teacher, by {span(passed)}." in part
+    tenth, hundredth = (told[script.MOST, fewer] for fewer in (script.MIDDLE, script.FEWEST))
+    assert tenth["difference"] < 0 < tenth["high"]
+    assert f"it stands {span(tenth)}, in the mean below" in part
+    assert hundredth["low"] < 0 < hundredth["high"]
+    assert f"against 2,000 pairs {span(hundredth)}." in part
+    middle, fewest = (told[fewer, script.TEACHER] for fewer in (script.MIDDLE, script.FEWEST))
+    assert middle["low"] > 0 and f"no goal, is {span(middle)} above the teacher" in part
+    assert fewest["low"] < 0 < fewest["high"]
+    assert f"the {len(recorded['data']['by query']['seed'])} test queries of both shops" in part
+    assert recorded["seeds"] == [24, 25]
+
+
+def test_the_page_says_that_a_teacher_without_frozen_weights_stands_above(told, part):
+    better = told[script.FREED, script.TEACHER]
+    assert better["low"] > 0 and f"It is {span(better)} above the first" in part
+    below = told[script.MOST, script.FREED]
+    turned = {"value": -below["difference"], "low": -below["high"], "high": -below["low"]}
+    assert turned["low"] > 0 and f"200,000 pairs is {goals.span(turned)} *below* it" in part
+    assert min(map(abs, below["by_seed"])) < 0.0001
+    middle = told[script.MIDDLE, script.FREED]
+    assert middle["low"] < 0 < middle["high"] and f"stands {span(middle)} from it" in part
+
+
+def test_in_the_mean_and_in_each_shop_classes_fall_as_pairs_grow(recorded, part):
+    rows = recorded["data"]["rows"]
+    names = [*map(script.student, sorted(script.AMOUNTS)), script.TEACHER]
+    by_shop = np.array([rows[name]["macro_f1 by_seed"] for name in names])
+    assert (np.diff(by_shop, axis=0) < 0).all()
+    told = [report.number(rows[name]["macro_f1"]) for name in names]
+    assert "from {} over {} to {}, on each shop, and above the teacher's {}.".format(*told) in part

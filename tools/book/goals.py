@@ -28,6 +28,7 @@ SOURCES = (
     Source("alpha", "Larger weights of the teacher, and temperatures", "notebooks/04_student"),
     Source("unseen_validation", "Validation with unseen words of its own", "notebooks/04_student"),
     Source("shop_log", "Five times the pairs, in simulated shops", "book/compared"),
+    Source("shop_pairs", "From 2,000 pairs to 200,000, in simulated shops", "book/compared"),
     Source("longer_pairs", "Pairs of 72 tokens, each side with its settings", "book/compared"),
     Source(
         "core_shop",

@@ -91,6 +91,7 @@ def render(output: Path, notebooks: dict[str, nbformat.NotebookNode]) -> Path:
     wanted["book/free_teacher.txt"] = frontier.teachers_part(found["free_teacher"])
     wanted["book/teacher_sizes.txt"] = teacher_sizes.page_part(found["teacher_sizes"])
     wanted["book/shop_log.txt"] = shop_log.page_part(found["shop_log"])
+    wanted["book/shop_pairs.txt"] = shop_log.pairs_part(found["shop_pairs"])
     wanted["book/query_side.txt"] = query_side(found["query_side"])
     wanted["book/trees.txt"] = trees(found["trees"])
     # That around these is book/cold_items.md.
