@@ -1,15 +1,16 @@
 """The goals that this project sets itself for distillation, on what `ecomkd run` has found.
 
-    ecomkd run shop --profile book --seeds 3 --first-seed 18 --out core_shop
+    export ECOMKD_PRECISION=bf16 ECOMKD_RECORDED=0
+    ecomkd run shop --profile book --seeds 5 --first-seed 18 --out core_shop
     python benchmarks/measure_core.py core_shop
 
 writes the recorded result `core_shop`: the report of the run, and its goals. A shop's own report
-has none of them.
+has none of them. Without recorded models (ECOMKD_RECORDED=0) all of a run is trained on one
+machine.
 
-The records `core_shop`, `core_icecat` and `core_esci_sample` are of an earlier version of both
-commands, in bf16 (ECOMKD_PRECISION=bf16): without some of the rows that nobody trained, without
-sums, choices, notes and comparisons, and with intervals over queries. The goals of `core_shop` were
-decided anew, as this version does it, over the means of its three shops.
+The records `core_icecat` and `core_esci_sample` are of an earlier version of both commands:
+without some of the rows that nobody trained, without sums, choices, notes and comparisons, and with
+intervals over queries.
 """
 
 from __future__ import annotations
@@ -156,7 +157,8 @@ def record(folder: Path) -> dict:
     except FileNotFoundError as error:
         raise SystemExit(f"{error.filename}: not found; write it with `ecomkd run`.") from error
     clock = pd.DataFrame(found["data"]["speed"]).T
-    command = f"{found['command']} && python benchmarks/measure_core.py {folder.name}"
+    variables = f"ECOMKD_PRECISION={found['hardware']['precision']} ECOMKD_RECORDED=0"
+    command = f"{variables} {found['command']} && python benchmarks/measure_core.py {folder.name}"
     return found | {"command": command, "goals": goals(results, clock)}
 
 

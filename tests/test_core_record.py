@@ -212,6 +212,56 @@ def test_the_page_says_so_of_the_esci_lists(pytestconfig):
     ) in page
 
 
+def test_the_page_on_real_products_says_what_the_shops_run_says(pytestconfig):
+    page = " ".join((pytestconfig.rootpath / "book" / "compared.md").read_text("utf-8").split())
+    record = report.recorded("core_shop")
+    told = {(one["system"], one["against"]): one
+            for one in record["data"]["comparisons"] if one["measure"] == "nDCG@10"}  # fmt: skip
+    free, summed = "the untrained sum of words and bi-encoder", ", words and bi-encoder, added up"
+    plain, best = "student, labels only", "student, distilled"
+    led, added = (
+        chapter_text.span(told[pair], value="difference")
+        for pair in ((best, free), (best + summed, plain + summed))
+    )
+    assert f"Its lead on that encoder's sum with words is {led} (" in page
+    assert f"the distilled student is worth {added} more than that on labels alone" in page
+    gain, ends = chapter_text.span(told[best, plain], value="difference").split(" ", 1)
+    assert f"on labels alone,** by {gain} nDCG@10 on the shop and" in page
+    assert f"In the shop the lead's interval over five shops is {ends}." in page
+    rows = record["data"]["rows"]
+    part = rows["student, KD on labels"]["ndcg@10"] - rows[plain]["ndcg@10"]
+    assert f"answers on the labelled pairs bring {part:.3f} of {gain} in the mean" in page
+    goals = {goal["name"]: goal for goal in record["goals"]}
+    hard = goals["nDCG@10: distilled student minus the student on hard pseudo-labels"]
+    assert f"probabilities stands {chapter_text.span(hard, value='value')} nDCG@10 above" in page
+    own = " ".join((pytestconfig.rootpath / "book" / "own_catalogue.md").read_text("utf-8").split())
+    assert f"distillation was {gain} nDCG@10 with shared settings, over five shops" in own
+
+
+def test_chapter_5_says_what_the_shops_comparisons_say():
+    told = {(one["system"], one["against"], one["measure"]): one["word"]
+            for one in report.recorded("core_shop")["data"]["comparisons"]}  # fmt: skip
+    free, summed = "the untrained sum of words and bi-encoder", ", words and bi-encoder, added up"
+    plain, best = "student, labels only", "student, distilled"
+    words = {key: word for key, word in told.items() if word != "beats"}
+    assert words == {
+        (plain, free, "nDCG@10"): "does not beat",
+        (best, plain, "macro-F1"): "cannot be told",
+    }
+    assert told[best + summed, plain + summed, "nDCG@10"] == told[best, free, "nDCG@10"] == "beats"
+    rows = pd.DataFrame(report.recorded("core_shop")["data"]["rows"]).T["ndcg@10"]
+    assert rows.astype(float).idxmax() == best + summed
+    runs = pd.DataFrame(report.recorded("core_shop")["data"]["per_seed"])
+    runs = runs.map(lambda row: row["ndcg@10"])
+    gains = runs.loc[best] - runs.loc[plain]
+    assert metrics.seed_interval(gains.iloc[:3])["low"] < 0
+    assert (abs(gains.iloc[3:] - gains.mean()) < 0.005).all()  # those of the shops added later
+    page = chapter_text.of("05_evaluation")
+    assert "above the sum of words and an untrained encoder, by a little" in page
+    apart = metrics.seed_interval(runs.loc[best] - runs.loc["teacher"])
+    assert apart["low"] < 0 < apart["high"]  # the student cannot be told from its teacher
+
+
 def test_a_share_of_nothing_is_not_met():
     """Of a lift, and of a gap, that cannot be told from 0, though the shares are above 1."""
     own = {"teacher": [1.0, 0.48], "student, labels only": [0.7, 0.6]}
@@ -229,7 +279,7 @@ def test_a_record_is_the_report_of_a_run_with_its_goals(tmp_path, monkeypatch, c
     folder = tmp_path / "core_shoes"
     folder.mkdir()
     command = "ecomkd run shoes --profile smoke --seeds 2 --first-seed 900 --out core_shoes"
-    own = {"command": command, "seeds": [900, 901], "goals": []}
+    own = {"command": command, "seeds": [900, 901], "hardware": {"precision": "bf16"}, "goals": []}
     own["data"] = {"speed": CLOCK.T.to_dict(), "verdict": "Distil."}
     (folder / "report.json").write_text(json.dumps(own))
     results = [result(900, "a"), result(901, "b")]
@@ -240,7 +290,8 @@ def test_a_record_is_the_report_of_a_run_with_its_goals(tmp_path, monkeypatch, c
     measure_core.main()
     assert capsys.readouterr().out == f"Wrote {tmp_path / 'core_shoes.json'}.\n"
     kept = json.loads((tmp_path / "core_shoes.json").read_text())
-    assert kept["command"] == f"{command} && python benchmarks/measure_core.py core_shoes"
+    said = f"ECOMKD_PRECISION=bf16 ECOMKD_RECORDED=0 {command}"
+    assert kept["command"] == f"{said} && python benchmarks/measure_core.py core_shoes"
     assert {entry["name"]: entry for entry in kept["goals"]} == goals(*results)
     assert kept["data"] == own["data"]
     (folder / "seed-901.json").unlink()
@@ -273,18 +324,21 @@ def test_the_shops_goals_are_over_its_seeds():
             assert ends == pytest.approx([span[end] for end in ("mean", "low", "high")])
             assert entry["met"] == (span["low"] > 0)
     hard = "distilled student minus the student on hard pseudo-labels"
-    assert [name for name, entry in found.items() if not entry["met"]] == [
+    missed = [name for name, entry in found.items() if not entry["met"]]
+    assert missed[:2] == [
         "macro-F1: distilled student minus the student without distillation",
         f"macro-F1: {hard}",
-        f"nDCG@10: {hard}",
     ]
-    assert find(found, "lift over random")["low"] < 0.97 and find(found, "latency")["low"] < 10
-    assert all(find(found, name, "int8 costs")["high"] > 0.5 for name in ("macro-F1", "nDCG@10"))
+    assert [name.split(":")[0] for name in missed[2:]] == ["latency at batch 1"]
+    assert find(found, "lift over random")["low"] < 0.97 and find(found, "gap")["low"] > 0.5
+    assert find(found, "macro-F1", "int8 costs")["high"] > 0.5
+    assert find(found, "nDCG@10", "int8 costs")["high"] < 0.5
     text = chapter_text.of("05_evaluation")
     for sentence in (
-        "Three goals are missed: macro-F1 is not shown to gain, and neither measure tells the "
-        "teacher's probabilities from its likeliest label.",
-        "The intervals of share kept and speed begin below the goal, those of int8's costs end "
-        "above;",
+        "Three goals are missed: macro-F1 is shown to gain neither over labels alone nor over the "
+        "teacher's likeliest label, and on this processor the student is less than ten times as "
+        "fast.",
+        "two are met weakly: the interval of the share kept begins below the goal, that of int8's "
+        "cost in macro-F1 ends above.",
     ):
         assert sentence in text

@@ -37,8 +37,8 @@ def test_the_pretrained_network_orders_every_kind_of_query(recorded):
 def test_words_alone_know_little_of_words_that_no_label_shows():
     kinds = pd.DataFrame(report.recorded("core_shop")["data"]["by_kind"]).T
     words = kinds["boosted trees on words"]
-    assert words["unseen_synonym"] < words.drop("unseen_synonym").min() / 3
-    assert kinds.loc["unseen_synonym", "teacher"] > 3 * words["unseen_synonym"]
+    assert words["unseen_synonym"] < words.drop("unseen_synonym").min() / 2
+    assert kinds.loc["unseen_synonym", "teacher"] > 2 * words["unseen_synonym"]
 
 
 def test_freezing_costs_classes_and_saves_nothing_on_unseen_words(recorded):

@@ -255,8 +255,8 @@ def test_what_chapter_5_says_of_free_signals_holds(recorded):
     distilled, alone = (
         core[name]["ndcg@10"] for name in ("student, distilled", "student, labels only")
     )
-    assert alone < rows[UNTRAINED_SUM] < distilled and alone < rows[LAMBDAMART] < distilled
-    assert found["rows"][LAMBDAMART]["ndcg@10 low"] > core["student, labels only"]["ndcg@10 high"]
+    for one in (rows, {name: row["ndcg@10"] for name, row in core.items()}):
+        assert alone < one[UNTRAINED_SUM] < distilled and alone < one[LAMBDAMART] < distilled
     (gain,) = (
         c
         for c in found["comparisons"]

@@ -241,7 +241,7 @@ def beside(shown: dict[str, dict]) -> str:
     ):
         having = [title for title in rows if measure in next(iter(rows[title].values()))]
         values = {
-            system: [number(rows[title][system][measure]) for title in having]
+            system: [number(rows[title].get(system, {}).get(measure, "")) for title in having]
             for system in next(iter(rows.values()))
         }
         parts.append(table(name, having, values))
