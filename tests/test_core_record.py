@@ -14,6 +14,7 @@ from ecomkd import metrics, report
 from ecomkd.relevance import tables
 from ecomkd.relevance.tables import NAME_OF_ROW
 
+FREE_SUM = tables.UNTRAINED[tables.UNTRAINED_SUM]
 CLOCK = pd.DataFrame(
     {"p50_ms": [20.0, 1.6], "p95_ms": [30.0, 2.0]},
     index=["teacher, PyTorch fp32", "student, ONNX int8"],
@@ -214,14 +215,11 @@ def test_the_page_says_so_of_the_esci_lists(pytestconfig):
 
 def test_the_page_on_real_products_says_what_the_shops_run_says(pytestconfig):
     page = " ".join((pytestconfig.rootpath / "book" / "compared.md").read_text("utf-8").split())
-    record = report.recorded("core_shop")
-    told = {(one["system"], one["against"]): one
-            for one in record["data"]["comparisons"] if one["measure"] == "nDCG@10"}  # fmt: skip
-    free, summed = "the untrained sum of words and bi-encoder", ", words and bi-encoder, added up"
-    plain, best = "student, labels only", "student, distilled"
+    record, told = report.recorded("core_shop"), chapter_text.by_order("core_shop")
+    plain, best = tables.PLAIN, tables.DISTILLED
     led, added = (
         chapter_text.span(told[pair], value="difference")
-        for pair in ((best, free), (best + summed, plain + summed))
+        for pair in ((best, FREE_SUM), (tables.DISTILLED_SUM, tables.PLAIN_SUM))
     )
     assert f"Its lead on that encoder's sum with words is {led} (" in page
     assert f"the distilled student is worth {added} more than that on labels alone" in page
@@ -239,20 +237,17 @@ def test_the_page_on_real_products_says_what_the_shops_run_says(pytestconfig):
 
 
 def test_chapter_5_says_what_the_shops_comparisons_say():
-    told = {(one["system"], one["against"], one["measure"]): one["word"]
-            for one in report.recorded("core_shop")["data"]["comparisons"]}  # fmt: skip
-    free, summed = "the untrained sum of words and bi-encoder", ", words and bi-encoder, added up"
-    plain, best = "student, labels only", "student, distilled"
-    words = {key: word for key, word in told.items() if word != "beats"}
-    assert words == {
-        (plain, free, "nDCG@10"): "does not beat",
-        (best, plain, "macro-F1"): "cannot be told",
+    told = {key: one["word"] for key, one in chapter_text.by_order("core_shop").items()}
+    plain, best = tables.PLAIN, tables.DISTILLED
+    assert {key: word for key, word in told.items() if word != "beats"} == {
+        (plain, FREE_SUM): "does not beat"
     }
-    assert told[best + summed, plain + summed, "nDCG@10"] == told[best, free, "nDCG@10"] == "beats"
+    assert told[tables.DISTILLED_SUM, tables.PLAIN_SUM] == told[best, FREE_SUM] == "beats"
+    classes = report.recorded("core_shop")["data"]["comparisons"][-1]
+    assert (classes["measure"], classes["word"]) == ("macro-F1", "cannot be told")
+    runs = chapter_text.by_seed("core_shop", "ndcg@10")
     rows = pd.DataFrame(report.recorded("core_shop")["data"]["rows"]).T["ndcg@10"]
-    assert rows.astype(float).idxmax() == best + summed
-    runs = pd.DataFrame(report.recorded("core_shop")["data"]["per_seed"])
-    runs = runs.map(lambda row: row["ndcg@10"])
+    assert rows.astype(float).idxmax() == tables.DISTILLED_SUM
     gains = runs.loc[best] - runs.loc[plain]
     assert metrics.seed_interval(gains.iloc[:3])["low"] < 0
     assert (abs(gains.iloc[3:] - gains.mean()) < 0.005).all()  # those of the shops added later
@@ -314,11 +309,8 @@ def test_the_shops_goals_are_over_its_seeds():
             ("student, labels only", "without distillation"),
             ("student, hard pseudo-labels", "on hard pseudo-labels"),
         ):
-            gains = [
-                own["student, distilled"][key] - own[other][key]
-                for own in record["data"]["per_seed"].values()
-            ]
-            span = metrics.seed_interval(pd.Series(gains))
+            runs = chapter_text.by_seed("core_shop", key)
+            span = metrics.seed_interval(runs.loc["student, distilled"] - runs.loc[other])
             entry = found[f"{measure}: distilled student minus the student {words}"]
             ends = [entry[end] for end in ("value", "low", "high")]
             assert ends == pytest.approx([span[end] for end in ("mean", "low", "high")])

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import chapter_text
 import nbformat
 import numpy as np
 import pandas as pd
@@ -143,7 +144,8 @@ def test_one_network_has_one_latency_and_half_the_layers_are_twice_as_fast(entri
     speed = report.recorded("core_shop")["data"]["speed"]
     whole, half = (speed[f"{name}, PyTorch fp32"]["p50_ms"] for name in ("teacher", "student"))
     assert 1.9 < times < 2.3
-    assert abs(times - whole / half) < 0.4  # on another machine
+    told = f"on another machine in the same runtime, measured {whole / half:.1f}."
+    assert told in chapter_text.of("07_choosing_a_method")
 
 
 def test_the_choices_on_an_edge_are_those_that_the_chapter_names(entries, said):
