@@ -101,8 +101,8 @@ def recorded():
 
 
 def test_the_page_has_what_longer_pairs_bring(recorded, pytestconfig):
-    page = (pytestconfig.rootpath / "book" / "compared.md").read_text("utf-8")
-    part = page.partition("(sec-longer-pairs)=")[2].partition("## What to take along")[0]
+    page = (pytestconfig.rootpath / "book" / "more_pairs.md").read_text("utf-8")
+    part = page.partition("(sec-longer-pairs)=")[2].partition("(sec-shop-log)=")[0]
     part = " ".join(part.split())
     longer = recorded["against 32 tokens"]
     assert longer[script.TEACHER]["low"] > 0
@@ -138,7 +138,7 @@ def test_the_page_has_what_longer_pairs_bring(recorded, pytestconfig):
 
 
 def test_the_page_has_the_share_of_pairs_that_are_cut(recorded, pytestconfig):
-    page = " ".join((pytestconfig.rootpath / "book" / "compared.md").read_text("utf-8").split())
+    page = " ".join((pytestconfig.rootpath / "book" / "more_pairs.md").read_text("utf-8").split())
     few, many = (
         sum(cut[tokens] for cut in recorded["cut"].values()) / len(recorded["cut"])
         for tokens in ("32", str(script.TOKENS))
@@ -152,10 +152,10 @@ def test_the_pages_that_point_here_say_by_how_much_the_teacher_rises(recorded, p
     for name in ("compared.md", "own_catalogue.md"):
         page = " ".join((pytestconfig.rootpath / "book" / name).read_text("utf-8").split())
         assert f"[72 tokens](#sec-longer-pairs) raised the teacher's nDCG@10 by {rise}" in page
+    page = " ".join((pytestconfig.rootpath / "book" / "more_pairs.md").read_text("utf-8").split())
+    assert f"by {span(recorded['against 32 tokens'][script.TEACHER])} nDCG@10. What distill" in page
     # Two trainings of one teacher, on 32 tokens: how far apart the luck of training puts them.
     first = report.recorded("core_shop")["data"]["per_seed"]["18"]["teacher"]["ndcg@10"]
     before = report.recorded("labels_only")
     second = before["data"]["rows"][script.TEACHER]["by_seed"][before["seeds"].index(18)]
-    assert f"it and one trained anew lie {abs(first - second):.3f} apart." in " ".join(
-        (pytestconfig.rootpath / "book" / "compared.md").read_text("utf-8").split()
-    )
+    assert f"it and one trained anew lie {abs(first - second):.3f} apart." in page

@@ -90,8 +90,8 @@ def test_the_tables_have_each_system_difference_and_shop():
 def test_the_page_says_that_more_pairs_are_not_shown_to_help(pytestconfig):
     record = report.recorded("shop_log")
     told = script.shared.by_pair(record["data"]["differences"])
-    page = " ".join((pytestconfig.rootpath / "book" / "compared.md").read_text("utf-8").split())
-    part = page.partition("(sec-shop-log)=")[2].partition("## What to take along")[0]
+    page = " ".join((pytestconfig.rootpath / "book" / "more_pairs.md").read_text("utf-8").split())
+    part = page.partition("(sec-shop-log)=")[2].partition("(sec-shop-pairs)=")[0]
     passed, pairs, steps = (
         told[pair]
         for pair in (
@@ -106,6 +106,8 @@ def test_the_page_says_that_more_pairs_are_not_shown_to_help(pytestconfig):
     assert f"the whole log stands {span(passed['seeds'])} from its teacher, in the mean" in part
     assert f"the pairs it stands {span(pairs['seeds'])}. Both goals" in part
     assert f"bring over the same pairs, {span(steps['seeds'])}; this rises on each shop" in part
+    over_queries = chapter_text.span(steps, value="difference")
+    assert steps["low"] > 0 and f"of these three they do, by {over_queries}." in part
     free = told[script.WHOLE, script.UNTRAINED_SUM]["seeds"]
     assert f"the student of the whole log stands by {span(free)};" in part
     below = told[script.BOOK, script.TEACHER]["seeds"]

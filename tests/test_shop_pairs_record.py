@@ -104,8 +104,8 @@ def test_the_tables_have_each_system_difference_and_shop(recorded, told):
 @pytest.fixture(scope="module")
 def part(pytestconfig):
     """The section of the page, on one line."""
-    page = (pytestconfig.rootpath / "book" / "compared.md").read_text("utf-8")
-    section = page.partition("(sec-shop-pairs)=")[2].partition("## What to take along")[0]
+    page = (pytestconfig.rootpath / "book" / "more_pairs.md").read_text("utf-8")
+    section = page.partition("(sec-shop-pairs)=")[2]
     return " ".join(section.split())
 
 
@@ -117,17 +117,24 @@ def least_of_a_shop(recorded) -> float:
     return min(metrics.paired_bootstrap(one, 0 * one)["low"] for one in shops)
 
 
-def test_many_steps_also_led_over_queries_with_five_times_the_pairs():
+def test_many_steps_also_led_over_queries_with_five_times_the_pairs(told, part, pytestconfig):
     """Of the section before: over queries its students of many steps pass their teacher, too."""
-    told = script.shared.by_pair(report.recorded("shop_log")["data"]["differences"])
-    for name in ("the whole log", "as many steps as the whole log"):
-        assert told[name, "teacher"]["low"] > 0 > told[name, "teacher"]["seeds"]["low"]
+    log = script.shared.by_pair(report.recorded("shop_log")["data"]["differences"])
+    many = ("the whole log", "as many steps as the whole log")
+    for name in many:
+        assert log[name, "teacher"]["low"] > 0 > log[name, "teacher"]["seeds"]["low"]
+    whole = chapter_text.span(log["the whole log", "teacher"], value="difference")
+    assert f"too, stands above its teacher, by {whole}." in part
+    leads = [log[name, "teacher"]["difference"] for name in many]
+    leads += [told[name, script.TEACHER]["difference"] for name in (script.MOST, script.MIDDLE)]
+    page = " ".join((pytestconfig.rootpath / "book" / "more_pairs.md").read_text("utf-8").split())
+    assert f"above their teacher, by {min(leads):.3f} to {max(leads):.3f}." in page
 
 
 def test_the_page_says_that_a_student_passes_its_teacher_and_not_by_its_pairs(recorded, told, part):
     assert [goal["met"] for goal in recorded["goals"]] == [True, False, False]
     passed = told[script.MOST, script.TEACHER]
-    assert passed["low"] > 0 and f"beats its teacher, by {span(passed)}." in part
+    assert passed["low"] > 0 and f"beats its teacher, by {span(passed)}; of" in part
     tenth, hundredth = (told[script.MOST, fewer] for fewer in (script.MIDDLE, script.FEWEST))
     assert tenth["difference"] < 0 < tenth["high"]
     assert f"stands {span(tenth)} from that of 20,000, in the mean below, and" in part
@@ -143,14 +150,18 @@ def test_the_page_says_that_a_student_passes_its_teacher_and_not_by_its_pairs(re
     assert recorded["seeds"] == [24, 25]
 
 
-def test_the_page_says_that_a_teacher_without_frozen_weights_stands_above(told, part):
+def test_the_page_says_that_a_teacher_without_frozen_weights_stands_above(recorded, told, part):
     better = told[script.FREED, script.TEACHER]
     assert better["low"] > 0 and f"It is {span(better)} above the first" in part
     below = told[script.MOST, script.FREED]
     turned = {"value": -below["difference"], "low": -below["high"], "high": -below["low"]}
     mean, ends = goals.span(turned).split(" ", 1)
     assert 0 < turned["low"] < 0.0001
-    assert f"200,000 pairs is {mean} below it. The interval, {ends}, ends so close to 0" in part
+    assert f"and that of 200,000 pairs {mean}. The interval of the latter, {ends}, ends so" in part
+    kept = pd.DataFrame(recorded["data"]["by query"])
+    fewest = metrics.paired_bootstrap(kept[script.FREED], kept[script.FEWEST])
+    fewest = chapter_text.span(fewest, value="difference")
+    assert f"the student of 2,000 pairs is {fewest} below it" in part
     assert min(map(abs, below["by_seed"])) < 0.0001
     middle = told[script.MIDDLE, script.FREED]
     assert middle["low"] < 0 < middle["high"] and f"stands {span(middle)} from it" in part

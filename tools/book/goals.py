@@ -27,9 +27,9 @@ SOURCES = (
     Source("freed_teacher", "Students of a teacher without frozen weights", "notebooks/04_student"),
     Source("alpha", "Larger weights of the teacher, and temperatures", "notebooks/04_student"),
     Source("unseen_validation", "Validation with unseen words of its own", "notebooks/04_student"),
-    Source("shop_log", "Five times the pairs, in simulated shops", "book/compared"),
-    Source("shop_pairs", "From 2,000 pairs to 200,000, in simulated shops", "book/compared"),
-    Source("longer_pairs", "Pairs of 72 tokens, each side with its settings", "book/compared"),
+    Source("shop_log", "Five times the pairs, in simulated shops", "book/more_pairs"),
+    Source("shop_pairs", "From 2,000 pairs to 200,000, in simulated shops", "book/more_pairs"),
+    Source("longer_pairs", "Pairs of 72 tokens, each side with its settings", "book/more_pairs"),
     Source(
         "core_shop",
         "Distillation, on the simulated shop, with shared settings",
@@ -158,6 +158,7 @@ def heading(page: str) -> str:
     others = {
         "book/running": "The recorded models",
         "book/compared": "Real products",
+        "book/more_pairs": "More pairs, in the shop",
         "book/few_labels": "Whole lists",
         "book/film_queries": "Film queries",
         "book/cold_items": "Hidden items",

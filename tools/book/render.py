@@ -76,7 +76,8 @@ def render(output: Path, notebooks: dict[str, nbformat.NotebookNode]) -> Path:
     found = records()
     wanted["book/results.md"] = results_page(found)
     wanted["book/run_times.md"] = run_times_page()
-    # The text around these tables is book/compared.md, few_labels.md and film_queries.md.
+    # The text around these tables is book/compared.md, few_labels.md, film_queries.md and
+    # more_pairs.md.
     wanted["book/untrained.txt"] = untrained(found["untrained"])
     wanted["book/esci_lists.txt"] = fitted(found["core_esci_150"])
     wanted["book/whole_lists.txt"] = recipes(found["whole_lists"])

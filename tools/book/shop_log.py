@@ -27,7 +27,7 @@ PAIRS = FREE | {name: name for name in ("teacher, no weight frozen", *AMOUNTS)}
 
 
 def page_part(record: dict) -> str:
-    """What book/compared.md includes: what each system reaches in the mean over the shops and on
+    """What book/more_pairs.md includes: what each system reaches in the mean over the shops and on
     each, and the differences that were asked, with intervals over the shops."""
 
     def told(one: dict) -> list[str]:
